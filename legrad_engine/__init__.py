@@ -1,0 +1,11 @@
+"""LeGrad (arXiv 2404.03214): where a vision transformer looked, batched, exact and fast.
+
+The engine knows tensors and pictures, and nothing of the web.
+"""
+
+from legrad_engine.errors import LegradError
+from legrad_engine.explainer import Explainer, Explanation
+from legrad_engine.geometry import Geometry
+from legrad_engine.trace import Trace
+
+__all__ = ["Explainer", "Explanation", "Geometry", "LegradError", "Trace"]

@@ -1,0 +1,408 @@
+"""The engine's front door: images and targets in, LeGrad maps out."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from legrad_engine import models
+from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+from legrad_engine.families import Score, find_tower
+from legrad_engine.families.base import at_least_float32
+from legrad_engine.geometry import Fit, Geometry, plan
+from legrad_engine.images import ImageSource, decode, to_tensor
+from legrad_engine.legrad import closed_form, general
+from legrad_engine.legrad.closed_form import ClosedFormTrace, FoldedBlock
+from legrad_engine.targets import Templates, TextEncoder, Tokenizer
+from legrad_engine.trace import BlockTrace, Trace
+
+Layers = int | Literal["all"] | Sequence[int]
+Targets = Sequence[str] | Sequence[Sequence[str]] | Tensor | Sequence[Tensor]
+
+DEFAULT_LAYERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """A picture as the model will see it.
+
+    Attributes:
+        pixels: float32 ``[3, height, width]``, normalised, on the CPU.
+        geometry: how the patch grid maps back to the picture.
+    """
+
+    pixels: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where the model looked in one picture, for each target.
+
+    Attributes:
+        maps: float32 (float64 for a float64 model) ``[targets, rows, columns]``: the summed LeGrad
+            maps over the patch grid, not normalised.
+        similarities: float32 ``[targets]``, the cosine that the model itself serves.
+        probabilities: float32 ``[targets]``: softmax of the model's logits over this picture's
+            targets, or each target's own sigmoid where the model was trained with one.
+        geometry: how the patch grid maps to the picture's original pixels.
+    """
+
+    maps: NDArray[np.floating]
+    similarities: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    geometry: Geometry
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch grid."""
+        return self.geometry.grid
+
+
+class Explainer:
+    """Explains one loaded model. The model is only read; the explainer is safe to share.
+
+    Weights are folded once for each explained block and kept, so they must not change while the
+    explainer is in use.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, *, name: str, licence: str | None = None
+    ) -> None:
+        """Wraps an open_clip model that is in evaluation mode.
+
+        Raises:
+            UnsupportedModelError: no family knows the model's image tower.
+        """
+        self.name = name
+        self.licence = licence
+        self.model = model.eval()
+        self.tower = find_tower(model)
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.text = TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        self._mean, self._std = models.normalization(model)
+        self._folded: dict[int, FoldedBlock] = {}
+        self._folding = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        pretrained: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = torch.float32,
+    ) -> Self:
+        """Loads a model by its open_clip name.
+
+        Args:
+            name: ``"starter"`` for the built-in model, an open_clip architecture such as
+                ``"ViT-B-16"``, or the path of an open_clip JSON config.
+            pretrained: an open_clip tag, the path of a checkpoint, or None for random weights.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+            dtype: float32, float16, bfloat16 or float64.
+
+        Raises:
+            UnknownModelError: no such architecture or tag.
+            ModelLoadError: the weights cannot be had or do not fit.
+            UnsupportedModelError: the architecture cannot be explained.
+            InvalidOptionError: unknown device or dtype.
+        """
+        loaded = models.load(name, pretrained, device=device, dtype=dtype)
+        return cls(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence)
+
+    @property
+    def default_size(self) -> int:
+        """The square input side in pixels that the weights were made for."""
+        return max(self.tower.image_size)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the model's weights in bytes."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def resolve_layers(self, layers: Layers = DEFAULT_LAYERS) -> tuple[int, ...]:
+        """Block indices, ascending.
+
+        Args:
+            layers: a count of last blocks, ``"all"``, or indices (negative ones from the end).
+
+        Raises:
+            InvalidOptionError: a count or index outside the model's blocks, or none at all.
+        """
+        depth = self.tower.depth
+        if layers == "all":
+            return tuple(range(depth))
+        if isinstance(layers, int) and not isinstance(layers, bool):
+            if not 1 <= layers <= depth:
+                raise InvalidOptionError(
+                    f"layers={layers} is outside 1 to {depth}, this model's number of blocks.",
+                    field="layers",
+                )
+            return tuple(range(depth - layers, depth))
+        if isinstance(layers, (str, bool)) or not layers:
+            raise InvalidOptionError(
+                "layers must be a count of last blocks, 'all', or a list of block indices.",
+                field="layers",
+            )
+        outside = [index for index in layers if not -depth <= index < depth]
+        if outside:
+            raise InvalidOptionError(
+                f"layers {outside} do not exist: this model's blocks are 0 to {depth - 1}.",
+                field="layers",
+            )
+        return tuple(sorted({index % depth for index in layers}))
+
+    def check_score(self, score: Score) -> None:
+        """Refuses a score that this model does not have.
+
+        Raises:
+            InvalidOptionError: the model has no such score, with the reason.
+        """
+        self.tower.score_head(score)
+
+    def plan(
+        self, image_size: tuple[int, int], size: int | None = None, fit: Fit = "squash"
+    ) -> Geometry:
+        """How a picture of (width, height) pixels will be fitted to the model's input.
+
+        Raises:
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        size = self.default_size if size is None else size
+        return plan(image_size, size=size, patch_size=self.tower.patch_size, fit=fit)
+
+    def prepare(
+        self,
+        image: ImageSource,
+        size: int | None = None,
+        fit: Fit = "squash",
+    ) -> PreparedImage:
+        """Decodes, fits and normalises one picture.
+
+        Raises:
+            ImageDecodeError: not a picture, or a damaged one.
+            ImageTooLargeError: more pixels than the limit.
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        decoded = decode(image)
+        geometry = self.plan(decoded.size, size, fit)
+        return PreparedImage(to_tensor(decoded, geometry, self._mean, self._std), geometry)
+
+    @torch.no_grad()
+    def trace(
+        self,
+        images: Sequence[ImageSource | PreparedImage],
+        *,
+        layers: Layers = DEFAULT_LAYERS,
+        score: Score = "mean",
+        size: int | None = None,
+        fit: Fit = "squash",
+    ) -> Trace:
+        """One forward pass over a batch, keeping what any later target needs.
+
+        Args:
+            images: pictures, or what :meth:`prepare` made of them (``size`` and ``fit`` are then
+                settled). All must have one input size, which ``fit="native"`` does not promise.
+            layers: see :meth:`resolve_layers`.
+            score: ``"mean"`` as in the paper, or ``"cls"``, the logit that a class-token model
+                serves.
+            size: side of the input in pixels; None for the model's own.
+            fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
+
+        Raises:
+            InvalidOptionError: an option outside its values, or images of different input sizes.
+            ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
+        """
+        indices = self.resolve_layers(layers)
+        head, served_head = self.tower.score_head(score), self.tower.served_head()
+        prepared = [
+            image if isinstance(image, PreparedImage) else self.prepare(image, size, fit)
+            for image in images
+        ]
+        sizes = {image.geometry.input_size for image in prepared}
+        if len(sizes) != 1:
+            raise InvalidOptionError(
+                f"A batch must hold images of one input size, not {sorted(sizes)}: trace them "
+                "separately, or use explain().",
+                field="images",
+            )
+        tokens = self.tower.embed(self._to_device([image.pixels for image in prepared]))
+        blocks: list[BlockTrace] = []
+        served_state: Tensor | None = None
+        for index in range(self.tower.depth):
+            if index not in indices:
+                tokens = self.tower.forward_block(tokens, index)
+                continue
+            attention = self.tower.attend(tokens, index)
+            known = self.tower.known_block(index)
+            if known is None:
+                blocks.append(
+                    general.GeneralTrace(attention.values.contiguous(), tokens, attention.output)
+                )
+                tokens = self.tower.finish_block(tokens, attention.output, index)
+                continue
+            last = index == self.tower.depth - 1
+            passed = closed_form.trace_block(
+                known, tokens, attention, head, served_head, last=last
+            )
+            blocks.append(passed.trace)
+            served_state = passed.served_state
+            if passed.tokens is not None:
+                tokens = passed.tokens
+        if served_state is None:
+            served_state = served_head.state(tokens)
+        geometries = tuple(image.geometry for image in prepared)
+        return Trace(tuple(blocks), indices, score, served_head.embed(served_state), geometries)
+
+    @torch.no_grad()
+    def attribute(
+        self, trace: Trace, targets: Targets, *, templates: Templates = None
+    ) -> list[Explanation]:
+        """Walks back from every target to the patches, for every traced image.
+
+        Args:
+            trace: from :meth:`trace` of this explainer.
+            targets: prompts for all images, or a sequence of prompts for each image; or unit
+                vectors ``[P, e]`` for all images, or such a tensor for each image.
+            templates: for prompts, see :func:`legrad_engine.targets.resolve_templates`.
+
+        Raises:
+            InvalidTargetError: no target, a prompt that is blank or too long, vectors of the wrong
+                size, or a number of target lists that differs from the number of images.
+        """
+        per_image = self._targets_per_image(targets, len(trace), templates)
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for image, vectors in enumerate(per_image):
+            groups[len(vectors)].append(image)
+        explanations: dict[int, Explanation] = {}
+        for images in groups.values():
+            part = trace if len(images) == len(trace) else trace.select(images)
+            vectors = torch.stack([per_image[image] for image in images])
+            maps = self._attribute_evenly(part, vectors).cpu().numpy()
+            similarities = torch.einsum(
+                "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
+            )
+            probabilities = models.probabilities(self.model, similarities).float().cpu().numpy()
+            cosines = similarities.float().cpu().numpy()
+            for position, image in enumerate(images):
+                explanations[image] = Explanation(
+                    maps[position],
+                    cosines[position],
+                    probabilities[position],
+                    trace.geometries[image],
+                )
+        return [explanations[image] for image in range(len(trace))]
+
+    def explain(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        prompts: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        layers: Layers = DEFAULT_LAYERS,
+        score: Score = "mean",
+        size: int | None = None,
+        fit: Fit = "squash",
+        templates: Templates = None,
+    ) -> list[Explanation]:
+        """Traces and attributes: one explanation for each picture.
+
+        Args:
+            images: one picture or several, of any sizes.
+            prompts: shared by all pictures, or a sequence of prompts for each.
+            layers: see :meth:`resolve_layers`.
+            score: see :meth:`trace`.
+            size: see :meth:`trace`.
+            fit: see :meth:`trace`.
+            templates: see :func:`legrad_engine.targets.resolve_templates`.
+
+        Raises:
+            LegradError: see :meth:`trace` and :meth:`attribute`.
+        """
+        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not pictures:
+            return []
+        vectors = self._targets_per_image(prompts, len(pictures), templates)
+        prepared = [self.prepare(picture, size, fit) for picture in pictures]
+        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, image in enumerate(prepared):
+            groups[image.geometry.input_size].append(index)
+        explanations: dict[int, Explanation] = {}
+        for members in groups.values():
+            trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
+            found = self.attribute(trace, [vectors[index] for index in members])
+            explanations |= dict(zip(members, found, strict=True))
+        return [explanations[index] for index in range(len(pictures))]
+
+    def _attribute_evenly(self, trace: Trace, targets: Tensor) -> Tensor:
+        """Summed maps ``[B, P, rows, columns]`` for the same number of targets on every image."""
+        head = self.tower.score_head(trace.score)
+        total: Tensor | None = None
+        for index, block in zip(trace.layers, trace.blocks, strict=True):
+            if isinstance(block, ClosedFormTrace):
+                maps = closed_form.attribute_block(self._fold(index), block, head, targets)
+            else:
+                maps = general.attribute_block(self.tower, index, block, head, targets)
+            total = maps if total is None else total + maps
+        if total is None:
+            raise InvalidOptionError("The trace holds no layer.", field="layers")
+        return total[..., self.tower.prefix_tokens :].unflatten(-1, trace.geometries[0].grid)
+
+    def _fold(self, index: int) -> FoldedBlock:
+        with self._folding:
+            if index not in self._folded:
+                known = self.tower.known_block(index)
+                if known is None:
+                    raise InvalidOptionError("The trace was made by another model.", field="trace")
+                self._folded[index] = FoldedBlock.fold(known)
+            return self._folded[index]
+
+    def _to_device(self, pixels: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(pixels))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(self.device, self.dtype, non_blocking=True)
+
+    def _targets_per_image(
+        self, targets: Targets, images: int, templates: Templates
+    ) -> list[Tensor]:
+        """Unit vectors ``[P, e]`` for each image, on the model's device and in its dtype."""
+        if isinstance(targets, Tensor):
+            return [self._checked_vectors(targets)] * images
+        if not targets:
+            raise InvalidTargetError("Give at least one prompt.", field="prompts")
+        if isinstance(targets, str):
+            raise InvalidTargetError(
+                "prompts must be a list, even for one prompt.", field="prompts"
+            )
+        if isinstance(targets[0], str):
+            shared = self.text.encode(targets, templates)  # type: ignore[arg-type]
+            return [shared] * images
+        if len(targets) != images:
+            raise InvalidTargetError(
+                f"There are {images} images but targets for {len(targets)}.", field="prompts"
+            )
+        return [
+            self._checked_vectors(each)
+            if isinstance(each, Tensor)
+            else self.text.encode(each, templates)
+            for each in targets
+        ]
+
+    def _checked_vectors(self, vectors: Tensor) -> Tensor:
+        size = getattr(self.tower.served_head().projection, "shape", (0, 0))[-1]
+        if vectors.ndim != 2 or not len(vectors) or (size and vectors.shape[-1] != size):
+            raise InvalidTargetError(
+                f"Target vectors must be [targets, {size}], not {list(vectors.shape)}.",
+                field="targets",
+            )
+        return vectors.to(self.device, self.dtype)
+

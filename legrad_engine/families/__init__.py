@@ -1,0 +1,26 @@
+"""One file per architecture family; :func:`find_tower` picks the one that fits a model."""
+
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.base import SCORES, Score, Tower
+from legrad_engine.families.openclip_vit import OpenClipVisionTower
+
+__all__ = ["SCORES", "Score", "Tower", "find_tower"]
+
+
+def find_tower(model: nn.Module) -> Tower:
+    """The tower that explains an open_clip model's image encoder.
+
+    Raises:
+        UnsupportedModelError: no family knows this architecture.
+    """
+    visual = getattr(model, "visual", None)
+    if isinstance(visual, VisionTransformer):
+        return OpenClipVisionTower(visual)
+    raise UnsupportedModelError(
+        f"{type(visual).__name__} is not an image tower that LeGrad can explain here; supported "
+        "are open_clip's own VisionTransformer models with class-token or average pooling, such "
+        "as ViT-B-16."
+    )

@@ -1,0 +1,161 @@
+"""Text targets: prompts become unit vectors in the joint space of image and text."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, get_args
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+
+TemplateSet = Literal["simple", "openai"]
+Templates = TemplateSet | Sequence[str] | None
+TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
+
+_PLACEHOLDER = "{}"
+_TEXTS_PER_BATCH = 64
+
+
+def _as_strings(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
+    return tuple(template(_PLACEHOLDER) for template in templates)
+
+
+_TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
+    "simple": _as_strings(open_clip.SIMPLE_IMAGENET_TEMPLATES),
+    "openai": _as_strings(open_clip.OPENAI_IMAGENET_TEMPLATES),
+}
+
+
+def resolve_templates(templates: Templates) -> tuple[str, ...]:
+    """The template strings, each with one ``{}`` for the prompt.
+
+    Args:
+        templates: None for the prompt as written, ``"simple"`` (open_clip's 7) or ``"openai"`` (its
+            80), or strings of one's own.
+
+    Raises:
+        InvalidOptionError: unknown set, empty list, or a string without exactly one ``{}``.
+    """
+    if templates is None:
+        return (_PLACEHOLDER,)
+    if isinstance(templates, str):
+        if templates not in _TEMPLATE_SETS:
+            raise InvalidOptionError(
+                f"templates={templates!r} is unknown: use one of {', '.join(TEMPLATE_SETS)}, or a "
+                "list of strings such as 'a photo of a {}'.",
+                field="templates",
+            )
+        return _TEMPLATE_SETS[templates]
+    if not templates or any(template.count(_PLACEHOLDER) != 1 for template in templates):
+        raise InvalidOptionError(
+            "templates must hold at least one string, each with exactly one '{}'.",
+            field="templates",
+        )
+    return tuple(templates)
+
+
+class TextModel(Protocol):
+    """The text half of an open_clip model."""
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Features ``[T, e]`` of token ids ``[T, context]``."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """An open_clip tokenizer."""
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        """Token ids ``[T, context]``."""
+        ...
+
+
+class TextEncoder:
+    """Encodes prompts and keeps what it has encoded. Safe to share between threads."""
+
+    def __init__(
+        self,
+        model: TextModel,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        *,
+        cached_prompts: int = 4096,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._capacity = cached_prompts
+        self._cache: OrderedDict[tuple[str, tuple[str, ...]], Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, prompt: str) -> None:
+        """Refuses a prompt that the text tower would cut or that says nothing.
+
+        Raises:
+            InvalidTargetError: the prompt is blank, or longer than the text tower's context.
+        """
+        if not prompt.strip():
+            raise InvalidTargetError(
+                "A prompt is empty: say in words what to look for.", field="prompts"
+            )
+        encode = getattr(self._tokenizer, "encode", None)
+        context: int | None = getattr(self._tokenizer, "context_length", None)
+        if encode is None or context is None:
+            return
+        # Start and end tokens take two places.
+        count, limit = len(encode(prompt)), context - 2
+        if count > limit:
+            raise InvalidTargetError(
+                f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
+                "shorten it.",
+                field="prompts",
+            )
+
+    def is_cached(self, prompt: str, templates: Templates = None) -> bool:
+        """Whether encoding the prompt would cost nothing."""
+        with self._lock:
+            return (prompt, resolve_templates(templates)) in self._cache
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
+        """Unit vectors ``[P, e]``: the normalised mean over templates of the unit text features.
+
+        Raises:
+            InvalidTargetError: a prompt is blank or too long, or there is none.
+            InvalidOptionError: the templates are not usable.
+        """
+        if not prompts:
+            raise InvalidTargetError("Give at least one prompt.", field="prompts")
+        strings = resolve_templates(templates)
+        with self._lock:
+            known = {prompt: self._cache.get((prompt, strings)) for prompt in prompts}
+            for prompt, vector in known.items():
+                if vector is not None:
+                    self._cache.move_to_end((prompt, strings))
+        missing = [prompt for prompt, vector in known.items() if vector is None]
+        for prompt in missing:
+            self.check(prompt)
+        if missing:
+            encoded = self._encode_all(missing, strings)
+            known |= dict(zip(missing, encoded, strict=True))
+            with self._lock:
+                for prompt, vector in zip(missing, encoded, strict=True):
+                    self._cache[prompt, strings] = vector
+                while len(self._cache) > self._capacity:
+                    self._cache.popitem(last=False)
+        return torch.stack([vector for prompt in prompts if (vector := known[prompt]) is not None])
+
+    def _encode_all(self, prompts: Sequence[str], strings: tuple[str, ...]) -> Tensor:
+        texts = [string.replace(_PLACEHOLDER, prompt) for prompt in prompts for string in strings]
+        features = [
+            self._model.encode_text(
+                self._tokenizer(texts[start : start + _TEXTS_PER_BATCH]).to(self._device)
+            )
+            for start in range(0, len(texts), _TEXTS_PER_BATCH)
+        ]
+        units = F.normalize(torch.cat(features), dim=-1)
+        return F.normalize(units.view(len(prompts), len(strings), -1).mean(1), dim=-1)

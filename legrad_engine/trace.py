@@ -1,0 +1,107 @@
+"""A trace: what is kept of a forward pass so that targets can be asked about it later."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.families import Score
+from legrad_engine.geometry import Geometry
+from legrad_engine.legrad.closed_form import ClosedFormTrace
+from legrad_engine.legrad.general import GeneralTrace
+
+BlockTrace = ClosedFormTrace | GeneralTrace
+_AnyTrace = TypeVar("_AnyTrace", ClosedFormTrace, GeneralTrace)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The forward pass of B images of one input size, as a value.
+
+    It depends on no target, so any number of targets can be attributed on it, now or later. It can
+    be split into single images, kept, and joined again in any order with traces of the same model,
+    layers, score and input size.
+
+    Attributes:
+        blocks: one entry for each explained block.
+        layers: the explained blocks' indices, ascending.
+        score: the explained score.
+        embeddings: ``[B, e]``, the unit image embeddings that the model serves.
+        geometries: B mappings from the patch grid to the original pictures.
+    """
+
+    blocks: tuple[BlockTrace, ...]
+    layers: tuple[int, ...]
+    score: Score
+    embeddings: Tensor
+    geometries: tuple[Geometry, ...]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.geometries)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the kept tensors in bytes."""
+        tensors = [self.embeddings]
+        for block in self.blocks:
+            tensors += [getattr(block, field.name) for field in fields(block)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def select(self, images: Sequence[int]) -> Self:
+        """The trace of some of the images, in the given order, with memory of its own."""
+        index = torch.tensor(images, device=self.embeddings.device)
+        return replace(
+            self,
+            blocks=tuple(_map(block, lambda tensor: tensor[index]) for block in self.blocks),
+            embeddings=self.embeddings[index],
+            geometries=tuple(self.geometries[image] for image in images),
+        )
+
+    def split(self) -> list[Self]:
+        """One trace for each image, with memory of its own."""
+        return [self.select([image]) for image in range(len(self))]
+
+    @classmethod
+    def join(cls, traces: Sequence["Trace"]) -> "Trace":
+        """One trace of all the images, in order.
+
+        Raises:
+            InvalidOptionError: the traces differ in layers, score or input size.
+        """
+        first = traces[0]
+        if len(traces) == 1:
+            return first
+        shared = {
+            (trace.layers, trace.score, trace.geometries[0].input_size) for trace in traces
+        }
+        if len(shared) > 1:
+            raise InvalidOptionError(
+                "Only traces of the same layers, score and input size can be joined."
+            )
+        return cls(
+            blocks=tuple(
+                _concatenate(parts) for parts in zip(*(t.blocks for t in traces), strict=True)
+            ),
+            layers=first.layers,
+            score=first.score,
+            embeddings=torch.cat([trace.embeddings for trace in traces]),
+            geometries=tuple(geometry for trace in traces for geometry in trace.geometries),
+        )
+
+
+def _map(block: _AnyTrace, change: Callable[[Tensor], Tensor]) -> _AnyTrace:
+    return replace(
+        block, **{field.name: change(getattr(block, field.name)) for field in fields(block)}
+    )
+
+
+def _concatenate(parts: Sequence[BlockTrace]) -> BlockTrace:
+    first = parts[0]
+    names = [field.name for field in fields(first)]
+    return replace(
+        first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    )

@@ -1,0 +1,221 @@
+"""Errors as RFC 9457 problem details: one table from what went wrong to what the caller sees."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from legrad_engine.errors import (
+    ImageDecodeError,
+    ImageTooLargeError,
+    InvalidOptionError,
+    InvalidTargetError,
+    LegradError,
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
+from service.batching import (
+    BatcherClosedError,
+    BatchingError,
+    DeadlineExceededError,
+    ItemTooLargeError,
+    OutOfMemoryError,
+    QueueFullError,
+    WorkerDiedError,
+    WorkerUnavailableError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """Base of the service's own errors; ``status``, ``code`` and ``title`` describe the kind."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BodyTooLargeError(ServiceError):
+    """The request body is longer than the limit."""
+
+    status, code, title = 413, "body-too-large", "The request body is too large"
+
+
+class LimitExceededError(ServiceError):
+    """The request asks for more than a limit allows."""
+
+    status, code, title = 422, "limit-exceeded", "The request exceeds a limit"
+
+
+class MalformedBodyError(ServiceError):
+    """The body is not what its content type says."""
+
+    status, code, title = 400, "malformed-body", "The request body cannot be read"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body has a content type that is not accepted."""
+
+    status, code, title = 415, "unsupported-media-type", "The content type is not accepted"
+
+
+class NotAcceptableError(ServiceError):
+    """The answer cannot be given in the media type that was asked for."""
+
+    status, code, title = 406, "not-acceptable", "The answer has no such form"
+
+
+class TooManyRequestsError(ServiceError):
+    """The server has accepted as many requests as it will hold."""
+
+    status, code, title = 429, "too-many-requests", "The server is busy"
+    retry_after_seconds = 1.0
+
+
+class NotReadyError(ServiceError):
+    """The server or the model cannot answer now."""
+
+    status, code, title = 503, "not-ready", "The model is not ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem detail before it gets its instance and request id."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    field: str | None = None
+    errors: Sequence[Mapping[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_KINDS: dict[type[Exception], tuple[int, str, str]] = {
+    ImageDecodeError: (422, ImageDecodeError.code, "The image cannot be decoded"),
+    ImageTooLargeError: (413, ImageTooLargeError.code, "The image has too many pixels"),
+    InvalidOptionError: (422, InvalidOptionError.code, "An option is not valid"),
+    InvalidTargetError: (422, InvalidTargetError.code, "A prompt is not valid"),
+    UnknownModelError: (404, UnknownModelError.code, "There is no such model"),
+    UnsupportedModelError: (422, UnsupportedModelError.code, "The model cannot be explained"),
+    ModelLoadError: (503, ModelLoadError.code, "The model could not be loaded"),
+    QueueFullError: (429, "queue-full", "The queue is full"),
+    DeadlineExceededError: (504, "deadline-exceeded", "The request took too long"),
+    ItemTooLargeError: (422, "too-much-work", "The image asks for more work than the queue holds"),
+    OutOfMemoryError: (503, "out-of-memory", "The image does not fit the device's memory"),
+    WorkerDiedError: (503, "worker-died", "The worker stopped"),
+    WorkerUnavailableError: (503, "worker-unavailable", "The worker is not running"),
+    BatcherClosedError: (503, "shutting-down", "The server is shutting down"),
+    BatchingError: (500, "internal-error", "Something went wrong inside the server"),
+}
+
+_HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
+
+
+def describe(error: Exception) -> Problem | None:
+    """The problem that an error means to the caller, or None where it is a bug."""
+    if isinstance(error, RequestValidationError):
+        return _from_validation(error)
+    if isinstance(error, ServiceError):
+        headers = {}
+        if isinstance(error, TooManyRequestsError):
+            headers["Retry-After"] = retry_after(error.retry_after_seconds)
+        return Problem(
+            error.status, error.code, error.title, str(error), error.field, headers=headers
+        )
+    if isinstance(error, HTTPException):
+        code = _HTTP_CODES.get(error.status_code, f"http-{error.status_code}")
+        return Problem(
+            error.status_code, code, error.detail, error.detail, headers=error.headers or {}
+        )
+    if isinstance(error, (LegradError, BatchingError)):
+        for kind in type(error).__mro__:
+            if kind in _KINDS:
+                status, code, title = _KINDS[kind]
+                headers = {}
+                if isinstance(error, QueueFullError):
+                    headers["Retry-After"] = retry_after(error.retry_after_seconds)
+                return Problem(
+                    status, code, title, str(error), getattr(error, "field", None), headers=headers
+                )
+    return None
+
+
+INTERNAL_ERROR = Problem(
+    500,
+    "internal-error",
+    "Something went wrong inside the server",
+    "The error was logged under this request id; the request can be sent again.",
+)
+
+
+def retry_after(seconds: float) -> str:
+    """A ``Retry-After`` value: whole seconds, at least one."""
+    return str(max(1, math.ceil(seconds)))
+
+
+def body_of(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
+    """The JSON body of a problem."""
+    body: dict[str, Any] = {
+        "type": f"urn:legrad:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        "error": problem.code,
+        "request_id": request_id,
+    }
+    if problem.field is not None:
+        body["field"] = problem.field
+    if problem.errors:
+        body["errors"] = list(problem.errors)
+    return body
+
+
+def respond(problem: Problem, instance: str, request_id: str) -> JSONResponse:
+    """The response of a problem."""
+    return JSONResponse(
+        body_of(problem, instance, request_id),
+        problem.status,
+        headers=dict(problem.headers),
+        media_type=MEDIA_TYPE,
+    )
+
+
+async def handle(request: Request, error: Exception) -> JSONResponse:
+    """Answers an expected error; a bug goes on to the outermost layer, which logs it."""
+    problem = describe(error)
+    if problem is None:
+        raise error
+    request.state.problem = problem.code
+    return respond(problem, request.url.path, request.state.request_id)
+
+
+def _from_validation(error: RequestValidationError) -> Problem:
+    found = [
+        {"field": ".".join(str(part) for part in each["loc"]) or "body", "message": each["msg"]}
+        for each in error.errors()
+    ]
+    # A union reports every branch it tried; the caller needs the few first.
+    found = found[:8]
+    first = found[0]
+    malformed = any(each["type"] == "json_invalid" for each in error.errors())
+    return Problem(
+        400 if malformed else 422,
+        MalformedBodyError.code if malformed else "invalid-request",
+        MalformedBodyError.title if malformed else "The request is not valid",
+        f"{first['field']}: {first['message']}",
+        first["field"],
+        found,
+    )

@@ -1,0 +1,394 @@
+"""The HTTP contract: what a request may hold and what an answer does."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from legrad_engine.families import Score
+from legrad_engine.geometry import Fit
+from legrad_engine.render import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, Normalize
+from legrad_engine.targets import TemplateSet
+
+HeatmapFormat = Literal["png", "png16", "npy", "none"]
+ModelState = Literal["loading", "ready", "failed", "stopped"]
+
+# Two pixels of red, small enough to read in the documentation.
+_EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGP4z8AARAwQAAYG"
+    "AP8FBAEAKlqSAAAAAElFTkSuQmCC"
+)
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class EncodedImage(_Contract):
+    """A picture in the request itself."""
+
+    b64: str = Field(
+        description="The encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM) in base64.",
+        examples=[_EXAMPLE_IMAGE.partition(",")[2]],
+    )
+
+
+ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
+
+
+class ExplainOptions(_Contract):
+    """What is computed."""
+
+    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | list[int] = Field(
+        2,
+        description="Explained blocks: a count of last blocks, `all`, or block indices from 0 "
+        "(negative ones count from the end).",
+        examples=[2],
+    )
+    score: Score = Field(
+        "mean",
+        description="What is explained: `mean` of all tokens as in the paper, or `cls`, the very "
+        "logit that a class-token model serves.",
+        examples=["mean"],
+    )
+    size: int | None = Field(
+        None,
+        ge=1,
+        description="Side of the model's input in pixels, a multiple of its patch; null for the "
+        "model's own size. Larger gives a finer map and costs more.",
+        examples=[224],
+    )
+    fit: Fit = Field(
+        "squash",
+        description="How the picture is fitted to the input: `squash` to a square, `pad` to a "
+        "square keeping its shape, or `native`, its shape on as many patches.",
+        examples=["squash"],
+    )
+    templates: TemplateSet | list[str] | None = Field(
+        None,
+        description="Prompt templates that are averaged: `simple` (7), `openai` (80), strings of "
+        "your own with one `{}` each, or null for the prompt as written.",
+        examples=["simple"],
+    )
+
+
+class OutputOptions(_Contract):
+    """What is sent back."""
+
+    heatmap: HeatmapFormat = Field(
+        "png",
+        description="Heatmap as 8-bit PNG, 16-bit PNG, float32 NumPy file of the raw patch grid, "
+        "or none.",
+        examples=["png"],
+    )
+    overlay: bool = Field(
+        True, description="Whether to send the heatmap drawn over the picture.", examples=[True]
+    )
+    colormap: Literal[COLORMAPS] = Field(  # type: ignore[valid-type]
+        DEFAULT_COLORMAP, description="Colours of the overlay.", examples=[DEFAULT_COLORMAP]
+    )
+    alpha: float = Field(
+        DEFAULT_ALPHA,
+        ge=0,
+        le=1,
+        description="Opacity of the overlay's colours.",
+        examples=[DEFAULT_ALPHA],
+    )
+    normalize: Normalize = Field(
+        "each",
+        description="Range of heatmaps and overlays: `each` target stretched to 0..1, `shared` "
+        "stretched once for all targets of an image, `none` for raw values clipped to 0..1.",
+        examples=["each"],
+    )
+    regions_threshold: float | None = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Level of the 0..1 heatmap above which connected pixels form a region; null "
+        "for no regions.",
+        examples=[0.5],
+    )
+    max_side: int = Field(
+        1024,
+        ge=16,
+        description="Longest side of PNG heatmaps and overlays in pixels; smaller pictures keep "
+        "their size.",
+        examples=[1024],
+    )
+
+
+class ExplainRequest(_Contract):
+    """One or several pictures, and the prompts to look for in each."""
+
+    image: ImageField | None = Field(
+        None,
+        description='One picture: a data URL, plain base64, or `{"b64": ...}`.',
+        examples=[_EXAMPLE_IMAGE],
+    )
+    images: list[ImageField] | None = Field(
+        None,
+        min_length=1,
+        description="Several pictures, in place of `image`.",
+        examples=[[_EXAMPLE_IMAGE]],
+    )
+    prompts: list[str] = Field(
+        min_length=1, description="What to look for, in words.", examples=[["a cat", "a dog"]]
+    )
+    model: str | None = Field(
+        None, description="Id of a model from `/models`; null for the default.", examples=["starter"]
+    )
+    options: ExplainOptions = Field(
+        default_factory=ExplainOptions, description="What is computed.", examples=[{"layers": 2}]
+    )
+    output: OutputOptions = Field(
+        default_factory=OutputOptions,
+        description="What is sent back.",
+        examples=[{"heatmap": "png", "overlay": True}],
+    )
+
+
+class Size(_Contract):
+    """A size in pixels."""
+
+    width: int = Field(description="Width in pixels.", examples=[640])
+    height: int = Field(description="Height in pixels.", examples=[480])
+
+
+class Grid(_Contract):
+    """A patch grid."""
+
+    rows: int = Field(description="Rows of patches.", examples=[14])
+    columns: int = Field(description="Columns of patches.", examples=[14])
+
+
+class Point(_Contract):
+    """A position in the original picture."""
+
+    x: float = Field(description="Pixels from the left edge.", examples=[320.5])
+    y: float = Field(description="Pixels from the top edge.", examples=[201.5])
+
+
+class Box(_Contract):
+    """A box in the original picture; right and bottom are exclusive."""
+
+    left: int = Field(description="Left edge in pixels.", examples=[120])
+    top: int = Field(description="Top edge in pixels.", examples=[80])
+    right: int = Field(description="Right edge in pixels.", examples=[410])
+    bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
+
+
+class RegionOut(_Contract):
+    """Connected pixels of the heatmap above the threshold."""
+
+    box: Box = Field(
+        description="Smallest box around the region, in original pixels.",
+        examples=[{"left": 120, "top": 80, "right": 410, "bottom": 300}],
+    )
+    area: float = Field(description="Share of the picture, 0 to 1.", examples=[0.12])
+    peak: float = Field(description="Largest heatmap value inside, 0 to 1.", examples=[1.0])
+    peak_position: Point = Field(
+        description="Where the peak is, in original pixels.", examples=[{"x": 320.5, "y": 201.5}]
+    )
+    mean: float = Field(description="Mean heatmap value inside, 0 to 1.", examples=[0.71])
+
+
+class HeatmapStatistics(_Contract):
+    """Numbers that describe a heatmap, computed on the raw patch grid."""
+
+    peak: float = Field(description="Largest raw value.", examples=[0.00042])
+    peak_position: Point = Field(
+        description="Where the peak is, in original pixels.", examples=[{"x": 320.5, "y": 201.5}]
+    )
+    mean: float = Field(description="Mean raw value.", examples=[0.00011])
+    entropy: float = Field(
+        description="How spread out the map is: 0 for one patch, 1 for an even map.",
+        examples=[0.83],
+    )
+    border_mass: float = Field(
+        description="Share of the map in the outermost ring of patches, 0 to 1.", examples=[0.09]
+    )
+
+
+class TargetExplanation(_Contract):
+    """Where the model looked for one prompt."""
+
+    prompt: str = Field(description="The prompt.", examples=["a cat"])
+    similarity: float = Field(
+        description="Cosine between picture and prompt, as the model serves it.", examples=[0.31]
+    )
+    probability: float = Field(
+        description="The model's probability of this prompt among the prompts of the request.",
+        examples=[0.97],
+    )
+    heatmap: str | None = Field(
+        description="The heatmap in the requested format, base64.", examples=["iVBORw0KGgo..."]
+    )
+    overlay: str | None = Field(
+        description="The overlay as PNG, base64.", examples=["iVBORw0KGgo..."]
+    )
+    regions: list[RegionOut] | None = Field(
+        description="Regions above the threshold, the heaviest first.",
+        examples=[
+            [
+                {
+                    "box": {"left": 120, "top": 80, "right": 410, "bottom": 300},
+                    "area": 0.12,
+                    "peak": 1.0,
+                    "peak_position": {"x": 320.5, "y": 201.5},
+                    "mean": 0.71,
+                }
+            ]
+        ],
+    )
+    statistics: HeatmapStatistics = Field(
+        description="Numbers that describe the heatmap.",
+        examples=[
+            {
+                "peak": 0.00042,
+                "peak_position": {"x": 320.5, "y": 201.5},
+                "mean": 0.00011,
+                "entropy": 0.83,
+                "border_mass": 0.09,
+            }
+        ],
+    )
+
+
+class ImageExplanation(_Contract):
+    """The explanations of one picture."""
+
+    size: Size = Field(
+        description="The upright original.", examples=[{"width": 640, "height": 480}]
+    )
+    input_size: Size = Field(
+        description="The model's input.", examples=[{"width": 224, "height": 224}]
+    )
+    grid: Grid = Field(description="The patch grid.", examples=[{"rows": 14, "columns": 14}])
+    batch_size: int = Field(
+        description="How many images were computed together with this one.", examples=[4]
+    )
+    targets: list[TargetExplanation] = Field(
+        description="One entry for each prompt, in order.", examples=[[]]
+    )
+
+
+class Timings(_Contract):
+    """Where the time went, in seconds. Of several images the slowest counts."""
+
+    decode: float = Field(description="Decoding and fitting the picture.", examples=[0.011])
+    queue: float = Field(description="Waiting for the worker.", examples=[0.002])
+    compute: float = Field(description="Model and LeGrad, for the whole batch.", examples=[0.038])
+    render: float = Field(description="Drawing and encoding.", examples=[0.021])
+    total: float = Field(description="From the read request to the answer.", examples=[0.073])
+
+
+class ExplainResponse(_Contract):
+    """The answer to `/explain`."""
+
+    request_id: str = Field(
+        description="Id of this request, also in `X-Request-ID`.",
+        examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"],
+    )
+    model: str = Field(description="Id of the model that answered.", examples=["starter"])
+    layers: list[int] = Field(description="Indices of the explained blocks.", examples=[[4, 5]])
+    score: Score = Field(description="The explained score.", examples=["mean"])
+    cached_prompts: int = Field(
+        description="Prompts whose text embedding was already known.", examples=[1]
+    )
+    images: list[ImageExplanation] = Field(
+        description="One entry for each picture, in order.", examples=[[]]
+    )
+    timings: Timings = Field(
+        description="Where the time went, in seconds.",
+        examples=[
+            {"decode": 0.011, "queue": 0.002, "compute": 0.038, "render": 0.021, "total": 0.073}
+        ],
+    )
+
+
+class ModelInfo(_Contract):
+    """A served model. What is not known before it is loaded is null."""
+
+    id: str = Field(description="Id for the `model` field.", examples=["starter"])
+    name: str = Field(description="Architecture in open_clip.", examples=["starter"])
+    pretrained: str | None = Field(
+        description="Tag, or file name of the checkpoint.", examples=["laion2b_s34b_b88k"]
+    )
+    default: bool = Field(description="Whether requests without `model` go here.", examples=[True])
+    state: ModelState = Field(description="What it can do now.", examples=["ready"])
+    error: str | None = Field(description="Why loading failed, if it did.", examples=[None])
+    device: str | None = Field(description="Where it runs.", examples=["cpu"])
+    dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
+    bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
+    family: str | None = Field(description="Architecture family.", examples=["openclip-vit"])
+    image_size: Size | None = Field(
+        description="The input its weights were made for.", examples=[{"width": 224, "height": 224}]
+    )
+    patch_size: Size | None = Field(
+        description="One patch.", examples=[{"width": 16, "height": 16}]
+    )
+    grid: Grid | None = Field(
+        description="Patch grid at that size.", examples=[{"rows": 14, "columns": 14}]
+    )
+    layers: int | None = Field(description="Number of blocks.", examples=[12])
+    scores: list[Score] | None = Field(
+        description="Scores it can explain.", examples=[["mean", "cls"]]
+    )
+    licence: str | None = Field(
+        description="Licence of the weights, where known.", examples=["Apache-2.0"]
+    )
+
+
+class ModelList(_Contract):
+    """The served models."""
+
+    models: list[ModelInfo] = Field(
+        description="The served models, the default one first.", examples=[[]]
+    )
+
+
+class Health(_Contract):
+    """A healthy answer."""
+
+    status: Literal["alive", "ready"] = Field(description="What is true.", examples=["ready"])
+
+
+class FieldProblem(_Contract):
+    """What is wrong with one field."""
+
+    field: str = Field(description="Dotted name of the field.", examples=["options.layers"])
+    message: str = Field(
+        description="What is wrong.", examples=["Input should be greater than or equal to 1"]
+    )
+
+
+class ProblemDetails(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = Field(
+        description="URI of the kind of problem.", examples=["urn:legrad:problem:queue-full"]
+    )
+    title: str = Field(description="The kind in words.", examples=["The queue is full"])
+    status: int = Field(description="HTTP status.", examples=[429])
+    detail: str = Field(
+        description="What happened and what to do.", examples=["Try again in 2 seconds."]
+    )
+    instance: str = Field(description="Path of the request.", examples=["/explain"])
+    error: str = Field(description="Slug of the kind, to branch on.", examples=["queue-full"])
+    request_id: str = Field(
+        description="Id of this request.", examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"]
+    )
+    field: str | None = Field(
+        None, description="The field to blame, if one is.", examples=["options.layers"]
+    )
+    errors: list[FieldProblem] | None = Field(
+        None,
+        description="All fields to blame, if several are.",
+        examples=[[{"field": "options.layers", "message": "Input should be 'all'"}]],
+    )
+
+
+def component_schemas(reference_template: str) -> dict[str, Any]:
+    """The JSON schemas that request bodies refer to, by name."""
+    schema = ExplainRequest.model_json_schema(ref_template=reference_template)
+    definitions: dict[str, Any] = schema.pop("$defs")
+    return {**definitions, "ExplainRequest": schema}

@@ -1,0 +1,95 @@
+"""All settings of the service, read from ``LEGRAD_*`` environment variables."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from legrad_engine.models import ModelReference
+
+
+class Settings(BaseSettings):
+    """Every limit and choice of a running service. Environment prefix: ``LEGRAD_``."""
+
+    model_config = SettingsConfigDict(env_prefix="LEGRAD_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("starter",),
+        min_length=1,
+        description=(
+            "Models to serve, separated by commas; the first one is the default. Write `starter`, "
+            "`NAME/TAG` for open_clip's pretrained weights, or `NAME@PATH` for a checkpoint."
+        ),
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Precision of weights and activations."
+    )
+    compute_threads: int | None = Field(
+        None, ge=1, description="CPU threads for tensor work; unset lets torch choose."
+    )
+
+    max_batch_images: int = Field(16, ge=1, description="Most images in one batch.")
+    max_batch_cost: float = Field(
+        32.0,
+        gt=0,
+        description="Most work in one batch. One image at the model's own size costs 1, and each "
+        "of its prompts about 0.4 / depth for each explained layer.",
+    )
+    max_queue_cost: float = Field(
+        128.0, gt=0, description="Most work that may wait; beyond it requests get 429."
+    )
+    max_wait_ms: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="How long an image may wait for its batch to fill. 0 never waits: while one "
+        "batch computes, the next one gathers.",
+    )
+    request_timeout_seconds: float = Field(
+        30.0, gt=0, description="Deadline of a request; a header can only make it shorter."
+    )
+    drain_timeout_seconds: float = Field(
+        30.0, gt=0, description="How long a stopping server finishes what it has accepted."
+    )
+    max_requests_in_progress: int = Field(
+        256, ge=1, description="Requests decoded, queued, computed or rendered at once."
+    )
+    picture_threads: int = Field(2, ge=1, description="Threads that decode and render pictures.")
+
+    max_body_bytes: int = Field(32_000_000, ge=1, description="Largest accepted request body.")
+    max_image_pixels: int = Field(
+        40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    max_images: int = Field(16, ge=1, description="Most images in one request.")
+    max_prompts: int = Field(32, ge=1, description="Most prompts in one request.")
+    max_prompt_characters: int = Field(1000, ge=1, description="Longest prompt, in characters.")
+    max_input_size: int = Field(
+        1024, ge=1, description="Largest `size` option: the side of the model's input in pixels."
+    )
+    max_output_side: int = Field(
+        2048, ge=1, description="Longest side of a heatmap or overlay, in pixels."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least important log entry that is written."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def model_references(self) -> tuple[ModelReference, ...]:
+        """The models to serve, without repeats.
+
+        Raises:
+            UnknownModelError: an entry does not say which weights.
+        """
+        return tuple(dict.fromkeys(ModelReference.parse(text) for text in self.models))
