@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Layers = int | Literal["all"] | Sequence[int]
 Targets = Sequence[str] | Sequence[Sequence[str]] | Tensor | Sequence[Tensor]
 
 DEFAULT_LAYERS = 2
+_IMAGES_PER_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +252,7 @@ class Explainer:
                 tokens = self.tower.finish_block(tokens, attention.output, index)
                 continue
             last = index == self.tower.depth - 1
-            passed = closed_form.trace_block(
-                known, tokens, attention, head, served_head, last=last
-            )
+            passed = closed_form.trace_block(known, tokens, attention, head, served_head, last=last)
             blocks.append(passed.trace)
             served_state = passed.served_state
             if passed.tokens is not None:
@@ -327,11 +326,26 @@ class Explainer:
         Raises:
             LegradError: see :meth:`trace` and :meth:`attribute`.
         """
-        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        pictures: Sequence[ImageSource] = (
+            images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
+        )
         if not pictures:
             return []
         vectors = self._targets_per_image(prompts, len(pictures), templates)
-        prepared = [self.prepare(picture, size, fit) for picture in pictures]
+        explanations: list[Explanation] = []
+        for start in range(0, len(pictures), _IMAGES_PER_BATCH):
+            chunk = slice(start, start + _IMAGES_PER_BATCH)
+            prepared = [self.prepare(picture, size, fit) for picture in pictures[chunk]]
+            explanations += self._explain_prepared(prepared, vectors[chunk], layers, score)
+        return explanations
+
+    def _explain_prepared(
+        self,
+        prepared: Sequence[PreparedImage],
+        vectors: Sequence[Tensor],
+        layers: Layers,
+        score: Score,
+    ) -> list[Explanation]:
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(prepared):
             groups[image.geometry.input_size].append(index)
@@ -340,7 +354,7 @@ class Explainer:
             trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
             found = self.attribute(trace, [vectors[index] for index in members])
             explanations |= dict(zip(members, found, strict=True))
-        return [explanations[index] for index in range(len(pictures))]
+        return [explanations[index] for index in range(len(prepared))]
 
     def _attribute_evenly(self, trace: Trace, targets: Tensor) -> Tensor:
         """Summed maps ``[B, P, rows, columns]`` for the same number of targets on every image."""
@@ -354,7 +368,8 @@ class Explainer:
             total = maps if total is None else total + maps
         if total is None:
             raise InvalidOptionError("The trace holds no layer.", field="layers")
-        return total[..., self.tower.prefix_tokens :].unflatten(-1, trace.geometries[0].grid)
+        patches = total[..., self.tower.prefix_tokens :]
+        return patches.reshape(*patches.shape[:2], *trace.geometries[0].grid)
 
     def _fold(self, index: int) -> FoldedBlock:
         with self._folding:
@@ -405,4 +420,3 @@ class Explainer:
                 field="targets",
             )
         return vectors.to(self.device, self.dtype)
-

@@ -1,4 +1,4 @@
-"""Finding and loading models: the built-in starter, open_clip's architectures, local checkpoints."""
+"""Finding and loading models: the built-in one, open_clip's architectures, local checkpoints."""
 
 import logging
 import re
@@ -12,7 +12,9 @@ import torch
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
 from torch import Tensor, nn
 
-from legrad_engine.errors import InvalidOptionError, ModelLoadError, UnknownModelError
+from legrad_engine.devices import resolve_device, resolve_dtype
+from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.families import refusal
 from legrad_engine.targets import Tokenizer
 
 STARTER = "starter"
@@ -22,13 +24,6 @@ STARTER_FOLDER = Path(__file__).parent / "starter"
 _STARTER_PREPROCESSING = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
-}
-
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
 }
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +61,16 @@ class ModelReference:
             )
         return cls(name, path)
 
+    def check(self) -> None:
+        """Refuses what can be known to fail before anything is loaded.
+
+        Raises:
+            UnknownModelError: no such architecture or tag.
+            ModelLoadError: no such checkpoint.
+        """
+        if self.pretrained is not None:
+            _check_weights(_architecture(self.name), self.pretrained)
+
     @property
     def id(self) -> str:
         """A name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
@@ -86,43 +91,32 @@ class LoadedModel:
     licence: str | None
 
 
-def architectures() -> list[str]:
-    """The architecture names that open_clip knows, sorted, without the built-in."""
-    return sorted(name for name in open_clip.list_models() if name != STARTER)
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """An architecture that open_clip knows.
 
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device, with ``"auto"`` as the best one present: cuda, then mps, then cpu.
-
-    Raises:
-        InvalidOptionError: unknown, or not present on this machine.
+    Attributes:
+        name: its name in open_clip.
+        tags: its pretrained tags.
+        refusal: why it cannot be explained, or None where it can.
     """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidOptionError(
-            f"device={str(device)!r} cannot be used here: {error}", field="device"
-        ) from error
-    return resolved
+
+    name: str
+    tags: tuple[str, ...]
+    refusal: str | None
 
 
-def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of a name.
-
-    Raises:
-        InvalidOptionError: not one of :data:`DTYPES`.
-    """
-    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in DTYPES.values():
-        raise InvalidOptionError(
-            f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.", field="dtype"
+def catalogue() -> list[CatalogueEntry]:
+    """Every architecture of open_clip, judged by its config; nothing is built or loaded."""
+    return [
+        CatalogueEntry(
+            name,
+            tuple(open_clip.list_pretrained_tags_by_model(name)),
+            refusal(open_clip.get_model_config(name)),
         )
-    return resolved  # type: ignore[return-value]
+        for name in open_clip.list_models()
+        if name != STARTER
+    ]
 
 
 def load(
@@ -137,8 +131,8 @@ def load(
     Args:
         name: ``"starter"``, an open_clip architecture, or the path of an open_clip JSON config.
         pretrained: an open_clip tag, the path of a checkpoint, or None for random weights.
-        device: see :func:`resolve_device`.
-        dtype: see :func:`resolve_dtype`.
+        device: see :func:`legrad_engine.devices.resolve_device`.
+        dtype: see :func:`legrad_engine.devices.resolve_dtype`.
 
     Raises:
         UnknownModelError: no such architecture or tag.
@@ -167,8 +161,8 @@ def load(
         tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:
         raise ModelLoadError(
-            f"{architecture} with weights {pretrained!r} could not be loaded: {error}. If the model "
-            "hub is out of reach, give the path of a local checkpoint instead of a tag.",
+            f"{architecture} with weights {pretrained!r} could not be loaded: {error}. If the "
+            "model hub is out of reach, give the path of a local checkpoint instead of a tag.",
             field="model",
         ) from error
     for parameter in model.parameters():

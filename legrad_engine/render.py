@@ -16,8 +16,9 @@ from legrad_engine.errors import InvalidOptionError
 
 Normalization = Literal["each", "shared", "none"]
 
-COLORMAPS = ("turbo", "viridis", "inferno", "magma", "plasma", "cividis")
-DEFAULT_COLORMAP = "turbo"
+ColormapName = Literal["turbo", "viridis", "inferno", "magma", "plasma", "cividis"]
+COLORMAPS: tuple[ColormapName, ...] = get_args(ColormapName)
+DEFAULT_COLORMAP: ColormapName = "turbo"
 DEFAULT_ALPHA = 0.6
 
 # From this share of the peak upwards an overlay has its full opacity; below it fades out, so that

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from legrad_engine.legrad.closed_form import ClosedFormTrace
 from legrad_engine.legrad.general import GeneralTrace
 
 BlockTrace = ClosedFormTrace | GeneralTrace
-_AnyTrace = TypeVar("_AnyTrace", ClosedFormTrace, GeneralTrace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,7 @@ class Trace:
         first = traces[0]
         if len(traces) == 1:
             return first
-        shared = {
-            (trace.layers, trace.score, trace.geometries[0].input_size) for trace in traces
-        }
+        shared = {(trace.layers, trace.score, trace.geometries[0].input_size) for trace in traces}
         if len(shared) > 1:
             raise InvalidOptionError(
                 "Only traces of the same layers, score and input size can be joined."
@@ -93,15 +90,12 @@ class Trace:
         )
 
 
-def _map(block: _AnyTrace, change: Callable[[Tensor], Tensor]) -> _AnyTrace:
-    return replace(
-        block, **{field.name: change(getattr(block, field.name)) for field in fields(block)}
-    )
+def _map(block: BlockTrace, change: Callable[[Tensor], Tensor]) -> BlockTrace:
+    return type(block)(*(change(getattr(block, field.name)) for field in fields(block)))
 
 
 def _concatenate(parts: Sequence[BlockTrace]) -> BlockTrace:
     first = parts[0]
-    names = [field.name for field in fields(first)]
-    return replace(
-        first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return type(first)(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(first))
     )

@@ -1,8 +1,9 @@
 """Errors as RFC 9457 problem details: one table from what went wrong to what the caller sees."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastapi import Request
@@ -24,8 +25,8 @@ from service.batching import (
     BatcherClosedError,
     BatchingError,
     DeadlineExceededError,
+    ItemOutOfMemoryError,
     ItemTooLargeError,
-    OutOfMemoryError,
     QueueFullError,
     WorkerDiedError,
     WorkerUnavailableError,
@@ -99,7 +100,7 @@ class Problem:
     detail: str
     field: str | None = None
     errors: Sequence[Mapping[str, str]] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _KINDS: dict[type[Exception], tuple[int, str, str]] = {
@@ -113,7 +114,7 @@ _KINDS: dict[type[Exception], tuple[int, str, str]] = {
     QueueFullError: (429, "queue-full", "The queue is full"),
     DeadlineExceededError: (504, "deadline-exceeded", "The request took too long"),
     ItemTooLargeError: (422, "too-much-work", "The image asks for more work than the queue holds"),
-    OutOfMemoryError: (503, "out-of-memory", "The image does not fit the device's memory"),
+    ItemOutOfMemoryError: (503, "out-of-memory", "The image does not fit the device's memory"),
     WorkerDiedError: (503, "worker-died", "The worker stopped"),
     WorkerUnavailableError: (503, "worker-unavailable", "The worker is not running"),
     BatcherClosedError: (503, "shutting-down", "The server is shutting down"),
@@ -144,7 +145,7 @@ def describe(error: Exception) -> Problem | None:
             if kind in _KINDS:
                 status, code, title = _KINDS[kind]
                 headers = {}
-                if isinstance(error, QueueFullError):
+                if isinstance(error, (QueueFullError, WorkerUnavailableError)):
                     headers["Retry-After"] = retry_after(error.retry_after_seconds)
                 return Problem(
                     status, code, title, str(error), getattr(error, "field", None), headers=headers

@@ -6,7 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
-from legrad_engine.render import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, Normalize
+from legrad_engine.render import (
+    DEFAULT_ALPHA,
+    DEFAULT_COLORMAP,
+    ColormapName,
+    Normalization,
+)
 from legrad_engine.targets import TemplateSet
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
@@ -76,14 +81,14 @@ class OutputOptions(_Contract):
 
     heatmap: HeatmapFormat = Field(
         "png",
-        description="Heatmap as 8-bit PNG, 16-bit PNG, float32 NumPy file of the raw patch grid, "
-        "or none.",
+        description="Heatmap as 8-bit PNG, 16-bit PNG, NumPy file of the raw float32 patch grid "
+        "(neither upsampled nor normalised), or none.",
         examples=["png"],
     )
     overlay: bool = Field(
         True, description="Whether to send the heatmap drawn over the picture.", examples=[True]
     )
-    colormap: Literal[COLORMAPS] = Field(  # type: ignore[valid-type]
+    colormap: ColormapName = Field(
         DEFAULT_COLORMAP, description="Colours of the overlay.", examples=[DEFAULT_COLORMAP]
     )
     alpha: float = Field(
@@ -93,10 +98,11 @@ class OutputOptions(_Contract):
         description="Opacity of the overlay's colours.",
         examples=[DEFAULT_ALPHA],
     )
-    normalize: Normalize = Field(
+    normalize: Normalization = Field(
         "each",
         description="Range of heatmaps and overlays: `each` target stretched to 0..1, `shared` "
-        "stretched once for all targets of an image, `none` for raw values clipped to 0..1.",
+        "stretched once for all targets of an image, `none` for raw values clipped to 0..1 (they "
+        "are far below 1, so ask for `npy` instead to work with them).",
         examples=["each"],
     )
     regions_threshold: float | None = Field(
@@ -134,7 +140,9 @@ class ExplainRequest(_Contract):
         min_length=1, description="What to look for, in words.", examples=[["a cat", "a dog"]]
     )
     model: str | None = Field(
-        None, description="Id of a model from `/models`; null for the default.", examples=["starter"]
+        None,
+        description="Id of a model from `/models`; null for the default one.",
+        examples=["starter"],
     )
     options: ExplainOptions = Field(
         default_factory=ExplainOptions, description="What is computed.", examples=[{"layers": 2}]
@@ -163,8 +171,8 @@ class Grid(_Contract):
 class Point(_Contract):
     """A position in the original picture."""
 
-    x: float = Field(description="Pixels from the left edge.", examples=[320.5])
-    y: float = Field(description="Pixels from the top edge.", examples=[201.5])
+    x: int = Field(description="Pixels from the left edge.", examples=[320])
+    y: int = Field(description="Pixels from the top edge.", examples=[201])
 
 
 class Box(_Contract):
@@ -176,7 +184,7 @@ class Box(_Contract):
     bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
 
 
-class RegionOut(_Contract):
+class HeatmapRegion(_Contract):
     """Connected pixels of the heatmap above the threshold."""
 
     box: Box = Field(
@@ -186,7 +194,7 @@ class RegionOut(_Contract):
     area: float = Field(description="Share of the picture, 0 to 1.", examples=[0.12])
     peak: float = Field(description="Largest heatmap value inside, 0 to 1.", examples=[1.0])
     peak_position: Point = Field(
-        description="Where the peak is, in original pixels.", examples=[{"x": 320.5, "y": 201.5}]
+        description="Where the peak is, in original pixels.", examples=[{"x": 320, "y": 201}]
     )
     mean: float = Field(description="Mean heatmap value inside, 0 to 1.", examples=[0.71])
 
@@ -196,7 +204,7 @@ class HeatmapStatistics(_Contract):
 
     peak: float = Field(description="Largest raw value.", examples=[0.00042])
     peak_position: Point = Field(
-        description="Where the peak is, in original pixels.", examples=[{"x": 320.5, "y": 201.5}]
+        description="Where the peak is, in original pixels.", examples=[{"x": 320, "y": 201}]
     )
     mean: float = Field(description="Mean raw value.", examples=[0.00011])
     entropy: float = Field(
@@ -225,7 +233,7 @@ class TargetExplanation(_Contract):
     overlay: str | None = Field(
         description="The overlay as PNG, base64.", examples=["iVBORw0KGgo..."]
     )
-    regions: list[RegionOut] | None = Field(
+    regions: list[HeatmapRegion] | None = Field(
         description="Regions above the threshold, the heaviest first.",
         examples=[
             [
@@ -233,7 +241,7 @@ class TargetExplanation(_Contract):
                     "box": {"left": 120, "top": 80, "right": 410, "bottom": 300},
                     "area": 0.12,
                     "peak": 1.0,
-                    "peak_position": {"x": 320.5, "y": 201.5},
+                    "peak_position": {"x": 320, "y": 201},
                     "mean": 0.71,
                 }
             ]
@@ -244,7 +252,7 @@ class TargetExplanation(_Contract):
         examples=[
             {
                 "peak": 0.00042,
-                "peak_position": {"x": 320.5, "y": 201.5},
+                "peak_position": {"x": 320, "y": 201},
                 "mean": 0.00011,
                 "entropy": 0.83,
                 "border_mass": 0.09,

@@ -150,7 +150,7 @@ def trace_block(
     normalized, inverse_std = standardize(attended[:, explained], block.norm.eps)
 
     def finish(attended: Tensor, activated: Tensor) -> Tensor:
-        change = block.contract(activated)
+        change: Tensor = block.contract(activated)
         return attended + (change if block.mlp_scale is None else change * block.mlp_scale)
 
     output = served_state = None
@@ -224,7 +224,8 @@ def attribute_block(
             per_head = at_output.unflatten(-1, (heads, -1)).transpose(2, 3)
             maps[images, chunk] = sum_rectified_product(per_head, trace.values[images])
     pooled_rows = 1 if head.norm_before_pooling else rows
-    return maps * (size / (pooled_rows * heads * keys)).unsqueeze(-1)
+    weight: Tensor = size / (pooled_rows * heads * keys)
+    return maps * weight.unsqueeze(-1)
 
 
 def _row_products(back: Tensor, alignment: Tensor) -> Tensor:

@@ -144,41 +144,34 @@ class MicroBatcher(Generic[Item, Result]):
         future may end with ``DeadlineExceededError``, ``BatcherClosedError``, ``WorkerDiedError``,
         ``ResultCountError``, ``ItemOutOfMemoryError``, or what the processor raised for the item.
         """
-        if not (math.isfinite(cost) and cost > 0):
-            raise ValueError("cost must be positive and finite")
-        if cost > self._limits.max_queue_cost:
-            raise ItemTooLargeError(cost, self._limits.max_queue_cost)
         submission: Submission[Result] = Submission()
         ticket = next(self._tickets)
         # The callback gets the ticket, not the entry: the caller may keep the future for long, and
         # it must not keep the item's memory with it.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
-        expired: list[Pending[Item, Result]] = []
-        cancelled = 0
-        try:
-            with self._condition:
-                self._require_ready()
-                if self._live_items.excess(cost) > 0:
-                    expired, cancelled = self._live_items.claim_expired(self._clock())
-                if self._live_items.excess(cost) > 0:
-                    raise QueueFullError(self._seconds_until_room(cost))
-                self._live_items.enqueue(
-                    Pending(
-                        ticket=ticket,
-                        bucket=bucket,
-                        cost=cost,
-                        deadline=deadline,
-                        enqueued_at=self._clock(),
-                        item=item,
-                        submission=submission,
-                    )
+        with self._admission(cost):
+            self._live_items.enqueue(
+                Pending(
+                    ticket=ticket,
+                    bucket=bucket,
+                    cost=cost,
+                    deadline=deadline,
+                    enqueued_at=self._clock(),
+                    item=item,
+                    submission=submission,
                 )
-                self._condition.notify_all()
-        finally:
-            self._report_cancelled(cancelled)
-            self._fail_expired(expired)
-            self._report_queue()
+            )
+            self._condition.notify_all()
         return submission
+
+    def check_room(self, cost: float) -> None:
+        """Refuse now what ``submit`` would refuse now, so that work before it can be saved.
+
+        It promises nothing: the room may be gone when the item is submitted. Raises as ``submit``
+        does.
+        """
+        with self._admission(cost):
+            pass
 
     def drain(self, timeout: float) -> bool:
         """Refuse new items, finish the queued ones, stop the worker; wait ``timeout`` seconds.
@@ -403,6 +396,28 @@ class MicroBatcher(Generic[Item, Result]):
             self._launch_worker()
 
     # On any thread, without the lock.
+
+    @contextlib.contextmanager
+    def _admission(self, cost: float) -> Iterator[None]:
+        """Hold the lock over the block if an item of this cost can be queued; else refuse it."""
+        if not (math.isfinite(cost) and cost > 0):
+            raise ValueError("cost must be positive and finite")
+        if cost > self._limits.max_queue_cost:
+            raise ItemTooLargeError(cost, self._limits.max_queue_cost)
+        expired: list[Pending[Item, Result]] = []
+        cancelled = 0
+        try:
+            with self._condition:
+                self._require_ready()
+                if self._live_items.excess(cost) > 0:
+                    expired, cancelled = self._live_items.claim_expired(self._clock())
+                if self._live_items.excess(cost) > 0:
+                    raise QueueFullError(self._seconds_until_room(cost))
+                yield
+        finally:
+            self._report_cancelled(cancelled)
+            self._fail_expired(expired)
+            self._report_queue()
 
     def _withdraw(self, ticket: int, _future: Future[Result]) -> None:
         with self._condition:

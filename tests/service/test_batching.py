@@ -353,6 +353,25 @@ class TestAdmission:
         assert result(fresh) == ("done", "b")
         assert observer.drops == [DropReason.DEADLINE]
 
+    def test_room_can_be_asked_for_without_taking_it(self, make_batcher: MakeBatcher) -> None:
+        clock, processor = ManualClock(), RecordingProcessor()
+        batcher = make_batcher(processor, self.LIMITS, clock=clock)
+        with processor.busy(batcher):
+            batcher.check_room(10.0)
+            assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
+            (stale,) = submit_all(batcher, "a", cost=10.0, deadline=3.0)
+            with pytest.raises(QueueFullError):
+                batcher.check_room(1.0)
+            with pytest.raises(ItemTooLargeError):
+                batcher.check_room(10.5)
+            clock.advance(4.0)
+            batcher.check_room(1.0)
+            assert isinstance(error(stale), DeadlineExceededError)
+        assert batcher.drain(WAIT_SECONDS)
+        with pytest.raises(BatcherClosedError):
+            batcher.check_room(1.0)
+        assert processor.batches == [["blocker"]]
+
     def test_the_retry_hint_is_one_second_before_anything_was_measured(
         self, make_batcher: MakeBatcher
     ) -> None:
@@ -573,18 +592,23 @@ class TestFailingBatches:
         earlier: list[weakref.ref[Workspace]] = []
         still_held: list[bool] = []
 
-        def allocate(items: list[Any]) -> list[Any]:
+        def allocate() -> None:
+            workspace = Workspace()
+            earlier.append(weakref.ref(workspace))
+            raise MemoryError
+
+        def fit_one(items: list[Any]) -> list[Any]:
             still_held.extend(ref() is not None for ref in earlier)
             workspace = Workspace()
             earlier.append(weakref.ref(workspace))
             if len(items) > 1:
                 try:
-                    raise MemoryError
-                except MemoryError as fallback:
-                    raise MemoryError from fallback
+                    allocate()
+                except MemoryError as failure:
+                    raise ValueError("the slower way does not fit either") from failure
             return items
 
-        processor = RecordingProcessor(allocate)
+        processor = RecordingProcessor(fit_one)
         batcher = make_batcher(processor)
         with processor.busy(batcher):
             submissions = submit_all(batcher, "ab")
@@ -823,6 +847,17 @@ class TestDeadWorker:
         assert batcher.drain(WAIT_SECONDS)
         assert batcher.state is BatcherState.STOPPED
 
+    def test_a_thread_that_vanished_without_a_word_is_not_reported_ready(
+        self, make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As in the child of a fork, which inherits the batcher but not its thread.
+        batcher = make_batcher(RecordingProcessor())
+        with monkeypatch.context() as patched:
+            patched.setattr(batcher, "_worker", threading.Thread())
+            assert not batcher.ready
+            with pytest.raises(WorkerUnavailableError):
+                batcher.submit("a", bucket="bucket", cost=1.0)
+
     def test_the_death_is_logged(
         self, make_batcher: MakeBatcher, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -867,6 +902,7 @@ class TestDraining:
             assert processor.events == ["start"]
         assert batcher.drain(WAIT_SECONDS)
         assert isinstance(error(running), BatcherClosedError)
+        assert (running.compute_seconds, running.batch_size) == (0.0, 0)
         assert processor.batches == [["blocker"]]
         assert processor.events == ["start", "stop"]
         assert observer.drops == [DropReason.CLOSED] * 2
@@ -917,6 +953,21 @@ class TestDraining:
         error(batcher.submit("a", bucket="bucket", cost=1.0))
         assert batcher.wait_until_ready(WAIT_SECONDS)
         assert processor.events == ["start", "stop", "start"]
+
+    def test_a_successful_drain_leaves_no_thread_behind(
+        self, make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        processor = RecordingProcessor()
+        batcher = make_batcher(processor)
+        end_life = batcher._end_life
+
+        def end_life_and_linger() -> None:
+            end_life()
+            threading.Event().wait(0.05)
+
+        monkeypatch.setattr(batcher, "_end_life", end_life_and_linger)
+        assert batcher.drain(WAIT_SECONDS)
+        assert not processor.threads[0].is_alive()
 
     def test_a_second_drain_returns_at_once(self, make_batcher: MakeBatcher) -> None:
         batcher = make_batcher(RecordingProcessor())
@@ -1046,6 +1097,31 @@ class TestReporting:
         assert batcher.drain(WAIT_SECONDS)
         assert observer.finished[1:] == [(2, 2.0, 3.0)]
         assert [s.compute_seconds for s in submissions] == [2.0, 3.0]
+
+    def test_an_older_queue_level_is_never_reported_after_a_newer_one(
+        self, make_batcher: MakeBatcher
+    ) -> None:
+        older_is_under_way, newer_is_reported = threading.Event(), threading.Event()
+        levels: list[int] = []
+
+        class StallingObserver(RecordingObserver):
+            def queue_changed(self, depth: int, cost: float) -> None:
+                if depth == 1:
+                    older_is_under_way.set()
+                    newer_is_reported.wait(0.05)  # in vain, as it has to come second
+                levels.append(depth)
+                if depth == 2:
+                    newer_is_reported.set()
+
+        processor = RecordingProcessor()
+        batcher = make_batcher(processor, observer=StallingObserver())
+        with processor.busy(batcher), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            levels.clear()
+            older = pool.submit(submit_all, batcher, "a")
+            assert_set(older_is_under_way)
+            submit_all(batcher, "b")
+            older.result(WAIT_SECONDS)
+            assert levels[-1] == 2
 
     def test_an_observer_that_fails_changes_nothing(self, make_batcher: MakeBatcher) -> None:
         class FailingObserver(RecordingObserver):

@@ -156,6 +156,14 @@ class TestLiveItems:
         assert live.withdraw(cancelled.ticket, 1.0) is False
         assert live.in_flight_cost == 1.0
 
+    def test_an_item_its_holder_resolved_just_before_it_is_taken_is_left_out(self) -> None:
+        live: LiveItems[str, str] = LiveItems(BatchLimits(8, 8.0, 8.0))
+        kept, resolved = self.pending(1), self.pending(2)
+        for pending in (kept, resolved):
+            live.enqueue(pending)
+        resolved.submission.future.set_result("mine")
+        assert live.next_batch(0.0, without_waiting=False) == ([kept], [], 1)
+
     def test_an_item_has_one_owner(self) -> None:
         live: LiveItems[str, str] = LiveItems(BatchLimits(8, 8.0, 8.0))
         queued, running = self.pending(1), self.pending(2)

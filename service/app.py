@@ -1,0 +1,112 @@
+"""The application: wiring and lifespan, nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from legrad_engine import LegradError
+from legrad_engine.devices import use_threads
+from service.batching import BatchingError
+from service.explaining import ExplainingService
+from service.metrics import Metrics
+from service.model_pool import ModelPool
+from service.problems import MEDIA_TYPE, ServiceError, handle
+from service.request_scope import RequestScope
+from service.routes import explain, models, operations
+from service.schemas import ProblemDetails, component_schemas
+from service.settings import Settings
+
+_ROUTERS = (explain.router, models.router, operations.router)
+_DESCRIPTION = (
+    "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
+    "heatmaps, overlays, regions and scores. Errors are RFC 9457 problem details."
+)
+
+_log = structlog.get_logger("legrad.service")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for these settings, or for those of the environment.
+
+    Raises:
+        UnknownModelError: a model in the settings does not say which weights.
+    """
+    settings = settings or Settings()
+    routes = [route.path for router in _ROUTERS for route in router.routes]  # type: ignore[attr-defined]
+    metrics = Metrics((reference.id for reference in settings.model_references), routes)
+    pool = ModelPool(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.compute_threads is not None:
+            use_threads(settings.compute_threads)
+        app.state.explaining = ExplainingService(pool, settings, metrics)
+        pool.start()
+        _log.info("started", models=[model.id for model in pool])
+        try:
+            yield
+        finally:
+            drained = await asyncio.to_thread(pool.drain, settings.drain_timeout_seconds)
+            app.state.explaining.close()
+            _log.info("stopped", drained=drained)
+
+    app = FastAPI(
+        title="LeGrad",
+        version=version("legrad-service"),
+        description=_DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        redoc_url=None,
+        responses={
+            "4XX": {"description": "The request is at fault.", "content": _problem_content()},
+            "5XX": {"description": "The server is at fault.", "content": _problem_content()},
+        },
+    )
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.pool = pool
+    for router in _ROUTERS:
+        app.include_router(router)
+    for kind in (
+        LegradError,
+        ServiceError,
+        BatchingError,
+        RequestValidationError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(RequestScope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _problem_content() -> dict[str, Any]:
+    return {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The contract. Bodies that a route reads by itself are added by hand."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            license_info=app.license_info,
+            routes=app.routes,
+        )
+        template = "#/components/schemas/{model}"
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        components |= component_schemas(template)
+        problem = ProblemDetails.model_json_schema(ref_template=template)
+        components |= problem.pop("$defs")
+        components["ProblemDetails"] = problem
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,314 @@
+"""The use case: pictures and prompts in, rendered explanations out. Knows nothing of HTTP."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from PIL import Image
+
+from legrad_engine import Explanation
+from legrad_engine.errors import LegradError
+from legrad_engine.explainer import Explainer
+from legrad_engine.geometry import Geometry
+from legrad_engine.images import decode
+from legrad_engine.targets import TemplateSet
+from service.batching import DeadlineExceededError, Submission
+from service.metrics import Metrics
+from service.model_pool import ModelPool
+from service.problems import LimitExceededError, NotReadyError, TooManyRequestsError
+from service.rendering import RenderedImage, render
+from service.schemas import (
+    ExplainOptions,
+    Grid,
+    ImageExplanation,
+    OutputOptions,
+    Size,
+    TargetExplanation,
+    Timings,
+)
+from service.served_model import ExplainItem, ServedModel
+from service.settings import Settings
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainCommand:
+    """What a caller wants explained.
+
+    Attributes:
+        images: encoded pictures.
+        prompts: what to look for in each.
+        model: a model id, or None for the default.
+        options: what is computed.
+        output: what is sent back.
+        received: when the command arrived, on the monotonic clock in seconds.
+        deadline: when the answer is of no more use, on the same clock.
+    """
+
+    images: Sequence[bytes]
+    prompts: Sequence[str]
+    model: str | None
+    options: ExplainOptions
+    output: OutputOptions
+    received: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainOutcome:
+    """The explanations of a command's pictures, in order."""
+
+    model: str
+    layers: tuple[int, ...]
+    cached_prompts: int
+    images: list[ImageExplanation]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    item: ExplainItem
+    canvas: Image.Image
+    cost: float
+    seconds: float
+
+
+class ExplainingService:
+    """Decodes, queues, awaits and renders. One for each application."""
+
+    def __init__(self, pool: ModelPool, settings: Settings, metrics: Metrics) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._metrics = metrics
+        self._in_progress = 0
+        self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
+
+    def close(self) -> None:
+        """Ends the picture threads; the caller has awaited every command."""
+        self._pictures.shutdown(cancel_futures=True)
+
+    async def explain(self, command: ExplainCommand) -> ExplainOutcome:
+        """Carries out a command.
+
+        Raises:
+            LegradError: the pictures, prompts or options cannot be explained.
+            ServiceError: a limit is exceeded, or the server or the model is not ready.
+            BatchingError: the queue is full, the deadline has passed, or the worker failed.
+        """
+        if self._in_progress >= self._settings.max_requests_in_progress:
+            raise TooManyRequestsError(
+                f"{self._in_progress} requests are in progress; try again in a moment."
+            )
+        self._in_progress += 1
+        self._metrics.requests_in_progress.set(self._in_progress)
+        try:
+            async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
+                return await self._explain(command)
+        except TimeoutError as error:
+            raise DeadlineExceededError(time.monotonic() - command.received) from error
+        finally:
+            self._in_progress -= 1
+            self._metrics.requests_in_progress.set(self._in_progress)
+
+    async def _explain(self, command: ExplainCommand) -> ExplainOutcome:
+        self._check_limits(command)
+        served = self._pool.get(command.model)
+        explainer = served.explainer
+        if explainer is None or not served.batcher.ready:
+            raise NotReadyError(
+                f"Model {served.id!r} is {served.state}: see /models/{served.id}, and try again "
+                "when it is ready.",
+                field="model",
+            )
+        layers = explainer.resolve_layers(command.options.layers)
+        explainer.check_score(command.options.score)
+        # Refused before any picture is decoded: a full queue must stay cheap to say no.
+        served.batcher.check_room(len(command.images))
+        cached = await self._on_picture_thread(self._check_prompts, explainer, command)
+        decoded = await self._decode_all(served, explainer, layers, command)
+        submissions = self._submit_all(served, decoded, command.deadline)
+        explanations = await self._await_all(submissions)
+        rendered = await self._all(
+            [
+                self._on_picture_thread(
+                    render, explanation, each.canvas, command.prompts, command.output
+                )
+                for explanation, each in zip(explanations, decoded, strict=True)
+            ]
+        )
+        self._observe(served.id, decoded, rendered)
+        return ExplainOutcome(
+            model=served.id,
+            layers=layers,
+            cached_prompts=cached,
+            images=[
+                _describe(explanation.geometry, result.targets, submission.batch_size or 1)
+                for explanation, result, submission in zip(
+                    explanations, rendered, submissions, strict=True
+                )
+            ],
+            timings=Timings(
+                decode=max(each.seconds for each in decoded),
+                queue=max(each.queue_seconds or 0.0 for each in submissions),
+                compute=max(each.compute_seconds or 0.0 for each in submissions),
+                render=max(each.seconds for each in rendered),
+                total=time.monotonic() - command.received,
+            ),
+        )
+
+    def _check_limits(self, command: ExplainCommand) -> None:
+        settings = self._settings
+        size, templates = command.options.size, command.options.templates
+        longest = max(len(prompt) for prompt in command.prompts)
+        own_templates = templates if isinstance(templates, list) else []
+        for field_name, value, limit, unit in (
+            ("images", len(command.images), settings.max_images, "images"),
+            ("prompts", len(command.prompts), settings.max_prompts, "prompts"),
+            ("prompts", longest, settings.max_prompt_characters, "characters in a prompt"),
+            ("options.size", size or 0, settings.max_input_size, "pixels"),
+            ("options.templates", len(own_templates), settings.max_prompts, "templates"),
+            (
+                "options.templates",
+                max(map(len, own_templates), default=0),
+                settings.max_prompt_characters,
+                "characters in a template",
+            ),
+            ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),
+        ):
+            if value > limit:
+                raise LimitExceededError(
+                    f"{field_name}: {value} {unit}, but this server allows {limit}.",
+                    field=field_name,
+                )
+
+    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> int:
+        """How many prompts are already encoded; refuses those that cannot be."""
+        for prompt in command.prompts:
+            explainer.text.check(prompt)
+        distinct = set(command.prompts)
+        templates = _hashable(command.options.templates)
+        cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
+        self._metrics.cache_hits.labels("prompts").inc(cached)
+        self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
+        return cached
+
+    async def _decode_all(
+        self,
+        served: ServedModel,
+        explainer: Explainer,
+        layers: tuple[int, ...],
+        command: ExplainCommand,
+    ) -> list[_Decoded]:
+        return await self._all(
+            [
+                self._on_picture_thread(self._decode, served, explainer, layers, command, position)
+                for position in range(len(command.images))
+            ]
+        )
+
+    def _decode(
+        self,
+        served: ServedModel,
+        explainer: Explainer,
+        layers: tuple[int, ...],
+        command: ExplainCommand,
+        position: int,
+    ) -> _Decoded:
+        began = time.perf_counter()
+        options, encoded = command.options, command.images[position]
+        try:
+            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
+            prepared = explainer.prepare(picture, options.size, options.fit)
+        except LegradError as error:
+            if error.field == "image":
+                error.field = "image" if len(command.images) == 1 else f"images.{position}"
+            raise
+        item = ExplainItem(
+            hashlib.blake2b(encoded, digest_size=16).digest(),
+            prepared,
+            tuple(command.prompts),
+            layers,
+            options.score,
+            _hashable(options.templates),
+        )
+        cost = served.cost(prepared.geometry, layers, len(command.prompts))
+        # Only what will be drawn on is kept while the item waits, not the whole picture.
+        canvas = picture.copy()
+        canvas.thumbnail((command.output.max_side, command.output.max_side))
+        return _Decoded(item, canvas, cost, time.perf_counter() - began)
+
+    def _submit_all(
+        self, served: ServedModel, decoded: Sequence[_Decoded], deadline: float
+    ) -> list[Submission[Explanation]]:
+        """All pictures of a command are queued, or none."""
+        submissions: list[Submission[Explanation]] = []
+        try:
+            for each in decoded:
+                submissions.append(
+                    served.batcher.submit(
+                        each.item, bucket=each.item.bucket, cost=each.cost, deadline=deadline
+                    )
+                )
+        except BaseException:
+            for submission in submissions:
+                submission.future.cancel()
+            raise
+        return submissions
+
+    async def _await_all(self, submissions: Sequence[Submission[Explanation]]) -> list[Explanation]:
+        return await self._all([asyncio.wrap_future(each.future) for each in submissions])
+
+    async def _on_picture_thread(
+        self, function: Callable[..., _Answer], *arguments: object
+    ) -> _Answer:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pictures, function, *arguments)
+
+    @staticmethod
+    async def _all(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
+        """All answers; the first error, or the caller's leaving, cancels what is left."""
+        tasks = [asyncio.ensure_future(each) for each in awaitables]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _observe(
+        self, model: str, decoded: Sequence[_Decoded], rendered: Sequence[RenderedImage]
+    ) -> None:
+        metrics = self._metrics
+        for each in decoded:
+            metrics.compute.labels(model, "decode").observe(each.seconds)
+        for image in rendered:
+            metrics.compute.labels(model, "render").observe(image.seconds)
+            for target in image.targets:
+                metrics.similarity.labels(model).observe(target.similarity)
+                metrics.heatmap_entropy.labels(model).observe(target.statistics.entropy)
+                metrics.heatmap_border_mass.labels(model).observe(target.statistics.border_mass)
+
+
+def _describe(
+    geometry: Geometry, targets: list[TargetExplanation], batch_size: int
+) -> ImageExplanation:
+    rows, columns = geometry.grid
+    return ImageExplanation(
+        size=Size(width=geometry.image_size[0], height=geometry.image_size[1]),
+        input_size=Size(width=geometry.input_size[0], height=geometry.input_size[1]),
+        grid=Grid(rows=rows, columns=columns),
+        batch_size=batch_size,
+        targets=targets,
+    )
+
+
+def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:
+    return tuple(templates) if isinstance(templates, list) else templates
+
+
+def _on_loop_clock(deadline: float) -> float:
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()

@@ -1,0 +1,170 @@
+"""Prometheus metrics. Every label set exists from the start, so that dashboards never see a gap."""
+
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from service.batching import DropReason
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARES = tuple(step / 20 for step in range(1, 20))
+_STAGES = ("decode", "text", "forward", "backward", "render")
+_STATUSES = ("200", "400", "404", "406", "413", "415", "422", "429", "499", "500", "503", "504")
+
+
+class Metrics:
+    """All metrics of one application, in a registry of their own."""
+
+    def __init__(self, models: Iterable[str], routes: Iterable[str]) -> None:
+        """Creates every metric with every label set for these model ids and routes."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "Time to answer a request.", _SECONDS, "route"
+        )
+        self.requests_in_progress = self._gauge(
+            "requests_in_progress", "Explanations accepted and not yet answered."
+        )
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds", "Time an image waited for the worker.", _SECONDS, "model"
+        )
+        self.queue_depth = self._gauge("queue_depth", "Images waiting for the worker.", "model")
+        self.queue_cost = self._gauge(
+            "queue_cost", "Work waiting, in images at the model's own size.", "model"
+        )
+        self.batch_size = self._histogram(
+            "batch_size", "Images computed together.", (1, 2, 4, 8, 12, 16, 24, 32, 64), "model"
+        )
+        self.compute = self._histogram(
+            "compute_seconds",
+            "Time of each stage: per image for decode and render, per batch for the others.",
+            _SECONDS,
+            "model",
+            "stage",
+        )
+        self.rejected = self._counter("rejected", "Requests not answered as asked.", "reason")
+        self.dropped = self._counter(
+            "dropped", "Images given up before a result.", "model", "reason"
+        )
+        self.cache_hits = self._counter("cache_hits", "Look-ups that found an entry.", "cache")
+        self.cache_misses = self._counter("cache_misses", "Look-ups that did not.", "cache")
+        self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
+        self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
+        self.worker_restarts = self._counter(
+            "worker_restarts", "Workers that died and were replaced.", "model"
+        )
+        self.similarity = self._histogram(
+            "similarity",
+            "Cosine between image and prompt.",
+            tuple(step / 20 for step in range(-10, 20)),
+            "model",
+        )
+        self.heatmap_entropy = self._histogram(
+            "heatmap_entropy", "How spread out a heatmap is, 0 to 1.", _SHARES, "model"
+        )
+        self.heatmap_border_mass = self._histogram(
+            "heatmap_border_mass", "Share of a heatmap at the picture's border.", _SHARES, "model"
+        )
+        self._create_label_sets(list(models), list(routes))
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _create_label_sets(self, models: list[str], routes: list[str]) -> None:
+        for route in routes:
+            self.request_duration.labels(route)
+            for status in _STATUSES:
+                self.requests.labels(route, status)
+        for reason in REJECTION_REASONS:
+            self.rejected.labels(reason)
+        for cache in ("prompts",):
+            self.cache_hits.labels(cache)
+            self.cache_misses.labels(cache)
+        for model in models:
+            for metric in (
+                self.queue_wait,
+                self.queue_depth,
+                self.queue_cost,
+                self.batch_size,
+                self.model_loaded,
+                self.model_bytes,
+                self.worker_restarts,
+                self.similarity,
+                self.heatmap_entropy,
+                self.heatmap_border_mass,
+            ):
+                metric.labels(model)
+            for stage in _STAGES:
+                self.compute.labels(model, stage)
+            for drop_reason in DropReason:
+                self.dropped.labels(model, drop_reason.value)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"legrad_{name}", description, labels, registry=self.registry)
+
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(f"legrad_{name}", description, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, description: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"legrad_{name}", description, labels, buckets=buckets, registry=self.registry
+        )
+
+
+REJECTION_REASONS = (
+    "queue-full",
+    "too-many-requests",
+    "deadline-exceeded",
+    "body-too-large",
+    "image-too-large",
+    "out-of-memory",
+    "worker-died",
+    "worker-unavailable",
+    "shutting-down",
+    "client-left",
+)
+
+
+class BatchMetrics:
+    """What one model's batcher reports, as metrics. See :class:`service.batching.BatchObserver`."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+
+    def queue_changed(self, depth: int, cost: float) -> None:
+        """Sets the gauges of the queue."""
+        self._metrics.queue_depth.labels(self._model).set(depth)
+        self._metrics.queue_cost.labels(self._model).set(cost)
+
+    def queue_waited(self, seconds: float) -> None:
+        """Counts one wait."""
+        self._metrics.queue_wait.labels(self._model).observe(seconds)
+
+    def batch_finished(self, size: int, cost: float, seconds: float) -> None:  # noqa: ARG002
+        """Counts one batch; its stages are timed where they run."""
+        self._metrics.batch_size.labels(self._model).observe(size)
+
+    def item_dropped(self, reason: DropReason) -> None:
+        """Counts one image given up."""
+        self._metrics.dropped.labels(self._model, reason.value).inc()
+
+    def worker_restarted(self) -> None:
+        """Counts one restart."""
+        self._metrics.worker_restarts.labels(self._model).inc()

@@ -1,0 +1,101 @@
+"""An explanation as a caller sees it: pictures in base64, regions, numbers."""
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from PIL import Image
+
+from legrad_engine import Explanation
+from legrad_engine.geometry import upsample
+from legrad_engine.regions import Region, find_regions
+from legrad_engine.render import encode_npy, encode_png, normalize, overlay
+from legrad_engine.statistics import summarize
+from service.schemas import (
+    Box,
+    HeatmapRegion,
+    HeatmapStatistics,
+    OutputOptions,
+    Point,
+    TargetExplanation,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedImage:
+    """One picture's targets, and the seconds it took to render them."""
+
+    targets: list[TargetExplanation]
+    seconds: float
+
+
+def render(
+    explanation: Explanation,
+    canvas: Image.Image,
+    prompts: Sequence[str],
+    output: OutputOptions,
+) -> RenderedImage:
+    """Draws and describes every target of a picture.
+
+    Args:
+        explanation: the picture's maps.
+        canvas: the upright picture in RGB, no larger than the output may be.
+        prompts: the targets in words, in the order of the maps.
+        output: what is wanted.
+    """
+    began = time.perf_counter()
+    needs_picture = output.overlay or output.heatmap in ("png", "png16")
+    heatmaps = (
+        normalize(upsample(explanation.maps, explanation.geometry, canvas.size), output.normalize)
+        if needs_picture
+        else None
+    )
+    targets = []
+    for index, prompt in enumerate(prompts):
+        raw = explanation.maps[index]
+        heatmap = drawn = None
+        if heatmaps is not None and output.heatmap in ("png", "png16"):
+            heatmap = encode_png(heatmaps[index], 16 if output.heatmap == "png16" else 8)
+        elif output.heatmap == "npy":
+            heatmap = encode_npy(raw)
+        if heatmaps is not None and output.overlay:
+            drawn = encode_png(overlay(canvas, heatmaps[index], output.colormap, output.alpha))
+        regions = None
+        if output.regions_threshold is not None:
+            found = find_regions(raw, explanation.geometry, output.regions_threshold)
+            regions = [_region(region) for region in found]
+        statistics = summarize(raw, explanation.geometry)
+        targets.append(
+            TargetExplanation(
+                prompt=prompt,
+                similarity=float(explanation.similarities[index]),
+                probability=float(explanation.probabilities[index]),
+                heatmap=_base64(heatmap),
+                overlay=_base64(drawn),
+                regions=regions,
+                statistics=HeatmapStatistics(
+                    **asdict(statistics) | {"peak_position": _point(statistics.peak_position)}
+                ),
+            )
+        )
+    return RenderedImage(targets, time.perf_counter() - began)
+
+
+def _region(region: Region) -> HeatmapRegion:
+    left, top, right, bottom = region.box
+    return HeatmapRegion(
+        box=Box(left=left, top=top, right=right, bottom=bottom),
+        area=region.area,
+        peak=region.peak,
+        peak_position=_point(region.peak_position),
+        mean=region.mean,
+    )
+
+
+def _point(position: tuple[int, int]) -> Point:
+    return Point(x=position[0], y=position[1])
+
+
+def _base64(encoded: bytes | None) -> str | None:
+    return None if encoded is None else base64.b64encode(encoded).decode("ascii")

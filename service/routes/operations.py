@@ -1,0 +1,48 @@
+"""What operators and their machines ask: health and metrics."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.metrics import CONTENT_TYPE, Metrics
+from service.model_pool import ModelPool
+from service.problems import NotReadyError
+from service.schemas import Health
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live", summary="Whether the process answers")
+async def live() -> Health:
+    """True as long as the process can answer at all; it says nothing of the models."""
+    return Health(status="alive")
+
+
+@router.get("/health/ready", summary="Whether every model can answer")
+async def ready(request: Request) -> Health:
+    """True while every served model has a worker that takes requests."""
+    pool: ModelPool = request.app.state.pool
+    if not pool.ready:
+        states = ", ".join(f"{model.id} is {model.state}" for model in pool)
+        raise NotReadyError(f"Not every model can answer: {states}.")
+    return Health(status="ready")
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "All metrics in Prometheus' text format.",
+            "content": {
+                "text/plain": {
+                    "schema": {"type": "string"},
+                    "example": 'legrad_requests_total{route="/explain",status="200"} 42.0',
+                }
+            },
+        }
+    },
+)
+async def metrics(request: Request) -> Response:
+    """All metrics in Prometheus' text format."""
+    exporter: Metrics = request.app.state.metrics
+    return Response(exporter.exposition(), media_type=CONTENT_TYPE)

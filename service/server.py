@@ -1,0 +1,70 @@
+"""Running the application: one listening socket, one exit status, signals that drain."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from service.app import create_app
+from service.logs import configure_logs
+from service.settings import Settings
+
+
+class _DrainingServer(uvicorn.Server):
+    """uvicorn's server, except that a signal which was obeyed is not raised again.
+
+    uvicorn ends its own process by the signal after a clean shutdown, so that supervisors see a
+    failure where everything was answered.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        handled = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what was accepted and returns.
+
+    Raises:
+        UnknownModelError: a model in the settings does not exist.
+        ModelLoadError: a checkpoint in the settings does not exist.
+        OSError: the address cannot be listened on.
+    """
+    configure_logs(settings.log_level)
+    for reference in settings.model_references:
+        reference.check()
+    listener = listen(settings.host, settings.port)
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
+    )
+    host, port = listener.getsockname()[:2]
+    # For a person or a program that asked for any free port.
+    print(f"Listening on http://{host}:{port}", flush=True)
+    _DrainingServer(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    return listener
