@@ -1,5 +1,6 @@
 """Finding and loading models: the built-in one, open_clip's architectures, local checkpoints."""
 
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -201,6 +202,7 @@ def _architecture(name: str) -> str:
         path = Path(name)
         if not path.is_file():
             raise UnknownModelError(f"There is no model config at {name!r}.", field="model")
+        _check_config(path)
         open_clip.add_model_config(path)
         name = path.stem
     if name not in open_clip.list_models():
@@ -209,6 +211,24 @@ def _architecture(name: str) -> str:
             field="model",
         )
     return name
+
+
+def _check_config(path: Path) -> None:
+    # open_clip never forgets a file it was given: a damaged one would spoil every later load.
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelLoadError(
+            f"The model config {str(path)!r} is not JSON: {error}.", field="model"
+        ) from error
+    if not isinstance(settings, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(
+        settings
+    ):
+        raise ModelLoadError(
+            f"The model config {str(path)!r} must be an object with embed_dim, vision_cfg and "
+            "text_cfg, as in open_clip's model_configs.",
+            field="model",
+        )
 
 
 def _check_weights(architecture: str, pretrained: str) -> None:

@@ -8,7 +8,8 @@ from typing import Literal, Protocol, get_args
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from open_clip.model import CLIP
+from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 
@@ -72,6 +73,32 @@ class Tokenizer(Protocol):
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
         """Token ids ``[T, context]``."""
         ...
+
+
+def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
+    """Text features ``[T, e]``, as the model's own ``encode_text`` gives them.
+
+    In open_clip's CLIP no token sees a later one and the features are read at the end token, so
+    the padding behind the longest text is left out: most prompts use a tenth of the context.
+
+    Args:
+        model: an open_clip model.
+        tokens: ``[T, context]`` token ids.
+    """
+    if not isinstance(model, CLIP) or model.text_pool_type != "argmax" or model.attn_mask is None:
+        return model.encode_text(tokens)
+    ends = tokens.argmax(-1)
+    length = int(ends.max()) + 1
+    embedded = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    read = model.transformer(embedded, attn_mask=model.attn_mask[:length, :length])
+    rows = torch.arange(len(tokens), device=tokens.device)
+    pooled = model.ln_final(read[rows, ends])
+    projection = model.text_projection
+    if projection is None:
+        return pooled  # type: ignore[no-any-return]
+    if isinstance(projection, nn.Linear):
+        return projection(pooled)  # type: ignore[no-any-return]
+    return pooled @ projection  # type: ignore[no-any-return]
 
 
 class TextEncoder:
@@ -152,8 +179,9 @@ class TextEncoder:
     def _encode_all(self, prompts: Sequence[str], strings: tuple[str, ...]) -> Tensor:
         texts = [string.replace(_PLACEHOLDER, prompt) for prompt in prompts for string in strings]
         features = [
-            self._model.encode_text(
-                self._tokenizer(texts[start : start + _TEXTS_PER_BATCH]).to(self._device)
+            encode_tokens(
+                self._model,
+                self._tokenizer(texts[start : start + _TEXTS_PER_BATCH]).to(self._device),
             )
             for start in range(0, len(texts), _TEXTS_PER_BATCH)
         ]

@@ -78,7 +78,8 @@ class OpenClipVisionTower(Tower):
         rows, columns = self._visual.grid_size
         # Half precision has no bicubic kernel on every device.
         image = patches.float() if patches.dtype in (torch.float16, torch.bfloat16) else patches
-        image = image.reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+        # In channels-last memory PyTorch's antialiased resampling to one column is wrong.
+        image = image.reshape(1, rows, columns, -1).permute(0, 3, 1, 2).contiguous()
         image = F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
         patches = image.permute(0, 2, 3, 1).flatten(0, 2).to(own.dtype)
         positions = torch.cat([prefix, patches])

@@ -31,7 +31,7 @@ from legrad_engine.families.base import (
 )
 from legrad_engine.legrad.rectified_product import sum_rectified_product
 
-_CHUNK_ELEMENTS = {"cpu": 8_000_000}
+_CHUNK_ELEMENTS = {"cpu": 2_500_000}
 _CHUNK_ELEMENTS_ELSEWHERE = 256_000_000
 
 
@@ -203,7 +203,8 @@ def attribute_block(
     back = gradient @ block.contract
     through = gradient @ block.output_projection
     derivative = _activation_derivative(block.activation, trace.hidden)
-    alignment = derivative * (trace.hidden - block.hidden_constant) * (trace.inverse_std / width)
+    alignment = trace.hidden - block.hidden_constant
+    alignment.mul_(derivative).mul_(trace.inverse_std / width)
     derivative *= trace.inverse_std
     along = trace.normalized @ block.output_projection
 
@@ -240,5 +241,6 @@ def _activation_derivative(activation: torch.nn.Module, hidden: Tensor) -> Tenso
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
         activated = activation(leaf)
-        (derivative,) = torch.autograd.grad(activated, leaf, torch.ones_like(activated))
+        one = torch.ones((), device=leaf.device, dtype=leaf.dtype)
+        (derivative,) = torch.autograd.grad(activated, leaf, one.expand_as(activated))
     return derivative

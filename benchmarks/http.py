@@ -1,0 +1,203 @@
+"""What HTTP costs: images per second at saturation, and the time of one request at rest.
+
+Server and clients share the machine, as in a test on a laptop; a client elsewhere costs it less.
+"""
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+
+from benchmarks import workload
+from benchmarks.report import Row
+from legrad_engine import Explainer
+from legrad_engine.models import STARTER, ModelReference
+from service.schemas import OutputOptions
+
+PROMPTS = ["a cat", "a dog", "a car", "a tree"]
+SATURATION_TARGETS = {STARTER: 0.85, workload.ARCHITECTURE: 0.95}
+SATURATION_SIDE = 256
+CLIENTS = 32
+BATCH = 16
+BATCHES_PER_ROUND = 4
+MOST_ROUNDS = 5
+MEGAPIXEL = (1152, 864)
+# The numbers alone, as a program asks for them, and all that a person gets by default.
+OUTPUTS = {
+    "numbers out": OutputOptions(heatmap="npy", overlay=False),
+    "heatmaps and overlays out": OutputOptions(),
+}
+OVERLAY_ONLY = OutputOptions(heatmap="none", overlay=True)
+_START_SECONDS = 300.0
+
+
+def measure(weights: Path, repeats: int) -> list[Row]:
+    """The rows that need a server."""
+    rows: list[Row] = []
+    starter = ModelReference(STARTER)
+    with _server(STARTER) as client:
+        rows += _at_saturation(starter, client, min(repeats, MOST_ROUNDS))
+    large = ModelReference(workload.ARCHITECTURE, str(weights))
+    with _server(f"{large.name}@{large.pretrained}") as client:
+        rows += _at_saturation(large, client, min(repeats, MOST_ROUNDS))
+        rows += _at_rest(client, 10 * repeats)
+    return rows
+
+
+def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int) -> list[Row]:
+    """Server and engine take turns on the same pictures; either is idle while the other runs.
+
+    The engine alone is its forward passes and walks back in full batches: decoded pixels and
+    target vectors in, maps out.
+    """
+    explainer = Explainer.load(reference.name, reference.pretrained)
+    pictures = [_jpeg(SATURATION_SIDE, SATURATION_SIDE, seed) for seed in range(BATCH)]
+    prepared = [explainer.prepare(picture) for picture in pictures]
+    vectors = explainer.text.encode(PROMPTS)
+
+    def engine_alone() -> None:
+        for _ in range(BATCHES_PER_ROUND):
+            explainer.attribute(explainer.trace(prepared), vectors)
+
+    def over_http(output: OutputOptions) -> None:
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            work = partial(_explain, client, prompts=PROMPTS, output=output)
+            for _ in clients.map(work, pictures * BATCHES_PER_ROUND):
+                pass
+
+    works = {"engine alone": engine_alone} | {
+        name: partial(over_http, output) for name, output in OUTPUTS.items()
+    }
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(-1, rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if turn >= 0:
+                rates[name].append(BATCH * BATCHES_PER_ROUND / (time.perf_counter() - start))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    # The target is for the service around the engine; drawing pictures is work of its own.
+    targets = dict.fromkeys(OUTPUTS, None) | {"numbers out": SATURATION_TARGETS[reference.name]}
+    return [
+        Row(
+            f"HTTP at saturation / engine alone, images per second, {reference.name}, {name}",
+            medians[name] / medians["engine alone"],
+            target,
+            "at least",
+            floor=1,
+            details={
+                "images_per_second": medians,
+                "prompts": len(PROMPTS),
+                "clients": CLIENTS,
+                "batch": BATCH,
+            },
+        )
+        for name, target in targets.items()
+    ]
+
+
+def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
+    """One request after another: what a caller waits beyond the computation, and for what."""
+    picture = _jpeg(*MEGAPIXEL, seed=0)
+    samples: dict[str, list[float]] = {}
+    for turn in range(-2, requests):
+        start = time.perf_counter()
+        answer = _explain(client, picture, prompts=PROMPTS[:1], output=OVERLAY_ONLY)
+        waited = time.perf_counter() - start
+        if turn < 0:
+            continue
+        timings = answer["timings"]
+        stages = {name: timings[name] for name in ("decode", "queue", "render")}
+        spent = {
+            "overhead": waited - timings["compute"],
+            **stages,
+            "rest of the server": timings["total"] - timings["compute"] - sum(stages.values()),
+            "transport and JSON": waited - timings["total"],
+        }
+        for name, seconds in spent.items():
+            samples.setdefault(name, []).append(1000 * seconds)
+    width, height = MEGAPIXEL
+    case = f"HTTP overhead at rest, {width} x {height} JPEG in, overlay out"
+    return [
+        Row(
+            f"{case}{part}, p{percentile}",
+            float(np.percentile(found, percentile)),
+            unit="ms",
+            details={"requests": requests},
+        )
+        for name, found in samples.items()
+        for percentile in (50, 99)
+        for part in ("" if name == "overhead" else f": {name}",)
+    ]
+
+
+def _explain(
+    client: httpx.Client, picture: bytes, *, prompts: Sequence[str], output: OutputOptions
+) -> dict[str, Any]:
+    response = client.post(
+        "/explain",
+        files={"image": ("picture.jpg", picture, "image/jpeg")},
+        data={"prompts": list(prompts), "output": output.model_dump_json()},
+    )
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _jpeg(width: int, height: int, seed: int) -> bytes:
+    buffer = io.BytesIO()
+    workload.picture(width, height, seed).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _server(model: str) -> Iterator[httpx.Client]:
+    """``legrad serve`` with one model on a free port, once it is ready."""
+    settings = {
+        "LEGRAD_MODELS": model,
+        "LEGRAD_DEVICE": "cpu",
+        "LEGRAD_COMPUTE_THREADS": str(torch.get_num_threads()),
+        "LEGRAD_MAX_BATCH_IMAGES": str(BATCH),
+        # Nothing may be refused or given up while the server is full.
+        "LEGRAD_MAX_QUEUE_COST": "10000",
+        "LEGRAD_REQUEST_TIMEOUT_SECONDS": "600",
+        "LEGRAD_LOG_LEVEL": "warning",
+    }
+    command: Sequence[str] = [str(Path(sys.executable).with_name("legrad")), "serve", "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | settings
+    )
+    try:
+        if process.stdout is None:
+            raise RuntimeError("the server has no output")
+        announced, _, url = process.stdout.readline().strip().partition("Listening on ")
+        if announced or not url:
+            raise RuntimeError(f"the server did not start: {announced!r}")
+        with httpx.Client(base_url=url, timeout=600) as client:
+            _wait_until_ready(client)
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_until_ready(client: httpx.Client) -> None:
+    pause = threading.Event()
+    deadline = time.monotonic() + _START_SECONDS
+    while client.get("/health/ready").status_code != httpx.codes.OK:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the server did not become ready")
+        pause.wait(0.1)
