@@ -27,7 +27,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="LeGrad heatmaps: where a model looked."
 )
 _console = Console()
-_errors = Console(stderr=True)
+# Not wrapped: paths in messages are there to be copied.
+_errors = Console(stderr=True, soft_wrap=True)
 
 _PICTURE_SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"
@@ -78,13 +79,14 @@ def explain(
 ) -> None:
     """Explains pictures on this machine, without a server, and writes overlays."""
     pictures = _pictures(image)
+    chosen_layers = _layers(layers)
     table = Table("Picture", "Prompt", "Similarity", "Probability", "Peak at", "Overlay")
     failed = False
     try:
         reference = ModelReference.parse(model)
         reference.check()
         explainer = Explainer.load(reference.name, reference.pretrained, device=device)
-        explainer.resolve_layers(_layers(layers))
+        explainer.resolve_layers(chosen_layers)
         output.mkdir(parents=True, exist_ok=True)
     except (LegradError, OSError) as error:
         _fail(error)
@@ -92,7 +94,7 @@ def explain(
         try:
             picture = decode(path)
             (found,) = explainer.explain(
-                picture, prompts, layers=_layers(layers), score=score, size=size,
+                picture, prompts, layers=chosen_layers, score=score, size=size,
                 fit=fit,
             )  # fmt: skip
         except LegradError as error:

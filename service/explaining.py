@@ -1,9 +1,10 @@
 """The use case: pictures and prompts in, rendered explanations out. Knows nothing of HTTP."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -42,6 +43,7 @@ class ExplainCommand:
 
     Attributes:
         images: encoded pictures.
+        image_fields: what the caller calls each of them, for errors.
         prompts: what to look for in each.
         model: a model id, or None for the default.
         options: what is computed.
@@ -51,6 +53,7 @@ class ExplainCommand:
     """
 
     images: Sequence[bytes]
+    image_fields: Sequence[str]
     prompts: Sequence[str]
     model: str | None
     options: ExplainOptions
@@ -125,8 +128,9 @@ class ExplainingService:
                 "when it is ready.",
                 field="model",
             )
-        layers = explainer.resolve_layers(command.options.layers)
-        explainer.check_score(command.options.score)
+        with _naming_fields():
+            layers = explainer.resolve_layers(command.options.layers)
+            explainer.check_score(command.options.score)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(len(command.images))
         cached = await self._on_picture_thread(self._check_prompts, explainer, command)
@@ -188,11 +192,12 @@ class ExplainingService:
 
     def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> int:
         """How many prompts are already encoded; refuses those that cannot be."""
-        for prompt in command.prompts:
-            explainer.text.check(prompt)
         distinct = set(command.prompts)
         templates = _hashable(command.options.templates)
-        cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
+        with _naming_fields():
+            for prompt in command.prompts:
+                explainer.text.check(prompt)
+            cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
         self._metrics.cache_hits.labels("prompts").inc(cached)
         self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
         return cached
@@ -221,13 +226,9 @@ class ExplainingService:
     ) -> _Decoded:
         began = time.perf_counter()
         options, encoded = command.options, command.images[position]
-        try:
+        with _naming_fields(image=command.image_fields[position]):
             picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
             prepared = explainer.prepare(picture, options.size, options.fit)
-        except LegradError as error:
-            if error.field == "image":
-                error.field = "image" if len(command.images) == 1 else f"images.{position}"
-            raise
         item = ExplainItem(
             hashlib.blake2b(encoded, digest_size=16).digest(),
             prepared,
@@ -304,6 +305,19 @@ def _describe(
         batch_size=batch_size,
         targets=targets,
     )
+
+
+@contextlib.contextmanager
+def _naming_fields(**names: str) -> Iterator[None]:
+    """Errors from inside blame a field by the caller's name for it, not the engine's."""
+    try:
+        yield
+    except LegradError as error:
+        if error.field in ExplainOptions.model_fields:
+            error.field = f"options.{error.field}"
+        elif error.field in names:
+            error.field = names[error.field]
+        raise
 
 
 def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:

@@ -2,9 +2,12 @@
 
 import base64
 import binascii
+import string
 
 from legrad_engine.errors import ImageDecodeError
 from service.schemas import EncodedImage, ImageField
+
+_WHITESPACE = string.whitespace.encode("ascii")
 
 
 def image_bytes(image: ImageField, field: str) -> bytes:
@@ -32,7 +35,7 @@ def image_bytes(image: ImageField, field: str) -> bytes:
             field=field,
         )
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageDecodeError(
             f"The picture is not valid base64 ({error}).", field=field

@@ -20,7 +20,11 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
-_STATUSES = ("200", "400", "404", "406", "413", "415", "422", "429", "499", "500", "503", "504")
+_STATUSES = (
+    "200", "400", "404", "405", "406", "413", "415", "422", "429", "499", "500", "503", "504"
+)  # fmt: skip
+
+UNMATCHED_ROUTE = "unmatched"
 
 
 class Metrics:
@@ -85,7 +89,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _create_label_sets(self, models: list[str], routes: list[str]) -> None:
-        for route in routes:
+        for route in (*routes, UNMATCHED_ROUTE):
             self.request_duration.labels(route)
             for status in _STATUSES:
                 self.requests.labels(route, status)

@@ -34,6 +34,9 @@ from service.batching import (
 
 MEDIA_TYPE = "application/problem+json"
 
+# An error may quote what was sent, but must not send megabytes of it back.
+_LONGEST_TEXT = 600
+
 
 class ServiceError(Exception):
     """Base of the service's own errors; ``status``, ``code`` and ``title`` describe the kind."""
@@ -172,16 +175,24 @@ def body_of(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
         "type": f"urn:legrad:problem:{problem.code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail,
-        "instance": instance,
+        "detail": shorten(problem.detail),
+        "instance": shorten(instance),
         "error": problem.code,
         "request_id": request_id,
     }
     if problem.field is not None:
-        body["field"] = problem.field
+        body["field"] = shorten(problem.field)
     if problem.errors:
         body["errors"] = list(problem.errors)
     return body
+
+
+def shorten(text: str) -> str:
+    """The text, without its middle where it is too long to repeat."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 def respond(problem: Problem, instance: str, request_id: str) -> JSONResponse:
@@ -205,11 +216,13 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
 
 def _from_validation(error: RequestValidationError) -> Problem:
     found = [
-        {"field": ".".join(str(part) for part in each["loc"]) or "body", "message": each["msg"]}
-        for each in error.errors()
+        {
+            "field": shorten(".".join(str(part) for part in each["loc"]) or "body"),
+            "message": shorten(each["msg"]),
+        }
+        # A union reports every branch it tried; the caller needs the few first.
+        for each in error.errors()[:8]
     ]
-    # A union reports every branch it tried; the caller needs the few first.
-    found = found[:8]
     first = found[0]
     malformed = any(each["type"] == "json_invalid" for each in error.errors())
     return Problem(

@@ -1,19 +1,22 @@
 """The outermost layer of every request: its id, its body limit, its log line and its metrics."""
 
+import asyncio
 import re
 import time
 import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders, State
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import REJECTION_REASONS, Metrics
+from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
 from service.problems import INTERNAL_ERROR, BodyTooLargeError, respond
 from service.routes.explain import ClientLeftError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_LEFT = "client-left"
+_SHUTTING_DOWN = "shutting-down"
 
 _log = structlog.get_logger("legrad.request")
 
@@ -48,10 +51,15 @@ class RequestScope:
 
         try:
             await self._app(scope, self._limited(headers, receive), send_with_id)
-        except ClientLeftError:
+        except (ClientLeftError, ClientDisconnect):
             # Nobody reads it; the number is what proxies log for a client that left.
             status = 499
             state["problem"] = _CLIENT_LEFT
+        except asyncio.CancelledError:
+            # The server stops before this request could be answered.
+            status = status or 503
+            state["problem"] = _SHUTTING_DOWN
+            raise
         except Exception:
             _log.exception("failed", request_id=request_id, path=scope["path"])
             state["problem"] = INTERNAL_ERROR.code
@@ -69,7 +77,7 @@ class RequestScope:
 
         async def limited() -> Message:
             nonlocal received
-            if length.isdigit() and int(length) > limit:
+            if length.isascii() and length.isdigit() and int(length) > limit:
                 raise BodyTooLargeError(
                     f"The body has {length} bytes; this server accepts {limit}.", field="body"
                 )
@@ -85,7 +93,7 @@ class RequestScope:
         return limited
 
     def _record(self, scope: Scope, state: State, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         problem = getattr(state, "problem", None)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)

@@ -28,7 +28,18 @@ class _Contract(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class EncodedImage(_Contract):
+class _Request(_Contract):
+    model_config = ConfigDict(strict=True)
+
+
+# Ceilings of the contract, far above what a server allows; its settings say how much that is.
+_MOST_PIXELS = 65_536
+_Texts = Annotated[list[str], Field(min_length=1, max_length=10_000, fail_fast=True)]
+_Index = Annotated[int, Field(ge=-1000, le=999)]
+_Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fast=True)]
+
+
+class EncodedImage(_Request):
     """A picture in the request itself."""
 
     b64: str = Field(
@@ -40,10 +51,10 @@ class EncodedImage(_Contract):
 ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
 
 
-class ExplainOptions(_Contract):
+class ExplainOptions(_Request):
     """What is computed."""
 
-    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | list[int] = Field(
+    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | _Indices = Field(
         2,
         description="Explained blocks: a count of last blocks, `all`, or block indices from 0 "
         "(negative ones count from the end).",
@@ -58,6 +69,7 @@ class ExplainOptions(_Contract):
     size: int | None = Field(
         None,
         ge=1,
+        le=_MOST_PIXELS,
         description="Side of the model's input in pixels, a multiple of its patch; null for the "
         "model's own size. Larger gives a finer map and costs more.",
         examples=[224],
@@ -68,7 +80,7 @@ class ExplainOptions(_Contract):
         "square keeping its shape, or `native`, its shape on as many patches.",
         examples=["squash"],
     )
-    templates: TemplateSet | list[str] | None = Field(
+    templates: TemplateSet | _Texts | None = Field(
         None,
         description="Prompt templates that are averaged: `simple` (7), `openai` (80), strings of "
         "your own with one `{}` each, or null for the prompt as written.",
@@ -76,7 +88,7 @@ class ExplainOptions(_Contract):
     )
 
 
-class OutputOptions(_Contract):
+class OutputOptions(_Request):
     """What is sent back."""
 
     heatmap: HeatmapFormat = Field(
@@ -116,13 +128,14 @@ class OutputOptions(_Contract):
     max_side: int = Field(
         1024,
         ge=16,
+        le=_MOST_PIXELS,
         description="Longest side of PNG heatmaps and overlays in pixels; smaller pictures keep "
         "their size.",
         examples=[1024],
     )
 
 
-class ExplainRequest(_Contract):
+class ExplainRequest(_Request):
     """One or several pictures, and the prompts to look for in each."""
 
     image: ImageField | None = Field(
@@ -130,17 +143,17 @@ class ExplainRequest(_Contract):
         description='One picture: a data URL, plain base64, or `{"b64": ...}`.',
         examples=[_EXAMPLE_IMAGE],
     )
-    images: list[ImageField] | None = Field(
+    images: Annotated[list[ImageField], Field(min_length=1, fail_fast=True)] | None = Field(
         None,
-        min_length=1,
         description="Several pictures, in place of `image`.",
         examples=[[_EXAMPLE_IMAGE]],
     )
-    prompts: list[str] = Field(
-        min_length=1, description="What to look for, in words.", examples=[["a cat", "a dog"]]
+    prompts: _Texts = Field(
+        description="What to look for, in words.", examples=[["a cat", "a dog"]]
     )
     model: str | None = Field(
         None,
+        max_length=256,
         description="Id of a model from `/models`; null for the default one.",
         examples=["starter"],
     )
@@ -152,6 +165,14 @@ class ExplainRequest(_Contract):
         description="What is sent back.",
         examples=[{"heatmap": "png", "overlay": True}],
     )
+
+
+# Every name that a request may hold.
+FIELD_NAMES = frozenset(
+    name
+    for model in (ExplainRequest, ExplainOptions, OutputOptions, EncodedImage)
+    for name in model.model_fields
+)
 
 
 class Size(_Contract):

@@ -9,7 +9,6 @@ from PIL import Image
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
-from legrad_engine.errors import LegradError
 from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
@@ -73,8 +72,8 @@ class ExplainProcessor:
                 )
                 _warm_up(explainer)
                 self.explainer = explainer
-        except LegradError as error:
-            self.error = str(error)
+        except Exception as error:
+            self.error = str(error) or type(error).__name__
             raise
         self.error = None
         self._metrics.model_bytes.labels(model).set(self.explainer.nbytes)
@@ -160,7 +159,10 @@ class ServedModel:
     @property
     def error(self) -> str | None:
         """Why the model could not be loaded, if that is so."""
-        return self._processor.error
+        error = self._processor.error
+        for path in filter(None, (self._reference.name, self._reference.pretrained)):
+            error = error and error.replace(path, Path(path).name)
+        return error
 
     def cost(self, geometry: Geometry, layers: Sequence[int], prompts: int) -> float:
         """The work of one picture, in forward passes at the model's own size."""
@@ -206,7 +208,7 @@ class ServedModel:
             {
                 "id": self.id,
                 "name": Path(name).stem if name.endswith(".json") else name,
-                # A checkpoint's folder is nobody's business but the operator's.
+                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
                 "pretrained": None if pretrained is None else Path(pretrained).name,
                 "default": self._default,
                 "state": self.state,

@@ -1,15 +1,19 @@
 """Running the application: one listening socket, one exit status, signals that drain."""
 
 import contextlib
+import math
 import signal
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 
+from legrad_engine.devices import resolve_device
 from service.app import create_app
 from service.logs import configure_logs
 from service.settings import Settings
+
+_BACKLOG = 2048
 
 
 class _DrainingServer(uvicorn.Server):
@@ -34,11 +38,13 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then answers what was accepted and returns.
 
     Raises:
+        InvalidOptionError: the device in the settings does not exist.
         UnknownModelError: a model in the settings does not exist.
         ModelLoadError: a checkpoint in the settings does not exist.
         OSError: the address cannot be listened on.
     """
     configure_logs(settings.log_level)
+    resolve_device(settings.device)
     for reference in settings.model_references:
         reference.check()
     listener = listen(settings.host, settings.port)
@@ -47,7 +53,8 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
     )
     host, port = listener.getsockname()[:2]
     # For a person or a program that asked for any free port.
@@ -56,7 +63,7 @@ def serve(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one.
+    """A listening socket; port 0 takes a free one.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -67,4 +74,6 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
+    # From here on nobody is refused: connections wait until the application has started.
+    listener.listen(_BACKLOG)
     return listener

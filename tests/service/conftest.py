@@ -1,0 +1,37 @@
+"""A model and a running application that the tests of this folder share."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from running_app import RunningApp
+from tiny_model import save_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A `NAME@PATH` reference to a model that computes in milliseconds."""
+    return save_model(tmp_path_factory.mktemp("model"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def running(tiny_model: str) -> Iterator[RunningApp]:
+    """An application with small limits, for every test that leaves it as it was."""
+    with RunningApp(
+        tiny_model,
+        max_body_bytes=2_000_000,
+        max_images=4,
+        max_prompts=8,
+        max_image_pixels=4_000_000,
+        max_input_size=256,
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _silent_logs() -> None:
+    """The real server's logs have tests of their own; drawing them for a person takes seconds."""
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.ReturnLoggerFactory(),
+    )

@@ -1,0 +1,98 @@
+"""What dashboards rely on: names, label sets from the start, and numbers that move."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from pictures import data_url, encoded, request_of
+from running_app import RunningApp, samples
+
+BY_MODEL = [
+    "legrad_queue_wait_seconds_count",
+    "legrad_queue_depth",
+    "legrad_batch_size_count",
+    "legrad_model_loaded",
+    "legrad_model_bytes",
+    "legrad_worker_restarts_total",
+    "legrad_similarity_count",
+    "legrad_heatmap_entropy_count",
+    "legrad_heatmap_border_mass_count",
+]
+FROM_THE_START = [
+    'legrad_requests_total{route="/explain",status="200"}',
+    'legrad_requests_total{route="/explain",status="429"}',
+    'legrad_requests_total{route="unmatched",status="404"}',
+    'legrad_request_duration_seconds_count{route="/explain"}',
+    "legrad_requests_in_progress",
+    *(f'{name}{{model="tiny-tiny"}}' for name in BY_MODEL),
+    *(
+        f'legrad_compute_seconds_count{{model="tiny-tiny",stage="{stage}"}}'
+        for stage in ("decode", "text", "forward", "backward", "render")
+    ),
+    *(
+        f'legrad_rejected_total{{reason="{reason}"}}'
+        for reason in ("queue-full", "deadline-exceeded", "body-too-large", "client-left")
+    ),
+    *(
+        f'legrad_dropped_total{{model="tiny-tiny",reason="{reason}"}}'
+        for reason in ("cancelled", "closed", "deadline", "worker_died")
+    ),
+    'legrad_cache_hits_total{cache="prompts"}',
+    'legrad_cache_misses_total{cache="prompts"}',
+]
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_model: str) -> Iterator[RunningApp]:
+    with RunningApp(tiny_model) as started:
+        yield started
+
+
+def test_every_label_set_exists_before_the_first_request(fresh: RunningApp) -> None:
+    response = fresh.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    found = samples(response.text)
+    assert [name for name in FROM_THE_START if name not in found] == []
+    assert found['legrad_requests_total{route="/explain",status="200"}'] == 0
+    assert found['legrad_model_loaded{model="tiny-tiny"}'] == 1
+    assert found['legrad_model_bytes{model="tiny-tiny"}'] > 1_000_000
+
+
+def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
+    before = samples(fresh.client.get("/metrics").text)
+    body = {"images": [data_url(encoded())] * 2, "prompts": ["one", "two", "three"]}
+    assert fresh.explain(body).status_code == 200
+    after = samples(fresh.client.get("/metrics").text)
+    moved = {
+        'legrad_requests_total{route="/explain",status="200"}': 1,
+        'legrad_request_duration_seconds_count{route="/explain"}': 1,
+        'legrad_queue_wait_seconds_count{model="tiny-tiny"}': 2,
+        'legrad_batch_size_sum{model="tiny-tiny"}': 2,
+        'legrad_compute_seconds_count{model="tiny-tiny",stage="decode"}': 2,
+        'legrad_compute_seconds_count{model="tiny-tiny",stage="render"}': 2,
+        'legrad_cache_misses_total{cache="prompts"}': 3,
+        'legrad_similarity_count{model="tiny-tiny"}': 6,
+        'legrad_heatmap_entropy_count{model="tiny-tiny"}': 6,
+        'legrad_heatmap_border_mass_count{model="tiny-tiny"}': 6,
+    }
+    assert {name: after[name] - before[name] for name in moved} == moved
+    assert (
+        after["legrad_requests_in_progress"] == after['legrad_queue_depth{model="tiny-tiny"}'] == 0
+    )
+
+
+def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
+    secret = "zebra5671"
+    fresh.explain(request_of(prompts=[secret], model=None), **{"X-Request-ID": secret})
+    fresh.explain(request_of(model=secret))
+    fresh.client.get(f"/{secret}")
+    fresh.client.get(f"/models/{secret}")
+    fresh.client.request("BREW", "/models")
+    text = fresh.client.get("/metrics").text
+    assert secret not in text
+    assert "BREW" not in text
+    routes = set(re.findall(r'route="([^"]*)"', text))
+    assert routes == {
+        "/explain", "/models", "/models/{model_id}", "/health/live", "/health/ready", "/metrics",
+        "unmatched",
+    }  # fmt: skip

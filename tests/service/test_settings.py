@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from legrad_engine.errors import UnknownModelError
+from service.settings import Settings
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def table() -> str:
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = ",".join(field.default) if name == "models" else field.default
+        shown = "unset" if default is None else f"`{default}`"
+        rows.append(f"| `LEGRAD_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_documented_settings_are_the_settings() -> None:
+    assert table() in DOCUMENT.read_text()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEGRAD_MODELS", "starter, ViT-B-16/laion2b_s34b_b88k")
+    monkeypatch.setenv("LEGRAD_MAX_BATCH_IMAGES", "3")
+    settings = Settings()
+    assert [reference.id for reference in settings.model_references] == [
+        "starter",
+        "vit-b-16-laion2b_s34b_b88k",
+    ]
+    assert settings.max_batch_images == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "70000"), ("MAX_BATCH_IMAGES", "0"), ("DTYPE", "float8"), ("MODELS", " , ")],
+)
+def test_a_senseless_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"LEGRAD_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_a_model_without_weights_is_refused_with_the_tags_it_could_have() -> None:
+    with pytest.raises(UnknownModelError, match="laion2b_s34b_b88k"):
+        _ = Settings(models=("ViT-B-16",)).model_references
+
+
+def test_a_model_named_twice_is_served_once() -> None:
+    assert len(Settings(models=("starter", "starter")).model_references) == 1

@@ -1,0 +1,112 @@
+"""The application behind a real socket, but in this process, so that tests can reach into it."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from pictures import request_of
+
+from service.app import create_app
+from service.server import listen
+from service.settings import Settings
+
+_PATIENCE_SECONDS = 60.0
+
+
+class RunningApp:
+    """A context manager that serves until it is left, and drains as the real server does."""
+
+    def __init__(self, models: str, *, wait: bool = True, **settings: Any) -> None:
+        chosen = Settings.model_validate({"models": models, "compute_threads": 1, **settings})
+        self.app = create_app(chosen)
+        listener = listen("127.0.0.1", 0)
+        self.host, self.port = listener.getsockname()[:2]
+        self._server = uvicorn.Server(
+            uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=30)
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        self.client = httpx.Client(base_url=f"http://{self.host}:{self.port}", timeout=60)
+        self._callers = ThreadPoolExecutor(64)
+        # Answered only once the application has started.
+        assert self.client.get("/health/live").status_code == 200
+        self.model = self.app.state.pool.get(None)
+        if wait:
+            assert self.model.batcher.wait_until_ready(_PATIENCE_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._callers.shutdown()
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(_PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+
+    def explain(self, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+        """Posts a JSON body, or a good one, to ``/explain``."""
+        return self.client.post("/explain", json=body or request_of(), headers=headers)
+
+    def explain_in_background(
+        self, body: dict[str, Any] | None = None, **headers: str
+    ) -> "Future[httpx.Response]":
+        """The same, without waiting for the answer."""
+        return self._callers.submit(self.explain, body, **headers)
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition."""
+        return samples(self.client.get("/metrics").text)[sample]
+
+    def eventually(self, holds: Callable[[], bool]) -> None:
+        """Waits, for a bounded time, until something that other threads bring about holds."""
+        pause = threading.Event()
+        for _ in range(int(_PATIENCE_SECONDS / 0.01)):
+            if holds():
+                return
+            pause.wait(0.01)
+        raise AssertionError("It never came about.")
+
+
+class Held:
+    """Stands in for a model's computation, and holds the worker until it is released."""
+
+    def __init__(self, running: RunningApp) -> None:
+        processor = running.model._processor
+        self._compute = processor.process
+        self._processor = processor
+        self._released = threading.Event()
+        self.entered = threading.Event()
+        self.seen: list[Any] = []
+        processor.process = self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        del self._processor.process
+
+    def release(self) -> None:
+        """Lets the worker go on."""
+        self._released.set()
+
+    def _process(self, items: Sequence[Any]) -> Sequence[Any]:
+        self.seen += items
+        self.entered.set()
+        assert self._released.wait(_PATIENCE_SECONDS)
+        answer: Sequence[Any] = self._compute(items)
+        return answer
+
+
+def samples(exposition: str) -> dict[str, float]:
+    """Every sample of a Prometheus exposition, by its name with labels."""
+    found = {}
+    for line in exposition.splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found

@@ -1,0 +1,113 @@
+"""A real server in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+LEGRAD = Path(sys.executable).with_name("legrad")
+_START_SECONDS = 60.0
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with nothing but these ``LEGRAD_*`` settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEGRAD_")}
+    own = {f"LEGRAD_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {"OMP_NUM_THREADS": "1"} | own
+
+
+class Server:
+    """``legrad serve`` on a free port; a context manager that ends only its own process."""
+
+    def __init__(self, models: str, **settings: object) -> None:
+        self._process = subprocess.Popen(
+            [str(LEGRAD), "serve", "--port", "0"],
+            env=environment(models=models, compute_threads=1, **settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self._errors: list[str] = []
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        line = self._process.stdout.readline()
+        announced, _, self.url = line.strip().partition("Listening on ")
+        assert self.url, f"{line!r} {self._errors}"
+        assert not announced
+        self.host, _, port = self.url.removeprefix("http://").rpartition(":")
+        self.port = int(port)
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    @property
+    def log_lines(self) -> list[str]:
+        """What the server has written to standard error."""
+        return list(self._errors)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The same, parsed; fails where a line is not JSON."""
+        return [json.loads(line) for line in self._errors]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def explain(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """Posts a JSON body to ``/explain``."""
+        return self.client.post("/explain", json=body, headers=headers)
+
+    def wait_for_health(self, status: int = 200) -> httpx.Response:
+        """Polls ``/health/ready`` until it answers so."""
+        return self.poll("/health/ready", lambda response: response.status_code == status)
+
+    def poll(self, path: str, wanted: Any) -> httpx.Response:
+        """Asks again until the answer is as wanted; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            response = self.client.get(path)
+            if wanted(response):
+                return response
+            assert time.monotonic() < deadline, response.text
+            pause.wait(0.02)
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition."""
+        for line in self.client.get("/metrics").text.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == sample:
+                return float(value)
+        raise AssertionError(f"{sample} is not exposed")
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server's process."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 60) -> int:
+        """The exit code, once the process has ended by itself."""
+        code = self._process.wait(timeout)
+        self._reader.join()
+        return code
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._errors.append(line)
