@@ -19,6 +19,7 @@ TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
 
 _PLACEHOLDER = "{}"
 _TEXTS_PER_BATCH = 64
+_WORDS_REMEMBERED = 100_000
 
 
 def _as_strings(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
@@ -118,6 +119,9 @@ class TextEncoder:
         self._capacity = cached_prompts
         self._cache: OrderedDict[tuple[str, tuple[str, ...]], Tensor] = OrderedDict()
         self._lock = threading.Lock()
+        # open_clip's tokenizer remembers every word it ever saw; this is what it began with.
+        self._first_words = dict(getattr(tokenizer, "cache", {}))
+        self._tokenizing = threading.Lock()
 
     def check(self, prompt: str) -> None:
         """Refuses a prompt that the text tower would cut or that says nothing.
@@ -134,7 +138,8 @@ class TextEncoder:
         if encode is None or context is None:
             return
         # Start and end tokens take two places.
-        count, limit = len(encode(prompt)), context - 2
+        with self._tokenizing:
+            count, limit = len(encode(prompt)), context - 2
         if count > limit:
             raise InvalidTargetError(
                 f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
@@ -181,9 +186,17 @@ class TextEncoder:
         features = [
             encode_tokens(
                 self._model,
-                self._tokenizer(texts[start : start + _TEXTS_PER_BATCH]).to(self._device),
+                self._tokenize(texts[start : start + _TEXTS_PER_BATCH]).to(self._device),
             )
             for start in range(0, len(texts), _TEXTS_PER_BATCH)
         ]
         units = F.normalize(torch.cat(features), dim=-1)
         return F.normalize(units.view(len(prompts), len(strings), -1).mean(1), dim=-1)
+
+    def _tokenize(self, texts: list[str]) -> Tensor:
+        with self._tokenizing:
+            words = getattr(self._tokenizer, "cache", None)
+            if isinstance(words, dict) and len(words) > _WORDS_REMEMBERED:
+                words.clear()
+                words.update(self._first_words)
+            return self._tokenizer(texts)

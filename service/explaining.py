@@ -16,7 +16,7 @@ from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.geometry import Geometry
 from legrad_engine.images import decode
-from legrad_engine.targets import TemplateSet
+from legrad_engine.targets import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool
@@ -95,13 +95,12 @@ class ExplainingService:
         """Ends the picture threads; the caller has awaited every command."""
         self._pictures.shutdown(cancel_futures=True)
 
-    async def explain(self, command: ExplainCommand) -> ExplainOutcome:
-        """Carries out a command.
+    @contextlib.contextmanager
+    def permit(self) -> Iterator[None]:
+        """Holds one of the places for requests in progress, from before the body is read.
 
         Raises:
-            LegradError: the pictures, prompts or options cannot be explained.
-            ServiceError: a limit is exceeded, or the server or the model is not ready.
-            BatchingError: the queue is full, the deadline has passed, or the worker failed.
+            TooManyRequestsError: every place is taken.
         """
         if self._in_progress >= self._settings.max_requests_in_progress:
             raise TooManyRequestsError(
@@ -110,13 +109,24 @@ class ExplainingService:
         self._in_progress += 1
         self._metrics.requests_in_progress.set(self._in_progress)
         try:
+            yield
+        finally:
+            self._in_progress -= 1
+            self._metrics.requests_in_progress.set(self._in_progress)
+
+    async def explain(self, command: ExplainCommand) -> ExplainOutcome:
+        """Carries out a command.
+
+        Raises:
+            LegradError: the pictures, prompts or options cannot be explained.
+            ServiceError: a limit is exceeded, or the server or the model is not ready.
+            BatchingError: the queue is full, the deadline has passed, or the worker failed.
+        """
+        try:
             async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
                 return await self._explain(command)
         except TimeoutError as error:
             raise DeadlineExceededError(time.monotonic() - command.received) from error
-        finally:
-            self._in_progress -= 1
-            self._metrics.requests_in_progress.set(self._in_progress)
 
     async def _explain(self, command: ExplainCommand) -> ExplainOutcome:
         self._check_limits(command)
@@ -133,8 +143,8 @@ class ExplainingService:
             explainer.check_score(command.options.score)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(len(command.images))
-        cached = await self._on_picture_thread(self._check_prompts, explainer, command)
-        decoded = await self._decode_all(served, explainer, layers, command)
+        cached, texts = await self._on_picture_thread(self._check_prompts, explainer, command)
+        decoded = await self._decode_all(served, explainer, layers, texts, command)
         submissions = self._submit_all(served, decoded, command.deadline)
         explanations = await self._await_all(submissions)
         rendered = await self._all(
@@ -169,16 +179,18 @@ class ExplainingService:
         settings = self._settings
         size, templates = command.options.size, command.options.templates
         longest = max(len(prompt) for prompt in command.prompts)
-        own_templates = templates if isinstance(templates, list) else []
+        with _naming_fields():
+            strings = resolve_templates(_hashable(templates))
+        texts = len(command.prompts) * len(strings)
         for field_name, value, limit, unit in (
             ("images", len(command.images), settings.max_images, "images"),
             ("prompts", len(command.prompts), settings.max_prompts, "prompts"),
             ("prompts", longest, settings.max_prompt_characters, "characters in a prompt"),
             ("options.size", size or 0, settings.max_input_size, "pixels"),
-            ("options.templates", len(own_templates), settings.max_prompts, "templates"),
+            ("options.templates", texts, settings.max_texts, "prompts times templates"),
             (
                 "options.templates",
-                max(map(len, own_templates), default=0),
+                max(map(len, strings)),
                 settings.max_prompt_characters,
                 "characters in a template",
             ),
@@ -190,28 +202,32 @@ class ExplainingService:
                     field=field_name,
                 )
 
-    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> int:
-        """How many prompts are already encoded; refuses those that cannot be."""
+    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> tuple[int, int]:
+        """How many prompts are already encoded, and how many texts must be; refuses bad ones."""
         distinct = set(command.prompts)
         templates = _hashable(command.options.templates)
         with _naming_fields():
             for prompt in command.prompts:
                 explainer.text.check(prompt)
+            per_prompt = len(resolve_templates(templates))
             cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
         self._metrics.cache_hits.labels("prompts").inc(cached)
         self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
-        return cached
+        return cached, per_prompt * (len(distinct) - cached)
 
     async def _decode_all(
         self,
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
+        texts: int,
         command: ExplainCommand,
     ) -> list[_Decoded]:
         return await self._all(
             [
-                self._on_picture_thread(self._decode, served, explainer, layers, command, position)
+                self._on_picture_thread(
+                    self._decode, served, explainer, layers, texts, command, position
+                )
                 for position in range(len(command.images))
             ]
         )
@@ -221,6 +237,7 @@ class ExplainingService:
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
+        texts: int,
         command: ExplainCommand,
         position: int,
     ) -> _Decoded:
@@ -238,6 +255,8 @@ class ExplainingService:
             _hashable(options.templates),
         )
         cost = served.cost(prepared.geometry, layers, len(command.prompts))
+        # The texts are encoded once for all pictures of the command.
+        cost += served.text_cost(texts) / len(command.images)
         # Only what will be drawn on is kept while the item waits, not the whole picture.
         canvas = picture.copy()
         canvas.thumbnail((command.output.max_side, command.output.max_side))

@@ -1,13 +1,51 @@
-"""From what a caller sent to the encoded bytes of its pictures."""
+"""From the body that a caller sent, JSON or multipart, to a checked request and its pictures."""
 
+import asyncio
 import base64
 import binascii
 import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
-from service.schemas import EncodedImage, ImageField
+from service.problems import LimitExceededError, MalformedBodyError, UnsupportedMediaTypeError
+from service.schemas import FIELD_NAMES, EncodedImage, ExplainRequest, ImageField
+from service.settings import Settings
 
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+
+_IMAGE_PARTS = ("image", "images")
+_LONGEST_TEXT_PART = 1_000_000
+_MOST_VALUES = 100_000
+_BEFORE_VALUES = (b",", b"[", b"{")
 _WHITESPACE = string.whitespace.encode("ascii")
+
+_Image = TypeVar("_Image")
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A request as it was sent.
+
+    Attributes:
+        body: everything but the pictures.
+        images: the encoded pictures.
+        image_fields: what the caller calls each picture, for errors.
+    """
+
+    body: ExplainRequest
+    images: list[bytes]
+    image_fields: list[str]
 
 
 def image_bytes(image: ImageField, field: str) -> bytes:
@@ -40,3 +78,139 @@ def image_bytes(image: ImageField, field: str) -> bytes:
         raise ImageDecodeError(
             f"The picture is not valid base64 ({error}).", field=field
         ) from error
+
+
+async def read_request(request: Request, settings: Settings) -> Intake:
+    """Reads and checks the body of an explain request.
+
+    Raises:
+        ServiceError: the body is of another type, unreadable, or beyond a limit.
+        RequestValidationError: the body does not fit the contract.
+        ImageDecodeError: a picture is not base64.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == JSON:
+        raw = await request.body()
+        return await asyncio.to_thread(_from_json, raw, settings)
+    if content_type == MULTIPART:
+        return await _from_multipart(request, settings)
+    raise UnsupportedMediaTypeError(
+        f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}.",
+        field="Content-Type",
+    )
+
+
+def _from_json(raw: bytes, settings: Settings) -> Intake:
+    body = _validated(raw)
+    if (body.image is None) == (body.images is None):
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("image",), "msg": "Give either image or images."}]
+        )
+    given = {"image": body.image} if body.image is not None else _numbered(body.images or [])
+    _check_image_count(len(given), settings)
+    images = [image_bytes(image, field) for field, image in given.items()]
+    return Intake(body, images, list(given))
+
+
+async def _from_multipart(request: Request, settings: Settings) -> Intake:
+    _, parameters = parse_options_header(request.headers["content-type"])
+    # Other codecs are a way to make the server work hard, or fail, on a few bytes.
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise UnsupportedMediaTypeError(
+            "The text fields must be in UTF-8: leave out the charset.", field="Content-Type"
+        )
+    try:
+        form = await request.form(
+            # One more than the limit, so that the limit's own error answers it.
+            max_files=settings.max_images + 1,
+            max_fields=settings.max_prompts + 8,
+            max_part_size=_LONGEST_TEXT_PART,
+        )
+    except HTTPException as error:
+        raise MalformedBodyError(
+            f"The multipart body cannot be read: {error.detail}", field="body"
+        ) from error
+    try:
+        images, texts = await _parts(form)
+    finally:
+        await form.close()
+    body = await asyncio.to_thread(_from_texts, texts)
+    if not images:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
+        )
+    fields = ["image"] if len(images) == 1 else list(_numbered(images))
+    return Intake(body, images, fields)
+
+
+async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
+    images: list[bytes] = []
+    texts: list[tuple[str, str]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            if name in _IMAGE_PARTS:
+                raise MalformedBodyError(
+                    "The picture must be sent as a file: curl -F image=@picture.jpg", field=name
+                )
+            texts.append((name, value))
+        elif name in _IMAGE_PARTS:
+            images.append(await value.read())
+        else:
+            raise MalformedBodyError(
+                f"The field {name!r} is not for files: pictures go into 'image'.", field=name
+            )
+    return images, texts
+
+
+def _from_texts(texts: list[tuple[str, str]]) -> ExplainRequest:
+    fields: dict[str, object] = {}
+    prompts: list[str] = []
+    for name, value in texts:
+        if name in ("prompts", "prompt"):
+            prompts.append(value)
+        elif name in ("options", "output"):
+            try:
+                fields[name] = from_json(value)
+            except ValueError as error:
+                raise MalformedBodyError(f"{name} is not JSON: {error}", field=name) from error
+        else:
+            fields[name] = value
+    if prompts:
+        fields["prompts"] = prompts
+    return _validated(to_json(fields, inf_nan_mode="constants"))
+
+
+def _numbered(images: Sequence[_Image]) -> dict[str, _Image]:
+    return {f"images.{position}": image for position, image in enumerate(images)}
+
+
+def _validated(raw: bytes) -> ExplainRequest:
+    # Pictures and prompts are long strings. A body of many short values is none, and each of its
+    # mistakes would cost a hundred times its size to report.
+    if sum(map(raw.count, _BEFORE_VALUES)) > _MOST_VALUES:
+        raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
+    try:
+        return ExplainRequest.model_validate_json(raw)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [
+                {**each, "loc": _as_sent(each["loc"], each["type"])}
+                for each in error.errors(include_input=False)
+            ]
+        ) from error
+
+
+def _as_sent(location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
+    """The place of a mistake in the body, without the branches of unions that were tried."""
+    unknown = location[-1:] if kind == "extra_forbidden" else ()
+    return tuple(
+        part for part in location if isinstance(part, int) or part in FIELD_NAMES or part in unknown
+    )
+
+
+def _check_image_count(count: int, settings: Settings) -> None:
+    if count > settings.max_images:
+        raise LimitExceededError(
+            f"images: {count} images, but this server allows {settings.max_images}.",
+            field="images",
+        )

@@ -10,6 +10,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -21,7 +22,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
 _STATUSES = (
-    "200", "400", "404", "405", "406", "413", "415", "422", "429", "499", "500", "503", "504"
+    "200", "400", "404", "405", "406", "408", "413", "415", "422", "429", "499", "500", "503", "504"
 )  # fmt: skip
 
 UNMATCHED_ROUTE = "unmatched"
@@ -32,6 +33,8 @@ class Metrics:
 
     def __init__(self, models: Iterable[str], routes: Iterable[str]) -> None:
         """Creates every metric with every label set for these model ids and routes."""
+        # When a counter began says nothing that the process start time does not.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -68,6 +68,12 @@ class MalformedBodyError(ServiceError):
     status, code, title = 400, "malformed-body", "The request body cannot be read"
 
 
+class SlowBodyError(ServiceError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "slow-body", "The request body came too slowly"
+
+
 class UnsupportedMediaTypeError(ServiceError):
     """The body has a content type that is not accepted."""
 
@@ -91,6 +97,7 @@ class NotReadyError(ServiceError):
     """The server or the model cannot answer now."""
 
     status, code, title = 503, "not-ready", "The model is not ready"
+    retry_after_seconds = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,7 @@ def describe(error: Exception) -> Problem | None:
         return _from_validation(error)
     if isinstance(error, ServiceError):
         headers = {}
-        if isinstance(error, TooManyRequestsError):
+        if isinstance(error, (TooManyRequestsError, NotReadyError)):
             headers["Retry-After"] = retry_after(error.retry_after_seconds)
         return Problem(
             error.status, error.code, error.title, str(error), error.field, headers=headers

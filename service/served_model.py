@@ -21,6 +21,8 @@ from service.settings import Settings
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42
+# A short prompt in a text tower of the usual proportions, against its image tower.
+_TEXT_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,11 @@ class ServedModel:
         )
         walk_back = _WALK_BACK_SHARE * len(layers) * prompts / tower.depth
         return rows * columns / own * (1 + walk_back)
+
+    @staticmethod
+    def text_cost(texts: int) -> float:
+        """The work of encoding so many texts, in the same unit."""
+        return _TEXT_SHARE * texts
 
     def info(self) -> ModelInfo:
         """What `/models` tells."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
 
 
@@ -66,6 +67,9 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(16, ge=1, description="Most images in one request.")
     max_prompts: int = Field(32, ge=1, description="Most prompts in one request.")
+    max_texts: int = Field(
+        1024, ge=1, description="Most texts in one request: prompts times templates."
+    )
     max_prompt_characters: int = Field(1000, ge=1, description="Longest prompt, in characters.")
     max_input_size: int = Field(
         1024, ge=1, description="Largest `size` option: the side of the model's input in pixels."
@@ -91,5 +95,13 @@ class Settings(BaseSettings):
 
         Raises:
             UnknownModelError: an entry does not say which weights.
+            InvalidOptionError: two different models would have the same id.
         """
-        return tuple(dict.fromkeys(ModelReference.parse(text) for text in self.models))
+        references = tuple(dict.fromkeys(ModelReference.parse(text) for text in self.models))
+        if len({reference.id for reference in references}) < len(references):
+            raise InvalidOptionError(
+                f"Two of the models {', '.join(self.models)} would have the same id: rename one "
+                "of the files.",
+                field="models",
+            )
+        return references

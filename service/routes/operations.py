@@ -10,12 +10,14 @@ from service.schemas import Health
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Whether the process answers")
 async def live() -> Health:
     """True as long as the process can answer at all; it says nothing of the models."""
     return Health(status="alive")
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Whether every model can answer")
 async def ready(request: Request) -> Health:
     """True while every served model has a worker that takes requests."""

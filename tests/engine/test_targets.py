@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from architectures import CONTEXT_LENGTH, EMBEDDING_SIZE, seeded_model, tokenizer
 from torch import Tensor
 
+from legrad_engine import targets
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.targets import TextEncoder, encode_tokens, resolve_templates
 
@@ -167,3 +168,16 @@ def test_a_refused_prompt_leaves_nothing_behind(encoder: TextEncoder, model: Cou
         encoder.encode(["cat", ""])
     assert model.texts == 0
     assert not encoder.is_cached("cat")
+
+
+def test_the_tokenizer_does_not_remember_words_without_end(
+    model: CountingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "_WORDS_REMEMBERED", 10)
+    words = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    encoder = TextEncoder(model, words, torch.device("cpu"), cached_prompts=1)
+    before = encoder.encode(["marmalade"])
+    encoder.encode([f"{number}word" for number in range(30)])
+    encoder.encode(["something else"])
+    assert len(words.cache) < 30
+    assert torch.equal(encoder.encode(["marmalade"]), before)

@@ -22,6 +22,7 @@ def running(tiny_model: str) -> Iterator[RunningApp]:
         max_body_bytes=2_000_000,
         max_images=4,
         max_prompts=8,
+        max_texts=100,
         max_image_pixels=4_000_000,
         max_input_size=256,
     ) as started:

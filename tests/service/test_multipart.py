@@ -74,7 +74,7 @@ def test_a_large_file_is_accepted_up_to_the_limit_of_the_body(running: RunningAp
             "options",
         ),
         ([PICTURE, PROMPT, ("colour", (None, "red"))], 422, "invalid-request", "colour"),
-        ([PICTURE] * 5 + [PROMPT], 400, "malformed-body", "body"),
+        ([PICTURE] * 5 + [PROMPT], 422, "limit-exceeded", "images"),
         ([PICTURE] + [PROMPT] * 9, 422, "limit-exceeded", "prompts"),
         ([PICTURE] + [PROMPT] * 50, 400, "malformed-body", "body"),
         ([PICTURE, ("prompts", (None, "a" * 1_100_000))], 400, "malformed-body", "body"),

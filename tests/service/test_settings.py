@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from legrad_engine.errors import UnknownModelError
+from legrad_engine.errors import InvalidOptionError, UnknownModelError
 from service.settings import Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -52,3 +52,9 @@ def test_a_model_without_weights_is_refused_with_the_tags_it_could_have() -> Non
 
 def test_a_model_named_twice_is_served_once() -> None:
     assert len(Settings(models=("starter", "starter")).model_references) == 1
+
+
+def test_two_models_with_one_id_are_refused() -> None:
+    twins = ("ViT-B-16@/a/weights.pt", "ViT-B-16@/b/weights.pt")
+    with pytest.raises(InvalidOptionError, match="same id"):
+        _ = Settings(models=twins).model_references

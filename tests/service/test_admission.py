@@ -1,0 +1,61 @@
+"""Who gets in: slow bodies, work that text brings, health for balancers, documentation offline."""
+
+import re
+import socket
+
+from pictures import request_of
+from running_app import RunningApp
+
+
+def answer_to_a_body_that_stops_halfway(running: RunningApp) -> bytes:
+    with socket.create_connection((running.host, running.port), timeout=30) as connection:
+        connection.sendall(
+            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b'X-Request-Timeout-Ms: 200\r\nContent-Length: 1000\r\n\r\n{"image": '
+        )
+        return connection.recv(65536)
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(running: RunningApp) -> None:
+    answer = answer_to_a_body_that_stops_halfway(running)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"error":"slow-body"' in answer
+    assert running.metric("legrad_requests_in_progress") == 0
+    assert running.explain().status_code == 200
+
+
+def test_a_slow_body_holds_one_of_the_places(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, max_requests_in_progress=1) as running,
+        socket.create_connection((running.host, running.port), timeout=30) as connection,
+    ):
+        connection.sendall(
+            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 1000\r\n\r\n{"image": '
+        )
+        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 1)
+        refused = running.explain()
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+
+
+def test_texts_to_encode_count_as_work(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_queue_cost=2.0, max_texts=1000) as running:
+        body = request_of(prompts=["a cat"], options={"templates": "openai"})
+        refused = running.explain(body)
+        assert (refused.status_code, refused.json()["error"]) == (422, "too-much-work")
+        assert running.explain(request_of(prompts=["a cat"])).status_code == 200
+
+
+def test_balancers_may_ask_for_health_by_head(running: RunningApp) -> None:
+    for path in ("/health/live", "/health/ready"):
+        assert running.client.head(path).status_code == 200
+
+
+def test_the_documentation_page_loads_nothing_from_elsewhere(running: RunningApp) -> None:
+    page = running.client.get("/docs").text
+    assert "://" not in page
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert running.client.get(source).status_code == 200
