@@ -20,7 +20,7 @@ and W1 gamma x_i is h_i without its constant part, already known from the forwar
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from legrad_engine.families.base import (
     Attention,
@@ -51,7 +51,7 @@ class FoldedBlock:
     folded: Tensor
     output_projection: Tensor
     hidden_constant: Tensor
-    activation: torch.nn.Module
+    activation: nn.Module
 
     @classmethod
     @torch.no_grad()
@@ -203,9 +203,7 @@ def attribute_block(
     back = gradient @ block.contract
     through = gradient @ block.output_projection
     derivative = _activation_derivative(block.activation, trace.hidden)
-    alignment = trace.hidden - block.hidden_constant
-    alignment.mul_(derivative).mul_(trace.inverse_std / width)
-    derivative *= trace.inverse_std
+    alignment = (trace.hidden - block.hidden_constant).mul_(derivative)
     along = trace.normalized @ block.output_projection
 
     limit = _CHUNK_ELEMENTS.get(derivative.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
@@ -219,10 +217,12 @@ def attribute_block(
             chunk = slice(start, start + target_step)
             mixed = derivative[images, None] * back[images, chunk]
             at_output = mixed @ block.folded
-            aligned = _row_products(back[images, chunk], alignment[images])
+            aligned = _row_products(back[images, chunk], alignment[images]) / width
             at_output.addcmul_(aligned.unsqueeze(-1), along[images, None], value=-1)
-            at_output += through[images, chunk]
-            per_head = at_output.unflatten(-1, (heads, -1)).transpose(2, 3)
+            at_output = torch.addcmul(
+                through[images, chunk], at_output, trace.inverse_std[images, None]
+            )
+            per_head = at_output.view(*at_output.shape[:-1], heads, -1).transpose(2, 3)
             maps[images, chunk] = sum_rectified_product(per_head, trace.values[images])
     pooled_rows = 1 if head.norm_before_pooling else rows
     weight: Tensor = size / (pooled_rows * heads * keys)
@@ -236,11 +236,16 @@ def _row_products(back: Tensor, alignment: Tensor) -> Tensor:
     return (back * alignment.unsqueeze(1)).sum(-1)
 
 
-def _activation_derivative(activation: torch.nn.Module, hidden: Tensor) -> Tensor:
+def _activation_derivative(activation: nn.Module, hidden: Tensor) -> Tensor:
     """Derivative of an elementwise activation, same shape as its input."""
+    ones = torch.ones((), device=hidden.device, dtype=hidden.dtype).expand_as(hidden)
+    if isinstance(activation, nn.GELU):
+        # What autograd would call, without first computing the activation itself.
+        derivative: Tensor = torch.ops.aten.gelu_backward(
+            ones, hidden, approximate=activation.approximate
+        )
+        return derivative
     with torch.enable_grad():
         leaf = hidden.detach().requires_grad_()
-        activated = activation(leaf)
-        one = torch.ones((), device=leaf.device, dtype=leaf.dtype)
-        (derivative,) = torch.autograd.grad(activated, leaf, one.expand_as(activated))
+        (derivative,) = torch.autograd.grad(activation(leaf), leaf, ones)
     return derivative
