@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
 
 IMAGE ?=
 PROMPTS ?=
 
-.PHONY: help install demo serve test lint format bench openapi starter starter-eval clean
+.PHONY: help install demo serve test lint format bench openapi starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -23,7 +24,11 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(TOOLS): $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter]'
 	touch $@
 
 demo: install
@@ -32,31 +37,27 @@ demo: install
 serve: install
 	$(BIN)/legrad serve
 
-test: install
+test: $(TOOLS)
 	$(BIN)/pytest
 
-lint: install
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/legrad openapi | diff - openapi.yaml
 
-format: install
+format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 openapi: install
 	$(BIN)/legrad openapi --output openapi.yaml
 
-bench: install
+bench: $(TOOLS)
 	$(BIN)/python -m benchmarks
 
-$(VENV)/.starter-installed: $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter]'
-	touch $@
-
-starter-eval: $(VENV)/.starter-installed
+starter-eval: $(TOOLS)
 	$(BIN)/python -m legrad_engine.starter evaluate
 
 clean:
