@@ -20,6 +20,7 @@ from legrad_engine.targets import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool
+from service.off_loop import run_sized
 from service.problems import LimitExceededError, NotReadyError, TooManyRequestsError
 from service.rendering import RenderedImage, render
 from service.schemas import (
@@ -143,7 +144,9 @@ class ExplainingService:
             explainer.check_score(command.options.score)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(len(command.images))
-        cached, texts = await self._on_picture_thread(self._check_prompts, explainer, command)
+        cached, texts = await run_sized(
+            sum(map(len, command.prompts)), self._check_prompts, explainer, command
+        )
         decoded = await self._decode_all(served, explainer, layers, texts, command)
         submissions = self._submit_all(served, decoded, command.deadline)
         explanations = await self._await_all(submissions)

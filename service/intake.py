@@ -1,6 +1,5 @@
 """From the body that a caller sent, JSON or multipart, to a checked request and its pictures."""
 
-import asyncio
 import base64
 import binascii
 import string
@@ -17,6 +16,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
+from service.off_loop import run_sized
 from service.problems import LimitExceededError, MalformedBodyError, UnsupportedMediaTypeError
 from service.schemas import FIELD_NAMES, EncodedImage, ExplainRequest, ImageField
 from service.settings import Settings
@@ -91,7 +91,7 @@ async def read_request(request: Request, settings: Settings) -> Intake:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == JSON:
         raw = await request.body()
-        return await asyncio.to_thread(_from_json, raw, settings)
+        return await run_sized(len(raw), _from_json, raw, settings)
     if content_type == MULTIPART:
         return await _from_multipart(request, settings)
     raise UnsupportedMediaTypeError(
@@ -134,7 +134,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Intake:
         images, texts = await _parts(form)
     finally:
         await form.close()
-    body = await asyncio.to_thread(_from_texts, texts)
+    body = await run_sized(sum(len(text) for _, text in texts), _from_texts, texts)
     if not images:
         raise RequestValidationError(
             [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]

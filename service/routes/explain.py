@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from legrad_engine.families import Score
 from service.explaining import ExplainCommand, ExplainingService, ExplainOutcome
 from service.intake import JSON, MULTIPART, Intake, read_request
+from service.off_loop import run_sized
 from service.problems import NotAcceptableError, SlowBodyError
 from service.schemas import ExplainResponse
 from service.settings import Settings
@@ -119,8 +120,12 @@ async def explain(request: Request) -> Response:
         return Response(
             base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG
         )
-    content = await asyncio.to_thread(
-        _serialize, request.state.request_id, intake.body.options.score, outcome
+    content = await run_sized(
+        _pictured(outcome),
+        _serialize,
+        request.state.request_id,
+        intake.body.options.score,
+        outcome,
     )
     return Response(content, media_type=JSON)
 
@@ -149,6 +154,14 @@ async def _carry_out(
         deadline=deadline,
     )
     return await _unless_client_leaves(request, request.app.state.explaining, command)
+
+
+def _pictured(outcome: ExplainOutcome) -> int:
+    return sum(
+        len(target.heatmap or "") + len(target.overlay or "")
+        for image in outcome.images
+        for target in image.targets
+    )
 
 
 def _serialize(request_id: str, score: Score, outcome: ExplainOutcome) -> bytes:
