@@ -15,11 +15,11 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.model import text_global_pool
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from legrad_engine.starter.vocabulary import TEMPLATES, fill, names
+from legrad_engine.targets import encode_tokens
 
 _BATCH = 192
 _PEAK_RATE = 6e-3
@@ -46,13 +46,8 @@ def _whole_words(tokenizer: SimpleTokenizer) -> list[str]:
 
 
 def _encode(model: Any, tokens: Tensor) -> Tensor:
-    """What `model.encode_text` gives, normalised, without computing the padding: `[n, embed]`."""
-    length = int(tokens.argmax(1).max()) + 1
-    tokens = tokens[:, :length]
-    state = model.token_embedding(tokens) + model.positional_embedding[:length]
-    state = model.transformer(state, attn_mask=model.attn_mask[:length, :length])
-    pooled = text_global_pool(model.ln_final(state), tokens, model.text_pool_type)
-    return F.normalize(pooled @ model.text_projection, dim=-1)
+    """Unit text features `[n, embed]`."""
+    return F.normalize(encode_tokens(model, tokens), dim=-1)
 
 
 def fit_text_tower(
