@@ -14,6 +14,7 @@ from PIL import Image
 from legrad_engine import Explanation
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
+from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
 from legrad_engine.images import decode
 from legrad_engine.targets import TemplateSet, resolve_templates
@@ -69,6 +70,7 @@ class ExplainOutcome:
 
     model: str
     layers: tuple[int, ...]
+    score: Score
     cached_prompts: int
     images: list[ImageExplanation]
     timings: Timings
@@ -141,7 +143,7 @@ class ExplainingService:
             )
         with _naming_fields():
             layers = explainer.resolve_layers(command.options.layers)
-            explainer.check_score(command.options.score)
+            score = explainer.resolve_score(command.options.score)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(len(command.images))
         cached, texts = await run_sized(
@@ -162,6 +164,7 @@ class ExplainingService:
         return ExplainOutcome(
             model=served.id,
             layers=layers,
+            score=score,
             cached_prompts=cached,
             images=[
                 _describe(explanation.geometry, result.targets, submission.batch_size or 1)
@@ -254,7 +257,7 @@ class ExplainingService:
             prepared,
             tuple(command.prompts),
             layers,
-            options.score,
+            explainer.resolve_score(options.score),
             _hashable(options.templates),
         )
         cost = served.cost(prepared.geometry, layers, len(command.prompts))

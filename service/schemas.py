@@ -60,10 +60,11 @@ class ExplainOptions(_Request):
         "(negative ones count from the end).",
         examples=[2],
     )
-    score: Score = Field(
-        "mean",
-        description="What is explained: `mean` of all tokens as in the paper, or `cls`, the very "
-        "logit that a class-token model serves.",
+    score: Score | None = Field(
+        None,
+        description="What is explained: `mean` of all tokens as in the paper, `cls`, the very "
+        "logit that a class-token model serves, or `pooler`, that of a model with an attentional "
+        "pooler; null for the first of the model's `scores`.",
         examples=["mean"],
     )
     size: int | None = Field(
@@ -360,7 +361,7 @@ class ModelInfo(_Contract):
     )
     layers: int | None = Field(description="Number of blocks.", examples=[12])
     scores: list[Score] | None = Field(
-        description="Scores it can explain.", examples=[["mean", "cls"]]
+        description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
     licence: str | None = Field(
         description="Licence of the weights, where known.", examples=["Apache-2.0"]
