@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from explicit_timm import explicit, explicit_coca_maps, explicit_timm_maps
 from shrunk_catalogue import WIDTH, shrunk_model
 
 from legrad_engine import Explainer, Geometry
+from legrad_engine.coverage import coverage, row
 from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
 from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import find_tower, refusal
@@ -23,6 +25,8 @@ NAMES = open_clip.list_models()
 REFUSED = [name for name in NAMES if refusal(open_clip.get_model_config(name))]
 EXPLAINED = [name for name in NAMES if name not in REFUSED]
 
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 # One for every way in which a tower is built, pools or attends.
 FAMILIES = [
@@ -205,3 +209,18 @@ def test_every_other_architecture_is_refused_with_its_reason(name: str) -> None:
         )
     with pytest.raises(UnsupportedModelError, match="attention"):
         find_tower(model)
+
+
+def test_the_models_page_has_a_line_for_every_architecture() -> None:
+    lines = PAGE.read_text().splitlines()
+    listed = {line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")}
+    assert listed - {"Model", "---"} == set(NAMES) - {"starter"}
+    for name in REFUSED:
+        reason = refusal(open_clip.get_model_config(name))
+        assert reason is not None
+        assert row(name, reason) in lines
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_models_page_tells_what_the_engine_does(name: str) -> None:
+    assert row(name, coverage(name)) in PAGE.read_text().splitlines()
