@@ -86,6 +86,12 @@ class ExplainOptions(_Request):
         "your own with one `{}` each, or null for the prompt as written.",
         examples=["simple"],
     )
+    cache: bool = Field(
+        True,
+        description="Whether to use, and to keep for later requests, what is known of the "
+        "pictures; false computes each of them anew and keeps nothing.",
+        examples=[True],
+    )
 
 
 class OutputOptions(_Request):
@@ -294,6 +300,11 @@ class ImageExplanation(_Contract):
     grid: Grid = Field(description="The patch grid.", examples=[{"rows": 14, "columns": 14}])
     batch_size: int = Field(
         description="How many images were computed together with this one.", examples=[4]
+    )
+    cached: bool = Field(
+        description="Whether the forward pass of an equal picture, of this or another request, "
+        "was used in place of one of its own.",
+        examples=[False],
     )
     targets: list[TargetExplanation] = Field(
         description="One entry for each prompt, in order.", examples=[[]]
