@@ -26,7 +26,7 @@ class Picture:
         trace: of this picture alone; None until the worker, and nobody else, has set it.
         prepared: the picture as the model will see it; None until it is decoded, and where the
             trace was known before.
-        canvas: the last drawing size made of it, if any.
+        canvas: the last one made of it, if any.
         decoding: held by the request that decodes it; on the event loop only.
     """
 
@@ -59,8 +59,9 @@ class Pictures:
     size is kept. Requests that bring an equal picture for the same computation, while another one
     is between its look-up and its answer, get the same object: it is decoded once (again only for
     a drawing of a size that the others did not want), and whichever of them is computed first
-    makes the trace for all that are computed later or in the same batch. Where the one that decodes
-    fails or leaves, the next one decodes; nobody waits for another's result, only for its turn.
+    makes the trace for all that are computed later or in the same batch, or in the same batch only
+    if the cache would have no room for it. Where the one that decodes or computes fails or leaves,
+    the next one does it in its place.
     """
 
     def __init__(self, traces: TraceCache, threads: Executor, max_pixels: int) -> None:

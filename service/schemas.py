@@ -314,7 +314,10 @@ class ImageExplanation(_Contract):
 class Timings(_Contract):
     """Where the time went, in seconds. Of several images the slowest counts."""
 
-    decode: float = Field(description="Decoding and fitting the picture.", examples=[0.011])
+    decode: float = Field(
+        description="Decoding and fitting the picture; 0 where that was not needed.",
+        examples=[0.011],
+    )
     queue: float = Field(description="Waiting for the worker.", examples=[0.002])
     compute: float = Field(description="Model and LeGrad, for the whole batch.", examples=[0.038])
     render: float = Field(description="Drawing and encoding.", examples=[0.021])
