@@ -4,7 +4,7 @@ import asyncio
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from PIL import Image
 
@@ -68,18 +68,19 @@ class Pictures:
         self._traces = traces
         self._threads = threads
         self._max_pixels = max_pixels
-        # Of each loaded model apart: another one may have come to bear its id.
-        self._shared: WeakValueDictionary[tuple[Explainer, TraceKey], Picture] = (
-            WeakValueDictionary()
+        # Of each loaded model apart: another one may come to bear its id.
+        self._shared: WeakKeyDictionary[Explainer, WeakValueDictionary[TraceKey, Picture]] = (
+            WeakKeyDictionary()
         )
 
     def find(self, explainer: Explainer, key: TraceKey) -> Picture:
         """The picture that others share already, with its trace where one is kept."""
+        shared = self._shared.setdefault(explainer, WeakValueDictionary())
         # In this order: a trace is kept before the last of those who share the picture lets go.
-        picture = self._shared.get((explainer, key))
+        picture = shared.get(key)
         kept = self._traces.get(key)
         if picture is None:
-            picture = self._shared[explainer, key] = Picture(key, kept)
+            picture = shared[key] = Picture(key, kept)
         return picture
 
     async def prepare(
