@@ -18,6 +18,7 @@ from pictures import data_url, encoded, picture, request_of
 from running_app import Held, RunningApp, samples
 
 from legrad_engine.explainer import Explainer
+from legrad_engine.trace import Trace
 from service.trace_cache import CanvasKey, TraceCache, TraceKey, digests_of
 
 MODEL = "tiny-tiny"
@@ -515,6 +516,20 @@ def test_the_cache_gives_way_when_memory_is_short(
             assert running.explain(body_of(2)).status_code == 503
         assert running.metric('legrad_cache_entries{cache="traces"}') == 0
         assert not answer_to(running, body_of(1))["cached"]
+
+
+def test_a_trace_that_cannot_be_kept_is_still_answered(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no room for a copy")
+
+    with RunningApp(tiny_model) as running:
+        answer_to(running, body_of(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Trace, "select", full)
+            assert not answer_to(running, body_of(2))["cached"]
+        assert running.metric('legrad_cache_entries{cache="traces"}') == 0
 
 
 def test_nothing_but_the_cache_outlives_a_request(tiny_model: str) -> None:
