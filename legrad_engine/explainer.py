@@ -9,6 +9,7 @@ from typing import Literal, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
@@ -200,9 +201,18 @@ class Explainer:
             ImageTooLargeError: more pixels than the limit.
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
-        decoded = decode(image)
-        geometry = self.plan(decoded.size, size, fit)
-        return PreparedImage(to_tensor(decoded, geometry, self._mean, self._std), geometry)
+        return self.prepare_decoded(decode(image), size, fit)
+
+    def prepare_decoded(
+        self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
+    ) -> PreparedImage:
+        """Fits and normalises what :func:`legrad_engine.images.decode` has read.
+
+        Raises:
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        geometry = self.plan(picture.size, size, fit)
+        return PreparedImage(to_tensor(picture, geometry, self._mean, self._std), geometry)
 
     @torch.no_grad()
     def trace(

@@ -87,6 +87,12 @@ class ExplainOptions(_Request):
         "your own with one `{}` each, or null for the prompt as written.",
         examples=["simple"],
     )
+    cache: bool = Field(
+        True,
+        description="Whether to use, and to keep for later requests, what is known of the "
+        "pictures; false computes each of them anew and keeps nothing.",
+        examples=[True],
+    )
 
 
 class OutputOptions(_Request):
@@ -296,6 +302,11 @@ class ImageExplanation(_Contract):
     batch_size: int = Field(
         description="How many images were computed together with this one.", examples=[4]
     )
+    cached: bool = Field(
+        description="Whether the forward pass of an equal picture, of this or another request, "
+        "was used in place of one of its own.",
+        examples=[False],
+    )
     targets: list[TargetExplanation] = Field(
         description="One entry for each prompt, in order.", examples=[[]]
     )
@@ -304,7 +315,10 @@ class ImageExplanation(_Contract):
 class Timings(_Contract):
     """Where the time went, in seconds. Of several images the slowest counts."""
 
-    decode: float = Field(description="Decoding and fitting the picture.", examples=[0.011])
+    decode: float = Field(
+        description="Decoding and fitting the picture; 0 where that was not needed.",
+        examples=[0.011],
+    )
     queue: float = Field(description="Waiting for the worker.", examples=[0.002])
     compute: float = Field(description="Model and LeGrad, for the whole batch.", examples=[0.038])
     render: float = Field(description="Drawing and encoding.", examples=[0.021])
