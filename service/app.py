@@ -24,6 +24,8 @@ from service.request_scope import RequestScope
 from service.routes import explain, models, operations
 from service.schemas import ProblemDetails, component_schemas
 from service.settings import Settings
+from service.url_images import UrlImages
+from service.url_network import Network, SystemNetwork
 
 _ROUTERS = (explain.router, models.router, operations.router)
 _DESCRIPTION = (
@@ -34,8 +36,12 @@ _DESCRIPTION = (
 _log = structlog.get_logger("legrad.service")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, network: Network | None = None) -> FastAPI:
     """The application for these settings, or for those of the environment.
+
+    Args:
+        settings: every limit and choice.
+        network: where pictures are fetched from; the machine's own if none.
 
     Raises:
         UnknownModelError: a model in the settings does not say which weights.
@@ -49,7 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.compute_threads is not None:
             use_threads(settings.compute_threads)
-        app.state.explaining = ExplainingService(pool, settings, metrics)
+        url_images = UrlImages(settings, metrics, network or SystemNetwork())
+        app.state.explaining = ExplainingService(pool, url_images, settings, metrics)
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
@@ -57,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             drained = await asyncio.to_thread(pool.drain, settings.drain_timeout_seconds)
             app.state.explaining.close()
+            url_images.close()
             _log.info("stopped", drained=drained)
 
     # Its documentation page comes from this server, not from a content delivery network.

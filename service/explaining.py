@@ -31,6 +31,8 @@ from service.schemas import (
 from service.served_model import Explained, ExplainItem, ServedModel
 from service.settings import Settings
 from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
+from service.url_images import UrlImages
+from service.url_rules import ImageUrl
 
 _Answer = TypeVar("_Answer")
 
@@ -40,7 +42,7 @@ class ExplainCommand:
     """What a caller wants explained.
 
     Attributes:
-        images: encoded pictures.
+        images: encoded pictures, or their addresses.
         image_fields: what the caller calls each of them, for errors.
         prompts: what to look for in each.
         model: a model id, or None for the default.
@@ -50,7 +52,7 @@ class ExplainCommand:
         deadline: when the answer is of no more use, on the same clock.
     """
 
-    images: Sequence[bytes]
+    images: Sequence[bytes | ImageUrl]
     image_fields: Sequence[str]
     prompts: Sequence[str]
     model: str | None
@@ -91,8 +93,11 @@ class _Prepared:
 class ExplainingService:
     """Decodes, queues, awaits and renders. One for each application."""
 
-    def __init__(self, pool: ModelPool, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, pool: ModelPool, url_images: UrlImages, settings: Settings, metrics: Metrics
+    ) -> None:
         self._pool = pool
+        self._url_images = url_images
         self._settings = settings
         self._metrics = metrics
         self._in_progress = 0
@@ -127,7 +132,8 @@ class ExplainingService:
 
         Raises:
             LegradError: the pictures, prompts or options cannot be explained.
-            ServiceError: a limit is exceeded, or the server or the model is not ready.
+            ServiceError: a limit is exceeded, the server or the model is not ready, or a picture
+                could not be fetched.
             BatchingError: the queue is full, the deadline has passed, or the worker failed.
         """
         try:
@@ -149,7 +155,8 @@ class ExplainingService:
         with _naming_fields():
             layers = explainer.resolve_layers(command.options.layers)
             score = explainer.resolve_score(command.options.score)
-        pictures = await self._find_pictures(served, explainer, layers, score, command)
+        encoded = await self._fetch(served, command)
+        pictures = await self._find_pictures(served, explainer, layers, score, command, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(
             sum(self._least_cost(served, picture, layers, command) for picture in pictures)
@@ -157,11 +164,13 @@ class ExplainingService:
         cached, texts = await run_sized(
             sum(map(len, command.prompts)), self._check_prompts, explainer, command
         )
-        prepared = await self._prepare_all(served, explainer, layers, texts, command, pictures)
+        prepared = await self._prepare_all(
+            served, explainer, layers, texts, command, pictures, encoded
+        )
         submissions = self._submit_all(served, prepared, command.deadline)
         drawings = [each.drawing for each in prepared]
         # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
-        del pictures, prepared
+        del pictures, prepared, encoded
         explained = await self._await_all(submissions)
         self._keep_canvases(drawings)
         rendered = await self._all(
@@ -235,6 +244,13 @@ class ExplainingService:
         self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
         return cached, per_prompt * (len(distinct) - cached)
 
+    async def _fetch(self, served: ServedModel, command: ExplainCommand) -> list[bytes]:
+        missing = sum(isinstance(image, ImageUrl) for image in command.images)
+        if missing:
+            # A full queue must stay cheap to say no, and set no other server to work.
+            served.batcher.check_room(missing)
+        return await self._url_images.fetch(command.images, command.image_fields)
+
     async def _find_pictures(
         self,
         served: ServedModel,
@@ -242,12 +258,13 @@ class ExplainingService:
         layers: tuple[int, ...],
         score: Score,
         command: ExplainCommand,
+        encoded: Sequence[bytes],
     ) -> list[Picture]:
         options = command.options
         if not options.cache:
-            return [Picture() for _ in command.images]
+            return [Picture() for _ in encoded]
         size = options.size or explainer.default_size
-        digests = await run_sized(sum(map(len, command.images)), digests_of, command.images)
+        digests = await run_sized(sum(map(len, encoded)), digests_of, encoded)
         return [
             self._pictures.find(
                 explainer, TraceKey(digest, served.id, size, options.fit, layers, score)
@@ -272,11 +289,14 @@ class ExplainingService:
         texts: int,
         command: ExplainCommand,
         pictures: Sequence[Picture],
+        encoded: Sequence[bytes],
     ) -> list[_Prepared]:
         return await self._all(
             [
-                self._prepare(served, explainer, layers, texts, command, position, picture)
-                for position, picture in enumerate(pictures)
+                self._prepare(served, explainer, layers, texts, command, field, picture, image)
+                for field, picture, image in zip(
+                    command.image_fields, pictures, encoded, strict=True
+                )
             ]
         )
 
@@ -287,15 +307,16 @@ class ExplainingService:
         layers: tuple[int, ...],
         texts: int,
         command: ExplainCommand,
-        position: int,
+        field: str,
         picture: Picture,
+        encoded: bytes,
     ) -> _Prepared:
         options, output = command.options, command.output
-        with _naming_fields(image=command.image_fields[position]):
+        with _naming_fields(image=field):
             geometry, canvas, seconds = await self._pictures.prepare(
                 picture,
                 explainer,
-                command.images[position],
+                encoded,
                 options,
                 output.max_side if output.overlay else None,
             )

@@ -17,9 +17,22 @@ from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
 from service.off_loop import run_sized
-from service.problems import LimitExceededError, MalformedBodyError, UnsupportedMediaTypeError
-from service.schemas import FIELD_NAMES, EncodedImage, ExplainRequest, ImageField
+from service.problems import (
+    LimitExceededError,
+    MalformedBodyError,
+    ServiceError,
+    UnsupportedMediaTypeError,
+)
+from service.schemas import (
+    FIELD_NAMES,
+    AnyImage,
+    EncodedImage,
+    ExplainRequest,
+    ImageField,
+    UrlImage,
+)
 from service.settings import Settings
+from service.url_rules import ImageUrl
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
@@ -39,12 +52,12 @@ class Intake:
 
     Attributes:
         body: everything but the pictures.
-        images: the encoded pictures.
+        images: the encoded pictures, or the addresses of pictures that are still to be fetched.
         image_fields: what the caller calls each picture, for errors.
     """
 
     body: ExplainRequest
-    images: list[bytes]
+    images: list[bytes | ImageUrl]
     image_fields: list[str]
 
 
@@ -68,8 +81,8 @@ def image_bytes(image: ImageField, field: str) -> bytes:
             )
     elif text.startswith(("http://", "https://")):
         raise ImageDecodeError(
-            "This server does not fetch pictures: send the picture itself, as base64, as a data "
-            "URL or as multipart/form-data.",
+            'Write an address as {"url": "https://..."}, or send the picture itself, as base64, as '
+            "a data URL or as multipart/form-data.",
             field=field,
         )
     try:
@@ -84,7 +97,8 @@ async def read_request(request: Request, settings: Settings) -> Intake:
     """Reads and checks the body of an explain request.
 
     Raises:
-        ServiceError: the body is of another type, unreadable, or beyond a limit.
+        ServiceError: the body is of another type, unreadable, or beyond a limit, or a picture's
+            address is not allowed.
         RequestValidationError: the body does not fit the contract.
         ImageDecodeError: a picture is not base64.
     """
@@ -108,8 +122,18 @@ def _from_json(raw: bytes, settings: Settings) -> Intake:
         )
     given = {"image": body.image} if body.image is not None else _numbered(body.images or [])
     _check_image_count(len(given), settings)
-    images = [image_bytes(image, field) for field, image in given.items()]
+    images = [_read_image(image, field, settings) for field, image in given.items()]
     return Intake(body, images, list(given))
+
+
+def _read_image(image: AnyImage, field: str, settings: Settings) -> bytes | ImageUrl:
+    if not isinstance(image, UrlImage):
+        return image_bytes(image, field)
+    try:
+        return settings.url_rules.check(image.url)
+    except ServiceError as error:
+        error.field = f"{field}.url"
+        raise
 
 
 async def _from_multipart(request: Request, settings: Settings) -> Intake:
@@ -140,7 +164,7 @@ async def _from_multipart(request: Request, settings: Settings) -> Intake:
             [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
         )
     fields = ["image"] if len(images) == 1 else list(_numbered(images))
-    return Intake(body, images, fields)
+    return Intake(body, list(images), fields)
 
 
 async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:

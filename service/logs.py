@@ -43,5 +43,7 @@ def configure_logs(level: str) -> None:
     logging.captureWarnings(True)
     # The request's own log line says more.
     logging.getLogger("uvicorn.access").disabled = True
+    # At `debug` it would write the headers of the servers that pictures are fetched from.
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
     # It announces every step of building a model through the root logger.
     logging.getLogger("open_clip").setLevel(logging.WARNING)

@@ -22,7 +22,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
 _STATUSES = (
-    "200", "400", "404", "405", "406", "408", "413", "415", "422", "429", "499", "500", "503", "504"
+    "200", "400", "403", "404", "405", "406", "408", "413", "415", "422", "429", "499", "500",
+    "502", "503", "504",
 )  # fmt: skip
 
 TRACES = "traces"
@@ -79,6 +80,10 @@ class Metrics:
         self.worker_restarts = self._counter(
             "worker_restarts", "Workers that died and were replaced.", "model"
         )
+        self.url_fetch = self._histogram(
+            "url_fetch_seconds", "Time to fetch a picture, or to fail in it.", _SECONDS
+        )
+        self.url_fetches = self._counter("url_fetches", "Pictures fetched, or not.", "outcome")
         self.similarity = self._histogram(
             "similarity",
             "Cosine between image and prompt.",
@@ -104,6 +109,8 @@ class Metrics:
                 self.requests.labels(route, status)
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)
+        for outcome in URL_OUTCOMES:
+            self.url_fetches.labels(outcome)
         for cache in ("prompts", TRACES):
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
@@ -154,6 +161,17 @@ REJECTION_REASONS = (
     "worker-unavailable",
     "shutting-down",
     "client-left",
+)
+
+
+URL_OUTCOMES = (
+    "fetched",
+    "cancelled",
+    "url-not-allowed",
+    "url-refused",
+    "url-too-large",
+    "url-unreachable",
+    "url-timeout",
 )
 
 

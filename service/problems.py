@@ -100,6 +100,42 @@ class NotReadyError(ServiceError):
     retry_after_seconds = 1.0
 
 
+class InvalidUrlError(ServiceError):
+    """The address of a picture is not an http or https address, or an ambiguous one."""
+
+    status, code, title = 422, "url-invalid", "The picture's address is not valid"
+
+
+class UrlNotAllowedError(ServiceError):
+    """This server does not fetch pictures from that address, or from any."""
+
+    status, code, title = 403, "url-not-allowed", "The picture's address is not allowed"
+
+
+class UrlRefusedError(ServiceError):
+    """The picture's server answered that there is none, or none for us."""
+
+    status, code, title = 422, "url-refused", "The picture's server does not give it"
+
+
+class UrlTooLargeError(ServiceError):
+    """The fetched pictures of one request have more bytes than the limit."""
+
+    status, code, title = 413, "url-too-large", "The fetched pictures are too large"
+
+
+class UrlUnreachableError(ServiceError):
+    """The picture's server could not be reached, or did not answer as it should."""
+
+    status, code, title = 502, "url-unreachable", "The picture could not be fetched"
+
+
+class UrlTimeoutError(ServiceError):
+    """The picture did not arrive in time."""
+
+    status, code, title = 504, "url-timeout", "The picture's server is too slow"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A problem detail before it gets its instance and request id."""

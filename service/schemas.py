@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
@@ -13,6 +13,7 @@ from legrad_engine.render import (
     Normalization,
 )
 from legrad_engine.targets import TemplateSet
+from service.url_rules import LONGEST_URL
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
 ModelState = Literal["loading", "ready", "failed", "stopped"]
@@ -49,6 +50,29 @@ class EncodedImage(_Request):
 
 
 ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
+
+
+class UrlImage(_Request):
+    """A picture that the server fetches, if its settings allow that host."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=LONGEST_URL,
+        description="Its https or http address.",
+        examples=["https://images.example.org/cat.jpg"],
+    )
+
+
+def _image_kind(image: object) -> str:
+    by_url = isinstance(image, UrlImage) or (isinstance(image, dict) and "url" in image)
+    return "by-url" if by_url else "in-body"
+
+
+# Told apart beforehand, so that an error is about the one that was meant.
+AnyImage = Annotated[
+    Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
+    Discriminator(_image_kind),
+]
 
 
 class ExplainOptions(_Request):
@@ -145,12 +169,12 @@ class OutputOptions(_Request):
 class ExplainRequest(_Request):
     """One or several pictures, and the prompts to look for in each."""
 
-    image: ImageField | None = Field(
+    image: AnyImage | None = Field(
         None,
-        description='One picture: a data URL, plain base64, or `{"b64": ...}`.',
+        description='One picture: a data URL, plain base64, `{"b64": ...}` or `{"url": ...}`.',
         examples=[_EXAMPLE_IMAGE],
     )
-    images: Annotated[list[ImageField], Field(min_length=1, fail_fast=True)] | None = Field(
+    images: Annotated[list[AnyImage], Field(min_length=1, fail_fast=True)] | None = Field(
         None,
         description="Several pictures, in place of `image`.",
         examples=[[_EXAMPLE_IMAGE]],
@@ -177,7 +201,7 @@ class ExplainRequest(_Request):
 # Every name that a request may hold.
 FIELD_NAMES = frozenset(
     name
-    for model in (ExplainRequest, ExplainOptions, OutputOptions, EncodedImage)
+    for model in (ExplainRequest, ExplainOptions, OutputOptions, EncodedImage, UrlImage)
     for name in model.model_fields
 )
 

@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
+from service.url_rules import UrlRules
 
 
 class Settings(BaseSettings):
@@ -86,16 +87,54 @@ class Settings(BaseSettings):
         2048, ge=1, description="Longest side of a heatmap or overlay, in pixels."
     )
 
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts from which pictures are fetched by address, separated by commas: "
+        "`HOST` for ports 80 and 443, `HOST:PORT`, `*.DOMAIN` for all names below it, or `public` "
+        "for every host of the internet; unset fetches nothing.",
+    )
+    url_private_addresses: bool = Field(
+        False,
+        description="Whether a host that `LEGRAD_URL_HOSTS` names in full may have a private or "
+        "loopback address.",
+    )
+    url_max_bytes: int = Field(
+        32_000_000, ge=1, description="Most bytes of all pictures fetched for one request."
+    )
+    url_max_redirects: int = Field(
+        3, ge=0, le=20, description="Most redirects on the way to a picture."
+    )
+    url_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="How long fetching a picture may take from look-up to last byte, redirects "
+        "included, within the request's own deadline.",
+    )
+    url_max_fetches: int = Field(
+        16, ge=1, description="Pictures fetched at once, for all requests together."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important log entry that is written."
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "url_hosts", mode="before")
     @classmethod
-    def _split_models(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        UrlRules(value, private_addresses=False)
+        return value
+
+    @property
+    def url_rules(self) -> UrlRules:
+        """Which addresses of pictures are followed."""
+        return UrlRules(self.url_hosts, self.url_private_addresses)
 
     @property
     def model_references(self) -> tuple[ModelReference, ...]:

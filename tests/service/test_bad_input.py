@@ -105,7 +105,11 @@ def test_a_single_picture_in_a_list_is_named_as_sent(running: RunningApp) -> Non
 @pytest.mark.parametrize("image", ["https://example.com/cat.png", "http://127.0.0.1/metrics"])
 def test_addresses_are_not_fetched(running: RunningApp, image: str) -> None:
     response = running.explain(request_of(image=image))
-    assert "does not fetch" in refused(response, 422, "image-decode-failed", "image")
+    assert '{"url"' in refused(response, 422, "image-decode-failed", "image")
+    response = running.explain(request_of(image={"url": image}))
+    detail = refused(response, 403, "url-not-allowed", "image.url")
+    assert "LEGRAD_URL_HOSTS" in detail
+    assert "base64" in detail
 
 
 @pytest.mark.parametrize("image", ["not base64!", "data:image/png,abc", "data:", "é", "AAA"])
@@ -179,7 +183,12 @@ def test_options_that_the_model_cannot_follow_are_named(
         ({"images": [data_url(encoded())]}, "image"),
         ({"image": 3}, "image"),
         ({"image": ""}, "image"),
-        ({"image": {"url": "https://example.com"}}, "image.b64"),
+        ({"image": {}}, "image.b64"),
+        ({"image": {"url": 5}}, "image.url"),
+        ({"image": {"url": ""}}, "image.url"),
+        ({"image": {"url": "https://example.com/" + "x" * 5000}}, "image.url"),
+        ({"image": {"url": "https://example.com", "b64": ""}}, "image.b64"),
+        ({"image": None, "images": [{"url": None}]}, "images.0.url"),
         ({"image": None, "images": []}, "images"),
         ({"image": None, "images": [None]}, "images.0"),
         ({"prompts": []}, "prompts"),

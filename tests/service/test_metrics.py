@@ -37,6 +37,11 @@ FROM_THE_START = [
         f'legrad_dropped_total{{model="tiny-tiny",reason="{reason}"}}'
         for reason in ("cancelled", "closed", "deadline", "worker_died")
     ),
+    "legrad_url_fetch_seconds_count",
+    *(
+        f'legrad_url_fetches_total{{outcome="{outcome}"}}'
+        for outcome in ("fetched", "cancelled", "url-not-allowed", "url-timeout")
+    ),
     'legrad_cache_hits_total{cache="prompts"}',
     'legrad_cache_misses_total{cache="prompts"}',
     'legrad_cache_hits_total{cache="traces"}',

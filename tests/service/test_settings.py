@@ -12,8 +12,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 def table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = ",".join(field.default) if name == "models" else field.default
-        shown = "unset" if default is None else f"`{default}`"
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "unset" if default in (None, "") else f"`{default}`"
         rows.append(f"| `LEGRAD_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows)
 
@@ -35,7 +35,19 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "70000"), ("MAX_BATCH_IMAGES", "0"), ("DTYPE", "float8"), ("MODELS", " , ")],
+    [
+        ("PORT", "70000"),
+        ("MAX_BATCH_IMAGES", "0"),
+        ("DTYPE", "float8"),
+        ("MODELS", " , "),
+        ("URL_HOSTS", "https://example.org"),
+        ("URL_HOSTS", "example.org/pictures"),
+        ("URL_HOSTS", "user@example.org"),
+        ("URL_HOSTS", "*"),
+        ("URL_HOSTS", "example.org:99999"),
+        ("URL_HOSTS", "example.org:0"),
+        ("URL_HOSTS", "10.1"),
+    ],
 )
 def test_a_senseless_setting_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

@@ -12,6 +12,7 @@ from pictures import request_of
 from service.app import create_app
 from service.server import listen
 from service.settings import Settings
+from service.url_network import Network
 
 _PATIENCE_SECONDS = 60.0
 
@@ -19,9 +20,16 @@ _PATIENCE_SECONDS = 60.0
 class RunningApp:
     """A context manager that serves until it is left, and drains as the real server does."""
 
-    def __init__(self, models: str, *, wait: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        models: str,
+        *,
+        wait: bool = True,
+        network: Network | None = None,
+        **settings: Any,
+    ) -> None:
         chosen = Settings.model_validate({"models": models, "compute_threads": 1, **settings})
-        self.app = create_app(chosen)
+        self.app = create_app(chosen, network)
         listener = listen("127.0.0.1", 0)
         self.host, self.port = listener.getsockname()[:2]
         self._server = uvicorn.Server(
