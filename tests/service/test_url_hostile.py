@@ -7,17 +7,18 @@ next good request is answered.
 import asyncio
 import gzip
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import trustme
-from fetching_app import PICTURE, FetchingApp, refused
+from fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from picture_sites import Script, answer, is_silent, redirects, sends, sends_forever
-from pictures import bomb, request_of
+from pictures import bomb, data_url, encoded, picture, request_of
 
+SHORT = answer(PICTURE, length=len(PICTURE) + 9)
 CHUNKED = answer(length=-1, Transfer_Encoding="chunked")
 OK = b"HTTP/1.1 200 OK\r\n"
 UNREACHABLE = (502, "url-unreachable")
@@ -26,8 +27,13 @@ REFUSED = (422, "url-refused")
 
 
 @pytest.fixture(scope="module")
-def shared(tiny_model: str) -> Iterator[FetchingApp]:
-    with FetchingApp(tiny_model, max_image_pixels=4_000_000) as started:
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
+    with trusting(authority), FetchingApp(tiny_model, max_image_pixels=4_000_000) as started:
         yield started
 
 
@@ -53,8 +59,21 @@ def announces(length: int) -> Script:
     return script
 
 
+def breaks_tls(connection: socket.socket) -> None:
+    """Begins well, and goes on with bytes that are no TLS."""
+    connection.sendall(answer(length=5000))
+    with socket.socket(fileno=connection.detach()) as bare:
+        bare.sendall(b"this is no record" * 99)
+
+
+def secure(authority: trustme.CA) -> dict[str, Any]:
+    """A place for a site behind TLS."""
+    tls = tls_for(authority, "secure.example")
+    return {"host": "secure.example", "address": "1.0.0.1", "port": 443, "tls": tls}
+
+
 def resets(connection: socket.socket) -> None:
-    connection.sendall(answer(PICTURE, length=5000))
+    connection.sendall(SHORT)
     linger = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
@@ -93,7 +112,7 @@ def test_a_server_that_takes_its_time_runs_out_of_it(fetching: FetchingApp, scri
         pytest.param(sends(answer(PICTURE, Content_Length="5")), UNREACHABLE, id="two lengths"),
         pytest.param(sends(answer(length=-5)), UNREACHABLE, id="bad length"),
         pytest.param(sends(answer(length=10**30)), UNREACHABLE, id="odd length"),
-        pytest.param(sends(answer(PICTURE, length=5000)), UNREACHABLE, id="closed early"),
+        pytest.param(sends(SHORT), UNREACHABLE, id="closed early"),
         pytest.param(resets, UNREACHABLE, id="reset"),
         pytest.param(sends(CHUNKED + b"ff\r\nabc"), UNREACHABLE, id="open chunk"),
         pytest.param(sends(CHUNKED + b"zz\r\nabc"), UNREACHABLE, id="bad chunk"),
@@ -200,7 +219,7 @@ FOREIGN = [
     "http://[::1",
     "http://pictures.example:port/",
     "/" + "x" * 5000,
-    "http://\xff\xfe/",
+    "http://\ufffd/",
 ]
 
 
@@ -275,41 +294,35 @@ def test_a_name_that_changes_its_address_is_held_to_the_checked_one(fetching: Fe
 
 
 def test_a_redirect_from_https_to_http_is_refused(
-    tiny_model: str, tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    fetching: FetchingApp, authority: trustme.CA
 ) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("secure.example").configure_cert(context)
-    with authority.cert_pem.tempfile() as certificates:
-        monkeypatch.setenv("SSL_CERT_FILE", certificates)
-        fetching = FetchingApp(tiny_model)
-    place = {"address": "1.0.0.1", "port": 443, "tls": context}
-    with fetching, fetching.site(sends(answer(PICTURE))) as (end, site):
-        with fetching.site(redirects(end), "secure.example", **place) as (url, _):
-            refused(fetching.explain_url(url), 403, "url-not-allowed")
+    with (
+        fetching.site(sends(answer(PICTURE))) as (end, site),
+        fetching.site(redirects(end), **secure(authority)) as (url, _),
+    ):
+        refused(fetching.explain_url(url), 403, "url-not-allowed")
         assert site.heads == []
-        # After the handshake, bytes that are no TLS.
-        with fetching.site(breaks_tls, "secure.example", **place) as (url, _):
-            refused(fetching.explain_url(url), *UNREACHABLE)
-        with fetching.site(is_silent, "secure.example", address="1.0.0.1", port=443) as (url, _):
-            refused(fetching.explain_url(url), 504, "url-timeout")
-        with fetching.site(sends(b"no TLS"), "secure.example", address="1.0.0.1", port=443) as (
-            url,
-            _,
-        ):
-            refused(fetching.explain_url(url), 504, "url-timeout")
 
 
-def breaks_tls(connection: socket.socket) -> None:
-    connection.sendall(answer(length=5000))
-    with socket.socket(fileno=connection.detach()) as bare:
-        bare.sendall(b"this is no record" * 99)
+def test_a_connection_that_leaves_tls_is_a_problem(
+    fetching: FetchingApp, authority: trustme.CA
+) -> None:
+    with fetching.site(breaks_tls, **secure(authority)) as (url, _):
+        refused(fetching.explain_url(url), *UNREACHABLE)
+
+
+def test_a_handshake_that_never_comes_runs_out_of_time(
+    fetching: FetchingApp, authority: trustme.CA
+) -> None:
+    with fetching.site(is_silent, **secure(authority) | {"tls": None}) as (url, _):
+        refused(fetching.explain_url(url), 504, "url-timeout")
 
 
 def test_a_resolver_that_fails_or_hangs_is_a_problem_and_holds_nobody_up(
     fetching: FetchingApp,
 ) -> None:
     released = threading.Event()
+    large = encoded(picture(600, 400))
 
     def hangs() -> Sequence[str]:
         released.wait(60)
@@ -323,10 +336,11 @@ def test_a_resolver_that_fails_or_hangs_is_a_problem_and_holds_nobody_up(
         detail = refused(fetching.explain_url("http://fails.example/"), *UNREACHABLE)
         assert "10.0.0.53" not in detail
         refused(fetching.explain_url("http://hangs.example/"), 504, "url-timeout")
-        # As many look-ups as there may be hang; pictures that are posted need none.
+        # As many look-ups as there may be hang; pictures that are posted need none, though large
+        # bodies are read on threads as well.
         for _ in range(3):
             refused(fetching.explain_url("http://hangs.example/"), 504, "url-timeout")
-        assert fetching.explain(request_of(prompts=["p" * 900] * 8)).status_code == 200
+        assert fetching.explain(request_of(image=data_url(large))).status_code == 200
     finally:
         released.set()
 
@@ -381,7 +395,7 @@ def test_a_hundred_hostile_fetches_leave_no_connection(fetching: FetchingApp) ->
     scripts = [
         sends(),
         sends(b"garbage\r\n\r\n"),
-        sends(answer(PICTURE, length=5000)),
+        sends(SHORT),
         sends_forever(answer(length=-1), b"x" * 9999),
         redirects("http://127.0.0.1/"),
     ]

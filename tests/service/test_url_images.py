@@ -1,7 +1,6 @@
 """Pictures by address, through the whole server: what is fetched, from where, and over what."""
 
 import json
-import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
-from fetching_app import PICTURE, FetchingApp, refused
+from fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from picture_sites import PictureSite, answer, redirects, sends
 from pictures import data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
@@ -21,25 +20,14 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def fetching(
-    tiny_model: str, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[FetchingApp]:
-    certificates = tmp_path_factory.mktemp("tls") / "authority.pem"
-    authority.cert_pem.write_to_path(str(certificates))
-    with pytest.MonkeyPatch.context() as environment:
-        # What an operator would do; and proxies that lead nowhere, but for the tests themselves.
-        environment.setenv("SSL_CERT_FILE", str(certificates))
+def fetching(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
+    with trusting(authority), pytest.MonkeyPatch.context() as environment:
+        # They lead nowhere, but for the tests themselves.
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             environment.setenv(name, "http://127.0.0.1:9")
         environment.setenv("NO_PROXY", "127.0.0.1")
         with FetchingApp(tiny_model) as started:
             yield started
-
-
-def tls_for(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*names).configure_cert(context)
-    return context
 
 
 def test_a_fetched_picture_is_answered_as_a_posted_one(fetching: FetchingApp) -> None:

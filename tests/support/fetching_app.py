@@ -1,10 +1,13 @@
 """An application that fetches pictures from a made-up internet."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
+import trustme
 from picture_sites import PictureSite, Script, StubNetwork
 from pictures import encoded
 from running_app import RunningApp
@@ -41,6 +44,21 @@ class FetchingApp(RunningApp):
         with PictureSite(script, place.pop("tls", None)) as site:
             yield self.network.serve(host, site, **place), site
             site.wait_for_open(0)
+
+
+@contextmanager
+def trusting(authority: trustme.CA) -> Iterator[None]:
+    """Applications that start meanwhile trust the authority, set as an operator would set it."""
+    with authority.cert_pem.tempfile() as path, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SSL_CERT_FILE", path)
+        yield
+
+
+def tls_for(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """A server's side of TLS, with a certificate for these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
 
 
 def refused(response: httpx.Response, status: int, error: str, field: str = "image.url") -> str:
