@@ -29,9 +29,11 @@ from service.url_network import Network
 from service.url_rules import ImageUrl, UrlRules
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-_MOST_HEAD_BYTES = 65_536
-# Parsing what one read brings holds up the event loop, so a read brings little.
-_MOST_READ_BYTES = 16_384
+_MOST_HEAD_BYTES = 32_768
+# Parsing what one read brings holds up the event loop, so a read brings little; least of all where
+# it may be a hundred empty answers.
+_HEAD_READ_BYTES = 2048
+_BODY_READ_BYTES = 16_384
 # Honest servers send pieces of thousands of bytes; a picture in single bytes is there to cost time.
 _MOST_PIECES = 20_000
 _MOST_ADDRESSES = 4
@@ -240,7 +242,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         self.in_head = True
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = await self._stream.read(min(max_bytes, _MOST_READ_BYTES), timeout)
+        most = _HEAD_READ_BYTES if self.in_head else _BODY_READ_BYTES
+        data = await self._stream.read(min(max_bytes, most), timeout)
         if self.in_head:
             self._head_left -= len(data)
             if self._head_left < 0:
