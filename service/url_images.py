@@ -34,8 +34,9 @@ _MOST_HEAD_BYTES = 32_768
 # it may be a hundred empty answers.
 _HEAD_READ_BYTES = 2048
 _BODY_READ_BYTES = 16_384
-# Honest servers send pieces of thousands of bytes; a picture in single bytes is there to cost time.
-_MOST_PIECES = 20_000
+# Honest servers send pieces of a packet's size; a picture in single bytes is there to cost time.
+_FREE_PIECES = 1000
+_LEAST_MEAN_PIECE = 256
 _MOST_ADDRESSES = 4
 _HEADERS = [
     (b"Accept", b"image/*"),
@@ -292,7 +293,7 @@ async def _ask(stream: _Stream, url: ImageUrl, allowance: _Allowance) -> bytes |
         allowance.take(len(piece))
         picture += piece
         pieces += 1
-        if pieces > _MOST_PIECES:
+        if len(picture) < (pieces - _FREE_PIECES) * _LEAST_MEAN_PIECE:
             raise UrlUnreachableError("The picture's server sends it in too many pieces.")
         # Pieces that are here already would keep everybody else waiting.
         await asyncio.sleep(0)

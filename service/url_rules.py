@@ -125,8 +125,8 @@ class UrlRules:
 
 
 def _check_text(text: str) -> None:
-    if len(text) > LONGEST_URL:
-        raise InvalidUrlError(f"The address has more than {LONGEST_URL} characters.")
+    if not 0 < len(text) <= LONGEST_URL:
+        raise InvalidUrlError(f"The address must have 1 to {LONGEST_URL} characters.")
     if _AMBIGUOUS.search(text):
         raise InvalidUrlError(
             "The address must not hold spaces, control characters or backslashes."

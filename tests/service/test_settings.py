@@ -25,12 +25,14 @@ def test_the_documented_settings_are_the_settings() -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEGRAD_MODELS", "starter, ViT-B-16/laion2b_s34b_b88k")
     monkeypatch.setenv("LEGRAD_MAX_BATCH_IMAGES", "3")
+    monkeypatch.setenv("LEGRAD_URL_HOSTS", "images.example.org, *.example.net")
     settings = Settings()
     assert [reference.id for reference in settings.model_references] == [
         "starter",
         "vit-b-16-laion2b_s34b_b88k",
     ]
     assert settings.max_batch_images == 3
+    assert settings.url_rules.check("https://a.example.net/cat.jpg").host == "a.example.net"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures by address, through the whole server: what is fetched, from where, and over what."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from picture_sites import PictureSite, answer, redirects, sends
 from pictures import data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
+
+from service.url_network import SystemNetwork
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +211,22 @@ def test_private_hosts_are_fetched_only_where_a_setting_says_so(tiny_model: str)
         with RunningApp(tiny_model, url_hosts=hosts, url_private_addresses=True) as running:
             assert running.explain(body).status_code == 200
             assert f"host: localhost:{site.port}\r\n" in site.heads[0].lower()
+
+
+def test_a_name_without_addresses_is_no_failure_of_the_resolver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answers(kind: int) -> Any:
+        raise socket.gaierror(kind, "as the system says it")
+
+    network = SystemNetwork()
+    assert set(network.addresses("localhost")) <= {"127.0.0.1", "::1"}
+    assert network.addresses("8.8.8.8") == ["8.8.8.8"]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers(socket.EAI_NONAME))
+    assert network.addresses("missing.example") == []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers(socket.EAI_AGAIN))
+    with pytest.raises(OSError, match="as the system says it"):
+        network.addresses("missing.example")
 
 
 def test_no_more_pictures_are_fetched_at_once_than_allowed(tiny_model: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from picture_sites import PictureSite, answer, sends
 from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from running_server import LEGRAD, Server, environment
 
@@ -42,6 +43,19 @@ def test_mixed_good_and_bad_requests_leave_the_server_well(server: Server) -> No
     assert statuses[1::2] == [200] * len(statuses[1::2])
     assert all(400 <= status < 500 for status in statuses[::2])
     assert server.wait_for_health().status_code == 200
+
+
+def test_a_picture_is_fetched_where_the_settings_allow_it(server: Server, tiny_model: str) -> None:
+    with PictureSite(sends(answer(encoded()))) as site:
+        host = f"localhost:{site.port}"
+        body = request_of(image={"url": f"http://{host}/picture"})
+        refused = server.explain(body)
+        assert (refused.status_code, refused.json()["error"]) == (403, "url-not-allowed")
+        with Server(tiny_model, url_hosts=host, url_private_addresses="true") as allowed:
+            allowed.wait_for_health()
+            fetched, posted = allowed.explain(body), allowed.explain(request_of())
+            assert fetched.json()["images"][0]["targets"] == posted.json()["images"][0]["targets"]
+    assert len(site.heads) == 1
 
 
 def test_hostile_connections_leave_the_server_well(server: Server) -> None:
