@@ -189,7 +189,7 @@ class UrlImages:
         self, url: ImageUrl, address: str, timeout: float | None
     ) -> httpcore.AsyncNetworkStream:
         stream = await self._network.connect(address, url.port, timeout)
-        if url.url.scheme == "http":
+        if url.parsed.scheme == "http":
             return stream
         try:
             return await stream.start_tls(self._tls, url.host, timeout)
@@ -263,12 +263,12 @@ async def _ask(stream: _Stream, url: ImageUrl, allowance: _Allowance) -> bytes |
     request = httpcore.Request(
         "GET",
         httpcore.URL(
-            scheme=url.url.raw_scheme,
+            scheme=url.parsed.raw_scheme,
             host=url.host,
             port=url.port,
-            target=url.url.raw_path,
+            target=url.parsed.raw_path,
         ),
-        headers=[(b"Host", url.url.netloc), *_HEADERS],
+        headers=[(b"Host", url.parsed.netloc), *_HEADERS],
     )
     connection = httpcore.AsyncHTTP11Connection(request.url.origin, stream)
     response = await connection.handle_async_request(request)

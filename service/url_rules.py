@@ -28,14 +28,14 @@ class ImageUrl:
     """The address of a picture, as far as its text allows it to be fetched.
 
     Attributes:
-        url: the address, without its fragment.
+        parsed: the address, without its fragment.
         host: the name in ASCII, or the numeric address without brackets.
         port: of the host.
         named: whether the settings name this very host.
         address: the numeric address, where that is the host.
     """
 
-    url: httpx.URL
+    parsed: httpx.URL
     host: str
     port: int
     named: bool
@@ -108,11 +108,11 @@ class UrlRules:
         # What is joined no longer shows what was ambiguous.
         _check_text(location)
         try:
-            joined = url.url.join(location)
+            joined = url.parsed.join(location)
         except (httpx.InvalidURL, ValueError) as error:
             raise InvalidUrlError("The address cannot be read.") from error
         target = self.check(str(joined))
-        if url.url.scheme == "https" != target.url.scheme:
+        if url.parsed.scheme == "https" != target.parsed.scheme:
             raise UrlNotAllowedError("The address leads from https to http.")
         return target
 

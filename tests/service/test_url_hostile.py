@@ -22,6 +22,7 @@ SHORT = answer(PICTURE, length=len(PICTURE) + 9)
 CHUNKED = answer(length=-1, Transfer_Encoding="chunked")
 SINGLE_BYTES = b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
+CANCELLED = 'legrad_url_fetches_total{outcome="cancelled"}'
 UNREACHABLE = (502, "url-unreachable")
 TOO_LARGE = (413, "url-too-large")
 REFUSED = (422, "url-refused")
@@ -40,14 +41,14 @@ def shared(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
 
 @pytest.fixture
 def fetching(shared: FetchingApp) -> Iterator[FetchingApp]:
-    yield shared
     with shared.site(sends(answer(PICTURE)), "good.example", address="9.9.9.9") as (url, _):
         assert shared.explain_url(url).status_code == 200
-    loop = shared.network.loop
-    assert loop is not None
-    shared.eventually(
-        lambda: not any("UrlImages" in repr(task) for task in asyncio.all_tasks(loop))
-    )
+        loop = shared.network.loop
+        assert loop is not None
+        before = len(asyncio.all_tasks(loop))
+        yield shared
+        assert shared.explain_url(url).status_code == 200
+        shared.eventually(lambda: len(asyncio.all_tasks(loop)) <= before)
 
 
 def announces(length: int) -> Script:
@@ -94,7 +95,7 @@ def test_a_server_that_takes_its_time_runs_out_of_it(fetching: FetchingApp, scri
     with fetching.site(script) as (url, _):
         began = time.monotonic()
         refused(fetching.explain_url(url), 504, "url-timeout")
-        assert 1 <= time.monotonic() - began < 10
+        assert 2 <= time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -354,8 +355,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(tiny_model: str) -> None:
 
 
 def test_a_client_that_leaves_ends_the_fetch(fetching: FetchingApp) -> None:
-    name = 'legrad_url_fetches_total{outcome="cancelled"}'
-    before = fetching.metric(name)
+    before = fetching.metric(CANCELLED)
     with fetching.site(is_silent) as (url, site):
         body = f'{{"image": {{"url": "{url}"}}, "prompts": ["a cat"]}}'.encode()
         head = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -363,7 +363,7 @@ def test_a_client_that_leaves_ends_the_fetch(fetching: FetchingApp) -> None:
             connection.sendall(b"POST /explain HTTP/1.1\r\nHost: a\r\n" + head + body)
             site.wait_for_open(1)
         site.wait_for_open(0)
-    fetching.eventually(lambda: fetching.metric(name) == before + 1)
+    fetching.eventually(lambda: fetching.metric(CANCELLED) == before + 1)
     fetching.eventually(lambda: fetching.metric("legrad_requests_in_progress") == 0)
 
 
@@ -379,10 +379,10 @@ def test_one_failure_ends_the_other_fetches_of_the_request(fetching: FetchingApp
         fetching.site(sends(answer(status="404 No")), "none.example", address="1.1.1.1") as (no, _),
     ):
         images = [{"url": slow}, {"url": no}]
-        began = time.monotonic()
+        before = fetching.metric(CANCELLED)
         response = fetching.explain({"images": images, "prompts": ["a cat"]})
         refused(response, 422, "url-refused", "images.1.url")
-        assert time.monotonic() - began < 1
+        assert fetching.metric(CANCELLED) == before + 1
         site.wait_for_open(0)
 
 

@@ -176,6 +176,17 @@ def test_the_next_address_is_tried_where_one_does_not_answer(fetching: FetchingA
     ]
 
 
+def test_an_address_that_swallows_everything_leaves_time_for_the_next(
+    fetching: FetchingApp,
+) -> None:
+    with fetching.site(sends(answer(PICTURE))) as (url, _):
+        fetching.network.silent.add(("1.2.3.4", 80))
+        fetching.network.hosts["pictures.example"] = ["1.2.3.4", "8.8.4.4"]
+        assert fetching.explain_url(url).status_code == 200
+        fetching.network.hosts["pictures.example"] = ["1.2.3.4"]
+        refused(fetching.explain_url(url), 504, "url-timeout")
+
+
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 T", "308 P"])
 def test_redirects_are_followed_with_a_look_up_each(fetching: FetchingApp, status: str) -> None:
     with (

@@ -155,12 +155,12 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
         checked = PUBLIC.check(text)
     except (InvalidUrlError, UrlNotAllowedError):
         return
-    assert checked.url.scheme in ("http", "https")
+    assert checked.parsed.scheme in ("http", "https")
     assert checked.port in (80, 443)
     assert checked.host.isascii()
-    assert not checked.url.userinfo
-    assert checked.url.raw_path.startswith(b"/")
-    assert not set(checked.url.raw_path + checked.url.netloc) & set(b" \r\n\t\\\0")
+    assert not checked.parsed.userinfo
+    assert checked.parsed.raw_path.startswith(b"/")
+    assert not set(checked.parsed.raw_path + checked.parsed.netloc) & set(b" \r\n\t\\\0")
 
 
 @given(st.text(max_size=60) | st.from_regex(r"(//|/|\.\./|https?:)[^\n]{0,30}", fullmatch=True))
@@ -170,7 +170,7 @@ def test_any_redirect_is_an_address_or_refused(location: str) -> None:
         target = PUBLIC.follow(start, location)
     except (InvalidUrlError, UrlNotAllowedError):
         return
-    assert target.url.scheme == "https"
+    assert target.parsed.scheme == "https"
     assert target.port in (80, 443)
 
 

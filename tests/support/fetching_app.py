@@ -22,7 +22,7 @@ class FetchingApp(RunningApp):
         self.network = StubNetwork()
         allowed = {
             "url_hosts": "public",
-            "url_timeout_seconds": 1.0,
+            "url_timeout_seconds": 2.0,
             "url_max_bytes": 300_000,
             "url_max_redirects": 2,
             "url_max_fetches": 4,

@@ -89,6 +89,7 @@ class StubNetwork:
     Attributes:
         hosts: the addresses of each name, or a function that makes them up at each look-up.
         routes: the loopback port behind each address and port.
+        silent: addresses and ports that never answer.
         lookups: the names that were looked up.
         connected: the addresses and ports that were connected to.
         loop: where that happened last.
@@ -97,6 +98,7 @@ class StubNetwork:
     def __init__(self) -> None:
         self.hosts: dict[str, Sequence[str] | Callable[[], Sequence[str]]] = {}
         self.routes: dict[tuple[str, int], int] = {}
+        self.silent: set[tuple[str, int]] = set()
         self.lookups: list[str] = []
         self.connected: list[tuple[str, int]] = []
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -115,6 +117,11 @@ class StubNetwork:
         self.loop = asyncio.get_running_loop()
         ipaddress.ip_address(address)
         self.connected.append((address, port))
+        if (address, port) in self.silent:
+            try:
+                await asyncio.wait_for(asyncio.Event().wait(), timeout)
+            except TimeoutError as error:
+                raise httpcore.ConnectTimeout from error
         if (address, port) not in self.routes:
             raise httpcore.ConnectError("Nobody listens there.")
         return await self._real.connect("127.0.0.1", self.routes[address, port], timeout)
