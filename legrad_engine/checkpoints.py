@@ -14,11 +14,12 @@ import safetensors.torch
 import timm
 import torch
 
-from legrad_engine.errors import ModelLoadError
+from legrad_engine.errors import ModelLoadError, in_one_line
 
 # Where training programs keep the weights among other things; averaged ones first, as timm does.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _KEYS_NAMED = 4
+_LONGEST_REASON = 100
 _NUMPY_SUFFIXES = (".npz", ".npy")
 
 _MISSING = re.compile(r"Missing key\(s\) in state_dict: (.*?)\. *$", re.MULTILINE)
@@ -105,7 +106,7 @@ def misfit(path: Path, error: Exception) -> ModelLoadError:
         ),
     ]
     parts += _named("that cannot be copied", _NOT_COPIED.findall(text))
-    reason = "; ".join(parts) or f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+    reason = "; ".join(parts) or in_one_line(error)
     return ModelLoadError(
         f"The checkpoint {str(path)!r} does not fit the model's config: {reason}.", field="model"
     )
@@ -131,8 +132,10 @@ def _unreadable(path: Path, error: Exception) -> ModelLoadError:
             field="model",
         )
     # What torch says of a pickle it cannot read is a wall that advises to read it unsafely.
-    told = not isinstance(error, pickle.UnpicklingError) and str(error)
-    reason = f" ({told.splitlines()[0].split('. ')[0].rstrip('.')})" if told else ""
+    told = (
+        None if isinstance(error, pickle.UnpicklingError) else in_one_line(error, _LONGEST_REASON)
+    )
+    reason = f" ({told})" if told else ""
     return ModelLoadError(
         f"{str(path)!r} is damaged, cut short, or no checkpoint{reason}: give a safetensors file, "
         "or plain tensors that torch.save wrote.",

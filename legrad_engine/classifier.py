@@ -119,9 +119,11 @@ def _find(labels: tuple[str, ...], wanted: str) -> int:
             f"{wanted!r} names several classes; ask for one by its index: {choices}.",
             field="targets",
         )
-    words = [name for name in names if key in name][:_SUGGESTIONS]
-    close = dict.fromkeys([*difflib.get_close_matches(key, names, _SUGGESTIONS), *words])
-    hint = f" Close are: {', '.join(list(close)[:_SUGGESTIONS])}." if close else ""
+    words = set(key.split())
+    sharing = [name for name in names if words <= set(name.split())]
+    similar = difflib.get_close_matches(key, names, _SUGGESTIONS)
+    close = list(dict.fromkeys([*sharing, *similar]))[:_SUGGESTIONS]
+    hint = f" Close are: {', '.join(close)}." if close else ""
     raise InvalidTargetError(f"This model has no class {wanted!r}.{hint}", field="targets")
 
 

@@ -5,7 +5,6 @@ it gets no answer, only the cache is read.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from huggingface_hub import (
@@ -27,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
 
 _SECONDS_TO_ANSWER = 5
 _TOO_MANY_REQUESTS = 429
@@ -54,6 +53,8 @@ class Repository:
             ) from error
         self.name = name
         self.revision = revision
+        self._asked = False
+        self._silence: str | None = None
 
     def file(self, *names: str) -> Path:
         """The first of these files that the repository has.
@@ -62,6 +63,7 @@ class Repository:
             UnknownModelError: no such repository or revision, or it has none of the files.
             ModelLoadError: the hub cannot be reached and the cache has none of the files.
         """
+        self._ask()
         missing: Exception | None = None
         for name in names:
             try:
@@ -78,7 +80,7 @@ class Repository:
             except Exception as error:
                 raise self._refusal(error) from error
         if self._silence is not None or isinstance(missing, LocalEntryNotFoundError):
-            raise self._out_of_reach(names[0], str(missing)) from missing
+            raise self._out_of_reach(names[0], missing) from missing
         raise UnknownModelError(
             f"{self.name} on the model hub has no {' or '.join(names)}.", field="model"
         ) from missing
@@ -90,6 +92,7 @@ class Repository:
             UnknownModelError: no such repository or revision.
             ModelLoadError: the hub cannot be reached and the cache does not know the repository.
         """
+        self._ask()
         try:
             return Path(
                 snapshot_download(
@@ -100,13 +103,17 @@ class Repository:
                 )
             )
         except LocalEntryNotFoundError as error:
-            raise self._out_of_reach(patterns[0], str(error)) from error
+            raise self._out_of_reach(patterns[0], error) from error
         except Exception as error:
             raise self._refusal(error) from error
 
-    @cached_property
-    def _silence(self) -> str | None:
-        """Why the hub does not answer, or None where it does. Asked once, without retries."""
+    def _ask(self) -> None:
+        """Finds out why the hub does not answer, if so. Asked once, without retries."""
+        if not self._asked:
+            self._silence = self._why_silent()
+            self._asked = True
+
+    def _why_silent(self) -> str | None:
         url = hf_hub_url(self.name, "config.json", revision=self.revision)
         chosen = constants.HF_HUB_ETAG_TIMEOUT
         theirs = chosen != constants.DEFAULT_ETAG_TIMEOUT
@@ -120,13 +127,14 @@ class Repository:
             return "HF_HUB_OFFLINE is set"
         # The hub's client has changed its HTTP library, and with it what it raises, before.
         except Exception as error:
-            return _first_line(error)
+            return in_one_line(error)
         return None
 
-    def _out_of_reach(self, file: str, reason: str) -> ModelLoadError:
+    def _out_of_reach(self, file: str, error: Exception | None) -> ModelLoadError:
+        reason = self._silence or (in_one_line(error) if error else "")
         return ModelLoadError(
-            f"{self.name}: the model hub is out of reach "
-            f"({self._silence or reason.splitlines()[0]}), and {file} is not in the offline cache. "
+            f"{self.name}: the model hub is out of reach ({reason}), and {file} is not in the "
+            "offline cache. "
             "Copy the files into the cache from a machine that has them (HF_HUB_CACHE says where "
             "it is, HF_HUB_OFFLINE=1 asks nothing of the network), or give a local checkpoint: "
             "NAME@PATH or local-dir:FOLDER.",
@@ -150,7 +158,7 @@ class Repository:
                 f"{self.name} on the model hub has no revision {self.revision!r}.", field="model"
             )
         return ModelLoadError(
-            f"{self.name} could not be had from the model hub: {_first_line(error)}.",
+            f"{self.name} could not be had from the model hub: {in_one_line(error)}.",
             field="model",
         )
 
@@ -167,7 +175,3 @@ def safer_first(name: str, *, whole: str, safe: str) -> tuple[str, ...]:
         return (safe, name)
     stem, dot, suffix = name.rpartition(".")
     return (f"{stem}.safetensors", name) if dot and suffix in ("bin", "pth") else (name,)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from legrad_engine.classifier import Classifier
 from legrad_engine.errors import UnsupportedModelError
 
+_RGB = 3
+
 
 class ImageModel(nn.Module):
     """A timm model where an open_clip model is expected.
@@ -30,10 +32,9 @@ class ImageModel(nn.Module):
         """
         super().__init__()
         settings: Mapping[str, Any] = resolve_model_data_config(visual)
-        if settings["input_size"][0] != 3:
-            raise UnsupportedModelError(
-                f"This model reads {settings['input_size'][0]} channels; pictures have 3."
-            )
+        channels = _channels(visual)
+        if channels != _RGB:
+            raise UnsupportedModelError(f"This model reads {channels} channels; pictures have 3.")
         self.visual = visual
         self.classifier = Classifier.of(visual)
         self.mean: tuple[float, ...] = tuple(settings["mean"])
@@ -56,3 +57,9 @@ class ImageModel(nn.Module):
         """What the timm model itself answers, for ``[B, 3, height, width]``."""
         answer: Tensor = self.visual(pixels)
         return answer
+
+
+def _channels(visual: nn.Module) -> int:
+    first = getattr(visual, "pretrained_cfg", {}).get("first_conv")
+    module = visual.get_submodule(first) if isinstance(first, str) else None
+    return module.in_channels if isinstance(module, nn.Conv2d) else _RGB

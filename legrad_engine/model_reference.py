@@ -1,9 +1,12 @@
 """A model as people write it: one line that says which architecture and which weights."""
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import constants
 
 from legrad_engine import openclip_models, timm_models
 from legrad_engine.errors import UnknownModelError
@@ -90,6 +93,17 @@ class ModelReference:
             if self.name.startswith(schema):
                 return schema + Path(self.name.removeprefix(schema)).resolve().name
         return Path(self.name).stem if self.name.endswith(".json") else self.name
+
+    def without_folders(self, text: str) -> str:
+        """A message about this model, without the folders of this machine."""
+        folders = [
+            self.name.removeprefix(schema) for schema in _FOLDERS if self.name.startswith(schema)
+        ]
+        config = [self.name] if self.name.endswith(".json") else []
+        for path in filter(None, [*folders, *config, self.pretrained]):
+            for written in (path, str(Path(path))):
+                text = text.replace(written, Path(path).name)
+        return text.replace(f"{constants.HF_HUB_CACHE}{os.sep}", "")
 
     @property
     def id(self) -> str:

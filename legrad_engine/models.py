@@ -1,5 +1,6 @@
 """Loading models: the built-in one, open_clip's and timm's, and those of one's own."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ _STARTER_PREPROCESSING = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
 }
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,10 @@ def load(
         openclip_models.fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
         tokenizer, licence = openclip_models.tokenizer_of(config), "Apache-2.0"
     else:
+        if pretrained is None and not name.startswith(
+            (openclip_models.HUB, openclip_models.FOLDER)
+        ):
+            _logger.warning("%s has random weights: its heatmaps mean nothing", reference.title)
         model, tokenizer, licence = openclip_models.load(name, pretrained)
     return LoadedModel(_settled(model).to(where, precision), tokenizer, reference.title, licence)
 

@@ -26,7 +26,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
 from legrad_engine import checkpoints
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
 from legrad_engine.hub import Repository, safer_first
 from legrad_engine.targets import Tokenizer
 
@@ -202,8 +202,7 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
             _settle_size(model.visual)
     except Exception as error:
         raise ModelLoadError(
-            f"The model config describes no model that open_clip can build: "
-            f"{type(error).__name__}: {error}",
+            f"The model config describes no model that open_clip can build: {in_one_line(error)}.",
             field="model",
         ) from error
     picture = merge_preprocess_dict(asdict(PreprocessCfg()), dict(preprocess))
@@ -272,7 +271,7 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
         )
     except Exception as error:
         raise ModelLoadError(
-            f"The tokenizer {hub_name!r} could not be loaded ({type(error).__name__}: {error}). If "
+            f"The tokenizer {hub_name!r} could not be loaded ({in_one_line(error)}). If "
             "its files are not there, copy them beside the config, or into the hub's offline cache "
             "(HF_HUB_CACHE).",
             field="model",

@@ -137,17 +137,19 @@ class TextEncoder:
             )
         with self._tokenizing:
             count, limit = self._count(prompt)
-        if count > limit:
+        if limit is not None and count > limit:
             raise InvalidTargetError(
                 f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
                 "shorten it.",
                 field="prompts",
             )
 
-    def _count(self, prompt: str) -> tuple[int, int]:
-        """How many tokens a prompt has, and how many there is room for beside the special ones."""
+    def _count(self, prompt: str) -> tuple[int, int | None]:
+        """A prompt's tokens, and how many there is room for beside the special ones, if known."""
         tokenizer: Any = self._tokenizer
-        context: int = tokenizer.context_length
+        context: int | None = getattr(tokenizer, "context_length", None)
+        if context is None:
+            return 0, None
         if isinstance(tokenizer, (HFTokenizer, SigLipTokenizer)):
             inner = tokenizer.tokenizer
             if isinstance(tokenizer, HFTokenizer):
@@ -157,8 +159,9 @@ class TextEncoder:
                 # A start, an end and a class token.
                 return plain, context - 3
             return plain, context - (len(inner(prompt)["input_ids"]) - plain)
+        encode = getattr(tokenizer, "encode", None)
         # A start and an end token.
-        return len(tokenizer.encode(prompt)), context - 2
+        return (0, None) if encode is None else (len(encode(prompt)), context - 2)
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
         """Whether encoding the prompt would cost nothing."""

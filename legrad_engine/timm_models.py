@@ -9,7 +9,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from legrad_engine import checkpoints
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
 from legrad_engine.hub import Repository, safer_first
 
 SCHEMA = "timm:"
@@ -106,9 +106,8 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
     except Exception as error:
         if "state_dict" in str(error):
             raise checkpoints.misfit(checkpoint, error) from error
-        reason = next(iter(str(error).splitlines()), "")
         raise ModelLoadError(
-            f"timm cannot make a model of {name}: {type(error).__name__}: {reason}.", field="model"
+            f"timm cannot make a model of {name}: {in_one_line(error)}.", field="model"
         ) from error
     return model, getattr(model, "pretrained_cfg", {}).get("license")
 

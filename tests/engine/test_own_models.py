@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from legrad_engine import Explainer, models
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import LegradError, ModelLoadError, UnknownModelError
 from legrad_engine.models import ModelReference
 
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
@@ -414,6 +414,27 @@ def test_references_with_a_schema_are_read_and_named_safely(text: str, identity:
     assert reference.id == identity
     assert reference == ModelReference.parse(f" {text}\n")
     assert len({reference, ModelReference.parse(text)}) == 1
+
+
+def test_a_message_can_be_freed_of_the_folders_of_this_machine(
+    own_folder: Path, offline: Path
+) -> None:
+    (own_folder / "open_clip_model.safetensors").write_bytes(b"")
+    settings_file(own_folder)
+    fill_cache(offline, "org/own", {path.name: path.read_bytes() for path in own_folder.iterdir()})
+    for text in (
+        f"local-dir:{own_folder}/",
+        f"timm:local-dir:{own_folder}",
+        f"{own_folder}/own.json@{own_folder}/open_clip_model.safetensors",
+        f"{own_folder}/missing.json@w.pt",
+        f"ViT-B-16@{own_folder}/missing.pt",
+        "hf-hub:org/own",
+    ):
+        reference = ModelReference.parse(text)
+        with pytest.raises(LegradError) as refusal:
+            models.load(reference.name, reference.pretrained)
+        assert str(own_folder.parent) not in reference.without_folders(str(refusal.value))
+        assert str(own_folder.parent) not in reference.title
 
 
 def test_a_name_of_no_letters_still_has_an_id() -> None:
