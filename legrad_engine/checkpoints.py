@@ -30,6 +30,10 @@ _MISSHAPEN = re.compile(
 )
 _NOT_COPIED = re.compile(r'While copying the parameter named "(.*?)"')
 
+# timm's training program leaves its arguments beside the weights: a plain record. Allowed once and
+# for all, because torch's way to allow it for a while is not safe between threads.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
 
 def read(path: Path) -> dict[str, Any]:
     """The weights in a checkpoint, by parameter name.
@@ -51,9 +55,7 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             found = safetensors.torch.load_file(path)
         else:
-            # timm's training program leaves its arguments beside the weights: a plain record.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(path, error) from error
     if isinstance(found, Mapping):

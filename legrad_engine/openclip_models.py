@@ -186,6 +186,7 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
     # Weights come as a whole or not at all: never from a hub behind the caller's back.
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
+        vision["timm_model_name"] = _fetched_trunk(vision["timm_model_name"])
     if is_hugging_face:
         text["hf_model_pretrained"] = False
         if not Path(text["hf_model_name"]).is_dir():
@@ -316,7 +317,7 @@ def _check_packages(name: str, config: ModelConfig) -> None:
 def _check_weights(name: str, pretrained: str) -> None:
     if open_clip.get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
         return
-    if Path(pretrained).suffix or "/" in pretrained:
+    if name.endswith(".json") or Path(pretrained).suffix or "/" in pretrained:
         raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
     raise UnknownModelError(
         f"{name} has no pretrained tag {pretrained!r}." + tags_of(name), field="model"
@@ -346,6 +347,15 @@ def _licence(record: Mapping[str, Any]) -> str | None:
     same = timm.models.get_pretrained_cfg(record["hf_hub"].strip("/").removeprefix("timm/"))
     licence: str | None = None if same is None else same.license
     return licence
+
+
+def _fetched_trunk(name: str) -> str:
+    """A timm tower's name, where its config must be fetched as the folder that holds it."""
+    if not str(name).startswith(HUB):
+        return name
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    folder = Repository(repository, revision or None).file("config.json").parent
+    return f"{FOLDER}{folder}"
 
 
 def _settle_size(visual: TimmModel) -> None:

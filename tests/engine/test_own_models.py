@@ -1,5 +1,6 @@
 """Models of one's own: configs and checkpoints, folders, other input sizes, and what is refused."""
 
+import argparse
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from legrad_engine import Explainer, models
+from legrad_engine import Explainer, models, openclip_models
 from legrad_engine.errors import LegradError, ModelLoadError, UnknownModelError
 from legrad_engine.models import ModelReference
 
@@ -507,6 +508,65 @@ def test_a_config_that_open_clip_cannot_build_is_refused(tmp_path: Path, weights
         (tmp_path / "own.json").write_text(json.dumps(settings))
         with pytest.raises(ModelLoadError, match="describes no model"):
             Explainer.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors"))
+
+
+def test_a_tower_of_timm_s_hub_is_built_from_the_offline_cache(offline: Path) -> None:
+    settings = timm_config("hf-hub:org/tower", 224)
+    with pytest.raises(ModelLoadError, match="offline cache"):
+        openclip_models.build(settings, {})
+    fill_cache(offline, "org/tower", {"config.json": TIMM_CONFIG.encode()})
+    model = openclip_models.build(settings, {})
+    assert isinstance(model.visual.trunk, timm.models.VisionTransformer)
+
+
+def test_the_arguments_that_timm_leaves_beside_the_weights_do_not_hinder(
+    tmp_path: Path, weights: Weights
+) -> None:
+    torch.save({"state_dict": weights, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pth.tar")
+    models.load(str(settings_file(tmp_path)), str(tmp_path / "w.pth.tar"))
+
+
+FORMS = {
+    "text in its own module": {"custom_text": True},
+    "sigmoid": {"custom_text": True, "init_logit_bias": -10.0},
+    "captioning": {
+        "custom_text": True,
+        "multimodal_cfg": {"width": 24, "heads": 2, "layers": 1, "context_length": 16},
+    },
+    "quick GELU": {"quick_gelu": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_model_is_what_open_clip_makes_of_it(form: str, tmp_path: Path) -> None:
+    settings = {**config(), **FORMS[form]}
+    if form == "captioning":
+        settings["vision_cfg"] |= {"attentional_pool": True, "output_tokens": True}
+        settings["text_cfg"] |= {"embed_cls": True, "output_tokens": True}
+    original = build(settings, tmp_path)
+    save_file(original.state_dict(), tmp_path / "open_clip_model.safetensors")
+    name = f"local-dir:{tmp_path}"
+    theirs = open_clip.create_model(name).eval()
+    ours = models.load(name).model
+    assert type(ours) is type(theirs)
+    assert str(ours) == str(theirs)
+    # open_clip's decoder leaves a parameter as memory was; whatever it is, it is loaded.
+    torch.testing.assert_close(
+        ours.state_dict(), theirs.state_dict(), atol=0, rtol=0, equal_nan=True
+    )
+    assert open_clip.get_model_preprocess_cfg(ours) == open_clip.get_model_preprocess_cfg(theirs)
+
+
+def test_weights_of_the_older_layout_fill_a_model_of_the_newer(
+    tmp_path: Path, weights: Weights
+) -> None:
+    settings = {**config(), "custom_text": True, "init_logit_bias": -10.0}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    older = {**weights, "logit_scale": weights["logit_scale"].reshape(1)}
+    save_file(older, tmp_path / "open_clip_model.safetensors")
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}").state_dict()
+    for key, value in models.load(f"local-dir:{tmp_path}").model.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
 
 
 def test_the_licence_of_a_tag_is_told_where_it_is_known(
