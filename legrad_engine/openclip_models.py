@@ -169,8 +169,11 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
     if weights is not None and checkpoint is not None:
         try:
             fill(model, weights)
+        except ModelLoadError:
+            raise
         except Exception as error:
             raise checkpoints.misfit(checkpoint, error) from error
+    settle(model)
     return model, tokenizer_of(config), licence
 
 
@@ -199,8 +202,6 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
         kind = open_clip.CLIP
     try:
         model: nn.Module = kind(**settings)
-        if isinstance(model.visual, TimmModel):
-            _settle_size(model.visual)
     except Exception as error:
         raise ModelLoadError(
             f"The model config describes no model that open_clip can build: {in_one_line(error)}.",
@@ -212,10 +213,36 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
     return model
 
 
+def settle(model: nn.Module) -> None:
+    """Gives a timm tower the input size of its config, which open_clip leaves at timm's own.
+
+    timm resamples what the tower has by then: position embeddings, windows, rotary grids.
+
+    Raises:
+        ModelLoadError: the architecture does not take that size.
+    """
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)
+    built = getattr(getattr(trunk, "patch_embed", None), "img_size", None)
+    if not isinstance(visual, TimmModel) or built is None or not hasattr(trunk, "set_input_size"):
+        return
+    size = tuple(visual.image_size)
+    if tuple(built) == size:
+        return
+    try:
+        visual.set_input_size(size)
+    except Exception as error:
+        raise ModelLoadError(
+            f"{type(trunk).__name__} does not take the config's image_size {list(size)}: "
+            f"{in_one_line(error)}.",
+            field="model",
+        ) from error
+
+
 def fill(model: nn.Module, weights: dict[str, Any]) -> None:
     """Puts weights into a model, converted and resampled as open_clip does.
 
-    Position embeddings made for another input size are resampled; timm's towers, too.
+    Position embeddings made for another input size are resampled; those of timm's towers, too.
 
     Args:
         model: from :func:`build`.
@@ -233,6 +260,8 @@ def fill(model: nn.Module, weights: dict[str, Any]) -> None:
             weights[name] = given.reshape(own.shape)
     if getattr(model, "logit_bias", None) is not None and "logit_scale" in weights:
         weights.setdefault("logit_bias", torch.zeros_like(weights["logit_scale"]))
+    if _is_of_another_size(model, weights):
+        settle(model)
     own_weights = model.state_dict()
     # Older versions of transformers saved it among the weights.
     position_ids = "text.transformer.embeddings.position_ids"
@@ -358,14 +387,12 @@ def _fetched_trunk(name: str) -> str:
     return f"{FOLDER}{folder}"
 
 
-def _settle_size(visual: TimmModel) -> None:
-    """Gives a timm tower the input size of its config: open_clip leaves it at timm's own."""
-    embedding = getattr(visual.trunk, "patch_embed", None)
-    built = getattr(embedding, "img_size", None)
-    if built is None or not hasattr(visual.trunk, "set_input_size"):
-        return
-    if tuple(built) != tuple(visual.image_size):
-        visual.set_input_size(tuple(visual.image_size))
+def _is_of_another_size(model: nn.Module, weights: Mapping[str, Any]) -> bool:
+    """Whether weights for a timm tower are not of the size that timm builds it for."""
+    return isinstance(model.visual, TimmModel) and any(
+        name.startswith("visual.trunk.") and name in weights and weights[name].shape != own.shape
+        for name, own in model.state_dict().items()
+    )
 
 
 def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:

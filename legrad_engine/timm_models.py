@@ -1,5 +1,6 @@
 """Plain timm models: by name, by checkpoint, from a folder or from the hub."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def check(name: str, pretrained: str | None) -> None:
         if name.startswith(HUB):
             _repository(name)
         else:
-            checkpoints.find(_folder(name), _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
+            folder = _folder(name)
+            _check_config(folder / CONFIG_FILE)
+            checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
         return
     record = _record(name)
     if pretrained is not None:
@@ -85,7 +88,9 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
         checkpoint = checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
     elif name.startswith(HUB):
         repository = _repository(name)
-        source = f"local-dir:{repository.file(CONFIG_FILE).parent}"
+        config = repository.file(CONFIG_FILE)
+        _check_config(config)
+        source = f"local-dir:{config.parent}"
         checkpoint = repository.file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
     else:
         source, record = name.removeprefix(SCHEMA), _record(name)
@@ -116,11 +121,7 @@ def _record(name: str) -> PretrainedCfg:
     """What timm knows of a pretrained model."""
     full = name.removeprefix(SCHEMA)
     architecture, _, tag = full.partition(".")
-    if not timm.is_model(architecture):
-        raise UnknownModelError(
-            f"timm has no architecture {architecture!r}; timm.list_models() lists those it has.",
-            field="model",
-        )
+    _check_architecture(architecture)
     records = timm.models.get_arch_pretrained_cfgs(architecture)
     if tag and full not in records:
         tags = [record.partition(".")[2] for record in records]
@@ -157,6 +158,31 @@ def _folder(name: str) -> Path:
             field="model",
         )
     return folder
+
+
+def _check_config(path: Path) -> None:
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelLoadError(
+            f"The model config {str(path)!r} is not JSON: {error}.", field="model"
+        ) from error
+    # Older files have everything in one object; either way the architecture is at its top.
+    if not isinstance(settings, dict) or not isinstance(settings.get("architecture"), str):
+        raise ModelLoadError(
+            f"The model config {str(path)!r} must be an object with an architecture, as timm saves "
+            "it for the hub.",
+            field="model",
+        )
+    _check_architecture(settings["architecture"])
+
+
+def _check_architecture(name: str) -> None:
+    if not timm.is_model(name):
+        raise UnknownModelError(
+            f"timm has no architecture {name!r}; timm.list_models() lists those it has.",
+            field="model",
+        )
 
 
 def _fetched(name: str, record: PretrainedCfg) -> Path:

@@ -16,8 +16,14 @@ from timm.data import ImageNetInfo
 
 from legrad_engine import models
 from legrad_engine.classifier import Classifier
-from legrad_engine.errors import InvalidTargetError, ModelLoadError, UnsupportedModelError
+from legrad_engine.errors import (
+    InvalidTargetError,
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
 from legrad_engine.image_model import ImageModel
+from legrad_engine.models import ModelReference
 from legrad_engine.targets import NoText
 
 NAME = "vit_tiny_patch16_224"
@@ -280,19 +286,37 @@ def test_a_timm_checkpoint_that_does_not_fit_is_refused_key_by_key(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "says"),
     [
-        "{",
-        "3",
-        "{}",
-        json.dumps({"architecture": "no_such_model"}),
-        json.dumps({"architecture": NAME, "pretrained_cfg": {"nonsense": 1}}),
-        json.dumps({"architecture": NAME, "model_args": {"nonsense": 1}, "pretrained_cfg": {}}),
+        ("{", "not JSON"),
+        ("3", "architecture"),
+        ("{}", "architecture"),
+        (json.dumps({"architecture": "no_such_model"}), "no_such_model"),
     ],
 )
-def test_a_damaged_timm_config_is_refused(settings: str, tmp_path: Path) -> None:
+def test_a_damaged_timm_config_is_known_before_it_is_tried(
+    settings: str, says: str, tmp_path: Path
+) -> None:
     own_folder(tmp_path)
     (tmp_path / "config.json").write_text(settings)
+    with pytest.raises((ModelLoadError, UnknownModelError), match=says):
+        ModelReference.parse(f"timm:local-dir:{tmp_path}").check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architecture": NAME, "pretrained_cfg": {"nonsense": 1}},
+        {"architecture": NAME, "pretrained_cfg": 3},
+        {"architecture": NAME, "model_args": {"nonsense": 1}, "pretrained_cfg": {}},
+    ],
+    ids=str,
+)
+def test_a_config_that_timm_cannot_build_is_refused(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    own_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelLoadError, match="timm cannot make a model") as refusal:
         models.load(f"timm:local-dir:{tmp_path}")
     assert "\n" not in str(refusal.value)

@@ -221,10 +221,17 @@ def timm_config(name: str, size: Any) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("size", [96, [96, 64]], ids=str)
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_tiny_patch16_224", 96),
+        ("vit_tiny_patch16_224", [96, 64]),
+        ("eva02_tiny_patch14_224", 112),
+        ("eva02_tiny_patch14_224", [112, 56]),
+        ("swin_tiny_patch4_window7_224", [448, 224]),
+    ],
+)
 def test_a_timm_tower_takes_another_input_size(name: str, size: Any, tmp_path: Path) -> None:
-    size = size if "16" in name else (112 if size == 96 else [112, 56])
     built = build(timm_config(name, 224), tmp_path)
     save_file(built.state_dict(), tmp_path / "native.safetensors")
     built.visual.set_input_size(size)
@@ -238,6 +245,25 @@ def test_a_timm_tower_takes_another_input_size(name: str, size: Any, tmp_path: P
             loaded = models.load(str(tmp_path / "own.json"), str(tmp_path / f"{file}.safetensors"))
             assert tuple(loaded.model.visual.image_size) == (height, width)
             assert torch.allclose(loaded.model.encode_image(pixels), expected, atol=1e-5), file
+
+
+def test_weights_of_a_third_size_fit_a_timm_tower_of_yet_another(tmp_path: Path) -> None:
+    built = build(timm_config(TIMM_NAME, 224), tmp_path)
+    built.visual.set_input_size([128, 128])
+    save_file(built.state_dict(), tmp_path / "w.safetensors")
+    built.visual.set_input_size([96, 64])
+    (tmp_path / "own.json").write_text(json.dumps(timm_config(TIMM_NAME, [96, 64])))
+    model = models.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors")).model
+    own = built.visual.trunk.pos_embed
+    assert torch.allclose(model.visual.trunk.pos_embed, own, atol=1e-6)
+
+
+def test_a_size_that_a_timm_tower_cannot_take_is_refused(tmp_path: Path) -> None:
+    built = build(timm_config(TIMM_NAME, 224), tmp_path)
+    save_file(built.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "own.json").write_text(json.dumps(timm_config(TIMM_NAME, [8, 8])))
+    with pytest.raises(ModelLoadError, match="image_size"):
+        models.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors"))
 
 
 def test_position_embeddings_of_an_unknown_grid_are_refused(
