@@ -6,6 +6,7 @@ Nothing here, and no path that leads here, unpickles code.
 import argparse
 import pickle
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,8 @@ _MISSHAPEN = re.compile(
 )
 _NOT_COPIED = re.compile(r'While copying the parameter named "(.*?)"')
 
-# timm's training program leaves its arguments beside the weights: a plain record. Allowed once and
-# for all, because torch's way to allow it for a while is not safe between threads.
-torch.serialization.add_safe_globals([argparse.Namespace])
+# What torch may read beyond tensors is one list for all threads; timm changes it while it reads.
+READING = threading.Lock()
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -55,7 +55,9 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             found = safetensors.torch.load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            # timm's training program leaves its arguments beside the weights: a plain record.
+            with READING, torch.serialization.safe_globals([argparse.Namespace]):
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(path, error) from error
     if isinstance(found, Mapping):

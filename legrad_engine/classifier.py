@@ -19,7 +19,7 @@ _SUGGESTIONS = 5
 _LONGEST_LABEL = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
     """A linear classifier over an image model's features.
 

@@ -17,6 +17,7 @@ from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
+from legrad_engine.image_model import ImageModel
 from legrad_engine.images import ImageSource, decode, to_tensor
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
@@ -102,6 +103,7 @@ class Explainer:
         self.text: TextEncoder | NoText = (
             NoText() if tokenizer is None else TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
         )
+        self.classifier = model.classifier if isinstance(model, ImageModel) else None
         self._mean, self._std = models.normalization(model)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()

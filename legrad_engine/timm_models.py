@@ -102,12 +102,13 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
         overlay, options = {"num_classes": classes}, {"num_classes": classes}
     del weights
     try:
-        model: nn.Module = timm.create_model(
-            source,
-            pretrained=True,
-            pretrained_cfg_overlay={**overlay, "source": "", "file": str(checkpoint)},
-            **options,
-        )
+        with checkpoints.READING:
+            model: nn.Module = timm.create_model(
+                source,
+                pretrained=True,
+                pretrained_cfg_overlay={**overlay, "source": "", "file": str(checkpoint)},
+                **options,
+            )
     except Exception as error:
         if "state_dict" in str(error):
             raise checkpoints.misfit(checkpoint, error) from error

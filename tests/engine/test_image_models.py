@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from architectures import disturb
 from hub_files import fill_cache
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import save, save_file
 from timm.data import ImageNetInfo
 
-from legrad_engine import models
+from legrad_engine import Explainer, models
 from legrad_engine.classifier import Classifier
 from legrad_engine.errors import (
     InvalidTargetError,
@@ -26,6 +28,7 @@ from legrad_engine.image_model import ImageModel
 from legrad_engine.models import ModelReference
 from legrad_engine.targets import NoText
 
+PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
 NAME = "vit_tiny_patch16_224"
 SHRUNK = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 
@@ -334,3 +337,37 @@ def test_targets_of_an_image_model_are_weighed_by_their_cosines() -> None:
     cosines = torch.tensor([[0.2, 0.9]])
     found = models.probabilities(ImageModel(seeded(img_size=64)), cosines)
     assert torch.equal(found, cosines.softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [(NAME, 5), (NAME, 0), ("deit_tiny_distilled_patch16_224", 5)],
+)
+def test_an_image_model_is_explained_for_its_classes_and_for_vectors(
+    name: str, classes: int, tmp_path: Path
+) -> None:
+    original = timm.create_model(name, num_classes=classes)
+    disturb(original)
+    save_file(original.state_dict(), tmp_path / "own.safetensors")
+    explainer = Explainer.load(f"timm:{name}", str(tmp_path / "own.safetensors"))
+    prepared = explainer.prepare(PICTURE)
+    trace = explainer.trace([prepared])
+    model = explainer.model
+    assert isinstance(model, ImageModel)
+    with torch.no_grad():
+        features = model.encode_image(prepared.pixels.unsqueeze(0), normalize=True)
+    torch.testing.assert_close(trace.embeddings, features, atol=1e-6, rtol=1e-4)
+    if classes:
+        assert explainer.classifier is not None
+        vectors = explainer.classifier.vectors([4, 1])
+    else:
+        assert explainer.classifier is None
+        vectors = F.normalize(torch.randn(2, features.shape[1]), dim=-1)
+    (explanation,) = explainer.attribute(trace, vectors)
+    assert explanation.maps.shape == (2, 14, 14)
+    assert not np.allclose(explanation.maps[0], explanation.maps[1])
+    np.testing.assert_allclose(
+        explanation.similarities, (features @ vectors.T)[0].numpy(), atol=1e-5
+    )
+    with pytest.raises(InvalidTargetError, match="no text tower"):
+        explainer.explain(PICTURE, ["a cat"])

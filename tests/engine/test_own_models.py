@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -548,8 +549,13 @@ def test_a_tower_of_timm_s_hub_is_built_from_the_offline_cache(offline: Path) ->
 def test_the_arguments_that_timm_leaves_beside_the_weights_do_not_hinder(
     tmp_path: Path, weights: Weights
 ) -> None:
-    torch.save({"state_dict": weights, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pth.tar")
-    models.load(str(settings_file(tmp_path)), str(tmp_path / "w.pth.tar"))
+    left = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
+    torch.save({"state_dict": weights, **left}, tmp_path / "w.pth.tar")
+    state = timm.create_model(TIMM_NAME, num_classes=0).state_dict()
+    torch.save({"state_dict": state, **left}, tmp_path / "timm.pth.tar")
+    names = [(str(settings_file(tmp_path)), "w.pth.tar"), (f"timm:{TIMM_NAME}", "timm.pth.tar")]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda pair: models.load(pair[0], str(tmp_path / pair[1])), names * 8))
 
 
 FORMS = {
