@@ -28,6 +28,7 @@ class Trace:
         blocks: one entry for each explained block.
         layers: the explained blocks' indices, ascending.
         score: the explained score.
+        features: ``[B, e]``, the image embeddings that the model serves, before they are made unit.
         embeddings: ``[B, e]``, the unit image embeddings that the model serves.
         geometries: B mappings from the patch grid to the original pictures.
     """
@@ -35,6 +36,7 @@ class Trace:
     blocks: tuple[BlockTrace, ...]
     layers: tuple[int, ...]
     score: Score
+    features: Tensor
     embeddings: Tensor
     geometries: tuple[Geometry, ...]
 
@@ -45,7 +47,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """The size of the kept tensors in bytes."""
-        tensors = [self.embeddings]
+        tensors = [self.features, self.embeddings]
         for block in self.blocks:
             tensors += [getattr(block, field.name) for field in fields(block)]
         return sum(tensor.nbytes for tensor in tensors)
@@ -56,6 +58,7 @@ class Trace:
         return replace(
             self,
             blocks=tuple(_map(block, lambda tensor: tensor[index]) for block in self.blocks),
+            features=self.features[index],
             embeddings=self.embeddings[index],
             geometries=tuple(self.geometries[image] for image in images),
         )
@@ -85,6 +88,7 @@ class Trace:
             ),
             layers=first.layers,
             score=first.score,
+            features=torch.cat([trace.features for trace in traces]),
             embeddings=torch.cat([trace.embeddings for trace in traces]),
             geometries=tuple(geometry for trace in traces for geometry in trace.geometries),
         )

@@ -16,7 +16,7 @@ from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.geometry import Geometry
 from legrad_engine.images import decode
-from legrad_engine.targets import TemplateSet, resolve_templates
+from legrad_engine.text import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool

@@ -12,7 +12,7 @@ from legrad_engine.render import (
     ColormapName,
     Normalization,
 )
-from legrad_engine.targets import TemplateSet
+from legrad_engine.text import TemplateSet
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
 ModelState = Literal["loading", "ready", "failed", "stopped"]

@@ -9,11 +9,11 @@ from PIL import Image
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
-from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
+from legrad_engine.images import PreparedImage
 from legrad_engine.models import ModelReference
-from legrad_engine.targets import Templates
+from legrad_engine.text import Templates
 from service.batching import BatcherState, BatchLimits, MicroBatcher
 from service.metrics import BatchMetrics, Metrics
 from service.schemas import Grid, ModelInfo, ModelState, Size

@@ -102,12 +102,14 @@ class ScoreHead:
         rows = tokens[:, self.rows]
         return rows if self.norm_before_pooling else rows.mean(1, keepdim=True)
 
+    def features(self, state: Tensor) -> Tensor:
+        """Vectors ``[B, e]`` of states ``[B, S, d]``, not normalised. Differentiable."""
+        pooled: Tensor = self.norm(state).mean(1)
+        return pooled if self.projection is None else pooled @ self.projection
+
     def embed(self, state: Tensor) -> Tensor:
         """Unit vectors ``[B, e]`` of states ``[B, S, d]``. Differentiable."""
-        features = self.norm(state).mean(1)
-        if self.projection is not None:
-            features = features @ self.projection
-        return F.normalize(features, dim=-1)
+        return F.normalize(self.features(state), dim=-1)
 
     def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
         """Gradient of every target's score with respect to the state.

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from architectures import CONTEXT_LENGTH, EMBEDDING_SIZE, seeded_model, tokenizer
 from torch import Tensor
 
-from legrad_engine import targets
+from legrad_engine import text
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
-from legrad_engine.targets import TextEncoder, encode_tokens, resolve_templates
+from legrad_engine.text import TextEncoder, encode_tokens, resolve_templates
 
 
 class CountingModel:
@@ -173,7 +173,7 @@ def test_a_refused_prompt_leaves_nothing_behind(encoder: TextEncoder, model: Cou
 def test_the_tokenizer_does_not_remember_words_without_end(
     model: CountingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "_WORDS_REMEMBERED", 10)
+    monkeypatch.setattr(text, "_WORDS_REMEMBERED", 10)
     words = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
     encoder = TextEncoder(model, words, torch.device("cpu"), cached_prompts=1)
     before = encoder.encode(["marmalade"])
