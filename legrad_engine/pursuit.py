@@ -33,11 +33,9 @@ def residual(
     basis = candidates.new_zeros(0, candidates.shape[1])
     available = torch.ones(len(candidates), dtype=torch.bool)
     limit = len(candidates) if atoms is None else atoms
-    while len(basis) < limit and available.any():
+    while len(basis) < limit and available.any() and left.norm() > rounding:
         correlations = (candidates @ left).abs().masked_fill(~available, -1)
         best = int(correlations.argmax())
-        if correlations[best] <= rounding:
-            break
         available[best] = False
         direction = candidates[best]
         # Twice is enough: what rounding left of the first pass goes in the second.

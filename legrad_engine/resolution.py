@@ -410,4 +410,4 @@ def _image_key(target: ImageTarget) -> object:
 
 
 def _as_tensor(target: EmbeddingTarget) -> Tensor:
-    return torch.as_tensor(target.vector).detach().to("cpu", torch.float64)
+    return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
