@@ -1,6 +1,6 @@
 """What is asked of one picture, and what the caller calls each part of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from legrad_engine.errors import InvalidTargetError
@@ -70,6 +70,26 @@ class Question:
         negatives = self.negatives.targets if self.negatives is not None else ()
         return ((_as_target(each), "negatives") for each in negatives)
 
+    @property
+    def rows(self) -> int:
+        """The number of vectors that are walked back from: targets and negatives."""
+        return len(self.targets) + len(list(self.named_negatives))
+
+    @property
+    def parts(self) -> list[tuple[SimpleTarget, str]]:
+        """Every simple target and negative, also those within others, each with its field."""
+        return _parts_of_all([*self.named_targets, *self.named_negatives])
+
+    @property
+    def texts(self) -> list[str]:
+        """The targets' texts."""
+        return _texts_of(self.named_targets)
+
+    @property
+    def negative_texts(self) -> list[str]:
+        """The negatives' texts."""
+        return _texts_of(self.named_negatives)
+
 
 def is_target(value: object) -> bool:
     """Whether a value is a target or a string that stands for one."""
@@ -88,8 +108,20 @@ def _as_target(target: Target | str) -> Target:
     return target
 
 
-def parts_of(target: Target, field: str) -> list[tuple[SimpleTarget, str]]:
-    """The simple targets that a target is made of, each with its field."""
+def _parts_of_all(named: Iterable[tuple[Target, str]]) -> list[tuple[SimpleTarget, str]]:
+    return [part for target, field in named for part in _parts_of(target, field)]
+
+
+def _texts_of(named: Iterable[tuple[Target, str]]) -> list[str]:
+    return [
+        text
+        for part, _ in _parts_of_all(named)
+        if isinstance(part, TextTarget)
+        for text in part.texts
+    ]
+
+
+def _parts_of(target: Target, field: str) -> list[tuple[SimpleTarget, str]]:
     match target:
         case ContrastTarget(wanted, against):
             return [(wanted, f"{field}.target"), (against, f"{field}.against")]

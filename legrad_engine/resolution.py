@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from legrad_engine.geometry import Geometry
 from legrad_engine.images import ImageSource, PreparedImage
 from legrad_engine.negatives import Negatives
 from legrad_engine.pursuit import residual
-from legrad_engine.questions import KINDS, Question, is_target, parts_of
+from legrad_engine.questions import KINDS, Question, is_target
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -29,7 +29,7 @@ from legrad_engine.targets import (
     TargetKind,
     TextTarget,
 )
-from legrad_engine.text import Templates, TextEncoder
+from legrad_engine.text import Templates, TextEncoder, resolve_templates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +93,14 @@ class Embedded:
     images: Mapping[object, Tensor]
 
 
+class TextCount(NamedTuple):
+    """Distinct texts that are encoded already, those that are not, and what the latter come to."""
+
+    known: int
+    missing: int
+    strings: int
+
+
 @dataclass(frozen=True, slots=True)
 class TargetResolver:
     """Turns questions into unit vectors with one model's parts.
@@ -123,6 +131,16 @@ class TargetResolver:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
         self._check_parts(question)
 
+    def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
+        """What encoding the question's texts would cost now."""
+        asked = {(text, templates) for text in question.texts}
+        asked |= {(text, None) for text in question.negative_texts}
+        if self.text is None:
+            return TextCount(0, 0, 0)
+        missing = [each for each in asked if not self.text.is_cached(*each)]
+        strings = sum(len(resolve_templates(through)) for _, through in missing)
+        return TextCount(len(asked) - len(missing), len(missing), strings)
+
     def embed(self, questions: Sequence[Question], templates: Templates = None) -> Embedded:
         """Encodes every text once and every picture once, each kind in one batch.
 
@@ -131,9 +149,8 @@ class TargetResolver:
             InvalidOptionError: the templates are not usable.
             ImageDecodeError, ImageTooLargeError: a target picture cannot be read.
         """
-        asked = [part for q in questions for part in _all_parts(q.named_targets)]
-        negative = [part for q in questions for part in _all_parts(q.named_negatives)]
-        texts, negative_texts = _texts_of(asked), _texts_of(negative)
+        texts = [text for question in questions for text in question.texts]
+        negative_texts = [text for question in questions for text in question.negative_texts]
         if templates is None:
             encoded = self._encode([*texts, *negative_texts], None)
             encoded_negatives = encoded
@@ -142,7 +159,8 @@ class TargetResolver:
             encoded_negatives = self._encode(negative_texts, None)
         images = {
             _image_key(part): part.image
-            for part in [*asked, *negative]
+            for question in questions
+            for part, _ in question.parts
             if isinstance(part, ImageTarget)
         }
         vectors = self.embed_images(list(images.values())) if images else ()
@@ -260,9 +278,8 @@ class TargetResolver:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def _check_parts(self, question: Question) -> None:
-        for target, field in [*question.named_targets, *question.named_negatives]:
-            for part, name in parts_of(target, field):
-                self._check_part(part, name)
+        for part, field in question.parts:
+            self._check_part(part, field)
 
     def _check_part(self, part: SimpleTarget, field: str) -> None:
         match part:
@@ -392,14 +409,6 @@ class TargetResolver:
         if not vectors:
             return torch.empty(0, self.size, device=self.device, dtype=self.dtype)
         return torch.stack(list(vectors)).to(self.device, self.dtype)
-
-
-def _all_parts(named: Iterable[tuple[Target, str]]) -> list[SimpleTarget]:
-    return [part for target, field in named for part, _ in parts_of(target, field)]
-
-
-def _texts_of(parts: Iterable[SimpleTarget]) -> list[str]:
-    return [text for part in parts if isinstance(part, TextTarget) for text in part.texts]
 
 
 def _image_key(target: ImageTarget) -> object:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,10 @@ from legrad_engine import Explanation
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.geometry import Geometry
-from legrad_engine.images import decode
+from legrad_engine.images import PreparedImage, decode
+from legrad_engine.questions import Question
+from legrad_engine.resolution import TextCount
+from legrad_engine.targets import TextTarget
 from legrad_engine.text import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
@@ -34,6 +36,7 @@ from service.schemas import (
 )
 from service.served_model import ExplainItem, ServedModel
 from service.settings import Settings
+from service.targets import digest_of, encoded_images, name_target, with_prepared
 
 _Answer = TypeVar("_Answer")
 
@@ -45,7 +48,7 @@ class ExplainCommand:
     Attributes:
         images: encoded pictures.
         image_fields: what the caller calls each of them, for errors.
-        prompts: what to look for in each.
+        question: what to look for in each; target pictures are still encoded.
         model: a model id, or None for the default.
         options: what is computed.
         output: what is sent back.
@@ -55,7 +58,7 @@ class ExplainCommand:
 
     images: Sequence[bytes]
     image_fields: Sequence[str]
-    prompts: Sequence[str]
+    question: Question
     model: str | None
     options: ExplainOptions
     output: OutputOptions
@@ -144,17 +147,17 @@ class ExplainingService:
             explainer.check_score(command.options.score)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(len(command.images))
-        cached, texts = await run_sized(
-            sum(map(len, command.prompts)), self._check_prompts, explainer, command
+        texts = await run_sized(
+            sum(map(len, command.question.texts)), self._check_question, explainer, command
         )
-        decoded = await self._decode_all(served, explainer, layers, texts, command)
+        question = await self._prepare_targets(explainer, command.question)
+        decoded = await self._decode_all(served, explainer, layers, question, texts, command)
         submissions = self._submit_all(served, decoded, command.deadline)
         explanations = await self._await_all(submissions)
+        names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(
             [
-                self._on_picture_thread(
-                    render, explanation, each.canvas, command.prompts, command.output
-                )
+                self._on_picture_thread(render, explanation, each.canvas, names, command.output)
                 for explanation, each in zip(explanations, decoded, strict=True)
             ]
         )
@@ -162,7 +165,7 @@ class ExplainingService:
         return ExplainOutcome(
             model=served.id,
             layers=layers,
-            cached_prompts=cached,
+            cached_prompts=texts.known,
             images=[
                 _describe(explanation.geometry, result.targets, submission.batch_size or 1)
                 for explanation, result, submission in zip(
@@ -179,21 +182,29 @@ class ExplainingService:
         )
 
     def _check_limits(self, command: ExplainCommand) -> None:
-        settings = self._settings
-        size, templates = command.options.size, command.options.templates
-        longest = max(len(prompt) for prompt in command.prompts)
+        options, settings, question = command.options, self._settings, command.question
         with _naming_fields():
-            strings = resolve_templates(_hashable(templates))
-        texts = len(command.prompts) * len(strings)
+            templates = resolve_templates(_hashable(options.templates))
+        texts = len(question.texts) * len(templates) + len(question.negative_texts)
+        pictures = len(command.images) + len(encoded_images(question))
+        negatives = 0 if question.negatives is None else len(question.negatives.targets)
+        many_texts = "targets" if options.templates is None else "options.templates"
         for field_name, value, limit, unit in (
             ("images", len(command.images), settings.max_images, "images"),
-            ("prompts", len(command.prompts), settings.max_prompts, "prompts"),
-            ("prompts", longest, settings.max_prompt_characters, "characters in a prompt"),
-            ("options.size", size or 0, settings.max_input_size, "pixels"),
-            ("options.templates", texts, settings.max_texts, "prompts times templates"),
+            ("targets", pictures, settings.max_images, "images and target images"),
+            (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
+            ("options.negatives", negatives, settings.max_prompts, "negatives"),
+            *(
+                (_as_option(field), len(text), settings.max_prompt_characters, "characters in a text")
+                for part, field in question.parts
+                if isinstance(part, TextTarget)
+                for text in part.texts
+            ),
+            ("options.size", options.size or 0, settings.max_input_size, "pixels"),
+            (many_texts, texts, settings.max_texts, "texts, prompts times templates"),
             (
                 "options.templates",
-                max(map(len, strings)),
+                max(map(len, templates)),
                 settings.max_prompt_characters,
                 "characters in a template",
             ),
@@ -205,31 +216,45 @@ class ExplainingService:
                     field=field_name,
                 )
 
-    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> tuple[int, int]:
-        """How many prompts are already encoded, and how many texts must be; refuses bad ones."""
-        distinct = set(command.prompts)
-        templates = _hashable(command.options.templates)
+    def _check_question(self, explainer: Explainer, command: ExplainCommand) -> TextCount:
+        """What the texts cost; refuses targets that the model cannot be asked about."""
         with _naming_fields():
-            for prompt in command.prompts:
-                explainer.text.check(prompt)
-            per_prompt = len(resolve_templates(templates))
-            cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
-        self._metrics.cache_hits.labels("prompts").inc(cached)
-        self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
-        return cached, per_prompt * (len(distinct) - cached)
+            explainer.resolver.check(command.question)
+            texts = explainer.resolver.count_texts(
+                command.question, _hashable(command.options.templates)
+            )
+        self._metrics.cache_hits.labels("prompts").inc(texts.known)
+        self._metrics.cache_misses.labels("prompts").inc(texts.missing)
+        return texts
+
+    async def _prepare_targets(self, explainer: Explainer, question: Question) -> Question:
+        images = encoded_images(question)
+        prepared = await self._all(
+            [
+                self._on_picture_thread(self._prepare_target, explainer, encoded, field)
+                for encoded, field in images.values()
+            ]
+        )
+        return with_prepared(question, dict(zip(images, prepared, strict=True)))
+
+    def _prepare_target(self, explainer: Explainer, encoded: bytes, field: str) -> PreparedImage:
+        with _naming_fields(image=field):
+            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
+            return explainer.prepare(picture)
 
     async def _decode_all(
         self,
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
     ) -> list[_Decoded]:
         return await self._all(
             [
                 self._on_picture_thread(
-                    self._decode, served, explainer, layers, texts, command, position
+                    self._decode, served, explainer, layers, question, texts, command, position
                 )
                 for position in range(len(command.images))
             ]
@@ -240,7 +265,8 @@ class ExplainingService:
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
         position: int,
     ) -> _Decoded:
@@ -250,16 +276,16 @@ class ExplainingService:
             picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
             prepared = explainer.prepare(picture, options.size, options.fit)
         item = ExplainItem(
-            hashlib.blake2b(encoded, digest_size=16).digest(),
+            digest_of(encoded),
             prepared,
-            tuple(command.prompts),
+            question,
             layers,
             options.score,
             _hashable(options.templates),
         )
-        cost = served.cost(prepared.geometry, layers, len(command.prompts))
-        # The texts are encoded once for all pictures of the command.
-        cost += served.text_cost(texts) / len(command.images)
+        cost = served.cost(prepared.geometry, layers, question.rows)
+        # What is embedded is embedded once for all pictures of the command.
+        cost += served.target_cost(question, texts) / len(command.images)
         # Only what will be drawn on is kept while the item waits, not the whole picture.
         canvas = picture.copy()
         canvas.thumbnail((command.output.max_side, command.output.max_side))
@@ -336,10 +362,20 @@ def _naming_fields(**names: str) -> Iterator[None]:
         yield
     except LegradError as error:
         if error.field in ExplainOptions.model_fields:
-            error.field = f"options.{error.field}"
+            error.field = _as_option(error.field)
         elif error.field in names:
             error.field = names[error.field]
         raise
+
+
+def _as_option(field: str) -> str:
+    return f"options.{field}" if field in ExplainOptions.model_fields else field
+
+
+def _last_field(question: Question) -> str:
+    """What the caller calls the list that its last target is in."""
+    _, field = list(question.named_targets)[-1]
+    return field.partition(".")[0]
 
 
 def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:

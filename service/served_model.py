@@ -7,12 +7,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from legrad_engine import Explainer, Explanation
+from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
+from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
 from legrad_engine.images import PreparedImage
 from legrad_engine.models import ModelReference
+from legrad_engine.questions import Question
+from legrad_engine.resolution import ResolvedTargets, TextCount
+from legrad_engine.targets import ImageTarget
 from legrad_engine.text import Templates
 from service.batching import BatcherState, BatchLimits, MicroBatcher
 from service.metrics import BatchMetrics, Metrics
@@ -27,12 +31,12 @@ _TEXT_SHARE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class ExplainItem:
-    """One picture with its prompts, ready for the worker.
+    """One picture with what is asked of it, ready for the worker.
 
     Attributes:
         digest: identifies the picture's bytes, so that equal pictures share one forward pass.
         prepared: the picture as the model will see it.
-        prompts: what to look for.
+        question: what to look for; it is checked, and its pictures are prepared.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
@@ -40,7 +44,7 @@ class ExplainItem:
 
     digest: bytes
     prepared: PreparedImage
-    prompts: tuple[str, ...]
+    question: Question
     layers: tuple[int, ...]
     score: Score
     templates: Templates
@@ -89,10 +93,16 @@ class ExplainProcessor:
         first = items[0]
         try:
             started = time.perf_counter()
-            prompts = list(dict.fromkeys(prompt for item in items for prompt in item.prompts))
-            row_of = {prompt: row for row, prompt in enumerate(prompts)}
-            vectors = explainer.text.encode(prompts, first.templates)
+            answers = _resolve(explainer, items)
             started = self._observe("text", started)
+            resolved = [each for each in answers if isinstance(each, ResolvedTargets)]
+            if not resolved:
+                return [each for each in answers if isinstance(each, LegradError)]
+            items = [
+                item
+                for item, each in zip(items, answers, strict=True)
+                if isinstance(each, ResolvedTargets)
+            ]
             keys = [(item.digest, item.prepared.geometry) for item in items]
             distinct = dict(zip(keys, (item.prepared for item in items), strict=True))
             trace = explainer.trace(list(distinct.values()), layers=first.layers, score=first.score)
@@ -100,14 +110,13 @@ class ExplainProcessor:
                 place_of = {key: place for place, key in enumerate(distinct)}
                 trace = trace.select([place_of[key] for key in keys])
             started = self._observe("forward", started)
-            rows = [[row_of[prompt] for prompt in item.prompts] for item in items]
-            explanations = explainer.attribute(trace, [vectors[chosen] for chosen in rows])
+            explanations = iter(explainer.attribute(trace, resolved))
             self._observe("backward", started)
         except Exception as error:
             if is_out_of_memory(error):
                 release_cached_memory()
             raise
-        return explanations
+        return [each if isinstance(each, LegradError) else next(explanations) for each in answers]
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
@@ -166,7 +175,7 @@ class ServedModel:
             error = error and error.replace(path, Path(path).name)
         return error
 
-    def cost(self, geometry: Geometry, layers: Sequence[int], prompts: int) -> float:
+    def cost(self, geometry: Geometry, layers: Sequence[int], targets: int) -> float:
         """The work of one picture, in forward passes at the model's own size."""
         explainer = self.explainer
         if explainer is None:
@@ -176,13 +185,14 @@ class ServedModel:
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
         )
-        walk_back = _WALK_BACK_SHARE * len(layers) * prompts / tower.depth
+        walk_back = _WALK_BACK_SHARE * len(layers) * targets / tower.depth
         return rows * columns / own * (1 + walk_back)
 
     @staticmethod
-    def text_cost(texts: int) -> float:
-        """The work of encoding so many texts, in the same unit."""
-        return _TEXT_SHARE * texts
+    def target_cost(question: Question, texts: TextCount) -> float:
+        """The work of embedding a question's texts and distinct pictures, in the same unit."""
+        pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
+        return _TEXT_SHARE * texts.strings + len(pictures)
 
     def info(self) -> ModelInfo:
         """What `/models` tells."""
@@ -223,6 +233,22 @@ class ServedModel:
                 **known,
             }
         )
+
+
+def _resolve(
+    explainer: Explainer, items: Sequence[ExplainItem]
+) -> list[ResolvedTargets | LegradError]:
+    """The items' targets; what one item asks cannot fail another."""
+    resolver = explainer.resolver
+    questions = list(dict.fromkeys(item.question for item in items))
+    embedded = resolver.embed(questions, items[0].templates)
+    composed: dict[Question, ResolvedTargets | LegradError] = {}
+    for question in questions:
+        try:
+            composed[question] = resolver.compose(question, embedded)
+        except InvalidTargetError as error:
+            composed[question] = error
+    return [composed[item.question] for item in items]
 
 
 def _warm_up(explainer: Explainer) -> None:
