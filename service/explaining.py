@@ -183,6 +183,7 @@ class ExplainingService:
 
     def _check_limits(self, command: ExplainCommand) -> None:
         options, settings, question = command.options, self._settings, command.question
+        longest_text = settings.max_prompt_characters
         with _naming_fields():
             templates = resolve_templates(_hashable(options.templates))
         texts = len(question.texts) * len(templates) + len(question.negative_texts)
@@ -195,7 +196,7 @@ class ExplainingService:
             (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
             ("options.negatives", negatives, settings.max_prompts, "negatives"),
             *(
-                (_as_option(field), len(text), settings.max_prompt_characters, "characters in a text")
+                (_as_option(field), len(text), longest_text, "characters in a text")
                 for part, field in question.parts
                 if isinstance(part, TextTarget)
                 for text in part.texts
@@ -205,7 +206,7 @@ class ExplainingService:
             (
                 "options.templates",
                 max(map(len, templates)),
-                settings.max_prompt_characters,
+                longest_text,
                 "characters in a template",
             ),
             ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),

@@ -62,7 +62,7 @@ class ExplainOptions(Request):
         "your own with one `{}` each, or null for the prompt as written.",
         examples=["simple"],
     )
-    negatives: NegativePreset | NegativePrompts | None = Field(
+    negatives: NegativePrompts | NegativePreset | None = Field(
         None,
         description="What the maps must not show; `siglip` is the reference implementation's "
         "background correction for SigLIP models.",

@@ -45,8 +45,8 @@ class EmbeddingTarget(Request):
 
     type: Literal["embedding"] = Field(description="Kind of target.", examples=["embedding"])
     embedding: (
-        EncodedEmbedding
-        | Annotated[list[float], Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True)]
+        Annotated[list[float], Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True)]
+        | EncodedEmbedding
     ) = Field(
         description="As many numbers as the model's embeddings have, or the same in base64.",
         examples=[[0.12, -0.03, 0.4]],
