@@ -23,7 +23,8 @@ from legrad_engine.legrad import closed_form, general
 from legrad_engine.legrad.closed_form import ClosedFormTrace, FoldedBlock
 from legrad_engine.negatives import NegativePreset, Negatives, resolve_negatives
 from legrad_engine.probabilities import weigh
-from legrad_engine.resolution import ResolvedTargets, TargetResolver, Targets
+from legrad_engine.resolution import TargetResolver, Targets
+from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.text import Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import BlockTrace, Trace
 

@@ -4,6 +4,7 @@ After "prompt residuals" (arXiv 2606.14758): the part of a prompt's embedding th
 do not explain.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,23 +29,23 @@ def residual(
     Returns:
         float64 ``[e]`` on the CPU, not normalised: its norm is the share that is left.
     """
-    left = target.to("cpu", torch.float64)
-    candidates = distractors.to("cpu", torch.float64)
-    basis = candidates.new_zeros(0, candidates.shape[1])
-    available = torch.ones(len(candidates), dtype=torch.bool)
-    limit = len(candidates) if atoms is None else atoms
-    while len(basis) < limit and available.any() and left.norm() > rounding:
-        correlations = (candidates @ left).abs().masked_fill(~available, -1)
-        best = int(correlations.argmax())
+    left = target.to("cpu", torch.float64).numpy().copy()
+    candidates = distractors.to("cpu", torch.float64).numpy()
+    limit = len(candidates) if atoms is None else min(atoms, len(candidates))
+    basis = np.empty((limit, len(left)))
+    available = np.ones(len(candidates), bool)
+    picked = 0
+    while picked < limit and available.any() and np.linalg.norm(left) > rounding:
+        best = np.where(available, np.abs(candidates @ left), -1).argmax()
         available[best] = False
         direction = candidates[best]
         # Twice is enough: what rounding left of the first pass goes in the second.
         for _ in range(2):
-            direction = direction - basis.T @ (basis @ direction)
-        length = direction.norm()
+            direction = direction - (basis[:picked] @ direction) @ basis[:picked]
+        length = np.linalg.norm(direction)
         if length <= rounding:
             continue
-        direction = direction / length
-        basis = torch.cat([basis, direction.unsqueeze(0)])
-        left = left - direction * (direction @ left)
-    return left
+        basis[picked] = direction / length
+        left -= basis[picked] * (basis[picked] @ left)
+        picked += 1
+    return torch.from_numpy(left)

@@ -4,20 +4,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from legrad_engine.classifier import Classifier
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families.base import at_least_float32
-from legrad_engine.geometry import Geometry
 from legrad_engine.images import ImageSource, PreparedImage
 from legrad_engine.negatives import Negatives
 from legrad_engine.pursuit import residual
 from legrad_engine.questions import KINDS, Question, is_target
+from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -30,46 +28,6 @@ from legrad_engine.targets import (
     TextTarget,
 )
 from legrad_engine.text import Templates, TextEncoder, resolve_templates
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ResolvedTargets:
-    """One picture's targets as unit vectors.
-
-    Attributes:
-        vectors: ``[P, e]``, on the model's device and in its dtype.
-        kinds: what each row is.
-        classes: the class of each ``class`` row, None for any other.
-        negatives: the rule that corrects the maps, if any.
-        negative_vectors: ``[N, e]``, the negatives' unit vectors; no row where there is no rule.
-    """
-
-    vectors: Tensor
-    kinds: tuple[TargetKind, ...]
-    classes: tuple[int | None, ...]
-    negatives: Negatives | None
-    negative_vectors: Tensor
-
-    def __len__(self) -> int:
-        """The number of targets, without negatives."""
-        return len(self.kinds)
-
-    @property
-    def rows(self) -> Tensor:
-        """``[P + N, e]``: every vector that is walked back from."""
-        return torch.cat([self.vectors, self.negative_vectors])
-
-    def rows_of(self, kind: TargetKind) -> list[int]:
-        """The rows that are of one kind."""
-        return [row for row, each in enumerate(self.kinds) if each == kind]
-
-    def corrected(self, maps: NDArray[np.floating], geometry: Geometry) -> NDArray[np.floating]:
-        """The targets' maps ``[P, rows, columns]``, out of those of all ``P + N`` rows."""
-        if self.negatives is None:
-            return maps
-        count = len(self)
-        return self.negatives.apply(maps[:count], maps[count:], geometry)
-
 
 PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 

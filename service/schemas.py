@@ -237,8 +237,8 @@ class TargetExplanation(Contract):
     """Where the model looked for one target."""
 
     target: str = Field(
-        description="The target in short: `a cat`, `class 281: tabby`, `image`, "
-        '`"a cat" against "a dog"`.',
+        description="The target in short, at most 200 characters: `a cat`, `class 281: tabby`, "
+        '`image`, `"a cat" against "a dog"`.',
         examples=["a cat"],
     )
     prompt: str | None = Field(

@@ -15,7 +15,8 @@ from legrad_engine.geometry import Geometry
 from legrad_engine.images import PreparedImage
 from legrad_engine.models import ModelReference
 from legrad_engine.questions import Question
-from legrad_engine.resolution import ResolvedTargets, TextCount
+from legrad_engine.resolution import TextCount
+from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import ImageTarget
 from legrad_engine.text import Templates
 from service.batching import BatcherState, BatchLimits, MicroBatcher

@@ -9,7 +9,7 @@ from service.schema_base import EXAMPLE_IMAGE, ImageField, Request, Texts
 
 # Ceilings of the contract, above any real model and any useful question.
 _MOST_VALUES = 65_536
-_MOST_DISTRACTORS = 100
+_MOST_DISTRACTORS = 64
 _MOST_CLASSES = 1_000_000
 
 

@@ -19,6 +19,7 @@ from service import target_schemas as contract
 from service.schema_base import ImageField
 
 _FLOAT_BYTES = 4
+_LONGEST_LABEL = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +101,36 @@ def with_prepared(question: Question, prepared: dict[bytes, PreparedImage]) -> Q
 
 def name_target(target: engine.Target, classifier: Classifier | None) -> TargetName:
     """How an answer names a target."""
+    prompt = None
+    if isinstance(target, engine.TextTarget) and len(target.texts) == 1:
+        (prompt,) = target.texts
+    label = _label(target, classifier)
+    if len(label) > _LONGEST_LABEL:
+        label = f"{label[: _LONGEST_LABEL - 1]}…"
+    return TargetName(label, prompt)
+
+
+def _label(target: engine.Target, classifier: Classifier | None) -> str:
     match target:
-        case engine.TextTarget((text,)):
-            return TargetName(text, text)
         case engine.TextTarget(texts):
-            return TargetName(", ".join(texts), None)
+            return ", ".join(texts)
+        case engine.EmbeddingTarget():
+            return "embedding"
+        case engine.ImageTarget():
+            return "image"
+        case engine.ClassTarget(class_):
+            return _class_label(class_, classifier)
         case engine.ContrastTarget(wanted, against):
-            first, second = _quoted(wanted, classifier), _quoted(against, classifier)
-            return TargetName(f"{first} against {second}", None)
+            return f"{_quoted(wanted, classifier)} against {_quoted(against, classifier)}"
         case engine.ResidualTarget(wanted, distractors):
             without = ", ".join(_quoted(each, classifier) for each in distractors)
-            return TargetName(f"{_quoted(wanted, classifier)} without {without}", None)
-        case engine.ClassTarget(class_):
-            return TargetName(_class_label(class_, classifier), None)
-        case engine.ImageTarget():
-            return TargetName("image", None)
-        case engine.EmbeddingTarget():
-            return TargetName("embedding", None)
+            return f"{_quoted(wanted, classifier)} without {without}"
 
 
 def _quoted(target: engine.SimpleTarget, classifier: Classifier | None) -> str:
     if isinstance(target, engine.TextTarget):
         return ", ".join(f'"{text}"' for text in target.texts)
-    return name_target(target, classifier).label
+    return _label(target, classifier)
 
 
 def _class_label(class_: int | str, classifier: Classifier | None) -> str:

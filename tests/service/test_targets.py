@@ -133,6 +133,13 @@ def test_targets_are_named(running: RunningApp) -> None:
     ]
 
 
+def test_a_long_target_is_named_shortly_and_a_long_prompt_in_full(running: RunningApp) -> None:
+    prompt = "a" + " " * 300 + "cat"
+    (found,) = ask(running, prompts=[prompt])
+    assert found["prompt"] == prompt
+    assert len(found["target"]) == 200
+
+
 def test_prompts_are_short_for_texts_and_come_first(running: RunningApp) -> None:
     together = ask(running, DOG, prompts=["a cat"])
     assert together == ask(running, CAT, DOG) == ask(running, prompts=["a cat", "a dog"])
@@ -398,7 +405,7 @@ def test_a_wrong_target_is_named_by_its_place(
         ),
         ({"targets": [nested(CAT) | {"atoms": 0}]}, "invalid-request", "targets.0.atoms"),
         (
-            {"targets": [{"type": "residual", "target": CAT, "distractors": [DOG] * 101}]},
+            {"targets": [{"type": "residual", "target": CAT, "distractors": [DOG] * 65}]},
             "invalid-request",
             "targets.0.distractors",
         ),
