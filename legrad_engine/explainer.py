@@ -265,7 +265,7 @@ class Explainer:
         embeddings = F.normalize(features, dim=-1)
         return Trace(tuple(blocks), indices, score, features, embeddings, geometries)
 
-    def embed(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
+    def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
         """Unit embeddings ``[B, e]`` of pictures, as the model serves them.
 
         Args:
@@ -289,7 +289,12 @@ class Explainer:
     def resolver(self) -> TargetResolver:
         """What turns targets into unit vectors of this model's joint space."""
         return TargetResolver(
-            self.text, self.classifier, self.embed, self.embedding_size, self.device, self.dtype
+            self.text,
+            self.classifier,
+            self.embed_images,
+            self.embedding_size,
+            self.device,
+            self.dtype,
         )
 
     @torch.no_grad()
@@ -320,12 +325,13 @@ class Explainer:
             targets, len(trace), templates, resolve_negatives(negatives)
         )
         groups: defaultdict[int, list[int]] = defaultdict(list)
-        for image, each in enumerate(resolved):
-            groups[len(each.rows)].append(image)
+        rows = [each.rows for each in resolved]
+        for image, vectors in enumerate(rows):
+            groups[len(vectors)].append(image)
         explanations: dict[int, Explanation] = {}
         for images in groups.values():
             part = trace if len(images) == len(trace) else trace.select(images)
-            vectors = torch.stack([resolved[image].rows for image in images])
+            vectors = torch.stack([rows[image] for image in images])
             maps = self._attribute_evenly(part, vectors).cpu().numpy()
             similarities = torch.einsum(
                 "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)

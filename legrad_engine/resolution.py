@@ -91,12 +91,12 @@ class TargetResolver:
 
     def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
         """What encoding the question's texts would cost now."""
-        asked = {(text, templates) for text in question.texts}
-        asked |= {(text, None) for text in question.negative_texts}
         if self.text is None:
             return TextCount(0, 0, 0)
+        asked = {(text, resolve_templates(templates)) for text in question.texts}
+        asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
         missing = [each for each in asked if not self.text.is_cached(*each)]
-        strings = sum(len(resolve_templates(through)) for _, through in missing)
+        strings = sum(len(through) for _, through in missing)
         return TextCount(len(asked) - len(missing), len(missing), strings)
 
     def embed(self, questions: Sequence[Question], templates: Templates = None) -> Embedded:
@@ -124,6 +124,7 @@ class TargetResolver:
         vectors = self.embed_images(list(images.values())) if images else ()
         return Embedded(encoded, encoded_negatives, dict(zip(images, vectors, strict=True)))
 
+    @torch.no_grad()
     def compose(self, question: Question, embedded: Embedded) -> ResolvedTargets:
         """The unit vectors of one question.
 

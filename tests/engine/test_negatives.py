@@ -151,7 +151,7 @@ def test_templates_are_for_the_targets_alone(explainer: Explainer) -> None:
 
 def test_any_target_can_be_a_negative(explainer: Explainer) -> None:
     other = picture(seed=9)
-    vectors = explainer.embed([other])
+    vectors = explainer.embed_images([other])
     trace = explainer.trace([picture()])
     for negative in (ImageTarget(other), EmbeddingTarget(3 * vectors[0])):
         (found,) = explainer.attribute(trace, PROMPTS, negatives=Negatives((negative,)))

@@ -149,7 +149,7 @@ def test_maps_are_those_of_the_vectors_worked_out_by_hand(explainer: Explainer) 
             F.normalize(cat - dog, dim=0),
             F.normalize(cat - (cat @ dog) * dog, dim=0),
             F.normalize(embedding(), dim=0),
-            explainer.embed([picture(seed=5)])[0],
+            explainer.embed_images([picture(seed=5)])[0],
         ]
     )
     trace = explainer.trace([picture()])
@@ -242,9 +242,9 @@ def test_all_texts_are_encoded_in_one_call_and_all_pictures_in_one_forward(
 def test_target_pictures_of_any_shape_are_embedded_in_order(explainer: Explainer) -> None:
     sizes = [(64, 64), (200, 70), (64, 64), (70, 200)]
     prepared = [explainer.prepare(picture(*size, i), fit="native") for i, size in enumerate(sizes)]
-    together = explainer.embed(prepared)
+    together = explainer.embed_images(prepared)
     for image, found in zip(prepared, together, strict=True):
-        assert torch.allclose(explainer.embed([image])[0], found, atol=1e-12)
+        assert torch.allclose(explainer.embed_images([image])[0], found, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
