@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from answers import check_against_contract, refused
 from numpy.typing import NDArray
 from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
-from test_bad_input import refused
-from test_contract import check_against_contract
 
 from legrad_engine import Explainer, Negatives, TextTarget
 from legrad_engine.classifier import Classifier
