@@ -5,15 +5,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.legrad.closed_form import ClosedFormTrace
-from legrad_engine.legrad.general import GeneralTrace
-
-BlockTrace = ClosedFormTrace | GeneralTrace
+from legrad_engine.legrad.route import BlockTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +26,8 @@ class Trace:
         blocks: one entry for each explained block.
         layers: the explained blocks' indices, ascending.
         score: the explained score.
-        features: ``[B, e]``, the image embeddings that the model serves, before they are made unit.
-        embeddings: ``[B, e]``, the unit image embeddings that the model serves.
+        features: ``[B, e]``, the image features that the model serves, not normalised, in float32
+            at least.
         geometries: B mappings from the patch grid to the original pictures.
     """
 
@@ -37,7 +35,6 @@ class Trace:
     layers: tuple[int, ...]
     score: Score
     features: Tensor
-    embeddings: Tensor
     geometries: tuple[Geometry, ...]
 
     def __len__(self) -> int:
@@ -45,21 +42,25 @@ class Trace:
         return len(self.geometries)
 
     @property
+    def embeddings(self) -> Tensor:
+        """``[B, e]``, the unit image embeddings."""
+        return F.normalize(self.features, dim=-1)
+
+    @property
     def nbytes(self) -> int:
         """The size of the kept tensors in bytes."""
-        tensors = [self.features, self.embeddings]
+        tensors = [self.features]
         for block in self.blocks:
             tensors += [getattr(block, field.name) for field in fields(block)]
         return sum(tensor.nbytes for tensor in tensors)
 
     def select(self, images: Sequence[int]) -> Self:
         """The trace of some of the images, in the given order, with memory of its own."""
-        index = torch.tensor(images, device=self.embeddings.device)
+        index = torch.tensor(images, device=self.features.device)
         return replace(
             self,
             blocks=tuple(_map(block, lambda tensor: tensor[index]) for block in self.blocks),
             features=self.features[index],
-            embeddings=self.embeddings[index],
             geometries=tuple(self.geometries[image] for image in images),
         )
 
@@ -89,7 +90,6 @@ class Trace:
             layers=first.layers,
             score=first.score,
             features=torch.cat([trace.features for trace in traces]),
-            embeddings=torch.cat([trace.embeddings for trace in traces]),
             geometries=tuple(geometry for trace in traces for geometry in trace.geometries),
         )
 

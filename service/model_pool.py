@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 
 from legrad_engine.errors import UnknownModelError
-from service.metrics import Metrics
+from service.metrics import Metrics, TraceCacheMetrics
 from service.served_model import ServedModel
 from service.settings import Settings
+from service.trace_cache import TraceCache
 
 
 class ModelPool:
@@ -15,8 +16,11 @@ class ModelPool:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         references = settings.model_references
         self._default = references[0].id
+        self.traces = TraceCache(settings.trace_cache_bytes, TraceCacheMetrics(metrics))
         self._models = {
-            reference.id: ServedModel(reference, settings, metrics, default=position == 0)
+            reference.id: ServedModel(
+                reference, settings, metrics, self.traces, default=position == 0
+            )
             for position, reference in enumerate(references)
         }
 

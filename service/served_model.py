@@ -12,17 +12,19 @@ from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_m
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.images import PreparedImage
 from legrad_engine.models import ModelReference
 from legrad_engine.questions import Question
 from legrad_engine.resolution import TextCount
 from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import ImageTarget
 from legrad_engine.text import Templates
+from legrad_engine.trace import Trace
 from service.batching import BatcherState, BatchLimits, MicroBatcher
-from service.metrics import BatchMetrics, Metrics
+from service.metrics import TRACES, BatchMetrics, Metrics
+from service.pictures import Picture
 from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.settings import Settings
+from service.trace_cache import TraceCache
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42
@@ -35,16 +37,14 @@ class ExplainItem:
     """One picture with what is asked of it, ready for the worker.
 
     Attributes:
-        digest: identifies the picture's bytes, so that equal pictures share one forward pass.
-        prepared: the picture as the model will see it.
+        picture: decoded, or with its trace; equal pictures share one, and with it a forward pass.
         question: what to look for; it is checked, and its pictures are prepared.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
     """
 
-    digest: bytes
-    prepared: PreparedImage
+    picture: Picture
     question: Question
     layers: tuple[int, ...]
     score: Score
@@ -53,16 +53,34 @@ class ExplainItem:
     @property
     def bucket(self) -> tuple[object, ...]:
         """Items with an equal bucket can be computed in one batch."""
-        return (self.prepared.geometry.input_size, self.layers, self.score, self.templates)
+        geometry = self.picture.geometry
+        input_size = None if geometry is None else geometry.input_size
+        return (input_size, self.layers, self.score, self.templates)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An item's explanation.
+
+    Attributes:
+        explanation: the maps.
+        cached: whether another item's forward pass was used in place of one of its own.
+    """
+
+    explanation: Explanation
+    cached: bool
 
 
 class ExplainProcessor:
     """Loads a model on the worker's thread and computes batches with it."""
 
-    def __init__(self, reference: ModelReference, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, reference: ModelReference, settings: Settings, metrics: Metrics, traces: TraceCache
+    ) -> None:
         self._reference = reference
         self._settings = settings
         self._metrics = metrics
+        self._traces = traces
         self.explainer: Explainer | None = None
         self.error: str | None = None
 
@@ -86,8 +104,12 @@ class ExplainProcessor:
         self._metrics.model_bytes.labels(model).set(self.explainer.nbytes)
         self._metrics.model_loaded.labels(model).set(1)
 
-    def process(self, items: Sequence[ExplainItem]) -> Sequence[Explanation | Exception]:
-        """One explanation for each item; all are of one bucket."""
+    def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
+        """One explanation for each item; all are of one bucket.
+
+        Only pictures without a trace go forward, each once. Their traces are kept, where the caller
+        allows it, once all items are explained, so items queued behind them find the traces.
+        """
         explainer = self.explainer
         if explainer is None:
             raise RuntimeError("The worker computes only after it has started.")
@@ -104,24 +126,71 @@ class ExplainProcessor:
                 for item, each in zip(items, answers, strict=True)
                 if isinstance(each, ResolvedTargets)
             ]
-            keys = [(item.digest, item.prepared.geometry) for item in items]
-            distinct = dict(zip(keys, (item.prepared for item in items), strict=True))
-            trace = explainer.trace(list(distinct.values()), layers=first.layers, score=first.score)
-            if len(distinct) < len(items):
-                place_of = {key: place for place, key in enumerate(distinct)}
-                trace = trace.select([place_of[key] for key in keys])
-            started = self._observe("forward", started)
-            explanations = iter(explainer.attribute(trace, resolved))
+            new = {
+                item.picture: item.picture.prepared
+                for item in items
+                if item.picture.trace is None and item.picture.prepared is not None
+            }
+            made = None
+            if new:
+                made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
+                started = self._observe("forward", started)
+            trace = _joined([item.picture for item in items], list(new), made)
+            explanations = explainer.attribute(trace, resolved)
             self._observe("backward", started)
         except Exception as error:
-            if is_out_of_memory(error):
-                release_cached_memory()
+            self._make_room(error)
             raise
-        return [each if isinstance(each, LegradError) else next(explanations) for each in answers]
+        if made is not None:
+            self._keep(list(new), made)
+        explained = iter(self._told_apart(items, explanations, set(new)))
+        return [each if isinstance(each, LegradError) else next(explained) for each in answers]
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
         self._metrics.model_loaded.labels(self._reference.id).set(0)
+
+    def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
+        """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
+
+        They are copied only now that all items are explained, and never make a request fail.
+        """
+        if not self._traces.has_room_for(made.nbytes // len(made)):
+            return
+        try:
+            for place, picture in enumerate(pictures):
+                if picture.key is not None:
+                    trace = made.select([place])
+                    self._traces.put(picture.key, trace)
+                    picture.trace = trace
+        except Exception as error:
+            if not self._make_room(error):
+                raise
+
+    def _make_room(self, error: Exception) -> bool:
+        """Lets go of all that only saves time, if the memory is exhausted; whether it is."""
+        exhausted = is_out_of_memory(error)
+        if exhausted:
+            self._traces.clear()
+            release_cached_memory()
+        return exhausted
+
+    def _told_apart(
+        self,
+        items: Sequence[ExplainItem],
+        explanations: Sequence[Explanation],
+        new: set[Picture],
+    ) -> list[Explained]:
+        """The results with what was cached; of several items of a new picture all but the first."""
+        results = []
+        for item, explanation in zip(items, explanations, strict=True):
+            cached = item.picture not in new
+            new.discard(item.picture)
+            results.append(Explained(explanation, cached))
+            if item.picture.key is not None:
+                counter = self._metrics.cache_hits if cached else self._metrics.cache_misses
+                counter.labels(TRACES).inc()
+        return results
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
@@ -133,13 +202,19 @@ class ServedModel:
     """A model with its worker."""
 
     def __init__(
-        self, reference: ModelReference, settings: Settings, metrics: Metrics, *, default: bool
+        self,
+        reference: ModelReference,
+        settings: Settings,
+        metrics: Metrics,
+        traces: TraceCache,
+        *,
+        default: bool,
     ) -> None:
         self.id = reference.id
         self._reference = reference
         self._default = default
-        self._processor = ExplainProcessor(reference, settings, metrics)
-        self.batcher: MicroBatcher[ExplainItem, Explanation] = MicroBatcher(
+        self._processor = ExplainProcessor(reference, settings, metrics, traces)
+        self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             reference.id,
             self._processor,
             BatchLimits(
@@ -176,8 +251,17 @@ class ServedModel:
             error = error and error.replace(path, Path(path).name)
         return error
 
-    def cost(self, geometry: Geometry, layers: Sequence[int], targets: int) -> float:
-        """The work of one picture, in forward passes at the model's own size."""
+    def cost(
+        self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
+    ) -> float:
+        """The work of one picture, in forward passes at the model's own size.
+
+        Args:
+            geometry: the picture's.
+            layers: the explained blocks.
+            targets: how many things, negatives included, are asked about it.
+            traced: whether its forward pass is already done.
+        """
         explainer = self.explainer
         if explainer is None:
             return 1.0
@@ -187,7 +271,7 @@ class ServedModel:
             tower.image_size[1] // tower.patch_size[1]
         )
         walk_back = _WALK_BACK_SHARE * len(layers) * targets / tower.depth
-        return rows * columns / own * (1 + walk_back)
+        return rows * columns / own * (walk_back if traced else 1 + walk_back)
 
     @staticmethod
     def target_cost(question: Question, texts: TextCount) -> float:
@@ -250,6 +334,15 @@ def _resolve(
         except InvalidTargetError as error:
             composed[question] = error
     return [composed[item.question] for item in items]
+
+
+def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | None) -> Trace:
+    """One trace of all pictures in order, repeats included, from the new ones' and the known."""
+    known = {each: each.trace for each in pictures if each.trace is not None}
+    trace = Trace.join([*([] if made is None else [made]), *known.values()])
+    place_of = {picture: place for place, picture in enumerate((*new, *known))}
+    places = [place_of[picture] for picture in pictures]
+    return trace if places == list(range(len(trace))) else trace.select(places)
 
 
 def _warm_up(explainer: Explainer) -> None:

@@ -3,21 +3,27 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import seeded_explainer
+from architectures import seeded_explainer, tokenizer
 from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg
 from pictures import picture
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.geometry import Geometry, plan
+from legrad_engine.images import PreparedImage
 from legrad_engine.negatives import SIGLIP, Negatives
 from legrad_engine.targets import EmbeddingTarget, ImageTarget, TextTarget
 
@@ -53,6 +59,38 @@ def finished(maps: NDArray[np.floating]) -> NDArray[np.float32]:
     return upsampled[0].numpy()
 
 
+def siglip_explainer(siglip: dict[str, NDArray[np.float32]], *, skips_norm: bool) -> Explainer:
+    """The reference's model in ours, with the trunk's final norm or, as in the reference, without.
+
+    The model applies that norm before its pooler.
+    """
+    side = siglip["image"].shape[-1]
+    trunk = VisionTransformer(
+        img_size=side,
+        patch_size=PATCH,
+        embed_dim=siglip["targets"].shape[1],
+        depth=3,
+        num_heads=4,
+        class_token=False,
+        global_pool="map",
+        num_classes=0,
+    )
+    weights = {
+        name.removeprefix("trunk."): torch.from_numpy(weight)
+        for name, weight in siglip.items()
+        if name.startswith("trunk.")
+    }
+    trunk.load_state_dict(weights)
+    if skips_norm:
+        trunk.norm = nn.Identity()
+    trunk.pretrained_cfg = {"input_size": (3, side, side)}
+    model = nn.Module()
+    model.visual = trunk
+    cfg = asdict(PreprocessCfg(size=side))
+    open_clip.set_model_preprocess_cfg(model, cfg)
+    return Explainer(model, tokenizer(), name="reference's")
+
+
 def square(rows: int, columns: int) -> Geometry:
     size = columns * PATCH, rows * PATCH
     return Geometry(size, size, (0, 0, *size), (PATCH, PATCH))
@@ -64,6 +102,21 @@ def test_the_preset_is_the_reference_s_correction(siglip: dict[str, NDArray[np.f
     np.testing.assert_allclose(finished(raw), siglip["plain"][0], atol=1e-5)
     corrected = SIGLIP.apply(raw, correction, square(*raw.shape[1:]))
     np.testing.assert_allclose(finished(corrected), siglip["corrected"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("skips_norm", [True, False], ids=["as the reference", "as the model"])
+def test_a_pooler_s_corrected_map_is_the_reference_s_but_for_the_norm_that_it_skips(
+    siglip: dict[str, NDArray[np.float32]], skips_norm: bool
+) -> None:
+    explainer = siglip_explainer(siglip, skips_norm=skips_norm)
+    image, (prompt, correction) = torch.from_numpy(siglip["image"]), siglip["targets"]
+    rows = columns = image.shape[-1] // PATCH
+    prepared = PreparedImage(image[0], square(rows, columns))
+    rule = replace(SIGLIP, targets=(EmbeddingTarget(correction),))
+    trace = explainer.trace([prepared], layers=2)
+    (found,) = explainer.attribute(trace, [EmbeddingTarget(prompt)], negatives=rule)
+    difference = np.abs(finished(found.maps) - siglip["corrected"][0]).max()
+    assert difference <= 1e-5 if skips_norm else difference > 0.1
 
 
 def test_the_preset_s_rule_and_prompt_are_the_reference_s() -> None:
