@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,29 @@ from legrad_engine.targets import (
     TargetKind,
     TextTarget,
 )
-from legrad_engine.text import Templates, TextEncoder, resolve_templates
+from legrad_engine.text import Templates, resolve_templates
 
 PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 
 # Targets for all pictures or for each: strings or target objects, unit vectors ``[P, e]`` of texts,
 # or, for each, what is resolved already.
 Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
+
+
+class PromptEncoder(Protocol):
+    """What a resolver needs of :class:`legrad_engine.text.TextEncoder`."""
+
+    def check(self, prompt: str) -> None:
+        """Refuses a prompt that cannot be encoded."""
+        ...
+
+    def is_cached(self, prompt: str, templates: Templates = None) -> bool:
+        """Whether encoding the prompt would cost nothing."""
+        ...
+
+    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
+        """Unit vectors ``[P, e]``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,7 @@ class TargetResolver:
     """Turns questions into unit vectors with one model's parts.
 
     Attributes:
-        text: the text encoder, or None where the model has none.
+        text: the text encoder.
         classifier: the classifier, or None where the model has none.
         embed_images: unit embeddings ``[B, e]`` of pictures, as the model serves them.
         size: ``e``.
@@ -72,7 +88,7 @@ class TargetResolver:
         dtype: their precision.
     """
 
-    text: TextEncoder | None
+    text: PromptEncoder
     classifier: Classifier | None
     embed_images: Callable[[Sequence[ImageSource | PreparedImage]], Tensor]
     size: int
@@ -91,8 +107,6 @@ class TargetResolver:
 
     def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
         """What encoding the question's texts would cost now."""
-        if self.text is None:
-            return TextCount(0, 0, 0)
         asked = {(text, resolve_templates(templates)) for text in question.texts}
         asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
         missing = [each for each in asked if not self.text.is_cached(*each)]
@@ -243,14 +257,8 @@ class TargetResolver:
     def _check_part(self, part: SimpleTarget, field: str) -> None:
         match part:
             case TextTarget(texts):
-                if self.text is None:
-                    raise InvalidTargetError(
-                        "This model has no text tower: ask about a class, a picture or an "
-                        "embedding.",
-                        field=field,
-                    )
                 for text in texts:
-                    self._check_text(self.text, text, field)
+                    self._check_text(text, field)
             case EmbeddingTarget():
                 self._check_embedding(part, f"{field}.embedding")
             case ClassTarget():
@@ -266,10 +274,9 @@ class TargetResolver:
                     name = "label" if isinstance(part.class_, str) else "index"
                     raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
 
-    @staticmethod
-    def _check_text(encoder: TextEncoder, text: str, field: str) -> None:
+    def _check_text(self, text: str, field: str) -> None:
         try:
-            encoder.check(text)
+            self.text.check(text)
         except InvalidTargetError as error:
             raise InvalidTargetError(str(error), field=field) from error
 
@@ -295,7 +302,7 @@ class TargetResolver:
 
     def _encode(self, texts: Iterable[str], templates: Templates) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(texts))
-        if self.text is None or not distinct:
+        if not distinct:
             return {}
         return dict(zip(distinct, self.text.encode(distinct, templates), strict=True))
 
