@@ -247,9 +247,7 @@ class ServedModel:
     def error(self) -> str | None:
         """Why the model could not be loaded, if that is so."""
         error = self._processor.error
-        for path in filter(None, (self._reference.name, self._reference.pretrained)):
-            error = error and error.replace(path, Path(path).name)
-        return error
+        return None if error is None else self._reference.without_folders(error)
 
     def cost(
         self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
@@ -283,7 +281,6 @@ class ServedModel:
         """What `/models` tells."""
         explainer = self.explainer
         pretrained = self._reference.pretrained
-        name = self._reference.name
         known: dict[str, object] = dict.fromkeys(
             (
                 "device", "dtype", "bytes", "family", "image_size",
@@ -309,7 +306,7 @@ class ServedModel:
         return ModelInfo.model_validate(
             {
                 "id": self.id,
-                "name": Path(name).stem if name.endswith(".json") else name,
+                "name": self._reference.title,
                 # A checkpoint's folder is nobody's business but the operator's, as in `error`.
                 "pretrained": None if pretrained is None else Path(pretrained).name,
                 "default": self._default,
