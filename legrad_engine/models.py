@@ -19,7 +19,7 @@ from legrad_engine.families import refusal
 from legrad_engine.image_model import ImageModel
 from legrad_engine.model_reference import STARTER, ModelReference
 from legrad_engine.openclip_weights import fill
-from legrad_engine.targets import Tokenizer
+from legrad_engine.text import Tokenizer
 
 __all__ = [
     "STARTER",

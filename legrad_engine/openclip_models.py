@@ -23,7 +23,7 @@ from legrad_engine import checkpoints
 from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
 from legrad_engine.hub import Repository, safer_first
 from legrad_engine.openclip_weights import fill, settle
-from legrad_engine.targets import Tokenizer
+from legrad_engine.text import Tokenizer
 
 HUB = "hf-hub:"
 FOLDER = "local-dir:"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from legrad_engine import Explainer, models, openclip_models
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.models import ModelReference
-from legrad_engine.targets import TextEncoder
+from legrad_engine.text import TextEncoder
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "on", "the", "sofa", "red"]
 CONTEXT = 8

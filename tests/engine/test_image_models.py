@@ -26,7 +26,7 @@ from legrad_engine.errors import (
 )
 from legrad_engine.image_model import ImageModel
 from legrad_engine.models import ModelReference
-from legrad_engine.targets import NoText
+from legrad_engine.text import NoText
 
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
 NAME = "vit_tiny_patch16_224"
