@@ -17,7 +17,7 @@ from legrad_engine.questions import Question
 from legrad_engine.resolution import TextCount
 from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import ImageTarget
-from legrad_engine.text import Templates
+from legrad_engine.text import Templates, TextEncoder
 from legrad_engine.trace import Trace
 from service.batching import BatcherState, BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
@@ -344,4 +344,7 @@ def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | N
 
 def _warm_up(explainer: Explainer) -> None:
     picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
-    explainer.explain([picture], ["a photo"])
+    trace = explainer.trace([picture])
+    # Its own embedding is a target that every model has.
+    has_text = isinstance(explainer.text, TextEncoder)
+    explainer.attribute(trace, ["a photo"] if has_text else trace.embeddings)
