@@ -1,6 +1,7 @@
 """Loading models: the built-in one, open_clip's and timm's, and those of one's own."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from legrad_engine import checkpoints, openclip_models, timm_models
 from legrad_engine.devices import resolve_device, resolve_dtype
+from legrad_engine.errors import LegradError, ModelLoadError, in_one_line
 from legrad_engine.families import refusal
 from legrad_engine.image_model import ImageModel
 from legrad_engine.model_reference import STARTER, ModelReference
+from legrad_engine.openclip_weights import fill
 from legrad_engine.text import Tokenizer
 
 __all__ = [
@@ -109,35 +112,56 @@ def load(
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
     reference = ModelReference(name, pretrained)
-    reference.check()
+    try:
+        reference.check()
+        model, tokenizer, licence = _load(reference)
+    except LegradError:
+        raise
+    # Configs and checkpoints are anybody's: what they can break in other libraries has no end.
+    except Exception as error:
+        raise ModelLoadError(
+            f"{reference.title} could not be loaded: {in_one_line(error)}.", field="model"
+        ) from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model = model.to(where, precision).eval()
+    if tokenizer is None:
+        model = ImageModel(model).eval()
+    return LoadedModel(model, tokenizer, reference.title, licence)
+
+
+def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str | None]:
+    name, pretrained = reference.name, reference.pretrained
     if name.startswith(timm_models.SCHEMA):
         visual, licence = timm_models.load(name, pretrained)
-        return LoadedModel(
-            ImageModel(_settled(visual).to(where, precision)).eval(),
-            None,
-            reference.title,
-            licence,
-        )
+        return visual, None, licence
     if name == STARTER:
         config = openclip_models.config_of(str(STARTER_FOLDER / "starter.json"))
         model = openclip_models.build(config.model, _STARTER_PREPROCESSING)
-        openclip_models.fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
-        tokenizer, licence = openclip_models.tokenizer_of(config), "Apache-2.0"
-    else:
-        if pretrained is None and not name.startswith(
-            (openclip_models.HUB, openclip_models.FOLDER)
-        ):
-            _logger.warning("%s has random weights: its heatmaps mean nothing", reference.title)
-        model, tokenizer, licence = openclip_models.load(name, pretrained)
-    return LoadedModel(_settled(model).to(where, precision), tokenizer, reference.title, licence)
+        fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
+        return model, openclip_models.tokenizer_of(config), "Apache-2.0"
+    if pretrained is None and not name.startswith((openclip_models.HUB, openclip_models.FOLDER)):
+        _logger.warning("%s has random weights: its heatmaps mean nothing", reference.title)
+    return openclip_models.load(name, pretrained)
 
 
 def normalization(model: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and standard deviation, per channel for values in 0 to 1, that a model expects."""
+    """The mean and standard deviation, per channel for values in 0 to 1, that a model expects.
+
+    Raises:
+        ModelLoadError: the model's config has something else in their place.
+    """
     if isinstance(model, ImageModel):
-        return model.mean, model.std
-    settings: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
-    return settings["mean"], settings["std"]
+        mean, std = model.mean, model.std
+    else:
+        settings: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
+        mean, std = settings["mean"], settings["std"]
+    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
+        raise ModelLoadError(
+            "The mean and std in a model's config must be three numbers each, with no std of 0.",
+            field="model",
+        )
+    return mean, std
 
 
 def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
@@ -158,8 +182,9 @@ def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
 
-def _settled(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, with nothing left to train."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
+def _are_three_numbers(values: object) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    )

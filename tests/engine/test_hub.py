@@ -99,18 +99,21 @@ def silent_hub() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("hub", ["silent", "refusing", "nowhere"])
+@pytest.mark.parametrize("hub", ["silent", "refusing", "nowhere", "failing"])
 def test_a_hub_out_of_reach_is_given_up_in_seconds(
     hub: str, silent_hub: str, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    endpoint = {
-        "silent": silent_hub,
-        "refusing": f"http://127.0.0.1:{port}",
-        "nowhere": "http://model-hub.invalid",
-    }[hub]
-    for answer in load_in_a_fresh_process(NAMES, tmp_path, endpoint):
+    with hub_server({}, status=503) as failing_hub:
+        endpoint = {
+            "silent": silent_hub,
+            "refusing": f"http://127.0.0.1:{port}",
+            "nowhere": "http://model-hub.invalid",
+            "failing": failing_hub,
+        }[hub]
+        answers = load_in_a_fresh_process(NAMES, tmp_path, endpoint)
+    for answer in answers:
         assert answer["error"] == "ModelLoadError", answer
         assert "HF_HUB_CACHE" in answer["told"]
         assert "HF_HUB_OFFLINE=1" in answer["told"]

@@ -537,6 +537,40 @@ def test_a_config_that_open_clip_cannot_build_is_refused(tmp_path: Path, weights
             Explainer.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"hf_model_name": 3},
+        {"hf_tokenizer_name": ["a"]},
+        {"tokenizer_kwargs": 3},
+        {"tokenizer_kwargs": {"nonsense": 1}},
+        {"context_length": "long"},
+        {"vocab_size": -1},
+        {"width": None},
+    ],
+    ids=str,
+)
+def test_a_config_of_nonsense_is_refused(
+    text: dict[str, Any], own_folder: Path, offline: Path
+) -> None:
+    settings = config()
+    settings["text_cfg"] |= text
+    (own_folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    with pytest.raises(LegradError) as refusal:
+        Explainer.load(f"local-dir:{own_folder}")
+    assert refusal.value.field == "model"
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("value", ["red", [], [1, 2], [1, 2, "3"], [1, 2, math.nan], 3, {}])
+def test_a_normalisation_of_nonsense_is_refused(name: str, value: Any, own_folder: Path) -> None:
+    settings = {"model_cfg": config(), "preprocess_cfg": {name: value}}
+    (own_folder / "open_clip_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelLoadError, match="mean and std"):
+        Explainer.load(f"local-dir:{own_folder}")
+
+
 def test_a_tower_of_timm_s_hub_is_built_from_the_offline_cache(offline: Path) -> None:
     settings = timm_config("hf-hub:org/tower", 224)
     with pytest.raises(ModelLoadError, match="offline cache"):

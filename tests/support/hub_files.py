@@ -23,14 +23,17 @@ def fill_cache(cache: Path, repository: str, files: Mapping[str, bytes]) -> Path
 
 
 @contextmanager
-def hub_server(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Serves files named ``ORG/REPO/FILE`` as the hub does; yields its address."""
+def hub_server(files: Mapping[str, bytes], *, status: int | None = None) -> Iterator[str]:
+    """Serves files named ``ORG/REPO/FILE`` as the hub does; yields its address.
+
+    With a status, that is all it answers.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> bytes | None:
             repository, _, name = self.path.removeprefix("/").partition("/resolve/main/")
-            content = files.get(f"{repository}/{name}")
-            self.send_response(404 if content is None else 200)
+            content = None if status else files.get(f"{repository}/{name}")
+            self.send_response(status or (404 if content is None else 200))
             self.send_header("X-Repo-Commit", _COMMIT)
             if content is None:
                 known = any(path.startswith(f"{repository}/") for path in files)
