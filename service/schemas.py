@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
@@ -15,7 +15,7 @@ from legrad_engine.render import (
 from legrad_engine.targets import TemplateSet
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
-ModelState = Literal["loading", "ready", "failed", "stopped"]
+ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 
 # Two pixels of red, small enough to read in the documentation.
 _EXAMPLE_IMAGE = (
@@ -345,6 +345,15 @@ class ModelInfo(_Contract):
     default: bool = Field(description="Whether requests without `model` go here.", examples=[True])
     state: ModelState = Field(description="What it can do now.", examples=["ready"])
     error: str | None = Field(description="Why loading failed, if it did.", examples=[None])
+    loads_on_request: bool = Field(
+        description="Whether a request loads it when it is not loaded: not after an operator has "
+        "unloaded it from a server that loads models at start, nor after loading has failed.",
+        examples=[True],
+    )
+    in_flight: int = Field(description="Requests that are using it.", examples=[0])
+    last_used: AwareDatetime | None = Field(
+        description="When a request last used it.", examples=["2026-01-31T12:00:00Z"]
+    )
     device: str | None = Field(description="Where it runs.", examples=["cpu"])
     dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
     bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
@@ -361,6 +370,10 @@ class ModelInfo(_Contract):
     layers: int | None = Field(description="Number of blocks.", examples=[12])
     scores: list[Score] | None = Field(
         description="Scores it can explain.", examples=[["mean", "cls"]]
+    )
+    templates: list[TemplateSet] | None = Field(
+        description="Named sets of prompt templates it accepts, beside templates of one's own.",
+        examples=[["simple", "openai"]],
     )
     licence: str | None = Field(
         description="Licence of the weights, where known.", examples=["Apache-2.0"]

@@ -1,28 +1,25 @@
-"""One served model: its worker, what the worker computes, and what is known about it."""
+"""One loaded model: its worker, and what the worker computes."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from PIL import Image
 
 from legrad_engine import Explainer, Explanation
-from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
+from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.models import ModelReference
 from legrad_engine.targets import Templates
-from service.batching import BatcherState, BatchLimits, MicroBatcher
+from service.batching import BatchLimits, MicroBatcher
 from service.metrics import BatchMetrics, Metrics
-from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.settings import Settings
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42
 # A short prompt in a text tower of the usual proportions, against its image tower.
 _TEXT_SHARE = 0.03
+# Starting a worker only takes a thread: the model is loaded before.
+_WORKER_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +49,20 @@ class ExplainItem:
 
 
 class ExplainProcessor:
-    """Loads a model on the worker's thread and computes batches with it."""
+    """Computes batches with a loaded model, on the worker's thread."""
 
-    def __init__(self, reference: ModelReference, settings: Settings, metrics: Metrics) -> None:
-        self._reference = reference
-        self._settings = settings
+    def __init__(self, model: str, explainer: Explainer, metrics: Metrics) -> None:
+        self._model = model
+        self._explainer = explainer
         self._metrics = metrics
-        self.explainer: Explainer | None = None
-        self.error: str | None = None
 
     def start(self) -> None:
-        """Loads the model, unless a worker before this one has, and warms it up."""
-        model = self._reference.id
-        try:
-            if self.explainer is None:
-                explainer = Explainer.load(
-                    self._reference.name,
-                    self._reference.pretrained,
-                    device=self._settings.device,
-                    dtype=self._settings.dtype,
-                )
-                _warm_up(explainer)
-                self.explainer = explainer
-        except Exception as error:
-            self.error = str(error) or type(error).__name__
-            raise
-        self.error = None
-        self._metrics.model_bytes.labels(model).set(self.explainer.nbytes)
-        self._metrics.model_loaded.labels(model).set(1)
+        """Says that the model can be used; it was loaded and warmed up before."""
+        self._metrics.model_loaded.labels(self._model).set(1)
 
     def process(self, items: Sequence[ExplainItem]) -> Sequence[Explanation | Exception]:
         """One explanation for each item; all are of one bucket."""
-        explainer = self.explainer
-        if explainer is None:
-            raise RuntimeError("The worker computes only after it has started.")
+        explainer = self._explainer
         first = items[0]
         try:
             started = time.perf_counter()
@@ -111,26 +88,25 @@ class ExplainProcessor:
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
-        self._metrics.model_loaded.labels(self._reference.id).set(0)
+        self._metrics.model_loaded.labels(self._model).set(0)
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        self._metrics.compute.labels(self._reference.id, stage).observe(now - started)
+        self._metrics.compute.labels(self._model, stage).observe(now - started)
         return now
 
 
 class ServedModel:
-    """A model with its worker."""
+    """A loaded model with its worker, from the start of the worker to its end."""
 
     def __init__(
-        self, reference: ModelReference, settings: Settings, metrics: Metrics, *, default: bool
+        self, model: str, explainer: Explainer, settings: Settings, metrics: Metrics
     ) -> None:
-        self.id = reference.id
-        self._reference = reference
-        self._default = default
-        self._processor = ExplainProcessor(reference, settings, metrics)
+        self.id = model
+        self.explainer = explainer
+        self._processor = ExplainProcessor(model, explainer, metrics)
         self.batcher: MicroBatcher[ExplainItem, Explanation] = MicroBatcher(
-            reference.id,
+            model,
             self._processor,
             BatchLimits(
                 max_batch_items=settings.max_batch_images,
@@ -138,40 +114,24 @@ class ServedModel:
                 max_queue_cost=settings.max_queue_cost,
                 max_wait_seconds=settings.max_wait_ms / 1000,
             ),
-            observer=BatchMetrics(metrics, reference.id),
+            observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
         )
 
-    @property
-    def explainer(self) -> Explainer | None:
-        """The loaded model, or None before it is loaded."""
-        return self._processor.explainer
+    def start(self) -> None:
+        """Starts the worker and waits until it takes items.
 
-    @property
-    def state(self) -> ModelState:
-        """What the model can do now."""
-        if self.batcher.ready:
-            return "ready"
-        if self.batcher.state in (BatcherState.DRAINING, BatcherState.STOPPED):
-            return "stopped"
-        if self.batcher.state in (BatcherState.CREATED, BatcherState.STARTING):
-            return "loading"
-        return "failed"
-
-    @property
-    def error(self) -> str | None:
-        """Why the model could not be loaded, if that is so."""
-        error = self._processor.error
-        for path in filter(None, (self._reference.name, self._reference.pretrained)):
-            error = error and error.replace(path, Path(path).name)
-        return error
+        Raises:
+            RuntimeError: no thread could be had for it.
+        """
+        self.batcher.start()
+        if not self.batcher.wait_until_ready(_WORKER_START_SECONDS):
+            self.batcher.drain(_WORKER_START_SECONDS)
+            raise RuntimeError(f"The worker of {self.id} could not be started.")
 
     def cost(self, geometry: Geometry, layers: Sequence[int], prompts: int) -> float:
         """The work of one picture, in forward passes at the model's own size."""
-        explainer = self.explainer
-        if explainer is None:
-            return 1.0
-        tower = explainer.tower
+        tower = self.explainer.tower
         rows, columns = geometry.grid
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
@@ -183,48 +143,3 @@ class ServedModel:
     def text_cost(texts: int) -> float:
         """The work of encoding so many texts, in the same unit."""
         return _TEXT_SHARE * texts
-
-    def info(self) -> ModelInfo:
-        """What `/models` tells."""
-        explainer = self.explainer
-        pretrained = self._reference.pretrained
-        name = self._reference.name
-        known: dict[str, object] = dict.fromkeys(
-            (
-                "device", "dtype", "bytes", "family", "image_size",
-                "patch_size", "grid", "layers", "scores", "licence",
-            )
-        )  # fmt: skip
-        if explainer is not None:
-            tower = explainer.tower
-            height, width = tower.image_size
-            patch_height, patch_width = tower.patch_size
-            known = {
-                "device": str(explainer.device),
-                "dtype": dtype_name(explainer.dtype),
-                "bytes": explainer.nbytes,
-                "family": tower.family,
-                "image_size": Size(width=width, height=height),
-                "patch_size": Size(width=patch_width, height=patch_height),
-                "grid": Grid(rows=height // patch_height, columns=width // patch_width),
-                "layers": tower.depth,
-                "scores": list(tower.scores),
-                "licence": explainer.licence,
-            }
-        return ModelInfo.model_validate(
-            {
-                "id": self.id,
-                "name": Path(name).stem if name.endswith(".json") else name,
-                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
-                "pretrained": None if pretrained is None else Path(pretrained).name,
-                "default": self._default,
-                "state": self.state,
-                "error": self.error,
-                **known,
-            }
-        )
-
-
-def _warm_up(explainer: Explainer) -> None:
-    picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
-    explainer.explain([picture], ["a photo"])

@@ -33,9 +33,13 @@ class RunningApp:
         self._callers = ThreadPoolExecutor(64)
         # Answered only once the application has started.
         assert self.client.get("/health/live").status_code == 200
-        self.model = self.app.state.pool.get(None)
         if wait:
-            assert self.model.batcher.wait_until_ready(_PATIENCE_SECONDS)
+            self.eventually(lambda: self.client.get("/health/ready").status_code == 200)
+
+    @property
+    def model(self) -> Any:
+        """The default model as it is loaded now."""
+        return self.app.state.pool.get(None).served
 
     def __enter__(self) -> Self:
         return self
