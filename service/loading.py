@@ -1,7 +1,9 @@
 """From a model's name to an explainer that has computed every batch shape it will meet first."""
 
 import gc
+from collections.abc import Iterator
 
+import httpx
 from PIL import Image
 
 from legrad_engine import Explainer, LegradError
@@ -50,11 +52,8 @@ def may_heal(error: Exception) -> bool:
     """
     if isinstance(error, LegradError) and not isinstance(error, ModelLoadError):
         return False
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) or (isinstance(cause, Exception) and is_out_of_memory(cause)):
-            return True
-        cause = cause.__cause__ or cause.__context__
+    if any(_may_pass(cause) for cause in _causes(error)):
+        return True
     # A refusal that names no such cause is final; an error that nobody foresaw may pass.
     return not isinstance(error, LegradError)
 
@@ -63,6 +62,22 @@ def give_back_memory() -> None:
     """Returns what unloaded models held to the machine and its device."""
     gc.collect()
     release_cached_memory()
+
+
+def _may_pass(cause: BaseException) -> bool:
+    if isinstance(cause, (OSError, httpx.TransportError)):
+        return True
+    return isinstance(cause, Exception) and is_out_of_memory(cause)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, also where it was raised anew without saying so."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:

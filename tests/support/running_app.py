@@ -78,8 +78,8 @@ class RunningApp:
 class Held:
     """Stands in for a model's computation, and holds the worker until it is released."""
 
-    def __init__(self, running: RunningApp) -> None:
-        processor = running.model._processor
+    def __init__(self, running: RunningApp, model: str | None = None) -> None:
+        processor = running.app.state.pool.get(model).served._processor
         self._compute = processor.process
         self._processor = processor
         self._released = threading.Event()
