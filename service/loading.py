@@ -1,5 +1,6 @@
 """From a model's name to an explainer that has computed every batch shape it will meet first."""
 
+import ctypes
 import gc
 from collections.abc import Iterator
 
@@ -62,6 +63,11 @@ def give_back_memory() -> None:
     """Returns what unloaded models held to the machine and its device."""
     gc.collect()
     release_cached_memory()
+    # Freed weights stay in the C library's heaps, one for each thread that loaded a model, until
+    # it is told to return them. Only GNU's has that call.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _may_pass(cause: BaseException) -> bool:

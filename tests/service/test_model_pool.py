@@ -15,7 +15,7 @@ import pytest
 from pictures import request_of
 from running_app import Held, RunningApp
 from test_faults import raw_request
-from tiny_model import save_model
+from tiny_model import FULL_SIZE, save_model
 
 from legrad_engine import Explainer
 from legrad_engine.errors import ModelLoadError
@@ -244,6 +244,27 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert ask(running, B).json()["images"] == first["images"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_machine_gets_the_memory_back(folder: Path) -> None:
+    config = FULL_SIZE | {
+        "vision_cfg": FULL_SIZE["vision_cfg"] | {"layers": 4},
+        "text_cfg": FULL_SIZE["text_cfg"] | {"width": 64},
+    }
+    with on_demand([save_model(folder, "pool-large", config)]) as running:
+        resident = []
+        for _ in range(4):
+            large = load(running, "pool-large-pool-large").json()["bytes"]
+            assert ask(running).status_code == 200
+            assert unload(running, "pool-large-pool-large").status_code == 200
+            resident.append(resident_bytes())
+        assert resident[-1] - resident[0] < large / 2
+
+
+def resident_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
 def test_loading_is_answered_at_once_and_can_be_followed(
     models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +401,26 @@ def test_a_model_with_work_in_flight_is_never_evicted(models: list[str], size: i
             assert states(running) == {A: "ready", B: "unloaded", C: "ready"}
             first.release()
             assert busy[0].result(60).status_code == 200
+
+
+def test_a_load_waits_until_the_memory_is_really_free(models: list[str], size: int) -> None:
+    with on_demand(models, max_model_bytes=size) as running:
+        assert ask(running, A).status_code == 200
+        with Held(running, A) as held:
+            with socket.create_connection((running.host, running.port)) as leaving:
+                leaving.sendall(raw_request(request_of(model=A)))
+                assert held.entered.wait(60)
+            running.eventually(lambda: running.client.get(f"/models/{A}").json()["in_flight"] == 0)
+            # Nobody waits for the answer any more, but the worker still makes it.
+            late = ask(running, B, **{"X-Request-Timeout-Ms": "300"})
+            assert problem(late) == (503, "not-ready")
+            assert states(running) == {A: "unloading", B: "loading", C: "unloaded"}
+            assert bytes_loaded(running) == {A: size, B: 0, C: 0}
+            waiting = running.explain_in_background(request_of(model=B))
+            held.release()
+            assert waiting.result(60).status_code == 200
+        assert states(running) == {A: "unloaded", B: "ready", C: "unloaded"}
+        assert evictions(running, A) == 1
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
