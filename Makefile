@@ -9,7 +9,7 @@ TOOLS := $(VENV)/.tools
 IMAGE ?=
 PROMPTS ?=
 
-.PHONY: help install demo serve test lint format bench openapi starter-eval clean
+.PHONY: help install demo serve test lint format bench openapi models-page starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -17,6 +17,7 @@ help:
 	@echo "make serve         start the server on port 8000"
 	@echo "make test          run all tests"
 	@echo "make lint          formatting, typing, imports, contract"
+	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make bench         measure speed against the reference and plain forward passes"
 	@echo "make starter-eval  measure the built-in model's heatmaps against exact ground truth"
 
@@ -53,6 +54,9 @@ format: $(TOOLS)
 
 openapi: install
 	$(BIN)/legrad openapi --output openapi.yaml
+
+models-page: install
+	$(BIN)/python -m legrad_engine.coverage docs/models.md
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks

@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import engine, http, memory, report, workload
+from benchmarks import engine, families, http, memory, report, workload
 from benchmarks.report import Row
 
 
@@ -17,6 +17,7 @@ class Part(StrEnum):
     """A group of rows."""
 
     ENGINE = "engine"
+    FAMILIES = "families"
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
@@ -37,7 +38,7 @@ def main(
         int | None, typer.Option(min=1, help="Threads for torch, on both sides.")
     ] = None,
 ) -> None:
-    """Measures ViT-B/16 with seeded random weights in float32 on the CPU."""
+    """Measures models with seeded random weights in float32 on the CPU."""
     console = Console()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -50,6 +51,7 @@ def main(
         workload.write_weights(weights)
         measures = {
             Part.ENGINE: lambda: engine.measure_over_plain(weights, rounds),
+            Part.FAMILIES: lambda: families.measure(rounds),
             # A third of the rounds: the reference takes most of the time, and its ratio is large.
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),

@@ -22,13 +22,14 @@ import httpx
 import numpy as np
 import torch
 
-from benchmarks import workload
+from benchmarks import timing, workload
 from benchmarks.report import Row
 from legrad_engine import Explainer
 from legrad_engine.models import STARTER, ModelReference
 from service.schemas import OutputOptions
 
 PROMPTS = ["a cat", "a dog", "a car", "a tree"]
+OTHER_PROMPTS = ["a bus", "a cup", "a hat", "a sofa"]
 SATURATION_TARGETS = {STARTER: 0.85, workload.ARCHITECTURE: 0.95}
 SATURATION_SIDE = 256
 CLIENTS = 32
@@ -55,6 +56,7 @@ def measure(weights: Path, repeats: int) -> list[Row]:
     with _server(f"{large.name}@{large.pretrained}") as client:
         rows += _at_saturation(large, client, min(repeats, MOST_ROUNDS))
         rows += _at_rest(client, 10 * repeats)
+        rows += _second_question(client, 2 * repeats)
     return rows
 
 
@@ -62,7 +64,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
     """Server and engine take turns on the same pictures; either is idle while the other runs.
 
     The engine alone takes the same encoded pictures, in full batches, and gives maps. All pictures
-    differ: equal ones would share a forward pass in the server.
+    differ, in every round: of those it has seen the server keeps the forward pass.
     """
     explainer = Explainer.load(reference.name, reference.pretrained)
     count = BATCH * BATCHES_PER_ROUND
@@ -73,7 +75,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
             explainer.explain(pictures[start : start + BATCH], PROMPTS)
 
     def over_http(output: OutputOptions) -> None:
-        requests = [_raw_request(client, picture, output) for picture in pictures]
+        requests = [_raw_request(client, _unseen(picture), output) for picture in pictures]
         asyncio.run(_send_all(client.base_url, requests))
 
     works = {"engine alone": engine_alone} | {
@@ -113,7 +115,7 @@ def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
     samples: dict[str, list[float]] = {}
     for turn in range(-2, requests):
         start = time.perf_counter()
-        answer = _explain(client, picture, prompts=PROMPTS[:1], output=OVERLAY_ONLY)
+        answer = _explain(client, _unseen(picture), prompts=PROMPTS[:1], output=OVERLAY_ONLY)
         waited = time.perf_counter() - start
         if turn < 0:
             continue
@@ -140,6 +142,34 @@ def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
         for percentile in (50, 99)
         for part in ("" if name == "overhead" else f": {name}",)
     ]
+
+
+def _second_question(client: httpx.Client, rounds: int) -> list[Row]:
+    """Other words about a picture just seen, over the first words about it; the words are known."""
+    picture = _jpeg(*MEGAPIXEL, seed=0)
+    width, height = MEGAPIXEL
+    rows = []
+    for name, output in OUTPUTS.items():
+        samples: timing.Samples = {"first": [], "second": []}
+        for turn in range(-2, rounds):
+            unseen = _unseen(picture)
+            for question, prompts in (("first", PROMPTS), ("second", OTHER_PROMPTS)):
+                start = time.perf_counter()
+                answer = _explain(client, unseen, prompts=prompts, output=output)
+                seconds = time.perf_counter() - start
+                if answer["images"][0]["cached"] != (question == "second"):
+                    raise RuntimeError(f"the {question} question about a picture was mistaken")
+                if turn >= 0:
+                    samples[question].append(seconds)
+        rows.append(
+            Row(
+                f"HTTP at rest, second question about a picture / first, {len(PROMPTS)} prompts, "
+                f"{width} x {height} JPEG in, {name}",
+                timing.ratio(samples, "second", "first"),
+                details=timing.details(samples, *samples),
+            )
+        )
+    return rows
 
 
 def _explain(
@@ -185,6 +215,11 @@ async def _send_all(url: httpx.URL, requests: Sequence[bytes]) -> None:
         writer.close()
 
     await asyncio.gather(*(connection() for _ in range(CLIENTS)))
+
+
+def _unseen(picture: bytes) -> bytes:
+    """The same JPEG in other bytes, so that a server cannot know it: what follows is not read."""
+    return picture + os.urandom(8)
 
 
 def _jpeg(width: int, height: int, seed: int) -> bytes:

@@ -21,10 +21,10 @@ def write_weights(path: Path) -> None:
     save_file(model.state_dict(), path)
 
 
-def targets(count: int) -> Tensor:
+def targets(count: int, size: int = EMBEDDING_SIZE) -> Tensor:
     """Unit vectors in the joint space, as a text tower would give."""
     generator = torch.Generator().manual_seed(1)
-    return F.normalize(torch.randn(count, EMBEDDING_SIZE, generator=generator), dim=-1)
+    return F.normalize(torch.randn(count, size, generator=generator), dim=-1)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

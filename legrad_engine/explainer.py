@@ -9,18 +9,19 @@ from typing import Literal, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
-from legrad_engine.families import Score, find_tower
-from legrad_engine.families.base import at_least_float32
+from legrad_engine.families import Score, Tower, find_tower
+from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
 from legrad_engine.images import ImageSource, decode, to_tensor
-from legrad_engine.legrad import closed_form, general
-from legrad_engine.legrad.closed_form import ClosedFormTrace, FoldedBlock
+from legrad_engine.legrad.closed_form import FoldedBlock
+from legrad_engine.legrad.route import attribute_block, trace_blocks
 from legrad_engine.targets import Templates, TextEncoder, Tokenizer
-from legrad_engine.trace import BlockTrace, Trace
+from legrad_engine.trace import Trace
 
 Layers = int | Literal["all"] | Sequence[int]
 Targets = Sequence[str] | Sequence[Sequence[str]] | Tensor | Sequence[Tensor]
@@ -162,13 +163,15 @@ class Explainer:
             )
         return tuple(sorted({index % depth for index in layers}))
 
-    def check_score(self, score: Score) -> None:
-        """Refuses a score that this model does not have.
+    def resolve_score(self, score: Score | None = None) -> Score:
+        """The score itself, or the model's own default for None.
 
         Raises:
             InvalidOptionError: the model has no such score, with the reason.
         """
+        score = self.tower.scores[0] if score is None else score
         self.tower.score_head(score)
+        return score
 
     def plan(
         self, image_size: tuple[int, int], size: int | None = None, fit: Fit = "squash"
@@ -176,10 +179,14 @@ class Explainer:
         """How a picture of (width, height) pixels will be fitted to the model's input.
 
         Raises:
-            InvalidOptionError: the size is not a positive multiple of the patch size.
+            InvalidOptionError: the size is not a positive multiple of the patch size, or not one
+                that the model can take.
         """
         size = self.default_size if size is None else size
-        return plan(image_size, size=size, patch_size=self.tower.patch_size, fit=fit)
+        geometry = plan(image_size, size=size, patch_size=self.tower.patch_size, fit=fit)
+        # Refused, or made ready, before anything is queued for it.
+        self._tower_for(geometry)
+        return geometry
 
     def prepare(
         self,
@@ -194,9 +201,18 @@ class Explainer:
             ImageTooLargeError: more pixels than the limit.
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
-        decoded = decode(image)
-        geometry = self.plan(decoded.size, size, fit)
-        return PreparedImage(to_tensor(decoded, geometry, self._mean, self._std), geometry)
+        return self.prepare_decoded(decode(image), size, fit)
+
+    def prepare_decoded(
+        self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
+    ) -> PreparedImage:
+        """Fits and normalises what :func:`legrad_engine.images.decode` has read.
+
+        Raises:
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        geometry = self.plan(picture.size, size, fit)
+        return PreparedImage(to_tensor(picture, geometry, self._mean, self._std), geometry)
 
     @torch.no_grad()
     def trace(
@@ -204,7 +220,7 @@ class Explainer:
         images: Sequence[ImageSource | PreparedImage],
         *,
         layers: Layers = DEFAULT_LAYERS,
-        score: Score = "mean",
+        score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
     ) -> Trace:
@@ -214,8 +230,9 @@ class Explainer:
             images: pictures, or what :meth:`prepare` made of them (``size`` and ``fit`` are then
                 settled). All must have one input size, which ``fit="native"`` does not promise.
             layers: see :meth:`resolve_layers`.
-            score: ``"mean"`` as in the paper, or ``"cls"``, the logit that a class-token model
-                serves.
+            score: ``"mean"`` of all tokens as in the paper, ``"cls"``, the logit that a class-token
+                model serves, ``"pooler"`` for models with an attentional pooler; None for the
+                model's own default.
             size: side of the input in pixels; None for the model's own.
             fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
 
@@ -224,7 +241,8 @@ class Explainer:
             ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
         """
         indices = self.resolve_layers(layers)
-        head, served_head = self.tower.score_head(score), self.tower.served_head()
+        score = self.resolve_score(score)
+        head = self.tower.score_head(score)
         prepared = [
             image if isinstance(image, PreparedImage) else self.prepare(image, size, fit)
             for image in images
@@ -236,31 +254,11 @@ class Explainer:
                 "separately, or use explain().",
                 field="images",
             )
-        tokens = self.tower.embed(self._to_device([image.pixels for image in prepared]))
-        blocks: list[BlockTrace] = []
-        served_state: Tensor | None = None
-        for index in range(self.tower.depth):
-            if index not in indices:
-                tokens = self.tower.forward_block(tokens, index)
-                continue
-            attention = self.tower.attend(tokens, index)
-            known = self.tower.known_block(index)
-            if known is None:
-                blocks.append(
-                    general.GeneralTrace(attention.values.contiguous(), tokens, attention.output)
-                )
-                tokens = self.tower.finish_block(tokens, attention.output, index)
-                continue
-            last = index == self.tower.depth - 1
-            passed = closed_form.trace_block(known, tokens, attention, head, served_head, last=last)
-            blocks.append(passed.trace)
-            served_state = passed.served_state
-            if passed.tokens is not None:
-                tokens = passed.tokens
-        if served_state is None:
-            served_state = served_head.state(tokens)
+        tower = self._tower_for(prepared[0].geometry)
+        pixels = self._to_device([image.pixels for image in prepared])
+        blocks, features = trace_blocks(tower, pixels, indices, head)
         geometries = tuple(image.geometry for image in prepared)
-        return Trace(tuple(blocks), indices, score, served_head.embed(served_state), geometries)
+        return Trace(blocks, indices, score, features, geometries)
 
     @torch.no_grad()
     def attribute(
@@ -307,7 +305,7 @@ class Explainer:
         prompts: Sequence[str] | Sequence[Sequence[str]],
         *,
         layers: Layers = DEFAULT_LAYERS,
-        score: Score = "mean",
+        score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
         templates: Templates = None,
@@ -344,7 +342,7 @@ class Explainer:
         prepared: Sequence[PreparedImage],
         vectors: Sequence[Tensor],
         layers: Layers,
-        score: Score,
+        score: Score | None,
     ) -> list[Explanation]:
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(prepared):
@@ -359,17 +357,18 @@ class Explainer:
     def _attribute_evenly(self, trace: Trace, targets: Tensor) -> Tensor:
         """Summed maps ``[B, P, rows, columns]`` for the same number of targets on every image."""
         head = self.tower.score_head(trace.score)
+        tower = self._tower_for(trace.geometries[0])
         total: Tensor | None = None
         for index, block in zip(trace.layers, trace.blocks, strict=True):
-            if isinstance(block, ClosedFormTrace):
-                maps = closed_form.attribute_block(self._fold(index), block, head, targets)
-            else:
-                maps = general.attribute_block(self.tower, index, block, head, targets)
+            maps = attribute_block(tower, index, block, head, targets, self._fold)
             total = maps if total is None else total + maps
         if total is None:
             raise InvalidOptionError("The trace holds no layer.", field="layers")
-        patches = total[..., self.tower.prefix_tokens :]
-        return patches.reshape(*patches.shape[:2], *trace.geometries[0].grid)
+        return total.reshape(*total.shape[:2], *trace.geometries[0].grid)
+
+    def _tower_for(self, geometry: Geometry) -> Tower:
+        width, height = geometry.input_size
+        return self.tower.at((height, width))
 
     def _fold(self, index: int) -> FoldedBlock:
         with self._folding:
@@ -413,8 +412,8 @@ class Explainer:
         ]
 
     def _checked_vectors(self, vectors: Tensor) -> Tensor:
-        size = getattr(self.tower.served_head().projection, "shape", (0, 0))[-1]
-        if vectors.ndim != 2 or not len(vectors) or (size and vectors.shape[-1] != size):
+        size = self.tower.embedding_size
+        if vectors.ndim != 2 or not len(vectors) or vectors.shape[-1] != size:
             raise InvalidTargetError(
                 f"Target vectors must be [targets, {size}], not {list(vectors.shape)}.",
                 field="targets",

@@ -5,15 +5,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.legrad.closed_form import ClosedFormTrace
-from legrad_engine.legrad.general import GeneralTrace
-
-BlockTrace = ClosedFormTrace | GeneralTrace
+from legrad_engine.legrad.route import BlockTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +26,15 @@ class Trace:
         blocks: one entry for each explained block.
         layers: the explained blocks' indices, ascending.
         score: the explained score.
-        embeddings: ``[B, e]``, the unit image embeddings that the model serves.
+        features: ``[B, e]``, the image features that the model serves, not normalised, in float32
+            at least.
         geometries: B mappings from the patch grid to the original pictures.
     """
 
     blocks: tuple[BlockTrace, ...]
     layers: tuple[int, ...]
     score: Score
-    embeddings: Tensor
+    features: Tensor
     geometries: tuple[Geometry, ...]
 
     def __len__(self) -> int:
@@ -43,20 +42,25 @@ class Trace:
         return len(self.geometries)
 
     @property
+    def embeddings(self) -> Tensor:
+        """``[B, e]``, the unit image embeddings."""
+        return F.normalize(self.features, dim=-1)
+
+    @property
     def nbytes(self) -> int:
         """The size of the kept tensors in bytes."""
-        tensors = [self.embeddings]
+        tensors = [self.features]
         for block in self.blocks:
             tensors += [getattr(block, field.name) for field in fields(block)]
         return sum(tensor.nbytes for tensor in tensors)
 
     def select(self, images: Sequence[int]) -> Self:
         """The trace of some of the images, in the given order, with memory of its own."""
-        index = torch.tensor(images, device=self.embeddings.device)
+        index = torch.tensor(images, device=self.features.device)
         return replace(
             self,
             blocks=tuple(_map(block, lambda tensor: tensor[index]) for block in self.blocks),
-            embeddings=self.embeddings[index],
+            features=self.features[index],
             geometries=tuple(self.geometries[image] for image in images),
         )
 
@@ -85,7 +89,7 @@ class Trace:
             ),
             layers=first.layers,
             score=first.score,
-            embeddings=torch.cat([trace.embeddings for trace in traces]),
+            features=torch.cat([trace.features for trace in traces]),
             geometries=tuple(geometry for trace in traces for geometry in trace.geometries),
         )
 

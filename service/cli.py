@@ -72,7 +72,9 @@ def explain(
     ),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
     layers: Annotated[str, typer.Option(help="Count of last blocks, or `all`.")] = "2",
-    score: Annotated[Score, typer.Option(help="The explained score.")] = "mean",
+    score: Annotated[
+        Score | None, typer.Option(help="The explained score; the model's own if none.")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")] = None,
     fit: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

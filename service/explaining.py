@@ -2,25 +2,21 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from PIL import Image
-
-from legrad_engine import Explanation
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
-from legrad_engine.geometry import Geometry
-from legrad_engine.images import decode
+from legrad_engine.families import Score
 from legrad_engine.targets import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool
 from service.off_loop import run_sized
+from service.pictures import Picture, Pictures
 from service.problems import LimitExceededError, TooManyRequestsError
 from service.rendering import RenderedImage, render
 from service.schemas import (
@@ -32,8 +28,9 @@ from service.schemas import (
     TargetExplanation,
     Timings,
 )
-from service.served_model import ExplainItem, ServedModel
+from service.served_model import Explained, ExplainItem, ServedModel
 from service.settings import Settings
+from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
 
 _Answer = TypeVar("_Answer")
 
@@ -69,17 +66,26 @@ class ExplainOutcome:
 
     model: str
     layers: tuple[int, ...]
+    score: Score
     cached_prompts: int
     images: list[ImageExplanation]
     timings: Timings
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
+class _Drawing:
+    """What is needed of a picture after its explanation; ``seconds`` is None if not decoded."""
+
+    key: TraceKey | None
+    canvas: Canvas | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
     item: ExplainItem
-    canvas: Image.Image
     cost: float
-    seconds: float
+    drawing: _Drawing
 
 
 class ExplainingService:
@@ -90,11 +96,12 @@ class ExplainingService:
         self._settings = settings
         self._metrics = metrics
         self._in_progress = 0
-        self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
+        self._threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
+        self._pictures = Pictures(pool.traces, self._threads, settings.max_image_pixels)
 
     def close(self) -> None:
         """Ends the picture threads; the caller has awaited every command."""
-        self._pictures.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
     def permit(self) -> Iterator[None]:
@@ -136,36 +143,46 @@ class ExplainingService:
         explainer = served.explainer
         with _naming_fields():
             layers = explainer.resolve_layers(command.options.layers)
-            explainer.check_score(command.options.score)
+            score = explainer.resolve_score(command.options.score)
+        pictures = await self._find_pictures(served, explainer, layers, score, command)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
-        served.batcher.check_room(len(command.images))
+        served.batcher.check_room(
+            sum(self._least_cost(served, picture, layers, command) for picture in pictures)
+        )
         cached, texts = await run_sized(
             sum(map(len, command.prompts)), self._check_prompts, explainer, command
         )
-        decoded = await self._decode_all(served, explainer, layers, texts, command)
-        submissions = self._submit_all(served, decoded, command.deadline)
-        explanations = await self._await_all(submissions)
+        prepared = await self._prepare_all(served, explainer, layers, texts, command, pictures)
+        submissions = self._submit_all(served, prepared, command.deadline)
+        drawings = [each.drawing for each in prepared]
+        # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
+        del pictures, prepared
+        explained = await self._await_all(submissions)
+        self._keep_canvases(drawings)
         rendered = await self._all(
             [
                 self._on_picture_thread(
-                    render, explanation, each.canvas, command.prompts, command.output
+                    render,
+                    each.explanation,
+                    drawing.canvas and drawing.canvas.picture,
+                    command.prompts,
+                    command.output,
                 )
-                for explanation, each in zip(explanations, decoded, strict=True)
+                for each, drawing in zip(explained, drawings, strict=True)
             ]
         )
-        self._observe(served.id, decoded, rendered)
+        self._observe(served.id, drawings, rendered)
         return ExplainOutcome(
             model=served.id,
             layers=layers,
+            score=score,
             cached_prompts=cached,
             images=[
-                _describe(explanation.geometry, result.targets, submission.batch_size or 1)
-                for explanation, result, submission in zip(
-                    explanations, rendered, submissions, strict=True
-                )
+                _describe(each, result.targets, submission.batch_size or 1)
+                for each, result, submission in zip(explained, rendered, submissions, strict=True)
             ],
             timings=Timings(
-                decode=max(each.seconds for each in decoded),
+                decode=max(each.seconds or 0.0 for each in drawings),
                 queue=max(each.queue_seconds or 0.0 for each in submissions),
                 compute=max(each.compute_seconds or 0.0 for each in submissions),
                 render=max(each.seconds for each in rendered),
@@ -213,24 +230,52 @@ class ExplainingService:
         self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
         return cached, per_prompt * (len(distinct) - cached)
 
-    async def _decode_all(
+    async def _find_pictures(
+        self,
+        served: ServedModel,
+        explainer: Explainer,
+        layers: tuple[int, ...],
+        score: Score,
+        command: ExplainCommand,
+    ) -> list[Picture]:
+        options = command.options
+        if not options.cache:
+            return [Picture() for _ in command.images]
+        size = options.size or explainer.default_size
+        digests = await run_sized(sum(map(len, command.images)), digests_of, command.images)
+        return [
+            self._pictures.find(
+                explainer, TraceKey(digest, served.id, size, options.fit, layers, score)
+            )
+            for digest in digests
+        ]
+
+    @staticmethod
+    def _least_cost(
+        served: ServedModel, picture: Picture, layers: tuple[int, ...], command: ExplainCommand
+    ) -> float:
+        """What a picture costs at least, as far as that is known before it is decoded."""
+        if picture.trace is None or picture.geometry is None:
+            return 1.0
+        return served.cost(picture.geometry, layers, len(command.prompts), traced=True)
+
+    async def _prepare_all(
         self,
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
         texts: int,
         command: ExplainCommand,
-    ) -> list[_Decoded]:
+        pictures: Sequence[Picture],
+    ) -> list[_Prepared]:
         return await self._all(
             [
-                self._on_picture_thread(
-                    self._decode, served, explainer, layers, texts, command, position
-                )
-                for position in range(len(command.images))
+                self._prepare(served, explainer, layers, texts, command, position, picture)
+                for position, picture in enumerate(pictures)
             ]
         )
 
-    def _decode(
+    async def _prepare(
         self,
         served: ServedModel,
         explainer: Explainer,
@@ -238,35 +283,39 @@ class ExplainingService:
         texts: int,
         command: ExplainCommand,
         position: int,
-    ) -> _Decoded:
-        began = time.perf_counter()
-        options, encoded = command.options, command.images[position]
+        picture: Picture,
+    ) -> _Prepared:
+        options, output = command.options, command.output
         with _naming_fields(image=command.image_fields[position]):
-            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
-            prepared = explainer.prepare(picture, options.size, options.fit)
+            geometry, canvas, seconds = await self._pictures.prepare(
+                picture,
+                explainer,
+                command.images[position],
+                options,
+                output.max_side if output.overlay else None,
+            )
         item = ExplainItem(
-            hashlib.blake2b(encoded, digest_size=16).digest(),
-            prepared,
+            picture,
             tuple(command.prompts),
             layers,
-            options.score,
+            explainer.resolve_score(options.score),
             _hashable(options.templates),
         )
-        cost = served.cost(prepared.geometry, layers, len(command.prompts))
+        # One whose trace another request is about to make still counts in full: it may be left to
+        # make it after all.
+        traced = picture.trace is not None
+        cost = served.cost(geometry, layers, len(command.prompts), traced=traced)
         # The texts are encoded once for all pictures of the command.
         cost += served.text_cost(texts) / len(command.images)
-        # Only what will be drawn on is kept while the item waits, not the whole picture.
-        canvas = picture.copy()
-        canvas.thumbnail((command.output.max_side, command.output.max_side))
-        return _Decoded(item, canvas, cost, time.perf_counter() - began)
+        return _Prepared(item, cost, _Drawing(picture.key, canvas, seconds))
 
     def _submit_all(
-        self, served: ServedModel, decoded: Sequence[_Decoded], deadline: float
-    ) -> list[Submission[Explanation]]:
+        self, served: ServedModel, prepared: Sequence[_Prepared], deadline: float
+    ) -> list[Submission[Explained]]:
         """All pictures of a command are queued, or none."""
-        submissions: list[Submission[Explanation]] = []
+        submissions: list[Submission[Explained]] = []
         try:
-            for each in decoded:
+            for each in prepared:
                 submissions.append(
                     served.batcher.submit(
                         each.item, bucket=each.item.bucket, cost=each.cost, deadline=deadline
@@ -278,14 +327,21 @@ class ExplainingService:
             raise
         return submissions
 
-    async def _await_all(self, submissions: Sequence[Submission[Explanation]]) -> list[Explanation]:
+    async def _await_all(self, submissions: Sequence[Submission[Explained]]) -> list[Explained]:
         return await self._all([asyncio.wrap_future(each.future) for each in submissions])
+
+    def _keep_canvases(self, drawings: Sequence[_Drawing]) -> None:
+        """Only those of answered pictures: one that is refused must not push others out."""
+        for each in drawings:
+            if each.key is not None and each.canvas is not None:
+                size = each.canvas.picture.size
+                self._pool.traces.put(CanvasKey(each.key.digest, size), each.canvas)
 
     async def _on_picture_thread(
         self, function: Callable[..., _Answer], *arguments: object
     ) -> _Answer:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pictures, function, *arguments)
+        return await loop.run_in_executor(self._threads, function, *arguments)
 
     @staticmethod
     async def _all(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
@@ -298,11 +354,12 @@ class ExplainingService:
                 task.cancel()
 
     def _observe(
-        self, model: str, decoded: Sequence[_Decoded], rendered: Sequence[RenderedImage]
+        self, model: str, drawings: Sequence[_Drawing], rendered: Sequence[RenderedImage]
     ) -> None:
         metrics = self._metrics
-        for each in decoded:
-            metrics.compute.labels(model, "decode").observe(each.seconds)
+        for each in drawings:
+            if each.seconds is not None:
+                metrics.compute.labels(model, "decode").observe(each.seconds)
         for image in rendered:
             metrics.compute.labels(model, "render").observe(image.seconds)
             for target in image.targets:
@@ -312,14 +369,16 @@ class ExplainingService:
 
 
 def _describe(
-    geometry: Geometry, targets: list[TargetExplanation], batch_size: int
+    explained: Explained, targets: list[TargetExplanation], batch_size: int
 ) -> ImageExplanation:
+    geometry = explained.explanation.geometry
     rows, columns = geometry.grid
     return ImageExplanation(
         size=Size(width=geometry.image_size[0], height=geometry.image_size[1]),
         input_size=Size(width=geometry.input_size[0], height=geometry.input_size[1]),
         grid=Grid(rows=rows, columns=columns),
         batch_size=batch_size,
+        cached=explained.cached,
         targets=targets,
     )
 

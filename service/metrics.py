@@ -30,6 +30,7 @@ _STATUSES = (
     "499", "500", "503", "504", "507",
 )  # fmt: skip
 
+TRACES = "traces"
 UNMATCHED_ROUTE = "unmatched"
 
 
@@ -73,6 +74,11 @@ class Metrics:
         )
         self.cache_hits = self._counter("cache_hits", "Look-ups that found an entry.", "cache")
         self.cache_misses = self._counter("cache_misses", "Look-ups that did not.", "cache")
+        self.cache_bytes = self._gauge("cache_bytes", "Size of the entries.", "cache")
+        self.cache_entries = self._gauge("cache_entries", "Entries kept.", "cache")
+        self.cache_evictions = self._counter(
+            "cache_evictions", "Entries dropped to make room.", "cache"
+        )
         self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
         self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
         self.model_loads = self._counter(
@@ -109,9 +115,12 @@ class Metrics:
                 self.requests.labels(route, status)
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)
-        for cache in ("prompts",):
+        for cache in ("prompts", TRACES):
             self.cache_hits.labels(cache)
             self.cache_misses.labels(cache)
+        self.cache_bytes.labels(TRACES)
+        self.cache_entries.labels(TRACES)
+        self.cache_evictions.labels(TRACES)
         for model in models:
             for metric in (
                 self.queue_wait,
@@ -162,6 +171,22 @@ REJECTION_REASONS = (
     "shutting-down",
     "client-left",
 )
+
+
+class TraceCacheMetrics:
+    """What the trace cache reports. See :class:`service.trace_cache.CacheObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def cache_changed(self, entries: int, nbytes: int) -> None:
+        """Sets the gauges."""
+        self._metrics.cache_entries.labels(TRACES).set(entries)
+        self._metrics.cache_bytes.labels(TRACES).set(nbytes)
+
+    def entries_evicted(self, count: int) -> None:
+        """Counts what made room."""
+        self._metrics.cache_evictions.labels(TRACES).inc(count)
 
 
 class BatchMetrics:

@@ -23,6 +23,7 @@ from service.pooled_model import LoadFailure, PooledModel
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError
 from service.served_model import ServedModel
 from service.settings import Settings
+from service.trace_cache import TraceCache
 
 # Between loads that fail for a reason that may pass.
 _RELOAD_BACKOFF = RestartBackoff(initial_seconds=1.0, maximum_seconds=60.0)
@@ -40,11 +41,16 @@ class ModelLifecycle:
     """
 
     def __init__(
-        self, models: Mapping[str, PooledModel], settings: Settings, metrics: Metrics
+        self,
+        models: Mapping[str, PooledModel],
+        settings: Settings,
+        metrics: Metrics,
+        traces: TraceCache,
     ) -> None:
         self._models = models
         self._settings = settings
         self._metrics = metrics
+        self._traces = traces
         self._budget = settings.max_model_bytes
         self.closing = False
         # Replaced each time something changed, so that many can wait for many conditions.
@@ -151,7 +157,7 @@ class ModelLifecycle:
         # What could not be known before; if it is refused, then from now on before it is loaded.
         model.measured = explainer.nbytes
         self._reserve(model, model.measured)
-        served = ServedModel(model.id, explainer, self._settings, self._metrics)
+        served = ServedModel(model.id, explainer, self._settings, self._metrics, self._traces)
         # Known from here on, so that a server that stops now does not forget the worker.
         model.served = served
         await run_alone(name, served.start)
@@ -169,6 +175,7 @@ class ModelLifecycle:
             while served and not await run_alone(name, served.batcher.drain, _DRAIN_STEP_SECONDS):
                 _log.warning("model still computes", model=model.id)
             model.served = served = None
+            self._traces.forget(model.id)
             if not self.closing:
                 await run_alone(name, give_back_memory)
         except Exception:

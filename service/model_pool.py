@@ -10,12 +10,13 @@ import structlog
 
 from legrad_engine.errors import UnknownModelError
 from service.batching import BatcherClosedError
-from service.metrics import Metrics
+from service.metrics import Metrics, TraceCacheMetrics
 from service.model_lifecycle import ModelLifecycle
 from service.pooled_model import PooledModel
 from service.problems import NotReadyError
 from service.served_model import ServedModel
 from service.settings import Settings
+from service.trace_cache import TraceCache
 
 # A load that outlasts a request takes seconds at least.
 _STILL_LOADING_RETRY_SECONDS = 5.0
@@ -36,7 +37,8 @@ class ModelPool:
         }
         self._starting: asyncio.Task[None] | None = None
         self._started = False
-        self._lifecycle = ModelLifecycle(self._models, settings, metrics)
+        self.traces = TraceCache(settings.trace_cache_bytes, TraceCacheMetrics(metrics))
+        self._lifecycle = ModelLifecycle(self._models, settings, metrics, self.traces)
 
     def __iter__(self) -> Iterator[PooledModel]:
         """The models, the default one first."""

@@ -32,7 +32,7 @@ class RenderedImage:
 
 def render(
     explanation: Explanation,
-    canvas: Image.Image,
+    canvas: Image.Image | None,
     prompts: Sequence[str],
     output: OutputOptions,
 ) -> RenderedImage:
@@ -40,14 +40,16 @@ def render(
 
     Args:
         explanation: the picture's maps.
-        canvas: the upright picture in RGB, no larger than the output may be.
+        canvas: the upright picture in RGB, of its :func:`drawing_size`; None without an overlay.
         prompts: the targets in words, in the order of the maps.
         output: what is wanted.
     """
     began = time.perf_counter()
     needs_picture = output.overlay or output.heatmap in ("png", "png16")
+    geometry = explanation.geometry
+    size = drawing_size(geometry.image_size, output.max_side)
     heatmaps = (
-        normalize(upsample(explanation.maps, explanation.geometry, canvas.size), output.normalize)
+        normalize(upsample(explanation.maps, geometry, size), output.normalize)
         if needs_picture
         else None
     )
@@ -59,13 +61,13 @@ def render(
             heatmap = encode_png(heatmaps[index], 16 if output.heatmap == "png16" else 8)
         elif output.heatmap == "npy":
             heatmap = encode_npy(raw)
-        if heatmaps is not None and output.overlay:
+        if heatmaps is not None and canvas is not None:
             drawn = encode_png(overlay(canvas, heatmaps[index], output.colormap, output.alpha))
         regions = None
         if output.regions_threshold is not None:
-            found = find_regions(raw, explanation.geometry, output.regions_threshold)
+            found = find_regions(raw, geometry, output.regions_threshold)
             regions = [_region(region) for region in found]
-        statistics = summarize(raw, explanation.geometry)
+        statistics = summarize(raw, geometry)
         targets.append(
             TargetExplanation(
                 prompt=prompt,
@@ -80,6 +82,17 @@ def render(
             )
         )
     return RenderedImage(targets, time.perf_counter() - began)
+
+
+def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """(width, height) of a picture's heatmaps and overlays, no larger than the picture itself.
+
+    Args:
+        image_size: (width, height) of the upright original, in pixels.
+        max_side: the longest side allowed, in pixels.
+    """
+    scale = min(1.0, max_side / max(image_size))
+    return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
 def _region(region: Region) -> HeatmapRegion:

@@ -60,10 +60,11 @@ class ExplainOptions(_Request):
         "(negative ones count from the end).",
         examples=[2],
     )
-    score: Score = Field(
-        "mean",
-        description="What is explained: `mean` of all tokens as in the paper, or `cls`, the very "
-        "logit that a class-token model serves.",
+    score: Score | None = Field(
+        None,
+        description="What is explained: `mean` of all tokens as in the paper, `cls`, the very "
+        "logit that a class-token model serves, or `pooler`, that of a model with an attentional "
+        "pooler; null for the first of the model's `scores`.",
         examples=["mean"],
     )
     size: int | None = Field(
@@ -85,6 +86,12 @@ class ExplainOptions(_Request):
         description="Prompt templates that are averaged: `simple` (7), `openai` (80), strings of "
         "your own with one `{}` each, or null for the prompt as written.",
         examples=["simple"],
+    )
+    cache: bool = Field(
+        True,
+        description="Whether to use, and to keep for later requests, what is known of the "
+        "pictures; false computes each of them anew and keeps nothing.",
+        examples=[True],
     )
 
 
@@ -295,6 +302,11 @@ class ImageExplanation(_Contract):
     batch_size: int = Field(
         description="How many images were computed together with this one.", examples=[4]
     )
+    cached: bool = Field(
+        description="Whether the forward pass of an equal picture, of this or another request, "
+        "was used in place of one of its own.",
+        examples=[False],
+    )
     targets: list[TargetExplanation] = Field(
         description="One entry for each prompt, in order.", examples=[[]]
     )
@@ -303,7 +315,10 @@ class ImageExplanation(_Contract):
 class Timings(_Contract):
     """Where the time went, in seconds. Of several images the slowest counts."""
 
-    decode: float = Field(description="Decoding and fitting the picture.", examples=[0.011])
+    decode: float = Field(
+        description="Decoding and fitting the picture; 0 where that was not needed.",
+        examples=[0.011],
+    )
     queue: float = Field(description="Waiting for the worker.", examples=[0.002])
     compute: float = Field(description="Model and LeGrad, for the whole batch.", examples=[0.038])
     render: float = Field(description="Drawing and encoding.", examples=[0.021])
@@ -369,7 +384,7 @@ class ModelInfo(_Contract):
     )
     layers: int | None = Field(description="Number of blocks.", examples=[12])
     scores: list[Score] | None = Field(
-        description="Scores it can explain.", examples=[["mean", "cls"]]
+        description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
     templates: list[TemplateSet] | None = Field(
         description="Named sets of prompt templates it accepts, beside templates of one's own.",

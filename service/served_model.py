@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
-from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
 from legrad_engine.targets import Templates
+from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
-from service.metrics import BatchMetrics, Metrics
+from service.metrics import TRACES, BatchMetrics, Metrics
+from service.pictures import Picture
 from service.settings import Settings
+from service.trace_cache import TraceCache
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42
@@ -27,16 +29,14 @@ class ExplainItem:
     """One picture with its prompts, ready for the worker.
 
     Attributes:
-        digest: identifies the picture's bytes, so that equal pictures share one forward pass.
-        prepared: the picture as the model will see it.
+        picture: decoded, or with its trace; equal pictures share one, and with it a forward pass.
         prompts: what to look for.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
     """
 
-    digest: bytes
-    prepared: PreparedImage
+    picture: Picture
     prompts: tuple[str, ...]
     layers: tuple[int, ...]
     score: Score
@@ -45,23 +45,45 @@ class ExplainItem:
     @property
     def bucket(self) -> tuple[object, ...]:
         """Items with an equal bucket can be computed in one batch."""
-        return (self.prepared.geometry.input_size, self.layers, self.score, self.templates)
+        geometry = self.picture.geometry
+        input_size = None if geometry is None else geometry.input_size
+        return (input_size, self.layers, self.score, self.templates)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An item's explanation.
+
+    Attributes:
+        explanation: the maps.
+        cached: whether another item's forward pass was used in place of one of its own.
+    """
+
+    explanation: Explanation
+    cached: bool
 
 
 class ExplainProcessor:
     """Computes batches with a loaded model, on the worker's thread."""
 
-    def __init__(self, model: str, explainer: Explainer, metrics: Metrics) -> None:
+    def __init__(
+        self, model: str, explainer: Explainer, metrics: Metrics, traces: TraceCache
+    ) -> None:
         self._model = model
         self._explainer = explainer
         self._metrics = metrics
+        self._traces = traces
 
     def start(self) -> None:
         """Says that the model can be used; it was loaded and warmed up before."""
         self._metrics.model_loaded.labels(self._model).set(1)
 
-    def process(self, items: Sequence[ExplainItem]) -> Sequence[Explanation | Exception]:
-        """One explanation for each item; all are of one bucket."""
+    def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
+        """One explanation for each item; all are of one bucket.
+
+        Only pictures without a trace go forward, each once. Their traces are kept, where the caller
+        allows it, once all items are explained, so items queued behind them find the traces.
+        """
         explainer = self._explainer
         first = items[0]
         try:
@@ -70,25 +92,71 @@ class ExplainProcessor:
             row_of = {prompt: row for row, prompt in enumerate(prompts)}
             vectors = explainer.text.encode(prompts, first.templates)
             started = self._observe("text", started)
-            keys = [(item.digest, item.prepared.geometry) for item in items]
-            distinct = dict(zip(keys, (item.prepared for item in items), strict=True))
-            trace = explainer.trace(list(distinct.values()), layers=first.layers, score=first.score)
-            if len(distinct) < len(items):
-                place_of = {key: place for place, key in enumerate(distinct)}
-                trace = trace.select([place_of[key] for key in keys])
-            started = self._observe("forward", started)
+            new = {
+                item.picture: item.picture.prepared
+                for item in items
+                if item.picture.trace is None and item.picture.prepared is not None
+            }
+            made = None
+            if new:
+                made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
+                started = self._observe("forward", started)
+            trace = _joined([item.picture for item in items], list(new), made)
             rows = [[row_of[prompt] for prompt in item.prompts] for item in items]
             explanations = explainer.attribute(trace, [vectors[chosen] for chosen in rows])
             self._observe("backward", started)
         except Exception as error:
-            if is_out_of_memory(error):
-                release_cached_memory()
+            self._make_room(error)
             raise
-        return explanations
+        if made is not None:
+            self._keep(list(new), made)
+        return self._told_apart(items, explanations, set(new))
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
         self._metrics.model_loaded.labels(self._model).set(0)
+
+    def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
+        """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
+
+        They are copied only now that all items are explained, and never make a request fail.
+        """
+        if not self._traces.has_room_for(made.nbytes // len(made)):
+            return
+        try:
+            for place, picture in enumerate(pictures):
+                if picture.key is not None:
+                    trace = made.select([place])
+                    self._traces.put(picture.key, trace)
+                    picture.trace = trace
+        except Exception as error:
+            if not self._make_room(error):
+                raise
+
+    def _make_room(self, error: Exception) -> bool:
+        """Lets go of all that only saves time, if the memory is exhausted; whether it is."""
+        exhausted = is_out_of_memory(error)
+        if exhausted:
+            self._traces.clear()
+            release_cached_memory()
+        return exhausted
+
+    def _told_apart(
+        self,
+        items: Sequence[ExplainItem],
+        explanations: Sequence[Explanation],
+        new: set[Picture],
+    ) -> list[Explained]:
+        """The results with what was cached; of several items of a new picture all but the first."""
+        results = []
+        for item, explanation in zip(items, explanations, strict=True):
+            cached = item.picture not in new
+            new.discard(item.picture)
+            results.append(Explained(explanation, cached))
+            if item.picture.key is not None:
+                counter = self._metrics.cache_hits if cached else self._metrics.cache_misses
+                counter.labels(TRACES).inc()
+        return results
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
@@ -100,12 +168,17 @@ class ServedModel:
     """A loaded model with its worker, from the start of the worker to its end."""
 
     def __init__(
-        self, model: str, explainer: Explainer, settings: Settings, metrics: Metrics
+        self,
+        model: str,
+        explainer: Explainer,
+        settings: Settings,
+        metrics: Metrics,
+        traces: TraceCache,
     ) -> None:
         self.id = model
         self.explainer = explainer
-        self._processor = ExplainProcessor(model, explainer, metrics)
-        self.batcher: MicroBatcher[ExplainItem, Explanation] = MicroBatcher(
+        self._processor = ExplainProcessor(model, explainer, metrics, traces)
+        self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,
             self._processor,
             BatchLimits(
@@ -129,17 +202,35 @@ class ServedModel:
             self.batcher.drain(_WORKER_START_SECONDS)
             raise RuntimeError(f"The worker of {self.id} could not be started.")
 
-    def cost(self, geometry: Geometry, layers: Sequence[int], prompts: int) -> float:
-        """The work of one picture, in forward passes at the model's own size."""
+    def cost(
+        self, geometry: Geometry, layers: Sequence[int], prompts: int, *, traced: bool = False
+    ) -> float:
+        """The work of one picture, in forward passes at the model's own size.
+
+        Args:
+            geometry: the picture's.
+            layers: the explained blocks.
+            prompts: how many are asked about it.
+            traced: whether its forward pass is already done.
+        """
         tower = self.explainer.tower
         rows, columns = geometry.grid
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
         )
         walk_back = _WALK_BACK_SHARE * len(layers) * prompts / tower.depth
-        return rows * columns / own * (1 + walk_back)
+        return rows * columns / own * (walk_back if traced else 1 + walk_back)
 
     @staticmethod
     def text_cost(texts: int) -> float:
         """The work of encoding so many texts, in the same unit."""
         return _TEXT_SHARE * texts
+
+
+def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | None) -> Trace:
+    """One trace of all pictures in order, repeats included, from the new ones' and the known."""
+    known = {each: each.trace for each in pictures if each.trace is not None}
+    trace = Trace.join([*([] if made is None else [made]), *known.values()])
+    place_of = {picture: place for place, picture in enumerate((*new, *known))}
+    places = [place_of[picture] for picture in pictures]
+    return trace if places == list(range(len(trace))) else trace.select(places)

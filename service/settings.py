@@ -77,6 +77,14 @@ class Settings(BaseSettings):
     )
     picture_threads: int = Field(2, ge=1, description="Threads that decode and render pictures.")
 
+    trace_cache_bytes: int = Field(
+        256_000_000,
+        ge=0,
+        description="Memory for what is kept of pictures seen lately, so that another question "
+        "about one skips decoding and the forward pass; 0 keeps nothing. Traces lie in the model's "
+        "own memory, on the GPU if it runs there.",
+    )
+
     max_body_bytes: int = Field(32_000_000, ge=1, description="Largest accepted request body.")
     max_image_pixels: int = Field(
         40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."

@@ -4,57 +4,26 @@ A family is one file that wraps an architecture's own modules in a :class:`Tower
 changes the modules: it calls them, or reads their weights.
 """
 
+import threading
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Generic, TypeVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Score = Literal["mean", "cls"]
-SCORES: tuple[Score, ...] = get_args(Score)
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.families.attention import (
+    Attention,
+    attention_of,
+    run_observed,
+    run_with_attention,
+)
+from legrad_engine.families.heads import Score, ScoreHead
 
-
-def layer_norm_backward(gradient: Tensor, normalized: Tensor, inverse_std: Tensor) -> Tensor:
-    """Gradient of a scalar with respect to the input of an affine-free layer norm.
-
-    Args:
-        gradient: ``[..., d]``, with respect to the normalised values.
-        normalized: ``[..., d]``, the normalised values.
-        inverse_std: ``[..., 1]``, one over the standard deviation (epsilon included).
-
-    Returns:
-        ``[..., d]``.
-    """
-    centred = gradient - gradient.mean(-1, keepdim=True)
-    along = (gradient * normalized).mean(-1, keepdim=True)
-    return (centred - normalized * along) * inverse_std
-
-
-def standardize(values: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Layer norm without its affine part.
-
-    Returns:
-        The normalised values ``[..., d]`` and one over the standard deviation ``[..., 1]``.
-    """
-    normalized, _, inverse_std = torch.native_layer_norm(
-        values, values.shape[-1:], None, None, epsilon
-    )
-    return normalized, inverse_std.to(values.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """What one block's attention read and what it produced.
-
-    Attributes:
-        values: ``[B, heads, N, head_dim]``, the value of every key token.
-        output: ``[B, heads, N, head_dim]``, the attention-weighted values of every query token.
-    """
-
-    values: Tensor
-    output: Tensor
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,84 +43,17 @@ class KnownBlock:
     mlp_scale: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreHead:
-    """How tokens become one vector in the joint space: pool, normalise, project.
-
-    Attributes:
-        rows: the token rows that are pooled by their mean.
-        norm: the tower's final layer norm.
-        projection: ``[d, e]`` into the joint space, or None where there is none.
-        norm_before_pooling: whether the norm is applied to each token or to the pooled vector.
-    """
-
-    rows: slice
-    norm: nn.LayerNorm
-    projection: Tensor | None
-    norm_before_pooling: bool
-
-    def state(self, tokens: Tensor) -> Tensor:
-        """The part of the tokens that decides the score.
-
-        Args:
-            tokens: ``[B, N, d]``, a block's output.
-
-        Returns:
-            ``[B, 1, d]`` where pooling comes first, ``[B, rows, d]`` where the norm comes first.
-        """
-        rows = tokens[:, self.rows]
-        return rows if self.norm_before_pooling else rows.mean(1, keepdim=True)
-
-    def embed(self, state: Tensor) -> Tensor:
-        """Unit vectors ``[B, e]`` of states ``[B, S, d]``. Differentiable."""
-        features = self.norm(state).mean(1)
-        if self.projection is not None:
-            features = features @ self.projection
-        return F.normalize(features, dim=-1)
-
-    def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
-        """Gradient of every target's score with respect to the state.
-
-        Args:
-            state: ``[B, S, d]``, from :meth:`state`.
-            targets: ``[B, P, e]`` unit vectors.
-
-        Returns:
-            ``[B, P, S, d]``, at least float32: half precision would lose the small values.
-        """
-        state = at_least_float32(state)
-        targets = at_least_float32(targets)
-        weight = at_least_float32(self.norm.weight)
-        normalized, inverse_std = standardize(state, self.norm.eps)
-        features = (normalized * weight + at_least_float32(self.norm.bias)).mean(1)
-        projection = None if self.projection is None else at_least_float32(self.projection)
-        if projection is not None:
-            features = features @ projection
-        length = features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        direction = features / length
-        scores = targets @ direction.unsqueeze(-1)
-        gradient = (targets - scores * direction.unsqueeze(1)) / length.unsqueeze(1)
-        if projection is not None:
-            gradient = gradient @ projection.T
-        gradient = (gradient * weight / state.shape[1]).unsqueeze(2)
-        return layer_norm_backward(gradient, normalized.unsqueeze(1), inverse_std.unsqueeze(1))
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or unchanged where it is float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 class Tower(ABC):
-    """An image tower as LeGrad sees it: patch embedding, blocks, score heads.
+    """An image tower as LeGrad sees it: patch embedding, explained blocks, score heads.
 
     Attributes:
         family: name of the architecture family.
-        depth: number of blocks.
-        patch_size: height and width of a patch in pixels.
+        depth: number of blocks that can be explained.
+        patch_size: height and width in pixels of what one token of those blocks covers.
         image_size: height and width in pixels that the weights were made for.
         prefix_tokens: tokens before the patches (class token, registers).
-        scores: the scores that this tower can explain.
+        scores: the scores that this tower can explain, its default first.
+        embedding_size: length of its features.
     """
 
     family: str
@@ -160,38 +62,65 @@ class Tower(ABC):
     image_size: tuple[int, int]
     prefix_tokens: int
     scores: tuple[Score, ...]
+    embedding_size: int
+
+    def at(self, image_size: tuple[int, int]) -> "Tower":
+        """The same tower for inputs of (height, width) pixels, whole patches each.
+
+        Towers whose code does not depend on the input's size are their own answer.
+
+        Raises:
+            InvalidOptionError: the architecture cannot take that size.
+        """
+        del image_size
+        return self
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
-        """Tokens ``[B, N, d]`` that enter the first block, for pixels ``[B, 3, H, W]``.
+        """What enters the first explained block, for pixels ``[B, 3, H, W]``.
 
-        Height and width are any multiples of the patch size.
+        Tokens ``[B, N, d]``, or a feature map in towers that keep one.
         """
 
     @abstractmethod
     def forward_block(self, tokens: Tensor, index: int) -> Tensor:
-        """Output ``[B, N, d]`` of one block, by the model's own code."""
+        """Output of one block, of its input's shape, by the model's own code."""
 
-    @abstractmethod
     def attend(self, tokens: Tensor, index: int) -> Attention:
-        """The attention of one block on its input tokens ``[B, N, d]``."""
+        """The attention of one block on its input tokens."""
+        return attention_of(lambda: self.forward_block(tokens, index))
 
-    @abstractmethod
+    def run_block(self, tokens: Tensor, index: int) -> tuple[Attention, Tensor]:
+        """One block's attention and its output."""
+        return run_observed(lambda: self.forward_block(tokens, index))
+
     def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
         """The rest of the block after its attention. Differentiable in ``output``.
 
         Args:
-            tokens: ``[B, N, d]``, the block's input.
-            output: ``[B, heads, N, head_dim]``, the attention's output.
+            tokens: the block's input.
+            output: of the shape of :attr:`Attention.output`.
             index: which block.
 
         Returns:
-            ``[B, N, d]``, the block's output.
+            The block's output.
         """
+        return run_with_attention(lambda: self.forward_block(tokens, index), output)
 
-    @abstractmethod
     def known_block(self, index: int) -> KnownBlock | None:
         """The block's parts where its derivative has a closed form, else None."""
+        del index
+        return None
+
+    def on_grid(self, maps: Tensor, index: int) -> Tensor:
+        """Maps over patches ``[B, P, patches]``, row by row, from maps over a block's keys.
+
+        Args:
+            maps: ``[B', P, keys]``, in the order of :attr:`Attention.values`.
+            index: which block.
+        """
+        del index
+        return maps[..., self.prefix_tokens :]
 
     @abstractmethod
     def score_head(self, score: Score) -> ScoreHead:
@@ -203,4 +132,39 @@ class Tower(ABC):
 
     @abstractmethod
     def served_head(self) -> ScoreHead:
-        """The head that makes the similarity which the model itself serves."""
+        """The head that makes the features which the model itself serves."""
+
+    def require_score(self, score: Score, why: str) -> None:
+        """Refuses a score that the tower does not have.
+
+        Raises:
+            InvalidOptionError: with the reason.
+        """
+        if score not in self.scores:
+            offered = " or ".join(f"'{each}'" for each in self.scores)
+            raise InvalidOptionError(
+                f"score={score!r} is not available: {why}. Use score={offered}.", field="score"
+            )
+
+
+class LeastRecentlyUsed(Generic[_Key, _Value]):
+    """A few values that are costly to make, by key. Safe to share between threads."""
+
+    def __init__(self, make: Callable[[_Key], _Value], capacity: int) -> None:
+        self._make = make
+        self._capacity = capacity
+        self._values: OrderedDict[_Key, _Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, key: _Key) -> _Value:
+        """The value of a key, made now if it is not kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = self._make(key)
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self._capacity:
+                self._values.popitem(last=False)
+        return value

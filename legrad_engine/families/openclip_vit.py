@@ -1,7 +1,4 @@
-"""open_clip's own VisionTransformer: class-token or average pooling."""
-
-import threading
-from collections import OrderedDict
+"""open_clip's own VisionTransformer: class token, average, or attentional pooler (CoCa)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +11,19 @@ from open_clip.transformer import (
 )
 from torch import Tensor, nn
 
-from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
-from legrad_engine.families.base import Attention, KnownBlock, Score, ScoreHead, Tower
+from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.attention import Attention
+from legrad_engine.families.base import KnownBlock, LeastRecentlyUsed, Tower
+from legrad_engine.families.heads import Score, ScoreHead, TokenHead, at_least_float32, precise
+from legrad_engine.families.pooler import OpenClipPoolerHead
+from legrad_engine.families.positions import resample_positions
 
 _ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
 _POSITION_GRIDS_KEPT = 16
 
 
 class OpenClipVisionTower(Tower):
-    """open_clip's VisionTransformer without an attentional pooler."""
+    """open_clip's VisionTransformer."""
 
     family = "openclip-vit"
     prefix_tokens = 1
@@ -33,12 +34,7 @@ class OpenClipVisionTower(Tower):
         Raises:
             UnsupportedModelError: the tower pools or attends in a way this family does not know.
         """
-        if visual.attn_pool is not None:
-            raise UnsupportedModelError(
-                "This model pools its tokens with an attentional pooler, which is not supported "
-                "yet; choose a model that pools by class token or average."
-            )
-        if visual.pool_type not in ("tok", "avg"):
+        if visual.attn_pool is None and visual.pool_type not in ("tok", "avg"):
             raise UnsupportedModelError(
                 f"This model pools its tokens by {visual.pool_type!r}; LeGrad needs 'tok' or 'avg'."
             )
@@ -48,12 +44,47 @@ class OpenClipVisionTower(Tower):
             )
         self._visual = visual
         self._blocks = visual.transformer.resblocks
+        self._norm = precise(visual.ln_post)
+        projection = visual.proj
+        self._projection = None if projection is None else at_least_float32(projection)
         self.depth = len(self._blocks)
         self.patch_size = tuple(visual.patch_size)
         self.image_size = tuple(visual.image_size)
-        self.scores: tuple[Score, ...] = ("mean", "cls") if visual.pool_type == "tok" else ("mean",)
-        self._positions: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-        self._positions_lock = threading.Lock()
+        self.embedding_size = visual.output_dim
+        self._heads: dict[Score, ScoreHead] = self._make_heads()
+        self.scores: tuple[Score, ...] = tuple(self._heads)
+        self._positions = LeastRecentlyUsed(self._resampled_positions, _POSITION_GRIDS_KEPT)
+
+    def _make_heads(self) -> dict[Score, ScoreHead]:
+        visual = self._visual
+        if visual.attn_pool is not None:
+            return {"pooler": self._pooler_head()}
+        if visual.pool_type == "avg":
+            # The model's own pooling, which is the logit it serves.
+            patches = slice(1, None)
+            if visual.final_ln_after_pool:
+                return {"mean": TokenHead.pooling_first(patches, self._finish)}
+            return {"mean": TokenHead.norm_first(patches, visual.ln_post, self._project)}
+        return {
+            "mean": TokenHead.pooling_first(slice(None), self._finish),
+            # One row: norm and pooling commute.
+            "cls": TokenHead.pooling_first(slice(0, 1), self._finish),
+        }
+
+    def _pooler_head(self) -> ScoreHead:
+        visual = self._visual
+        if visual.attn_pool_contrastive is None and visual.pool_type == "tok":
+            return OpenClipPoolerHead(visual.attn_pool, self._finish)
+        raise UnsupportedModelError(
+            "This model's embedding is not the first query of one attentional pooler; open_clip "
+            "itself calls the other arrangements untested."
+        )
+
+    def _project(self, features: Tensor) -> Tensor:
+        return features if self._projection is None else features @ self._projection
+
+    def _finish(self, pooled: Tensor) -> Tensor:
+        return self._project(self._norm(pooled))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""
@@ -66,28 +97,18 @@ class OpenClipVisionTower(Tower):
         return visual.ln_pre(tokens)  # type: ignore[no-any-return]
 
     def _positional_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """Positional embedding ``[N, d]`` for a patch grid, resampled as open_clip does at load."""
-        own = self._visual.positional_embedding
+        """Positional embedding ``[N, d]`` for a patch grid."""
         if grid == tuple(self._visual.grid_size):
-            return own  # type: ignore[no-any-return]
-        with self._positions_lock:
-            if grid in self._positions:
-                self._positions.move_to_end(grid)
-                return self._positions[grid]
-        prefix, patches = own[: self.prefix_tokens], own[self.prefix_tokens :]
-        rows, columns = self._visual.grid_size
-        # Half precision has no bicubic kernel on every device.
-        image = patches.float() if patches.dtype in (torch.float16, torch.bfloat16) else patches
-        # In channels-last memory PyTorch's antialiased resampling to one column is wrong.
-        image = image.reshape(1, rows, columns, -1).permute(0, 3, 1, 2).contiguous()
-        image = F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
-        patches = image.permute(0, 2, 3, 1).flatten(0, 2).to(own.dtype)
-        positions = torch.cat([prefix, patches])
-        with self._positions_lock:
-            self._positions[grid] = positions
-            while len(self._positions) > _POSITION_GRIDS_KEPT:
-                self._positions.popitem(last=False)
-        return positions
+            return self._visual.positional_embedding  # type: ignore[no-any-return]
+        return self._positions[grid]
+
+    def _resampled_positions(self, grid: tuple[int, int]) -> Tensor:
+        return resample_positions(
+            self._visual.positional_embedding,
+            tuple(self._visual.grid_size),
+            grid,
+            self.prefix_tokens,
+        )
 
     def forward_block(self, tokens: Tensor, index: int) -> Tensor:
         """See :meth:`Tower.forward_block`."""
@@ -105,6 +126,11 @@ class OpenClipVisionTower(Tower):
         if isinstance(block, CustomResidualAttentionBlock):
             query, key = attention.ln_q(query), attention.ln_k(key)
         return Attention(value, F.scaled_dot_product_attention(query, key, value))
+
+    def run_block(self, tokens: Tensor, index: int) -> tuple[Attention, Tensor]:
+        """See :meth:`Tower.run_block`."""
+        attention = self.attend(tokens, index)
+        return attention, self.finish_block(tokens, attention.output, index)
 
     def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
         """See :meth:`Tower.finish_block`."""
@@ -141,29 +167,21 @@ class OpenClipVisionTower(Tower):
         )
 
     def score_head(self, score: Score) -> ScoreHead:
-        """The paper's mean over all tokens, or the class token.
+        """The paper's mean over all tokens, the class token, or the model's own pooler.
 
         Average-pooled towers are explained through their own pooling: the mean of the patches, with
-        the final norm where the model has it. Their class token is never read by the model.
+        the final norm where the model has it.
         """
-        if score not in self.scores:
-            raise InvalidOptionError(
-                f"score={score!r} is not available: this model averages its patches, so its class "
-                "token means nothing. Use score='mean', which is the logit it serves.",
-                field="score",
-            )
-        if self._visual.pool_type == "avg" or score == "cls":
-            return self.served_head()
-        return self._head(slice(None), norm_before_pooling=False)
+        self.require_score(
+            score,
+            "this model has an attentional pooler, whose attention is what is explained"
+            if "pooler" in self.scores
+            else "this model averages its patches, so its class token means nothing"
+            if score == "cls"
+            else "this model has no attentional pooler",
+        )
+        return self._heads[score]
 
     def served_head(self) -> ScoreHead:
         """See :meth:`Tower.served_head`."""
-        if self._visual.pool_type == "avg":
-            return self._head(
-                slice(1, None), norm_before_pooling=not self._visual.final_ln_after_pool
-            )
-        # One row: norm and pooling commute.
-        return self._head(slice(0, 1), norm_before_pooling=False)
-
-    def _head(self, rows: slice, *, norm_before_pooling: bool) -> ScoreHead:
-        return ScoreHead(rows, self._visual.ln_post, self._visual.proj, norm_before_pooling)
+        return self._heads[self.scores[-1]]

@@ -3,7 +3,7 @@
 Source: LeGrad (arXiv 2404.03214), section 3. The layer score depends on a block's attention only
 through O = A V, so d s / d A = G V^T with G = d s / d O, and G follows from the block's weights:
 
-- the score reaches Z through pooling, so one vector per target (:meth:`ScoreHead.gradient`);
+- the score reaches Z through pooling, so one vector per target (:meth:`TokenHead.gradient`);
 - Z = X + W2 act(h) with h = W1 (gamma x + beta) + b1 and x = standardised X, sigma its deviation;
 - X = input + W_O O.
 
@@ -22,13 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from legrad_engine.families.base import (
-    Attention,
-    KnownBlock,
-    ScoreHead,
-    at_least_float32,
-    standardize,
-)
+from legrad_engine.families.attention import Attention
+from legrad_engine.families.base import KnownBlock
+from legrad_engine.families.heads import TokenHead, at_least_float32, standardize
 from legrad_engine.legrad.rectified_product import sum_rectified_product
 
 _CHUNK_ELEMENTS = {"cpu": 2_500_000}
@@ -88,7 +84,7 @@ class ClosedFormTrace:
         normalized: ``[B, R, d]``, the tokens after attention, standardised.
         inverse_std: ``[B, R, 1]``.
         hidden: ``[B, R, hidden]``, the MLP before its activation.
-        state: ``[B, S, d]``, see :meth:`ScoreHead.state`.
+        state: ``[B, S, d]``, see :meth:`TokenHead.state`.
     """
 
     values: Tensor
@@ -117,14 +113,14 @@ def trace_block(
     block: KnownBlock,
     tokens: Tensor,
     attention: Attention,
-    head: ScoreHead,
-    served_head: ScoreHead,
+    head: TokenHead,
+    served_head: TokenHead,
     *,
     last: bool,
 ) -> BlockPass:
     """Runs the rest of a block after its attention and keeps what the walk back needs.
 
-    The tokens of the last block are read by the heads alone. Where both pool before their norm,
+    The tokens of the last block are read by the heads alone. Where both average before all else,
     the MLP's second matrix is applied to the pooled activations, not to every token: pooling is an
     average and commutes with it. Where both read the same rows, no other row is computed.
 
@@ -136,7 +132,7 @@ def trace_block(
         served_head: the score that the model serves.
         last: whether this is the tower's last block.
     """
-    pooled_only = last and not (head.norm_before_pooling or served_head.norm_before_pooling)
+    pooled_only = last and head.averaged and served_head.averaged
     computed = head.rows if pooled_only and head.rows == served_head.rows else slice(None)
     merged = attention.output[:, :, computed].transpose(1, 2).flatten(2)
     merged = block.output_projection(merged)
@@ -179,7 +175,7 @@ def trace_block(
 
 
 def attribute_block(
-    block: FoldedBlock, trace: ClosedFormTrace, head: ScoreHead, targets: Tensor
+    block: FoldedBlock, trace: ClosedFormTrace, head: TokenHead, targets: Tensor
 ) -> Tensor:
     """LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
@@ -224,7 +220,7 @@ def attribute_block(
             )
             per_head = at_output.view(*at_output.shape[:-1], heads, -1).transpose(2, 3)
             maps[images, chunk] = sum_rectified_product(per_head, trace.values[images])
-    pooled_rows = 1 if head.norm_before_pooling else rows
+    pooled_rows = rows if head.averaged else 1
     weight: Tensor = size / (pooled_rows * heads * keys)
     return maps * weight.unsqueeze(-1)
 

@@ -8,9 +8,11 @@ independent check of the closed form. Nothing of the attention matrix is ever he
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from legrad_engine.families.base import ScoreHead, Tower
+from legrad_engine.families.base import Tower
+from legrad_engine.families.heads import ScoreHead, at_least_float32
 from legrad_engine.legrad.rectified_product import sum_rectified_product
 
 
@@ -19,9 +21,10 @@ class GeneralTrace:
     """One block's input and attention.
 
     Attributes:
-        values: ``[B, heads, N, head_dim]``, the attention's values.
-        tokens: ``[B, N, d]``, the block's input.
-        output: ``[B, heads, N, head_dim]``, the attention's output.
+        values: ``[B, windows, heads, N, head_dim]``, the attention's values; one window, unless
+            attention is confined to several.
+        tokens: the block's input, B first.
+        output: of the shape of ``values``, the attention's output.
     """
 
     values: Tensor
@@ -42,17 +45,18 @@ def attribute_block(
         targets: ``[B, P, e]`` unit vectors.
 
     Returns:
-        ``[B, P, N]``, one value per key token, at least float32.
+        ``[B * windows, P, N]``, one value per key token, at least float32.
     """
-    heads, keys = trace.values.shape[1:3]
+    values = trace.values.flatten(0, 1)
+    heads, keys = values.shape[1:3]
     with torch.enable_grad():
-        leaf = trace.output.detach().requires_grad_()
+        leaf = trace.output.detach().flatten(0, 1).requires_grad_()
         finished = tower.finish_block(trace.tokens.detach(), leaf, index)
-        embeddings = head.embed(head.state(finished))
-        scores = torch.einsum("be,bpe->pb", embeddings, targets.to(embeddings.dtype))
+        embeddings = F.normalize(head.features(head.state(finished)), dim=-1)
+        scores = torch.einsum("be,bpe->pb", embeddings, at_least_float32(targets))
         # Scaled by the token count: half precision would lose an average's small gradients.
         gradients = [
             torch.autograd.grad(score.sum() * keys, leaf, retain_graph=True)[0] for score in scores
         ]
-    maps = [sum_rectified_product(gradient.unsqueeze(1), trace.values) for gradient in gradients]
+    maps = [sum_rectified_product(gradient.unsqueeze(1), values) for gradient in gradients]
     return torch.cat(maps, dim=1) / (heads * keys * keys)

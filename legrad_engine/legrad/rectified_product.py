@@ -7,7 +7,7 @@ stay in a processor's cache on the CPU, large enough to fill an accelerator.
 import torch
 from torch import Tensor
 
-from legrad_engine.families.base import at_least_float32
+from legrad_engine.families.heads import at_least_float32
 
 _TILE_ELEMENTS = {"cpu": 1_250_000}
 _TILE_ELEMENTS_ELSEWHERE = 64_000_000

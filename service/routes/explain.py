@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from legrad_engine.families import Score
 from service.explaining import ExplainCommand, ExplainingService, ExplainOutcome
 from service.intake import JSON, MULTIPART, Intake, read_request
 from service.off_loop import run_sized
@@ -124,7 +123,6 @@ async def explain(request: Request) -> Response:
         _pictured(outcome),
         _serialize,
         request.state.request_id,
-        intake.body.options.score,
         outcome,
     )
     return Response(content, media_type=JSON)
@@ -164,12 +162,12 @@ def _pictured(outcome: ExplainOutcome) -> int:
     )
 
 
-def _serialize(request_id: str, score: Score, outcome: ExplainOutcome) -> bytes:
+def _serialize(request_id: str, outcome: ExplainOutcome) -> bytes:
     response = ExplainResponse(
         request_id=request_id,
         model=outcome.model,
         layers=list(outcome.layers),
-        score=score,
+        score=outcome.score,
         cached_prompts=outcome.cached_prompts,
         images=outcome.images,
         timings=outcome.timings,

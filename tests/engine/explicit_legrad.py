@@ -37,7 +37,7 @@ def explicit_maps(
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
         tokens = torch.cat([tower.class_embedding.reshape(1, 1, -1), tokens], dim=1)
-        tokens = tower.ln_pre(tokens + _positions(tower, (rows, columns)))
+        tokens = tower.ln_pre(tokens + positions(tower, (rows, columns)))
         total = torch.zeros(len(targets), rows * columns, dtype=torch.float64)
         for index, block in enumerate(tower.transformer.resblocks):
             tokens, weights = _block(block, tokens)
@@ -51,7 +51,7 @@ def explicit_maps(
     return total.view(len(targets), rows, columns)
 
 
-def _positions(tower: Any, grid: tuple[int, int]) -> Tensor:
+def positions(tower: Any, grid: tuple[int, int]) -> Tensor:
     """The positional embedding for a grid; open_clip's own loader resamples in this way."""
     positions = tower.positional_embedding
     if grid == tuple(tower.grid_size):

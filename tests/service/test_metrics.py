@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from pictures import data_url, encoded, request_of
+from pictures import data_url, encoded, picture, request_of
 from running_app import RunningApp, samples
 
 BY_MODEL = [
@@ -44,6 +44,11 @@ FROM_THE_START = [
     ),
     'legrad_cache_hits_total{cache="prompts"}',
     'legrad_cache_misses_total{cache="prompts"}',
+    'legrad_cache_hits_total{cache="traces"}',
+    'legrad_cache_misses_total{cache="traces"}',
+    'legrad_cache_bytes{cache="traces"}',
+    'legrad_cache_entries{cache="traces"}',
+    'legrad_cache_evictions_total{cache="traces"}',
 ]
 
 
@@ -65,7 +70,8 @@ def test_every_label_set_exists_before_the_first_request(fresh: RunningApp) -> N
 
 def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
     before = samples(fresh.client.get("/metrics").text)
-    body = {"images": [data_url(encoded())] * 2, "prompts": ["one", "two", "three"]}
+    images = [data_url(encoded(picture(seed=seed))) for seed in (1, 2)]
+    body = {"images": images, "prompts": ["one", "two", "three"]}
     assert fresh.explain(body).status_code == 200
     after = samples(fresh.client.get("/metrics").text)
     moved = {
@@ -76,6 +82,9 @@ def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
         'legrad_compute_seconds_count{model="tiny-tiny",stage="decode"}': 2,
         'legrad_compute_seconds_count{model="tiny-tiny",stage="render"}': 2,
         'legrad_cache_misses_total{cache="prompts"}': 3,
+        'legrad_cache_misses_total{cache="traces"}': 2,
+        # A trace and a canvas of each.
+        'legrad_cache_entries{cache="traces"}': 4,
         'legrad_similarity_count{model="tiny-tiny"}': 6,
         'legrad_heatmap_entropy_count{model="tiny-tiny"}': 6,
         'legrad_heatmap_border_mass_count{model="tiny-tiny"}': 6,
