@@ -1,5 +1,6 @@
 """From a model's name to an explainer that has computed every batch shape it will meet first."""
 
+import contextlib
 import ctypes
 import gc
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from PIL import Image
 
 from legrad_engine import Explainer, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
-from legrad_engine.errors import ModelLoadError
+from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.models import ModelReference
 from service.settings import Settings
 
@@ -91,10 +92,14 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:
     prepared = explainer.prepare(picture)
     for size in batches:
         try:
-            explainer.attribute(explainer.trace([prepared] * size), ["a photo"])
+            trace = explainer.trace([prepared] * size)
+            explainer.attribute(trace, trace.embeddings[:1])
         except Exception as error:
             # The batcher halves such a batch when it comes; the model serves smaller ones.
             if size == 1 or not is_out_of_memory(error):
                 raise
             release_cached_memory()
-            return
+            break
+    # A model of images alone has no text to read.
+    with contextlib.suppress(InvalidTargetError):
+        explainer.text.encode(["a photo"])

@@ -15,7 +15,7 @@ import pytest
 from pictures import request_of
 from running_app import Held, RunningApp
 from test_faults import raw_request
-from tiny_model import FULL_SIZE, save_model
+from tiny_model import save_model
 
 from legrad_engine import Explainer
 from legrad_engine.errors import ModelLoadError
@@ -244,25 +244,16 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert ask(running, B).json()["images"] == first["images"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
-def test_the_machine_gets_the_memory_back(folder: Path) -> None:
-    config = FULL_SIZE | {
-        "vision_cfg": FULL_SIZE["vision_cfg"] | {"layers": 4},
-        "text_cfg": FULL_SIZE["text_cfg"] | {"width": 64},
-    }
-    with on_demand([save_model(folder, "pool-large", config)]) as running:
-        resident = []
-        for _ in range(4):
-            large = load(running, "pool-large-pool-large").json()["bytes"]
-            assert ask(running).status_code == 200
-            assert unload(running, "pool-large-pool-large").status_code == 200
-            resident.append(resident_bytes())
-        assert resident[-1] - resident[0] < large / 2
+def test_what_is_kept_of_pictures_goes_with_the_model(models: list[str]) -> None:
+    def cached(model: str) -> bool:
+        found: bool = ask(running, model).json()["images"][0]["cached"]
+        return found
 
-
-def resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+    with at_start(models) as running:
+        assert [cached(B), cached(B), cached(A)] == [False, True, False]
+        unload(running, B)
+        load(running, B)
+        assert [cached(B), cached(A)] == [False, True]
 
 
 def test_loading_is_answered_at_once_and_can_be_followed(
