@@ -13,34 +13,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
-from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+from legrad_engine.classifier import Classifier
+from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
-from legrad_engine.images import ImageSource, decode, to_tensor
+from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
-from legrad_engine.targets import Templates, TextEncoder, Tokenizer
+from legrad_engine.negatives import NegativePreset, Negatives, resolve_negatives
+from legrad_engine.probabilities import weigh
+from legrad_engine.resolution import TargetResolver, Targets
+from legrad_engine.resolved import ResolvedTargets
+from legrad_engine.text import Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
 Layers = int | Literal["all"] | Sequence[int]
-Targets = Sequence[str] | Sequence[Sequence[str]] | Tensor | Sequence[Tensor]
 
 DEFAULT_LAYERS = 2
 _IMAGES_PER_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """A picture as the model will see it.
-
-    Attributes:
-        pixels: float32 ``[3, height, width]``, normalised, on the CPU.
-        geometry: how the patch grid maps back to the picture.
-    """
-
-    pixels: Tensor
-    geometry: Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +42,9 @@ class Explanation:
         maps: float32 (float64 for a float64 model) ``[targets, rows, columns]``: the summed LeGrad
             maps over the patch grid, not normalised.
         similarities: float32 ``[targets]``, the cosine that the model itself serves.
-        probabilities: float32 ``[targets]``: softmax of the model's logits over this picture's
-            targets, or each target's own sigmoid where the model was trained with one.
+        probabilities: float32 ``[targets]``. Of a text: softmax of the model's logits over this
+            picture's texts, or its own sigmoid where the model was trained with one. Of a class:
+            the classifier's softmax over all its classes. NaN for any other kind.
         geometry: how the patch grid maps to the picture's original pixels.
     """
 
@@ -89,6 +81,7 @@ class Explainer:
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.text = TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        self.classifier: Classifier | None = None
         self._mean, self._std = models.normalization(model)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
@@ -260,66 +253,119 @@ class Explainer:
         geometries = tuple(image.geometry for image in prepared)
         return Trace(blocks, indices, score, features, geometries)
 
+    def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
+        """Unit embeddings ``[B, e]`` of pictures, as the model serves them.
+
+        Args:
+            images: pictures, or what :meth:`prepare` made of them, of any input sizes.
+
+        Raises:
+            ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
+        """
+        prepared = [
+            image if isinstance(image, PreparedImage) else self.prepare(image) for image in images
+        ]
+        embeddings: dict[int, Tensor] = {}
+        for members in _by_input_size(prepared):
+            for start in range(0, len(members), _IMAGES_PER_BATCH):
+                batch = members[start : start + _IMAGES_PER_BATCH]
+                trace = self.trace([prepared[index] for index in batch], layers=1)
+                embeddings |= dict(zip(batch, trace.embeddings, strict=True))
+        return torch.stack([embeddings[index] for index in range(len(prepared))])
+
+    @property
+    def resolver(self) -> TargetResolver:
+        """What turns targets into unit vectors of this model's joint space."""
+        return TargetResolver(
+            self.text,
+            self.classifier,
+            self.embed_images,
+            self.tower.embedding_size,
+            self.device,
+            self.dtype,
+        )
+
     @torch.no_grad()
     def attribute(
-        self, trace: Trace, targets: Targets, *, templates: Templates = None
+        self,
+        trace: Trace,
+        targets: Targets,
+        *,
+        templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
         """Walks back from every target to the patches, for every traced image.
 
         Args:
             trace: from :meth:`trace` of this explainer.
-            targets: prompts for all images, or a sequence of prompts for each image; or unit
-                vectors ``[P, e]`` for all images, or such a tensor for each image.
-            templates: for prompts, see :func:`legrad_engine.targets.resolve_templates`.
+            targets: strings or target objects (:mod:`legrad_engine.targets`) for all images, or a
+                sequence of them for each image; or unit vectors ``[P, e]`` of texts for all images,
+                or such a tensor for each image.
+            templates: for texts, see :func:`legrad_engine.text.resolve_templates`.
+            negatives: what the maps must not show, see :class:`legrad_engine.negatives.Negatives`.
 
         Raises:
-            InvalidTargetError: no target, a prompt that is blank or too long, vectors of the wrong
-                size, or a number of target lists that differs from the number of images.
+            InvalidTargetError: no target, one that this model cannot be asked about, or a number of
+                target lists that differs from the number of images.
+            InvalidOptionError: templates or negatives that are not usable.
         """
-        per_image = self._targets_per_image(targets, len(trace), templates)
+        resolved = self.resolver.resolve(
+            targets, len(trace), templates, resolve_negatives(negatives)
+        )
         groups: defaultdict[int, list[int]] = defaultdict(list)
-        for image, vectors in enumerate(per_image):
+        rows = [each.rows for each in resolved]
+        for image, vectors in enumerate(rows):
             groups[len(vectors)].append(image)
         explanations: dict[int, Explanation] = {}
         for images in groups.values():
             part = trace if len(images) == len(trace) else trace.select(images)
-            vectors = torch.stack([per_image[image] for image in images])
+            vectors = torch.stack([rows[image] for image in images])
             maps = self._attribute_evenly(part, vectors).cpu().numpy()
             similarities = torch.einsum(
                 "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
             )
-            probabilities = models.probabilities(self.model, similarities).float().cpu().numpy()
-            cosines = similarities.float().cpu().numpy()
+            probabilities = weigh(
+                self.model,
+                self.classifier,
+                part.features,
+                similarities,
+                [resolved[image] for image in images],
+            )
+            numbers = torch.stack([similarities, probabilities]).float().cpu().numpy()
             for position, image in enumerate(images):
+                count, geometry = len(resolved[image]), trace.geometries[image]
                 explanations[image] = Explanation(
-                    maps[position],
-                    cosines[position],
-                    probabilities[position],
-                    trace.geometries[image],
+                    resolved[image].corrected(maps[position], geometry),
+                    numbers[0, position, :count],
+                    numbers[1, position, :count],
+                    geometry,
                 )
         return [explanations[image] for image in range(len(trace))]
 
     def explain(
         self,
         images: ImageSource | Sequence[ImageSource],
-        prompts: Sequence[str] | Sequence[Sequence[str]],
+        targets: Targets,
         *,
         layers: Layers = DEFAULT_LAYERS,
         score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
         templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
         """Traces and attributes: one explanation for each picture.
 
         Args:
             images: one picture or several, of any sizes.
-            prompts: shared by all pictures, or a sequence of prompts for each.
+            targets: prompts or other targets, shared by all pictures or a sequence of them for
+                each, see :meth:`attribute`.
             layers: see :meth:`resolve_layers`.
             score: see :meth:`trace`.
             size: see :meth:`trace`.
             fit: see :meth:`trace`.
-            templates: see :func:`legrad_engine.targets.resolve_templates`.
+            templates: see :func:`legrad_engine.text.resolve_templates`.
+            negatives: see :meth:`attribute`.
 
         Raises:
             LegradError: see :meth:`trace` and :meth:`attribute`.
@@ -329,28 +375,27 @@ class Explainer:
         )
         if not pictures:
             return []
-        vectors = self._targets_per_image(prompts, len(pictures), templates)
+        resolved = self.resolver.resolve(
+            targets, len(pictures), templates, resolve_negatives(negatives)
+        )
         explanations: list[Explanation] = []
         for start in range(0, len(pictures), _IMAGES_PER_BATCH):
             chunk = slice(start, start + _IMAGES_PER_BATCH)
             prepared = [self.prepare(picture, size, fit) for picture in pictures[chunk]]
-            explanations += self._explain_prepared(prepared, vectors[chunk], layers, score)
+            explanations += self._explain_prepared(prepared, resolved[chunk], layers, score)
         return explanations
 
     def _explain_prepared(
         self,
         prepared: Sequence[PreparedImage],
-        vectors: Sequence[Tensor],
+        resolved: Sequence[ResolvedTargets],
         layers: Layers,
         score: Score | None,
     ) -> list[Explanation]:
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(prepared):
-            groups[image.geometry.input_size].append(index)
         explanations: dict[int, Explanation] = {}
-        for members in groups.values():
+        for members in _by_input_size(prepared):
             trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
-            found = self.attribute(trace, [vectors[index] for index in members])
+            found = self.attribute(trace, [resolved[index] for index in members])
             explanations |= dict(zip(members, found, strict=True))
         return [explanations[index] for index in range(len(prepared))]
 
@@ -385,37 +430,10 @@ class Explainer:
             batch = batch.pin_memory()
         return batch.to(self.device, self.dtype, non_blocking=True)
 
-    def _targets_per_image(
-        self, targets: Targets, images: int, templates: Templates
-    ) -> list[Tensor]:
-        """Unit vectors ``[P, e]`` for each image, on the model's device and in its dtype."""
-        if isinstance(targets, Tensor):
-            return [self._checked_vectors(targets)] * images
-        if not targets:
-            raise InvalidTargetError("Give at least one prompt.", field="prompts")
-        if isinstance(targets, str):
-            raise InvalidTargetError(
-                "prompts must be a list, even for one prompt.", field="prompts"
-            )
-        if isinstance(targets[0], str):
-            shared = self.text.encode(targets, templates)  # type: ignore[arg-type]
-            return [shared] * images
-        if len(targets) != images:
-            raise InvalidTargetError(
-                f"There are {images} images but targets for {len(targets)}.", field="prompts"
-            )
-        return [
-            self._checked_vectors(each)
-            if isinstance(each, Tensor)
-            else self.text.encode(each, templates)
-            for each in targets
-        ]
 
-    def _checked_vectors(self, vectors: Tensor) -> Tensor:
-        size = self.tower.embedding_size
-        if vectors.ndim != 2 or not len(vectors) or vectors.shape[-1] != size:
-            raise InvalidTargetError(
-                f"Target vectors must be [targets, {size}], not {list(vectors.shape)}.",
-                field="targets",
-            )
-        return vectors.to(self.device, self.dtype)
+def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """The indices of the images, those of one input size together."""
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[image.geometry.input_size].append(index)
+    return list(groups.values())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from legrad_engine.devices import resolve_device, resolve_dtype
 from legrad_engine.errors import ModelLoadError, UnknownModelError
 from legrad_engine.families import refusal
-from legrad_engine.targets import Tokenizer
+from legrad_engine.text import Tokenizer
 
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "starter"

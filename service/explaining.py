@@ -11,7 +11,11 @@ from typing import TypeVar
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
-from legrad_engine.targets import TemplateSet, resolve_templates
+from legrad_engine.images import PreparedImage, decode
+from legrad_engine.questions import Question
+from legrad_engine.resolution import TextCount
+from legrad_engine.targets import TextTarget
+from legrad_engine.text import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool
@@ -30,6 +34,7 @@ from service.schemas import (
 )
 from service.served_model import Explained, ExplainItem, ServedModel
 from service.settings import Settings
+from service.targets import encoded_images, name_target, with_prepared
 from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
 
 _Answer = TypeVar("_Answer")
@@ -42,7 +47,7 @@ class ExplainCommand:
     Attributes:
         images: encoded pictures.
         image_fields: what the caller calls each of them, for errors.
-        prompts: what to look for in each.
+        question: what to look for in each; target pictures are still encoded.
         model: a model id, or None for the default.
         options: what is computed.
         output: what is sent back.
@@ -52,7 +57,7 @@ class ExplainCommand:
 
     images: Sequence[bytes]
     image_fields: Sequence[str]
-    prompts: Sequence[str]
+    question: Question
     model: str | None
     options: ExplainOptions
     output: OutputOptions
@@ -149,23 +154,27 @@ class ExplainingService:
         served.batcher.check_room(
             sum(self._least_cost(served, picture, layers, command) for picture in pictures)
         )
-        cached, texts = await run_sized(
-            sum(map(len, command.prompts)), self._check_prompts, explainer, command
+        texts = await run_sized(
+            sum(map(len, command.question.texts)), self._check_question, explainer, command
         )
-        prepared = await self._prepare_all(served, explainer, layers, texts, command, pictures)
+        question = await self._prepare_targets(explainer, command.question)
+        prepared = await self._prepare_all(
+            served, explainer, layers, question, texts, command, pictures
+        )
         submissions = self._submit_all(served, prepared, command.deadline)
         drawings = [each.drawing for each in prepared]
         # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
         del pictures, prepared
         explained = await self._await_all(submissions)
         self._keep_canvases(drawings)
+        names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(
             [
                 self._on_picture_thread(
                     render,
                     each.explanation,
                     drawing.canvas and drawing.canvas.picture,
-                    command.prompts,
+                    names,
                     command.output,
                 )
                 for each, drawing in zip(explained, drawings, strict=True)
@@ -176,7 +185,7 @@ class ExplainingService:
             model=served.id,
             layers=layers,
             score=score,
-            cached_prompts=cached,
+            cached_prompts=texts.known,
             images=[
                 _describe(each, result.targets, submission.batch_size or 1)
                 for each, result, submission in zip(explained, rendered, submissions, strict=True)
@@ -191,22 +200,31 @@ class ExplainingService:
         )
 
     def _check_limits(self, command: ExplainCommand) -> None:
-        settings = self._settings
-        size, templates = command.options.size, command.options.templates
-        longest = max(len(prompt) for prompt in command.prompts)
+        options, settings, question = command.options, self._settings, command.question
+        longest_text = settings.max_prompt_characters
         with _naming_fields():
-            strings = resolve_templates(_hashable(templates))
-        texts = len(command.prompts) * len(strings)
+            templates = resolve_templates(_hashable(options.templates))
+        texts = len(question.texts) * len(templates) + len(question.negative_texts)
+        pictures = len(command.images) + len(encoded_images(question))
+        negatives = 0 if question.negatives is None else len(question.negatives.targets)
+        many_texts = "targets" if options.templates is None else "options.templates"
         for field_name, value, limit, unit in (
             ("images", len(command.images), settings.max_images, "images"),
-            ("prompts", len(command.prompts), settings.max_prompts, "prompts"),
-            ("prompts", longest, settings.max_prompt_characters, "characters in a prompt"),
-            ("options.size", size or 0, settings.max_input_size, "pixels"),
-            ("options.templates", texts, settings.max_texts, "prompts times templates"),
+            ("targets", pictures, settings.max_images, "images and target images"),
+            (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
+            ("options.negatives", negatives, settings.max_prompts, "negatives"),
+            *(
+                (_as_option(field), len(text), longest_text, "characters in a text")
+                for part, field in question.parts
+                if isinstance(part, TextTarget)
+                for text in part.texts
+            ),
+            ("options.size", options.size or 0, settings.max_input_size, "pixels"),
+            (many_texts, texts, settings.max_texts, "texts, prompts times templates"),
             (
                 "options.templates",
-                max(map(len, strings)),
-                settings.max_prompt_characters,
+                max(map(len, templates)),
+                longest_text,
                 "characters in a template",
             ),
             ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),
@@ -217,18 +235,31 @@ class ExplainingService:
                     field=field_name,
                 )
 
-    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> tuple[int, int]:
-        """How many prompts are already encoded, and how many texts must be; refuses bad ones."""
-        distinct = set(command.prompts)
-        templates = _hashable(command.options.templates)
+    def _check_question(self, explainer: Explainer, command: ExplainCommand) -> TextCount:
+        """What the texts cost; refuses targets that the model cannot be asked about."""
         with _naming_fields():
-            for prompt in command.prompts:
-                explainer.text.check(prompt)
-            per_prompt = len(resolve_templates(templates))
-            cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
-        self._metrics.cache_hits.labels("prompts").inc(cached)
-        self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
-        return cached, per_prompt * (len(distinct) - cached)
+            explainer.resolver.check(command.question)
+            texts = explainer.resolver.count_texts(
+                command.question, _hashable(command.options.templates)
+            )
+        self._metrics.cache_hits.labels("prompts").inc(texts.known)
+        self._metrics.cache_misses.labels("prompts").inc(texts.missing)
+        return texts
+
+    async def _prepare_targets(self, explainer: Explainer, question: Question) -> Question:
+        images = encoded_images(question)
+        prepared = await self._all(
+            [
+                self._on_picture_thread(self._prepare_target, explainer, encoded, field)
+                for encoded, field in images.values()
+            ]
+        )
+        return with_prepared(question, dict(zip(images, prepared, strict=True)))
+
+    def _prepare_target(self, explainer: Explainer, encoded: bytes, field: str) -> PreparedImage:
+        with _naming_fields(image=field):
+            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
+            return explainer.prepare_decoded(picture)
 
     async def _find_pictures(
         self,
@@ -257,20 +288,23 @@ class ExplainingService:
         """What a picture costs at least, as far as that is known before it is decoded."""
         if picture.trace is None or picture.geometry is None:
             return 1.0
-        return served.cost(picture.geometry, layers, len(command.prompts), traced=True)
+        return served.cost(picture.geometry, layers, command.question.rows, traced=True)
 
     async def _prepare_all(
         self,
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
         pictures: Sequence[Picture],
     ) -> list[_Prepared]:
         return await self._all(
             [
-                self._prepare(served, explainer, layers, texts, command, position, picture)
+                self._prepare(
+                    served, explainer, layers, question, texts, command, position, picture
+                )
                 for position, picture in enumerate(pictures)
             ]
         )
@@ -280,7 +314,8 @@ class ExplainingService:
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
         position: int,
         picture: Picture,
@@ -296,7 +331,7 @@ class ExplainingService:
             )
         item = ExplainItem(
             picture,
-            tuple(command.prompts),
+            question,
             layers,
             explainer.resolve_score(options.score),
             _hashable(options.templates),
@@ -304,9 +339,9 @@ class ExplainingService:
         # One whose trace another request is about to make still counts in full: it may be left to
         # make it after all.
         traced = picture.trace is not None
-        cost = served.cost(geometry, layers, len(command.prompts), traced=traced)
-        # The texts are encoded once for all pictures of the command.
-        cost += served.text_cost(texts) / len(command.images)
+        cost = served.cost(geometry, layers, question.rows, traced=traced)
+        # What is embedded is embedded once for all pictures of the command.
+        cost += served.target_cost(question, texts) / len(command.images)
         return _Prepared(item, cost, _Drawing(picture.key, canvas, seconds))
 
     def _submit_all(
@@ -390,10 +425,20 @@ def _naming_fields(**names: str) -> Iterator[None]:
         yield
     except LegradError as error:
         if error.field in ExplainOptions.model_fields:
-            error.field = f"options.{error.field}"
+            error.field = _as_option(error.field)
         elif error.field in names:
             error.field = names[error.field]
         raise
+
+
+def _as_option(field: str) -> str:
+    return f"options.{field}" if field in ExplainOptions.model_fields else field
+
+
+def _last_field(question: Question) -> str:
+    """What the caller calls the list that its last target is in."""
+    _, field = list(question.named_targets)[-1]
+    return field.partition(".")[0]
 
 
 def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:

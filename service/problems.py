@@ -166,7 +166,7 @@ _KINDS: dict[type[Exception], tuple[int, str, str]] = {
     ImageDecodeError: (422, ImageDecodeError.code, "The image cannot be decoded"),
     ImageTooLargeError: (413, ImageTooLargeError.code, "The image has too many pixels"),
     InvalidOptionError: (422, InvalidOptionError.code, "An option is not valid"),
-    InvalidTargetError: (422, InvalidTargetError.code, "A prompt is not valid"),
+    InvalidTargetError: (422, InvalidTargetError.code, "A prompt or target is not valid"),
     UnknownModelError: (404, UnknownModelError.code, "There is no such model"),
     UnsupportedModelError: (422, UnsupportedModelError.code, "The model cannot be explained"),
     ModelLoadError: (503, ModelLoadError.code, "The model could not be loaded"),

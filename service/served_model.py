@@ -4,11 +4,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from legrad_engine import Explainer, Explanation
+from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.targets import Templates
+from legrad_engine.questions import Question
+from legrad_engine.resolution import TextCount
+from legrad_engine.resolved import ResolvedTargets
+from legrad_engine.targets import ImageTarget
+from legrad_engine.text import Templates
 from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
@@ -26,18 +31,18 @@ _WORKER_START_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ExplainItem:
-    """One picture with its prompts, ready for the worker.
+    """One picture with what is asked of it, ready for the worker.
 
     Attributes:
         picture: decoded, or with its trace; equal pictures share one, and with it a forward pass.
-        prompts: what to look for.
+        question: what to look for; it is checked, and its pictures are prepared.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
     """
 
     picture: Picture
-    prompts: tuple[str, ...]
+    question: Question
     layers: tuple[int, ...]
     score: Score
     templates: Templates
@@ -88,10 +93,16 @@ class ExplainProcessor:
         first = items[0]
         try:
             started = time.perf_counter()
-            prompts = list(dict.fromkeys(prompt for item in items for prompt in item.prompts))
-            row_of = {prompt: row for row, prompt in enumerate(prompts)}
-            vectors = explainer.text.encode(prompts, first.templates)
+            answers = _resolve(explainer, items)
             started = self._observe("text", started)
+            resolved = [each for each in answers if isinstance(each, ResolvedTargets)]
+            if not resolved:
+                return [each for each in answers if isinstance(each, LegradError)]
+            items = [
+                item
+                for item, each in zip(items, answers, strict=True)
+                if isinstance(each, ResolvedTargets)
+            ]
             new = {
                 item.picture: item.picture.prepared
                 for item in items
@@ -102,15 +113,15 @@ class ExplainProcessor:
                 made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
                 started = self._observe("forward", started)
             trace = _joined([item.picture for item in items], list(new), made)
-            rows = [[row_of[prompt] for prompt in item.prompts] for item in items]
-            explanations = explainer.attribute(trace, [vectors[chosen] for chosen in rows])
+            explanations = explainer.attribute(trace, resolved)
             self._observe("backward", started)
         except Exception as error:
             self._make_room(error)
             raise
         if made is not None:
             self._keep(list(new), made)
-        return self._told_apart(items, explanations, set(new))
+        explained = iter(self._told_apart(items, explanations, set(new)))
+        return [each if isinstance(each, LegradError) else next(explained) for each in answers]
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
@@ -203,14 +214,14 @@ class ServedModel:
             raise RuntimeError(f"The worker of {self.id} could not be started.")
 
     def cost(
-        self, geometry: Geometry, layers: Sequence[int], prompts: int, *, traced: bool = False
+        self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
     ) -> float:
         """The work of one picture, in forward passes at the model's own size.
 
         Args:
             geometry: the picture's.
             layers: the explained blocks.
-            prompts: how many are asked about it.
+            targets: how many things, negatives included, are asked about it.
             traced: whether its forward pass is already done.
         """
         tower = self.explainer.tower
@@ -218,13 +229,30 @@ class ServedModel:
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
         )
-        walk_back = _WALK_BACK_SHARE * len(layers) * prompts / tower.depth
+        walk_back = _WALK_BACK_SHARE * len(layers) * targets / tower.depth
         return rows * columns / own * (walk_back if traced else 1 + walk_back)
 
     @staticmethod
-    def text_cost(texts: int) -> float:
-        """The work of encoding so many texts, in the same unit."""
-        return _TEXT_SHARE * texts
+    def target_cost(question: Question, texts: TextCount) -> float:
+        """The work of embedding a question's texts and distinct pictures, in the same unit."""
+        pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
+        return _TEXT_SHARE * texts.strings + len(pictures)
+
+
+def _resolve(
+    explainer: Explainer, items: Sequence[ExplainItem]
+) -> list[ResolvedTargets | LegradError]:
+    """The items' targets; what one item asks cannot fail another."""
+    resolver = explainer.resolver
+    questions = list(dict.fromkeys(item.question for item in items))
+    embedded = resolver.embed(questions, items[0].templates)
+    composed: dict[Question, ResolvedTargets | LegradError] = {}
+    for question in questions:
+        try:
+            composed[question] = resolver.compose(question, embedded)
+        except InvalidTargetError as error:
+            composed[question] = error
+    return [composed[item.question] for item in items]
 
 
 def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | None) -> Trace:

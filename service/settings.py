@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         32.0,
         gt=0,
         description="Most work in one batch. One image at the model's own size costs 1, and each "
-        "of its prompts about 0.4 / depth for each explained layer.",
+        "of its targets about 0.4 / depth for each explained layer.",
     )
     max_queue_cost: float = Field(
         128.0, gt=0, description="Most work that may wait; beyond it requests get 429."
@@ -89,12 +89,21 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
     )
-    max_images: int = Field(16, ge=1, description="Most images in one request.")
-    max_prompts: int = Field(32, ge=1, description="Most prompts in one request.")
-    max_texts: int = Field(
-        1024, ge=1, description="Most texts in one request: prompts times templates."
+    max_images: int = Field(
+        16, ge=1, description="Most images in one request, those of targets included."
     )
-    max_prompt_characters: int = Field(1000, ge=1, description="Longest prompt, in characters.")
+    max_prompts: int = Field(
+        32, ge=1, description="Most prompts and other targets in one request; as many negatives."
+    )
+    max_texts: int = Field(
+        1024,
+        ge=1,
+        description="Most texts in one request: those of prompts and other targets times "
+        "templates, and negatives.",
+    )
+    max_prompt_characters: int = Field(
+        1000, ge=1, description="Longest prompt or other text, in characters."
+    )
     max_input_size: int = Field(
         1024, ge=1, description="Largest `size` option: the side of the model's input in pixels."
     )
