@@ -1,6 +1,5 @@
 """The application: wiring and lifespan, nothing else."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -55,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            drained = await asyncio.to_thread(pool.drain, settings.drain_timeout_seconds)
+            drained = await pool.close(settings.drain_timeout_seconds)
             app.state.explaining.close()
             _log.info("stopped", drained=drained)
 

@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.model_pool import ModelPool
 from service.off_loop import run_sized
 from service.pictures import Picture, Pictures
-from service.problems import LimitExceededError, NotReadyError, TooManyRequestsError
+from service.problems import LimitExceededError, TooManyRequestsError
 from service.rendering import RenderedImage, render
 from service.schemas import (
     ExplainOptions,
@@ -135,22 +135,17 @@ class ExplainingService:
             ServiceError: a limit is exceeded, or the server or the model is not ready.
             BatchingError: the queue is full, the deadline has passed, or the worker failed.
         """
-        try:
-            async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
-                return await self._explain(command)
-        except TimeoutError as error:
-            raise DeadlineExceededError(time.monotonic() - command.received) from error
-
-    async def _explain(self, command: ExplainCommand) -> ExplainOutcome:
         self._check_limits(command)
-        served = self._pool.get(command.model)
+        # Held until the answer is drawn: the model is not unloaded under a request.
+        async with self._pool.lease(command.model, command.deadline) as served:
+            try:
+                async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
+                    return await self._explain(command, served)
+            except TimeoutError as error:
+                raise DeadlineExceededError(time.monotonic() - command.received) from error
+
+    async def _explain(self, command: ExplainCommand, served: ServedModel) -> ExplainOutcome:
         explainer = served.explainer
-        if explainer is None or not served.batcher.ready:
-            raise NotReadyError(
-                f"Model {served.id!r} is {served.state}: see /models/{served.id}, and try again "
-                "when it is ready.",
-                field="model",
-            )
         with _naming_fields():
             layers = explainer.resolve_layers(command.options.layers)
             score = explainer.resolve_score(command.options.score)

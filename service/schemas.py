@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
@@ -19,7 +19,7 @@ from service.schema_base import EXAMPLE_IMAGE, Contract, EncodedImage, ImageFiel
 from service.target_schemas import NegativePrompts, Targets
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
-ModelState = Literal["loading", "ready", "failed", "stopped"]
+ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 
 # Ceilings of the contract, far above what a server allows; its settings say how much that is.
 _MOST_PIXELS = 65_536
@@ -364,6 +364,15 @@ class ModelInfo(Contract):
     default: bool = Field(description="Whether requests without `model` go here.", examples=[True])
     state: ModelState = Field(description="What it can do now.", examples=["ready"])
     error: str | None = Field(description="Why loading failed, if it did.", examples=[None])
+    loads_on_request: bool = Field(
+        description="Whether a request loads it when it is not loaded: not after an operator has "
+        "unloaded it from a server that loads models at start, nor after loading has failed.",
+        examples=[True],
+    )
+    in_flight: int = Field(description="Requests that are using it.", examples=[0])
+    last_used: AwareDatetime | None = Field(
+        description="When a request last used it.", examples=["2026-01-31T12:00:00Z"]
+    )
     device: str | None = Field(description="Where it runs.", examples=["cpu"])
     dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
     bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
@@ -380,6 +389,10 @@ class ModelInfo(Contract):
     layers: int | None = Field(description="Number of blocks.", examples=[12])
     scores: list[Score] | None = Field(
         description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
+    )
+    templates: list[TemplateSet] | None = Field(
+        description="Named sets of prompt templates it accepts, beside templates of one's own.",
+        examples=[["simple", "openai"]],
     )
     licence: str | None = Field(
         description="Licence of the weights, where known.", examples=["Apache-2.0"]

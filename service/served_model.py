@@ -1,28 +1,23 @@
-"""One served model: its worker, what the worker computes, and what is known about it."""
+"""One loaded model: its worker, and what the worker computes."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from PIL import Image
 
 from legrad_engine import Explainer, Explanation, LegradError
-from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
+from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.models import ModelReference
 from legrad_engine.questions import Question
 from legrad_engine.resolution import TextCount
 from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import ImageTarget
-from legrad_engine.text import Templates, TextEncoder
+from legrad_engine.text import Templates
 from legrad_engine.trace import Trace
-from service.batching import BatcherState, BatchLimits, MicroBatcher
+from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
 from service.pictures import Picture
-from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.settings import Settings
 from service.trace_cache import TraceCache
 
@@ -30,6 +25,8 @@ from service.trace_cache import TraceCache
 _WALK_BACK_SHARE = 0.42
 # A short prompt in a text tower of the usual proportions, against its image tower.
 _TEXT_SHARE = 0.03
+# Starting a worker only takes a thread: the model is loaded before.
+_WORKER_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +69,19 @@ class Explained:
 
 
 class ExplainProcessor:
-    """Loads a model on the worker's thread and computes batches with it."""
+    """Computes batches with a loaded model, on the worker's thread."""
 
     def __init__(
-        self, reference: ModelReference, settings: Settings, metrics: Metrics, traces: TraceCache
+        self, model: str, explainer: Explainer, metrics: Metrics, traces: TraceCache
     ) -> None:
-        self._reference = reference
-        self._settings = settings
+        self._model = model
+        self._explainer = explainer
         self._metrics = metrics
         self._traces = traces
-        self.explainer: Explainer | None = None
-        self.error: str | None = None
 
     def start(self) -> None:
-        """Loads the model, unless a worker before this one has, and warms it up."""
-        model = self._reference.id
-        try:
-            if self.explainer is None:
-                explainer = Explainer.load(
-                    self._reference.name,
-                    self._reference.pretrained,
-                    device=self._settings.device,
-                    dtype=self._settings.dtype,
-                )
-                _warm_up(explainer)
-                self.explainer = explainer
-        except Exception as error:
-            self.error = str(error) or type(error).__name__
-            raise
-        self.error = None
-        self._metrics.model_bytes.labels(model).set(self.explainer.nbytes)
-        self._metrics.model_loaded.labels(model).set(1)
+        """Says that the model can be used; it was loaded and warmed up before."""
+        self._metrics.model_loaded.labels(self._model).set(1)
 
     def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
         """One explanation for each item; all are of one bucket.
@@ -110,9 +89,7 @@ class ExplainProcessor:
         Only pictures without a trace go forward, each once. Their traces are kept, where the caller
         allows it, once all items are explained, so items queued behind them find the traces.
         """
-        explainer = self.explainer
-        if explainer is None:
-            raise RuntimeError("The worker computes only after it has started.")
+        explainer = self._explainer
         first = items[0]
         try:
             started = time.perf_counter()
@@ -148,7 +125,7 @@ class ExplainProcessor:
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
-        self._metrics.model_loaded.labels(self._reference.id).set(0)
+        self._metrics.model_loaded.labels(self._model).set(0)
 
     def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
         """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
@@ -194,28 +171,26 @@ class ExplainProcessor:
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        self._metrics.compute.labels(self._reference.id, stage).observe(now - started)
+        self._metrics.compute.labels(self._model, stage).observe(now - started)
         return now
 
 
 class ServedModel:
-    """A model with its worker."""
+    """A loaded model with its worker, from the start of the worker to its end."""
 
     def __init__(
         self,
-        reference: ModelReference,
+        model: str,
+        explainer: Explainer,
         settings: Settings,
         metrics: Metrics,
         traces: TraceCache,
-        *,
-        default: bool,
     ) -> None:
-        self.id = reference.id
-        self._reference = reference
-        self._default = default
-        self._processor = ExplainProcessor(reference, settings, metrics, traces)
+        self.id = model
+        self.explainer = explainer
+        self._processor = ExplainProcessor(model, explainer, metrics, traces)
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
-            reference.id,
+            model,
             self._processor,
             BatchLimits(
                 max_batch_items=settings.max_batch_images,
@@ -223,31 +198,20 @@ class ServedModel:
                 max_queue_cost=settings.max_queue_cost,
                 max_wait_seconds=settings.max_wait_ms / 1000,
             ),
-            observer=BatchMetrics(metrics, reference.id),
+            observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
         )
 
-    @property
-    def explainer(self) -> Explainer | None:
-        """The loaded model, or None before it is loaded."""
-        return self._processor.explainer
+    def start(self) -> None:
+        """Starts the worker and waits until it takes items.
 
-    @property
-    def state(self) -> ModelState:
-        """What the model can do now."""
-        if self.batcher.ready:
-            return "ready"
-        if self.batcher.state in (BatcherState.DRAINING, BatcherState.STOPPED):
-            return "stopped"
-        if self.batcher.state in (BatcherState.CREATED, BatcherState.STARTING):
-            return "loading"
-        return "failed"
-
-    @property
-    def error(self) -> str | None:
-        """Why the model could not be loaded, if that is so."""
-        error = self._processor.error
-        return None if error is None else self._reference.without_folders(error)
+        Raises:
+            RuntimeError: no thread could be had for it.
+        """
+        self.batcher.start()
+        if not self.batcher.wait_until_ready(_WORKER_START_SECONDS):
+            self.batcher.drain(_WORKER_START_SECONDS)
+            raise RuntimeError(f"The worker of {self.id} could not be started.")
 
     def cost(
         self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
@@ -260,10 +224,7 @@ class ServedModel:
             targets: how many things, negatives included, are asked about it.
             traced: whether its forward pass is already done.
         """
-        explainer = self.explainer
-        if explainer is None:
-            return 1.0
-        tower = explainer.tower
+        tower = self.explainer.tower
         rows, columns = geometry.grid
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
@@ -276,45 +237,6 @@ class ServedModel:
         """The work of embedding a question's texts and distinct pictures, in the same unit."""
         pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
         return _TEXT_SHARE * texts.strings + len(pictures)
-
-    def info(self) -> ModelInfo:
-        """What `/models` tells."""
-        explainer = self.explainer
-        pretrained = self._reference.pretrained
-        known: dict[str, object] = dict.fromkeys(
-            (
-                "device", "dtype", "bytes", "family", "image_size",
-                "patch_size", "grid", "layers", "scores", "licence",
-            )
-        )  # fmt: skip
-        if explainer is not None:
-            tower = explainer.tower
-            height, width = tower.image_size
-            patch_height, patch_width = tower.patch_size
-            known = {
-                "device": str(explainer.device),
-                "dtype": dtype_name(explainer.dtype),
-                "bytes": explainer.nbytes,
-                "family": tower.family,
-                "image_size": Size(width=width, height=height),
-                "patch_size": Size(width=patch_width, height=patch_height),
-                "grid": Grid(rows=height // patch_height, columns=width // patch_width),
-                "layers": tower.depth,
-                "scores": list(tower.scores),
-                "licence": explainer.licence,
-            }
-        return ModelInfo.model_validate(
-            {
-                "id": self.id,
-                "name": self._reference.title,
-                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
-                "pretrained": None if pretrained is None else Path(pretrained).name,
-                "default": self._default,
-                "state": self.state,
-                "error": self.error,
-                **known,
-            }
-        )
 
 
 def _resolve(
@@ -340,11 +262,3 @@ def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | N
     place_of = {picture: place for place, picture in enumerate((*new, *known))}
     places = [place_of[picture] for picture in pictures]
     return trace if places == list(range(len(trace))) else trace.select(places)
-
-
-def _warm_up(explainer: Explainer) -> None:
-    picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
-    trace = explainer.trace([picture])
-    # Its own embedding is a target that every model has.
-    has_text = isinstance(explainer.text, TextEncoder)
-    explainer.attribute(trace, ["a photo"] if has_text else trace.embeddings)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
@@ -24,6 +24,22 @@ class Settings(BaseSettings):
             "Models to serve, separated by commas; the first one is the default. Write `starter`, "
             "`NAME/TAG` for open_clip's pretrained weights, or `NAME@PATH` for a checkpoint."
         ),
+    )
+    load_models: Literal["at-start", "on-demand"] = Field(
+        "at-start",
+        description="When models are loaded: `at-start`, or `on-demand` by the first request for "
+        "each, which waits for it until its deadline.",
+    )
+    max_model_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of weights in memory. A model that needs room unloads those that "
+        "were not used for longest and have no work; unset has no limit.",
+    )
+    admin_key: SecretStr | None = Field(
+        None,
+        description="Key of `POST /models/{id}/load` and `DELETE /models/{id}`, sent as "
+        "`Authorization: Bearer KEY`; unset turns these routes off.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
@@ -105,6 +121,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("admin_key", mode="before")
+    @classmethod
+    def _empty_key_is_none(cls, value: object) -> object:
+        # What a variable that was left empty in a compose file means; it must open nothing.
+        return None if value == "" else value
 
     @property
     def model_references(self) -> tuple[ModelReference, ...]:
