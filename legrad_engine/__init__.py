@@ -6,7 +6,6 @@ The engine knows tensors and pictures, and nothing of the web.
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer, Explanation
 from legrad_engine.geometry import Geometry
-from legrad_engine.negatives import Negatives
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -15,6 +14,7 @@ from legrad_engine.targets import (
     ResidualTarget,
     TextTarget,
 )
+from legrad_engine.targets.negatives import Negatives
 from legrad_engine.trace import Trace
 
 __all__ = [

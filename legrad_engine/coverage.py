@@ -15,7 +15,7 @@ from torch import nn
 from legrad_engine.families import Score, Tower, find_tower, refusal
 from legrad_engine.families.heads import TokenHead
 from legrad_engine.families.pooler import PoolerHead
-from legrad_engine.openclip_weights import settle
+from legrad_engine.models.openclip_weights import settle
 
 _PAGE = """\
 # Models

@@ -13,20 +13,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
-from legrad_engine.image_model import ImageModel
 from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
-from legrad_engine.negatives import NegativePreset, Negatives, resolve_negatives
-from legrad_engine.probabilities import weigh
-from legrad_engine.resolution import TargetResolver, Targets
-from legrad_engine.resolved import ResolvedTargets
-from legrad_engine.text import NoText, Templates, TextEncoder, Tokenizer
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
+from legrad_engine.targets.probabilities import weigh
+from legrad_engine.targets.resolution import TargetResolver, Targets
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import NoText, Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
 Layers = int | Literal["all"] | Sequence[int]
@@ -78,7 +78,7 @@ class Explainer:
         """Wraps a model that is in evaluation mode.
 
         Args:
-            model: an open_clip model, or an :class:`~legrad_engine.image_model.ImageModel`.
+            model: an open_clip model, or an :class:`~legrad_engine.models.image_model.ImageModel`.
             tokenizer: of its text half; None where it has none.
             name: what to call the model.
             licence: of its weights, if known.
@@ -319,8 +319,9 @@ class Explainer:
             targets: strings or target objects (:mod:`legrad_engine.targets`) for all images, or a
                 sequence of them for each image; or unit vectors ``[P, e]`` of texts for all images,
                 or such a tensor for each image.
-            templates: for texts, see :func:`legrad_engine.text.resolve_templates`.
-            negatives: what the maps must not show, see :class:`legrad_engine.negatives.Negatives`.
+            templates: for texts, see :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: what the maps must not show, see
+                :class:`legrad_engine.targets.negatives.Negatives`.
 
         Raises:
             InvalidTargetError: no target, one that this model cannot be asked about, or a number of
@@ -382,7 +383,7 @@ class Explainer:
             score: see :meth:`trace`.
             size: see :meth:`trace`.
             fit: see :meth:`trace`.
-            templates: see :func:`legrad_engine.text.resolve_templates`.
+            templates: see :func:`legrad_engine.targets.text.resolve_templates`.
             negatives: see :meth:`attribute`.
 
         Raises:

@@ -12,10 +12,10 @@ from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
 from legrad_engine.images import PreparedImage, decode
-from legrad_engine.questions import Question
-from legrad_engine.resolution import TextCount
 from legrad_engine.targets import TextTarget
-from legrad_engine.text import TemplateSet, resolve_templates
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.text import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
-from legrad_engine.questions import Question
+from legrad_engine.targets.questions import Question
 from service.off_loop import run_sized
 from service.problems import LimitExceededError, MalformedBodyError, UnsupportedMediaTypeError
 from service.schema_base import EncodedImage, ImageField

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from legrad_engine import LegradError
-from legrad_engine.model_size import weights_bytes
+from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
 from service.loading import give_back_memory, load_explainer, may_heal
 from service.memory_budget import IdleModel, models_to_evict

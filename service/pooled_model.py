@@ -9,7 +9,7 @@ from typing import Any, Literal
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import ModelReference
-from legrad_engine.text import TEMPLATE_SETS, TextEncoder
+from legrad_engine.targets.text import TEMPLATE_SETS, TextEncoder
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.served_model import ServedModel

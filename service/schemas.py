@@ -6,14 +6,14 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
-from legrad_engine.negatives import NegativePreset
 from legrad_engine.render import (
     DEFAULT_ALPHA,
     DEFAULT_COLORMAP,
     ColormapName,
     Normalization,
 )
-from legrad_engine.text import TemplateSet
+from legrad_engine.targets.negatives import NegativePreset
+from legrad_engine.targets.text import TemplateSet
 from service import target_schemas
 from service.schema_base import EXAMPLE_IMAGE, Contract, EncodedImage, ImageField, Request, Texts
 from service.target_schemas import NegativePrompts, Targets

@@ -9,11 +9,11 @@ from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.questions import Question
-from legrad_engine.resolution import TextCount
-from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import ImageTarget
-from legrad_engine.text import Templates
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import Templates
 from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics

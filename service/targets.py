@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine import targets as engine
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.images import PreparedImage
-from legrad_engine.negatives import SIGLIP, NegativePreset, Negatives
-from legrad_engine.questions import Question
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
+from legrad_engine.targets.questions import Question
 from service import target_schemas as contract
 from service.schema_base import ImageField
 

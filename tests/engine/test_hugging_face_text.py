@@ -14,10 +14,10 @@ from hub_files import fill_cache
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from legrad_engine import Explainer, models, openclip_models
+from legrad_engine import Explainer, models
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
-from legrad_engine.models import ModelReference
-from legrad_engine.text import TextEncoder
+from legrad_engine.models import ModelReference, openclip_models
+from legrad_engine.targets.text import TextEncoder
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "on", "the", "sofa", "red"]
 CONTEXT = 8

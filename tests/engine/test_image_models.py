@@ -17,16 +17,16 @@ from safetensors.torch import save, save_file
 from timm.data import ImageNetInfo
 
 from legrad_engine import Explainer, models
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import (
     InvalidTargetError,
     ModelLoadError,
     UnknownModelError,
     UnsupportedModelError,
 )
-from legrad_engine.image_model import ImageModel
 from legrad_engine.models import ModelReference
-from legrad_engine.text import NoText
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.text import NoText
 
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
 NAME = "vit_tiny_patch16_224"

@@ -12,8 +12,8 @@ from architectures import config
 
 from legrad_engine import Explainer
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.model_size import weights_bytes
 from legrad_engine.models import ModelReference
+from legrad_engine.models.size import weights_bytes
 
 
 def bytes_of(model: Any) -> int:

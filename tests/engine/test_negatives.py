@@ -24,8 +24,8 @@ from legrad_engine import Explainer
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.geometry import Geometry, plan
 from legrad_engine.images import PreparedImage
-from legrad_engine.negatives import SIGLIP, Negatives
 from legrad_engine.targets import EmbeddingTarget, ImageTarget, TextTarget
+from legrad_engine.targets.negatives import SIGLIP, Negatives
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["a cat", "two dogs on a sofa", "red"]

@@ -25,9 +25,9 @@ from own_models import (
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from legrad_engine import Explainer, models, openclip_models
+from legrad_engine import Explainer, models
 from legrad_engine.errors import LegradError, ModelLoadError
-from legrad_engine.models import ModelReference
+from legrad_engine.models import ModelReference, openclip_models
 
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from legrad_engine.pursuit import residual
+from legrad_engine.targets.pursuit import residual
 
 
 def unit_rows(count: int, size: int, seed: int) -> Tensor:

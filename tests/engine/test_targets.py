@@ -11,9 +11,7 @@ from pictures import encoded, picture
 from torch import Tensor
 
 from legrad_engine import Explainer, Explanation
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import ImageDecodeError, InvalidTargetError
-from legrad_engine.resolution import Question
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -23,6 +21,8 @@ from legrad_engine.targets import (
     Target,
     TextTarget,
 )
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.resolution import Question
 
 CLASSES = 5
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from architectures import CONTEXT_LENGTH, EMBEDDING_SIZE, seeded_model, tokenizer
 from torch import Tensor
 
-from legrad_engine import text
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
-from legrad_engine.text import TextEncoder, encode_tokens, resolve_templates
+from legrad_engine.targets import text
+from legrad_engine.targets.text import TextEncoder, encode_tokens, resolve_templates
 
 
 class CountingModel:

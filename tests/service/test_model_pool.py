@@ -19,8 +19,8 @@ from tiny_model import save_model
 
 from legrad_engine import Explainer
 from legrad_engine.errors import ModelLoadError
-from legrad_engine.model_size import weights_bytes
 from legrad_engine.models import ModelReference
+from legrad_engine.models.size import weights_bytes
 
 KEY = "let me in"
 ADMIN = {"Authorization": f"Bearer {KEY}"}

@@ -17,8 +17,8 @@ from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
 
 from legrad_engine import Explainer, Negatives, TextTarget
-from legrad_engine.classifier import Classifier
 from legrad_engine.targets import ContrastTarget, EmbeddingTarget, ImageTarget, ResidualTarget
+from legrad_engine.targets.classifier import Classifier
 
 SIZE = 32
 LABELS = ("tench", "tabby", "beagle")

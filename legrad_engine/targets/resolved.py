@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from legrad_engine.geometry import Geometry
-from legrad_engine.negatives import Negatives
 from legrad_engine.targets import TargetKind
+from legrad_engine.targets.negatives import Negatives
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,14 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.images import ImageSource, PreparedImage
-from legrad_engine.negatives import Negatives
-from legrad_engine.pursuit import residual
-from legrad_engine.questions import KINDS, Question, is_target
-from legrad_engine.resolved import ResolvedTargets
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -27,7 +22,12 @@ from legrad_engine.targets import (
     TargetKind,
     TextTarget,
 )
-from legrad_engine.text import Templates, resolve_templates
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import Negatives
+from legrad_engine.targets.pursuit import residual
+from legrad_engine.targets.questions import KINDS, Question, is_target
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import Templates, resolve_templates
 
 PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 
@@ -37,7 +37,7 @@ Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
 
 
 class PromptEncoder(Protocol):
-    """What a resolver needs of :class:`legrad_engine.text.TextEncoder`."""
+    """What a resolver needs of :class:`legrad_engine.targets.text.TextEncoder`."""
 
     def check(self, prompt: str) -> None:
         """Refuses a prompt that cannot be encoded."""
@@ -177,7 +177,8 @@ class TargetResolver:
         Args:
             targets: see :data:`Targets`.
             images: the number of pictures.
-            templates: for the targets' texts, see :func:`legrad_engine.text.resolve_templates`.
+            templates: for the targets' texts, see
+                :func:`legrad_engine.targets.text.resolve_templates`.
             negatives: what no map must show; entries that are resolved already keep their own.
 
         Raises:

@@ -19,11 +19,11 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
-from legrad_engine import checkpoints
 from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
-from legrad_engine.hub import Repository, safer_first
-from legrad_engine.openclip_weights import fill, settle
-from legrad_engine.text import Tokenizer
+from legrad_engine.models import checkpoints
+from legrad_engine.models.hub import Repository, safer_first
+from legrad_engine.models.openclip_weights import fill, settle
+from legrad_engine.targets.text import Tokenizer
 
 HUB = "hf-hub:"
 FOLDER = "local-dir:"

@@ -8,8 +8,8 @@ from timm.data import resolve_model_data_config
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from legrad_engine.classifier import Classifier
 from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.targets.classifier import Classifier
 
 _RGB = 3
 

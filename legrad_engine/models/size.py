@@ -8,9 +8,10 @@ import timm
 import torch
 from torch import nn
 
-from legrad_engine import openclip_models, timm_models
 from legrad_engine.devices import resolve_dtype
-from legrad_engine.models import STARTER, STARTER_FOLDER, ModelReference
+from legrad_engine.models import openclip_models, timm_models
+from legrad_engine.models.loading import STARTER_FOLDER
+from legrad_engine.models.reference import STARTER, ModelReference
 
 _logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from legrad_engine import models
-from legrad_engine.classifier import Classifier
-from legrad_engine.resolved import ResolvedTargets
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.resolved import ResolvedTargets
 
 
 def weigh(

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.negatives import Negatives
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -16,6 +15,7 @@ from legrad_engine.targets import (
     TargetKind,
     TextTarget,
 )
+from legrad_engine.targets.negatives import Negatives
 
 KINDS: dict[type, TargetKind] = {
     TextTarget: "text",

@@ -12,27 +12,16 @@ import torch
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
 from torch import Tensor, nn
 
-from legrad_engine import checkpoints, openclip_models, timm_models
 from legrad_engine.devices import resolve_device, resolve_dtype
 from legrad_engine.errors import LegradError, ModelLoadError, in_one_line
 from legrad_engine.families import refusal
-from legrad_engine.image_model import ImageModel
-from legrad_engine.model_reference import STARTER, ModelReference
-from legrad_engine.openclip_weights import fill
-from legrad_engine.text import Tokenizer
+from legrad_engine.models import checkpoints, openclip_models, timm_models
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.models.openclip_weights import fill
+from legrad_engine.models.reference import STARTER, ModelReference
+from legrad_engine.targets.text import Tokenizer
 
-__all__ = [
-    "STARTER",
-    "CatalogueEntry",
-    "LoadedModel",
-    "ModelReference",
-    "catalogue",
-    "load",
-    "normalization",
-    "probabilities",
-]
-
-STARTER_FOLDER = Path(__file__).parent / "starter"
+STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
 # An open_clip config has no place for it: the starter's tower began as a DINOv2, on these.
 _STARTER_PREPROCESSING = {

@@ -9,9 +9,9 @@ import timm.models
 from timm.models import PretrainedCfg
 from torch import nn
 
-from legrad_engine import checkpoints
 from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
-from legrad_engine.hub import Repository, safer_first
+from legrad_engine.models import checkpoints
+from legrad_engine.models.hub import Repository, safer_first
 
 SCHEMA = "timm:"
 HUB = f"{SCHEMA}hf-hub:"

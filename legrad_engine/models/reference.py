@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from legrad_engine import openclip_models, timm_models
 from legrad_engine.errors import UnknownModelError
+from legrad_engine.models import openclip_models, timm_models
 
 STARTER = "starter"
 

@@ -20,7 +20,7 @@ def fill(model: nn.Module, weights: dict[str, Any]) -> None:
     Position embeddings made for another input size are resampled; those of timm's towers, too.
 
     Args:
-        model: from :func:`legrad_engine.openclip_models.build`.
+        model: from :func:`legrad_engine.models.openclip_models.build`.
         weights: tensors by parameter name, of any layout that open_clip reads.
 
     Raises:
