@@ -18,6 +18,7 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
+from legrad_engine.image_model import ImageModel
 from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
@@ -25,7 +26,7 @@ from legrad_engine.negatives import NegativePreset, Negatives, resolve_negatives
 from legrad_engine.probabilities import weigh
 from legrad_engine.resolution import TargetResolver, Targets
 from legrad_engine.resolved import ResolvedTargets
-from legrad_engine.text import Templates, TextEncoder, Tokenizer
+from legrad_engine.text import NoText, Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
 Layers = int | Literal["all"] | Sequence[int]
@@ -67,9 +68,20 @@ class Explainer:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, *, name: str, licence: str | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        *,
+        name: str,
+        licence: str | None = None,
     ) -> None:
-        """Wraps an open_clip model that is in evaluation mode.
+        """Wraps a model that is in evaluation mode.
+
+        Args:
+            model: an open_clip model, or an :class:`~legrad_engine.image_model.ImageModel`.
+            tokenizer: of its text half; None where it has none.
+            name: what to call the model.
+            licence: of its weights, if known.
 
         Raises:
             UnsupportedModelError: no family knows the model's image tower.
@@ -80,8 +92,12 @@ class Explainer:
         self.tower = find_tower(model)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.text = TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
-        self.classifier: Classifier | None = None
+        self.text: TextEncoder | NoText = (
+            NoText() if tokenizer is None else TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        )
+        self.classifier: Classifier | None = (
+            model.classifier if isinstance(model, ImageModel) else None
+        )
         self._mean, self._std = models.normalization(model)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
@@ -95,17 +111,19 @@ class Explainer:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a model by its open_clip name.
+        """Loads a model by its name.
 
         Args:
             name: ``"starter"`` for the built-in model, an open_clip architecture such as
-                ``"ViT-B-16"``, or the path of an open_clip JSON config.
-            pretrained: an open_clip tag, the path of a checkpoint, or None for random weights.
+                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a schema; see
+                :class:`~legrad_engine.models.ModelReference`.
+            pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
+                weights with it; random weights for an open_clip architecture or config.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
             dtype: float32, float16, bfloat16 or float64.
 
         Raises:
-            UnknownModelError: no such architecture or tag.
+            UnknownModelError: no such architecture, tag, config, folder or repository.
             ModelLoadError: the weights cannot be had or do not fit.
             UnsupportedModelError: the architecture cannot be explained.
             InvalidOptionError: unknown device or dtype.

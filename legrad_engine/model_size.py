@@ -1,17 +1,14 @@
 """How much memory a model's weights will take, known before they are read."""
 
-import json
 import logging
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import open_clip
+import timm
 import torch
-from open_clip.coca_model import CoCa
-from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
+from legrad_engine import openclip_models, timm_models
 from legrad_engine.devices import resolve_dtype
 from legrad_engine.models import STARTER, STARTER_FOLDER, ModelReference
 
@@ -54,27 +51,18 @@ def weights_bytes(
 
 
 def _build_without_values(name: str) -> nn.Module | None:
-    config = _config(name)
-    # The config of such a text tower is on a hub.
-    if config is None or config["text_cfg"].get("hf_model_name"):
+    if name.startswith((openclip_models.HUB, timm_models.HUB)):
         return None
-    if "timm_model_name" in config["vision_cfg"]:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    # The same choice as open_clip.create_model makes.
-    kind = CLIP
-    if config.pop("custom_text", False):
-        kind = CoCa if "multimodal_cfg" in config else CustomTextCLIP
+    if name.startswith(timm_models.SCHEMA):
+        with torch.device("meta"):
+            visual: nn.Module = timm.create_model(
+                name.removeprefix(timm_models.SCHEMA), pretrained=False
+            )
+        return visual
+    path = str(STARTER_FOLDER / "starter.json") if name == STARTER else name
+    config = openclip_models.config_of(path).model
+    trunk = config["vision_cfg"].get("timm_model_name") or ""
+    if config["text_cfg"].get("hf_model_name") or trunk.startswith(openclip_models.HUB):
+        return None
     with torch.device("meta"):
-        model: nn.Module = kind(**config)
-    return model
-
-
-def _config(name: str) -> dict[str, Any] | None:
-    path = STARTER_FOLDER / "starter.json" if name == STARTER else Path(name)
-    config: dict[str, Any] | None
-    if path.suffix == ".json":
-        config = json.loads(path.read_bytes())
-    else:
-        # Names with a scheme, such as "hf-hub:", would be looked up on the network.
-        config = None if ":" in name else open_clip.get_model_config(name)
-    return config
+        return openclip_models.build(config, {})

@@ -1,8 +1,7 @@
-"""Finding and loading models: the built-in one, open_clip's architectures, local checkpoints."""
+"""Loading models: the built-in one, open_clip's and timm's, and those of one's own."""
 
-import json
 import logging
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,26 @@ import torch
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
 from torch import Tensor, nn
 
+from legrad_engine import checkpoints, openclip_models, timm_models
 from legrad_engine.devices import resolve_device, resolve_dtype
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import LegradError, ModelLoadError, in_one_line
 from legrad_engine.families import refusal
+from legrad_engine.image_model import ImageModel
+from legrad_engine.model_reference import STARTER, ModelReference
+from legrad_engine.openclip_weights import fill
 from legrad_engine.text import Tokenizer
 
-STARTER = "starter"
+__all__ = [
+    "STARTER",
+    "CatalogueEntry",
+    "LoadedModel",
+    "ModelReference",
+    "catalogue",
+    "load",
+    "normalization",
+    "probabilities",
+]
+
 STARTER_FOLDER = Path(__file__).parent / "starter"
 
 # An open_clip config has no place for it: the starter's tower began as a DINOv2, on these.
@@ -31,63 +44,18 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelReference:
-    """A model as people write it in a setting or on a command line.
+class LoadedModel:
+    """A model ready to be explained.
 
     Attributes:
-        name: ``"starter"``, an open_clip architecture, or the path of an open_clip JSON config.
-        pretrained: an open_clip tag or the path of a checkpoint; None for the starter alone.
+        model: an open_clip model, or an :class:`ImageModel`, in evaluation mode.
+        tokenizer: the text half's tokenizer; None for an image model.
+        name: what to call it.
+        licence: of the weights, an identifier as the model hub writes it; None if not known.
     """
 
-    name: str
-    pretrained: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> "ModelReference":
-        """Reads ``starter``, ``ViT-B-16/laion2b_s34b_b88k`` or ``ViT-B-16@weights.safetensors``.
-
-        Raises:
-            UnknownModelError: neither the built-in model nor a name with its weights.
-        """
-        text = text.strip()
-        if text == STARTER:
-            return cls(STARTER)
-        name, _, path = text.partition("@" if "@" in text else "/")
-        if not name or not path:
-            raise UnknownModelError(
-                f"Model {text!r} does not say which weights: write NAME/TAG, such as "
-                "ViT-B-16/laion2b_s34b_b88k, or NAME@PATH for a local checkpoint, or 'starter'."
-                + _tags_of(name),
-                field="model",
-            )
-        return cls(name, path)
-
-    def check(self) -> None:
-        """Refuses what can be known to fail before anything is loaded.
-
-        Raises:
-            UnknownModelError: no such architecture or tag.
-            ModelLoadError: no such checkpoint.
-        """
-        if self.pretrained is not None:
-            _check_weights(_architecture(self.name), self.pretrained)
-
-    @property
-    def id(self) -> str:
-        """A name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
-        name = Path(self.name).stem if self.name.endswith(".json") else self.name
-        parts = [name]
-        if self.pretrained is not None:
-            parts.append(Path(self.pretrained).stem)
-        return re.sub(r"[^a-z0-9._]+", "-", "-".join(parts).lower()).strip("-.")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """An open_clip model with its tokenizer, ready to be explained."""
-
     model: nn.Module
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     name: str
     licence: str | None
 
@@ -127,122 +95,96 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
 ) -> LoadedModel:
-    """Loads a model through open_clip. Checkpoints are never unpickled beyond plain tensors.
+    """Loads a model. Checkpoints are never unpickled beyond plain tensors.
 
     Args:
-        name: ``"starter"``, an open_clip architecture, or the path of an open_clip JSON config.
-        pretrained: an open_clip tag, the path of a checkpoint, or None for random weights.
+        name: see :class:`ModelReference`.
+        pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
+            weights with it; random weights for an open_clip architecture or config.
         device: see :func:`legrad_engine.devices.resolve_device`.
         dtype: see :func:`legrad_engine.devices.resolve_dtype`.
 
     Raises:
-        UnknownModelError: no such architecture or tag.
+        UnknownModelError: no such architecture, tag, config, folder or repository.
         ModelLoadError: the weights cannot be had or do not fit.
+        UnsupportedModelError: a model that reads no pictures.
         InvalidOptionError: unknown device or dtype.
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
-    is_starter = name == STARTER
-    if is_starter:
-        name = str(STARTER_FOLDER / "starter.json")
-        pretrained = str(STARTER_FOLDER / "starter.safetensors")
-    architecture = _architecture(name)
-    if pretrained is None:
-        _logger.warning("%s has random weights: its heatmaps mean nothing", architecture)
-    else:
-        _check_weights(architecture, pretrained)
+    reference = ModelReference(name, pretrained)
     try:
-        model = open_clip.create_model(
-            architecture,
-            pretrained=pretrained,
-            force_preprocess_cfg=_STARTER_PREPROCESSING if is_starter else None,
-            weights_only=True,
-            # Weights come as a whole or not at all: never from a hub behind the caller's back.
-            pretrained_text=False,
-        )
-        tokenizer = open_clip.get_tokenizer(architecture)
+        reference.check()
+        model, tokenizer, licence = _load(reference)
+    except LegradError:
+        raise
+    # Configs and checkpoints are anybody's: what they can break in other libraries has no end.
     except Exception as error:
         raise ModelLoadError(
-            f"{architecture} with weights {pretrained!r} could not be loaded: {error}. If the "
-            "model hub is out of reach, give the path of a local checkpoint instead of a tag.",
-            field="model",
+            f"{reference.title} could not be loaded: {in_one_line(error)}.", field="model"
         ) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return LoadedModel(
-        model.to(where, precision).eval(),
-        tokenizer,
-        architecture,
-        "Apache-2.0" if is_starter else None,
-    )
+    model = model.to(where, precision).eval()
+    if tokenizer is None:
+        model = ImageModel(model).eval()
+    return LoadedModel(model, tokenizer, reference.title, licence)
+
+
+def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str | None]:
+    name, pretrained = reference.name, reference.pretrained
+    if name.startswith(timm_models.SCHEMA):
+        visual, licence = timm_models.load(name, pretrained)
+        return visual, None, licence
+    if name == STARTER:
+        config = openclip_models.config_of(str(STARTER_FOLDER / "starter.json"))
+        model = openclip_models.build(config.model, _STARTER_PREPROCESSING)
+        fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
+        return model, openclip_models.tokenizer_of(config), "Apache-2.0"
+    if pretrained is None and not name.startswith((openclip_models.HUB, openclip_models.FOLDER)):
+        _logger.warning("%s has random weights: its heatmaps mean nothing", reference.title)
+    return openclip_models.load(name, pretrained)
 
 
 def normalization(model: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and standard deviation, per channel for values in 0 to 1, that a model expects."""
-    settings: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
-    return settings["mean"], settings["std"]
+    """The mean and standard deviation, per channel for values in 0 to 1, that a model expects.
+
+    Raises:
+        ModelLoadError: the model's config has something else in their place.
+    """
+    if isinstance(model, ImageModel):
+        mean, std = model.mean, model.std
+    else:
+        settings: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
+        mean, std = settings["mean"], settings["std"]
+    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
+        raise ModelLoadError(
+            "The mean and std in a model's config must be three numbers each, with no std of 0.",
+            field="model",
+        )
+    return mean, std
 
 
 def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     """How the model itself would weigh the targets against each other.
 
     Args:
-        model: an open_clip model with its logit scale, and bias where it was trained with one.
+        model: an open_clip model with its logit scale, and bias where it was trained with one; or
+            an image model, which has neither: its targets are weighed by their cosines alone.
         similarities: ``[B, P]`` cosines.
 
     Returns:
         ``[B, P]``: a softmax over targets, or sigmoids where the model has a logit bias.
     """
+    if isinstance(model, ImageModel):
+        return similarities.softmax(-1)
     logits = similarities * model.logit_scale.exp()  # type: ignore[operator]
     bias = getattr(model, "logit_bias", None)
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
 
 
-def _architecture(name: str) -> str:
-    if name.endswith(".json"):
-        path = Path(name)
-        if not path.is_file():
-            raise UnknownModelError(f"There is no model config at {name!r}.", field="model")
-        _check_config(path)
-        open_clip.add_model_config(path)
-        name = path.stem
-    if name not in open_clip.list_models():
-        raise UnknownModelError(
-            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has.",
-            field="model",
-        )
-    return name
-
-
-def _check_config(path: Path) -> None:
-    # open_clip never forgets a file it was given: a damaged one would spoil every later load.
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelLoadError(
-            f"The model config {str(path)!r} is not JSON: {error}.", field="model"
-        ) from error
-    if not isinstance(settings, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(
-        settings
-    ):
-        raise ModelLoadError(
-            f"The model config {str(path)!r} must be an object with embed_dim, vision_cfg and "
-            "text_cfg, as in open_clip's model_configs.",
-            field="model",
-        )
-
-
-def _check_weights(architecture: str, pretrained: str) -> None:
-    if Path(pretrained).is_file():
-        return
-    if Path(pretrained).suffix or "/" in pretrained:
-        raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
-    if not open_clip.get_pretrained_cfg(architecture, pretrained):
-        raise UnknownModelError(
-            f"{architecture} has no pretrained tag {pretrained!r}." + _tags_of(architecture),
-            field="model",
-        )
-
-
-def _tags_of(architecture: str) -> str:
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    return f" open_clip's tags for {architecture}: {', '.join(tags)}." if tags else ""
+def _are_three_numbers(values: object) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    )

@@ -3,12 +3,13 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
@@ -20,6 +21,7 @@ TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
 _PLACEHOLDER = "{}"
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
+_NO_TEXT = "This model has no text tower: ask for a class, an image or an embedding."
 
 
 def _as_strings(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
@@ -133,19 +135,33 @@ class TextEncoder:
             raise InvalidTargetError(
                 "A prompt is empty: say in words what to look for.", field="prompts"
             )
-        encode = getattr(self._tokenizer, "encode", None)
-        context: int | None = getattr(self._tokenizer, "context_length", None)
-        if encode is None or context is None:
-            return
-        # Start and end tokens take two places.
         with self._tokenizing:
-            count, limit = len(encode(prompt)), context - 2
-        if count > limit:
+            count, limit = self._count(prompt)
+        if limit is not None and count > limit:
             raise InvalidTargetError(
                 f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
                 "shorten it.",
                 field="prompts",
             )
+
+    def _count(self, prompt: str) -> tuple[int, int | None]:
+        """A prompt's tokens, and how many there is room for beside the special ones, if known."""
+        tokenizer: Any = self._tokenizer
+        context: int | None = getattr(tokenizer, "context_length", None)
+        if context is None:
+            return 0, None
+        if isinstance(tokenizer, (HFTokenizer, SigLipTokenizer)):
+            inner = tokenizer.tokenizer
+            if isinstance(tokenizer, HFTokenizer):
+                prompt = tokenizer.clean_fn(prompt)
+            plain = len(inner(prompt, add_special_tokens=False)["input_ids"])
+            if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+                # A start, an end and a class token.
+                return plain, context - 3
+            return plain, context - (len(inner(prompt)["input_ids"]) - plain)
+        encode = getattr(tokenizer, "encode", None)
+        # A start and an end token.
+        return (0, None) if encode is None else (len(encode(prompt)), context - 2)
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
         """Whether encoding the prompt would cost nothing."""
@@ -200,3 +216,27 @@ class TextEncoder:
                 words.clear()
                 words.update(self._first_words)
             return self._tokenizer(texts)
+
+
+class NoText:
+    """Stands where a model's :class:`TextEncoder` would, and refuses every prompt."""
+
+    def check(self, prompt: str) -> None:  # noqa: ARG002
+        """Refuses the prompt.
+
+        Raises:
+            InvalidTargetError: always.
+        """
+        raise InvalidTargetError(_NO_TEXT, field="prompts")
+
+    def is_cached(self, prompt: str, templates: Templates = None) -> bool:  # noqa: ARG002
+        """No prompt ever is."""
+        return False
+
+    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:  # noqa: ARG002
+        """Refuses the prompts.
+
+        Raises:
+            InvalidTargetError: always.
+        """
+        raise InvalidTargetError(_NO_TEXT, field="prompts")

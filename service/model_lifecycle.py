@@ -214,7 +214,7 @@ class ModelLifecycle:
         self.notify()
 
     def _failure_of(self, model: PooledModel, error: Exception) -> LoadFailure:
-        reason = model.without_folders(str(error) or type(error).__name__)
+        reason = model.reference.without_folders(str(error) or type(error).__name__)
         reason = f"Model {model.id!r} could not be loaded: {reason}"
         if not may_heal(error):
             return LoadFailure(NotReadyError, reason)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import ModelReference
-from legrad_engine.text import TEMPLATE_SETS
+from legrad_engine.text import TEMPLATE_SETS, NoText
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.served_model import ServedModel
@@ -116,20 +116,15 @@ class PooledModel:
             return self.state == "ready"
         return self.loads_on_request
 
-    def without_folders(self, text: str) -> str:
-        """The text with file names for paths: folders are nobody's business but the operator's."""
-        for path in filter(None, (self.reference.name, self.reference.pretrained)):
-            text = text.replace(path, Path(path).name)
-        return text
-
     def info(self) -> ModelInfo:
         """What `/models` tells."""
-        name, pretrained = self.reference.name, self.reference.pretrained
+        pretrained = self.reference.pretrained
         known = _NOTHING_KNOWN if self.served is None else _describe(self.served.explainer)
         return ModelInfo.model_validate(
             {
                 "id": self.id,
-                "name": Path(name).stem if name.endswith(".json") else name,
+                "name": self.reference.title,
+                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
                 "pretrained": None if pretrained is None else Path(pretrained).name,
                 "default": self.default,
                 "state": self.state,
@@ -164,6 +159,6 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "grid": Grid(rows=height // patch_height, columns=width // patch_width),
         "layers": tower.depth,
         "scores": list(tower.scores),
-        "templates": list(TEMPLATE_SETS),
+        "templates": [] if isinstance(explainer.text, NoText) else list(TEMPLATE_SETS),
         "licence": explainer.licence,
     }
