@@ -61,6 +61,7 @@ def _build_without_values(name: str) -> nn.Module | None:
         return visual
     path = str(STARTER_FOLDER / "starter.json") if name == STARTER else name
     config = openclip_models.config_of(path).model
+    # The configs of such towers are on a hub.
     trunk = config["vision_cfg"].get("timm_model_name") or ""
     if config["text_cfg"].get("hf_model_name") or trunk.startswith(openclip_models.HUB):
         return None

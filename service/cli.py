@@ -34,7 +34,10 @@ _PICTURE_SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"
 }  # fmt: skip
 
-_MODEL_HELP = "`starter`, `NAME/TAG` for open_clip's weights, or `NAME@PATH` for a checkpoint."
+_MODEL_HELP = (
+    "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
+    "`local-dir:` or `timm:` names."
+)
 
 
 @app.command()

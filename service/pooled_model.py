@@ -9,7 +9,7 @@ from typing import Any, Literal
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import ModelReference
-from legrad_engine.text import TEMPLATE_SETS, NoText
+from legrad_engine.text import TEMPLATE_SETS, TextEncoder
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.served_model import ServedModel
@@ -159,6 +159,7 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "grid": Grid(rows=height // patch_height, columns=width // patch_width),
         "layers": tower.depth,
         "scores": list(tower.scores),
-        "templates": [] if isinstance(explainer.text, NoText) else list(TEMPLATE_SETS),
+        # A model of images alone has no prompts to put into templates.
+        "templates": list(TEMPLATE_SETS) if isinstance(explainer.text, TextEncoder) else [],
         "licence": explainer.licence,
     }

@@ -22,7 +22,8 @@ class Settings(BaseSettings):
         min_length=1,
         description=(
             "Models to serve, separated by commas; the first one is the default. Write `starter`, "
-            "`NAME/TAG` for open_clip's pretrained weights, or `NAME@PATH` for a checkpoint."
+            "`NAME/TAG` for open_clip's pretrained weights, `NAME@PATH` for a checkpoint, or "
+            "another form of docs/own-models.md."
         ),
     )
     load_models: Literal["at-start", "on-demand"] = Field(

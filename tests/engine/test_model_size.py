@@ -62,6 +62,11 @@ def test_an_image_model_has_the_size_it_will_have(tmp_path: Path) -> None:
     assert size == Explainer.load(f"timm:{name}", str(path)).nbytes
 
 
+def test_a_timm_model_has_the_size_that_timm_gives_it() -> None:
+    size = weights_bytes(ModelReference("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"))
+    assert size == bytes_of(timm.create_model("vit_tiny_patch16_224"))
+
+
 def test_a_checkpoint_stands_in_for_an_architecture_that_only_a_hub_knows(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(b"x" * 1234)
