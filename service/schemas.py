@@ -391,7 +391,8 @@ class ModelInfo(Contract):
         description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
     templates: list[TemplateSet] | None = Field(
-        description="Named sets of prompt templates it accepts, beside templates of one's own.",
+        description="Named sets of prompt templates it accepts, beside templates of one's own; "
+        "none where it reads no text.",
         examples=[["simple", "openai"]],
     )
     licence: str | None = Field(

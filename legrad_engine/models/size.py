@@ -52,17 +52,19 @@ def weights_bytes(
 
 
 def _build_without_values(name: str) -> nn.Module | None:
-    if name.startswith((openclip_models.HUB, timm_models.HUB, timm_models.FOLDER)):
+    if name.startswith((openclip_models.HUB, timm_models.HUB)):
         return None
     if name.startswith(timm_models.SCHEMA):
         with torch.device("meta"):
-            model: nn.Module = timm.create_model(name.removeprefix(timm_models.SCHEMA))
-        return model
+            visual: nn.Module = timm.create_model(
+                name.removeprefix(timm_models.SCHEMA), pretrained=False
+            )
+        return visual
     path = str(STARTER_FOLDER / "starter.json") if name == STARTER else name
     config = openclip_models.config_of(path).model
     # The configs of such towers are on a hub.
     trunk = config["vision_cfg"].get("timm_model_name") or ""
-    if config["text_cfg"].get("hf_model_name") or ":" in trunk:
+    if config["text_cfg"].get("hf_model_name") or trunk.startswith(openclip_models.HUB):
         return None
     with torch.device("meta"):
         return openclip_models.build(config, {})

@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import pytest
 import timm
+import torch
 from architectures import config
 
 from legrad_engine import Explainer
@@ -48,6 +49,19 @@ def test_a_config_file_has_the_size_of_its_model(tmp_path: Path) -> None:
     assert "sized" not in open_clip.list_models()
 
 
+def test_a_folder_has_the_size_of_its_model(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config()}))
+    size = weights_bytes(ModelReference(f"local-dir:{tmp_path}"))
+    assert size == bytes_of(open_clip.CLIP(**config()))
+
+
+def test_an_image_model_has_the_size_it_will_have(tmp_path: Path) -> None:
+    name, path = "vit_tiny_patch16_224", tmp_path / "weights.pt"
+    torch.save(timm.create_model(name).state_dict(), path)
+    size = weights_bytes(ModelReference(f"timm:{name}", str(path)))
+    assert size == Explainer.load(f"timm:{name}", str(path)).nbytes
+
+
 def test_a_timm_model_has_the_size_that_timm_gives_it() -> None:
     size = weights_bytes(ModelReference("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"))
     assert size == bytes_of(timm.create_model("vit_tiny_patch16_224"))
@@ -59,7 +73,10 @@ def test_a_checkpoint_stands_in_for_an_architecture_that_only_a_hub_knows(tmp_pa
     assert weights_bytes(ModelReference("roberta-ViT-B-32", str(path))) == 1234
 
 
-@pytest.mark.parametrize("name", ["roberta-ViT-B-32", "hf-hub:someone/something", "no-such-model"])
+@pytest.mark.parametrize(
+    "name",
+    ["roberta-ViT-B-32", "hf-hub:someone/something", "timm:hf-hub:someone/something", "no-such"],
+)
 def test_what_cannot_be_known_is_none(name: str) -> None:
     assert weights_bytes(ModelReference(name, "a-tag")) is None
 

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import httpx
 import pytest
+import timm
+import torch
 from pictures import request_of
 from running_app import Held, RunningApp
 from test_faults import raw_request
@@ -342,6 +344,15 @@ def test_models_tell_when_they_were_used(models: list[str]) -> None:
         assert told["in_flight"] == 0
         assert told["last_used"].endswith("Z")
         assert told["templates"] == ["simple", "openai"]
+
+
+def test_a_model_of_images_alone_is_warmed_up_without_text(folder: Path) -> None:
+    name, path = "vit_tiny_patch16_224", folder / "images.pt"
+    torch.save(timm.create_model(name).state_dict(), path)
+    with at_start([f"timm:{name}@{path}"], max_model_bytes=10**8) as running:
+        (model,) = running.client.get("/models").json()["models"]
+        assert (model["state"], model["templates"]) == ("ready", [])
+        assert running.app.state.pool.get(None).measured == model["bytes"]
 
 
 # Under a budget.
