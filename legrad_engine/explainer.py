@@ -3,21 +3,20 @@
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Self, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
 from legrad_engine.errors import InvalidOptionError
+from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
 from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.layers import DEFAULT_LAYERS, Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
 from legrad_engine.models.image_model import ImageModel
@@ -29,35 +28,7 @@ from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.text import NoText, Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
-Layers = int | Literal["all"] | Sequence[int]
-
-DEFAULT_LAYERS = 2
 _IMAGES_PER_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Where the model looked in one picture, for each target.
-
-    Attributes:
-        maps: float32 (float64 for a float64 model) ``[targets, rows, columns]``: the summed LeGrad
-            maps over the patch grid, not normalised.
-        similarities: float32 ``[targets]``, the cosine that the model itself serves.
-        probabilities: float32 ``[targets]``. Of a text: softmax of the model's logits over this
-            picture's texts, or its own sigmoid where the model was trained with one. Of a class:
-            the classifier's softmax over all its classes. NaN for any other kind.
-        geometry: how the patch grid maps to the picture's original pixels.
-    """
-
-    maps: NDArray[np.floating]
-    similarities: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    geometry: Geometry
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the patch grid."""
-        return self.geometry.grid
 
 
 class Explainer:
@@ -151,28 +122,7 @@ class Explainer:
         Raises:
             InvalidOptionError: a count or index outside the model's blocks, or none at all.
         """
-        depth = self.tower.depth
-        if layers == "all":
-            return tuple(range(depth))
-        if isinstance(layers, int) and not isinstance(layers, bool):
-            if not 1 <= layers <= depth:
-                raise InvalidOptionError(
-                    f"layers={layers} is outside 1 to {depth}, this model's number of blocks.",
-                    field="layers",
-                )
-            return tuple(range(depth - layers, depth))
-        if isinstance(layers, (str, bool)) or not layers:
-            raise InvalidOptionError(
-                "layers must be a count of last blocks, 'all', or a list of block indices.",
-                field="layers",
-            )
-        outside = [index for index in layers if not -depth <= index < depth]
-        if outside:
-            raise InvalidOptionError(
-                f"layers {outside} do not exist: this model's blocks are 0 to {depth - 1}.",
-                field="layers",
-            )
-        return tuple(sorted({index % depth for index in layers}))
+        return resolve_layers(layers, self.tower.depth)
 
     def resolve_score(self, score: Score | None = None) -> Score:
         """The score itself, or the model's own default for None.

@@ -19,7 +19,13 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
+from legrad_engine.errors import (
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+    in_one_line,
+)
+from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.openclip_weights import fill, settle
@@ -82,6 +88,7 @@ def check(name: str, pretrained: str | None) -> None:
     Raises:
         UnknownModelError: no such architecture, tag, config or folder.
         ModelLoadError: no such checkpoint, a config that is none, or a missing package.
+        UnsupportedModelError: the architecture cannot be explained.
     """
     if name.startswith((HUB, FOLDER)) and pretrained is not None:
         raise UnknownModelError(
@@ -90,7 +97,11 @@ def check(name: str, pretrained: str | None) -> None:
     if name.startswith(HUB):
         Repository(name.removeprefix(HUB))
         return
-    _check_packages(name, config_of(name))
+    config = config_of(name)
+    why = refusal(config.model)
+    if why is not None:
+        raise UnsupportedModelError(f"{name} cannot be explained: {why}.", field="model")
+    _check_packages(name, config)
     if name.startswith(FOLDER):
         _weights_in(name)
     elif pretrained is not None:

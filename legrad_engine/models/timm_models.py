@@ -9,7 +9,13 @@ import timm.models
 from timm.models import PretrainedCfg
 from torch import nn
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
+from legrad_engine.errors import (
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+    in_one_line,
+)
+from legrad_engine.families import timm_refusal
 from legrad_engine.models import checkpoints
 from legrad_engine.models.hub import Repository, safer_first
 
@@ -46,6 +52,7 @@ def check(name: str, pretrained: str | None) -> None:
     Raises:
         UnknownModelError: no such architecture, tag or folder.
         ModelLoadError: no such checkpoint, or no weights that can be fetched.
+        UnsupportedModelError: the architecture cannot be explained.
     """
     if name.startswith((HUB, FOLDER)):
         if pretrained is not None:
@@ -184,6 +191,9 @@ def _check_architecture(name: str) -> None:
             f"timm has no architecture {name!r}; timm.list_models() lists those it has.",
             field="model",
         )
+    why = timm_refusal(name)
+    if why is not None:
+        raise UnsupportedModelError(f"timm:{name} cannot be explained: {why}.", field="model")
 
 
 def _fetched(name: str, record: PretrainedCfg) -> Path:

@@ -16,7 +16,12 @@ from own_models import (
 )
 
 from legrad_engine import Explainer, models
-from legrad_engine.errors import LegradError, ModelLoadError, UnknownModelError
+from legrad_engine.errors import (
+    LegradError,
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
 from legrad_engine.models import ModelReference
 
 
@@ -144,3 +149,12 @@ def test_what_cannot_be_loaded_is_known_before_it_is_tried(
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
     with pytest.raises(UnknownModelError, match="brings its own weights"):
         Explainer.load(name, "w.pt")
+
+
+@pytest.mark.parametrize(
+    "text", ["RN50/openai", "convnext_base@w.pt", "timm:resnet50", "timm:mixer_s32_224"]
+)
+def test_what_cannot_be_explained_is_refused_before_its_weights_are_looked_for(text: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot be explained: ") as refused:
+        ModelReference.parse(text).check()
+    assert refused.value.field == "model"
