@@ -88,11 +88,10 @@ def refusal(config: Mapping[str, Any]) -> str | None:
 
 
 def timm_refusal(name: str) -> str | None:
-    """Why a timm architecture cannot be explained, or None where it can, or is on a hub."""
-    if ":" in name:
+    """Why a timm architecture cannot be explained, or None where it can, or is not known yet."""
+    # It may be on a hub; and what does not exist is for the loader to say.
+    if not isinstance(name, str) or not is_model(name):
         return None
-    if not is_model(name):
-        return f"this timm has no model {name!r}"
     module = model_entrypoint(name).__module__
     if module.rpartition(".")[2] in _TIMM_MODULES:
         return None

@@ -98,9 +98,7 @@ def check(name: str, pretrained: str | None) -> None:
         Repository(name.removeprefix(HUB))
         return
     config = config_of(name)
-    why = refusal(config.model)
-    if why is not None:
-        raise UnsupportedModelError(f"{name} cannot be explained: {why}.", field="model")
+    _check_architecture(name, config)
     _check_packages(name, config)
     if name.startswith(FOLDER):
         _weights_in(name)
@@ -149,9 +147,11 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
         pretrained: see :func:`check`.
 
     Raises:
-        UnknownModelError, ModelLoadError: see :func:`check`; or the weights do not fit.
+        UnknownModelError, ModelLoadError, UnsupportedModelError: see :func:`check`; or the weights
+            do not fit.
     """
     config = config_of(name)
+    _check_architecture(name, config)
     _check_packages(name, config)
     preprocess, licence = config.preprocess, None
     checkpoint: Path | None = None
@@ -279,6 +279,12 @@ def _read_config(path: Path) -> ModelConfig:
             field="model",
         )
     return ModelConfig(model, preprocess)
+
+
+def _check_architecture(name: str, config: ModelConfig) -> None:
+    why = refusal(config.model)
+    if why is not None:
+        raise UnsupportedModelError(f"{name} cannot be explained: {why}.", field="model")
 
 
 def _check_packages(name: str, config: ModelConfig) -> None:

@@ -229,7 +229,7 @@ def test_a_damaged_config_is_refused_and_spoils_no_later_load(
 def test_a_convolutional_tower_is_refused(folder: Path) -> None:
     settings = config(layers=[1, 1, 1, 1], width=8)
     (folder / "convolutional.json").write_text(json.dumps(settings))
-    with pytest.raises(UnsupportedModelError, match="ModifiedResNet"):
+    with pytest.raises(UnsupportedModelError, match="is a ResNet"):
         Explainer.load(str(folder / "convolutional.json"))
 
 
