@@ -154,8 +154,12 @@ class ExplainingService:
         served.batcher.check_room(
             sum(self._least_cost(served, picture, layers, command) for picture in pictures)
         )
+        strings = resolve_templates(_hashable(command.options.templates))
         texts = await run_sized(
-            sum(map(len, command.question.texts)), self._check_question, explainer, command
+            sum(map(len, command.question.texts)) * len(strings),
+            self._check_question,
+            explainer,
+            command,
         )
         question = await self._prepare_targets(explainer, command.question)
         prepared = await self._prepare_all(
@@ -237,11 +241,10 @@ class ExplainingService:
 
     def _check_question(self, explainer: Explainer, command: ExplainCommand) -> TextCount:
         """What the texts cost; refuses targets that the model cannot be asked about."""
+        templates = _hashable(command.options.templates)
         with _naming_fields():
-            explainer.resolver.check(command.question)
-            texts = explainer.resolver.count_texts(
-                command.question, _hashable(command.options.templates)
-            )
+            explainer.resolver.check(command.question, templates)
+            texts = explainer.resolver.count_texts(command.question, templates)
         self._metrics.cache_hits.labels("prompts").inc(texts.known)
         self._metrics.cache_misses.labels("prompts").inc(texts.missing)
         return texts

@@ -78,7 +78,17 @@ class Question:
     @property
     def parts(self) -> list[tuple[SimpleTarget, str]]:
         """Every simple target and negative, also those within others, each with its field."""
-        return _parts_of_all([*self.named_targets, *self.named_negatives])
+        return [*self.target_parts, *self.negative_parts]
+
+    @property
+    def target_parts(self) -> list[tuple[SimpleTarget, str]]:
+        """Every simple target, also those within others, each with its field."""
+        return _parts_of_all(self.named_targets)
+
+    @property
+    def negative_parts(self) -> list[tuple[SimpleTarget, str]]:
+        """The same of the negatives."""
+        return _parts_of_all(self.named_negatives)
 
     @property
     def texts(self) -> list[str]:

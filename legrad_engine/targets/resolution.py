@@ -39,7 +39,7 @@ Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
 class PromptEncoder(Protocol):
     """What a resolver needs of :class:`legrad_engine.targets.text.TextEncoder`."""
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, templates: Templates = None) -> None:
         """Refuses a prompt that cannot be encoded."""
         ...
 
@@ -95,15 +95,17 @@ class TargetResolver:
     device: torch.device
     dtype: torch.dtype
 
-    def check(self, question: Question) -> None:
+    def check(self, question: Question, templates: Templates = None) -> None:
         """Refuses what can be known to fail before anything is computed.
 
         Raises:
             InvalidTargetError: no target, or one that this model cannot be asked about.
+            InvalidOptionError: the templates are not usable.
         """
         if not question.targets:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
-        self._check_parts(question)
+        self._check_parts(question.target_parts, templates)
+        self._check_parts(question.negative_parts, None)
 
     def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
         """What encoding the question's texts would cost now."""
@@ -207,7 +209,7 @@ class TargetResolver:
             if not isinstance(each, (Tensor, ResolvedTargets))
         }
         for question in questions.values():
-            self.check(question)
+            self.check(question, templates)
         embedded = self.embed(list(questions.values()), templates)
         return [
             self.compose(questions[position], embedded)
@@ -225,7 +227,7 @@ class TargetResolver:
                 field="targets",
             )
         question = Question((), negatives)
-        self._check_parts(question)
+        self._check_parts(question.negative_parts, None)
         return ResolvedTargets(
             vectors.to(self.device, self.dtype),
             tuple[TargetKind, ...](["text"] * len(vectors)),
@@ -251,15 +253,15 @@ class TargetResolver:
     def _precise(self) -> torch.dtype:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    def _check_parts(self, question: Question) -> None:
-        for part, field in question.parts:
-            self._check_part(part, field)
+    def _check_parts(self, parts: Sequence[tuple[SimpleTarget, str]], templates: Templates) -> None:
+        for part, field in parts:
+            self._check_part(part, field, templates)
 
-    def _check_part(self, part: SimpleTarget, field: str) -> None:
+    def _check_part(self, part: SimpleTarget, field: str, templates: Templates) -> None:
         match part:
             case TextTarget(texts):
                 for text in texts:
-                    self._check_text(text, field)
+                    self._check_text(text, field, templates)
             case EmbeddingTarget():
                 self._check_embedding(part, f"{field}.embedding")
             case ClassTarget():
@@ -275,9 +277,9 @@ class TargetResolver:
                     name = "label" if isinstance(part.class_, str) else "index"
                     raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
 
-    def _check_text(self, text: str, field: str) -> None:
+    def _check_text(self, text: str, field: str, templates: Templates) -> None:
         try:
-            self.text.check(text)
+            self.text.check(text, templates)
         except InvalidTargetError as error:
             raise InvalidTargetError(str(error), field=field) from error
 

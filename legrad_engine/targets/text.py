@@ -13,6 +13,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+from legrad_engine.recently_used import LeastRecentlyUsed
 
 TemplateSet = Literal["simple", "openai"]
 Templates = TemplateSet | Sequence[str] | None
@@ -21,6 +22,9 @@ TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
 _PLACEHOLDER = "{}"
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
+_TEMPLATES_REMEMBERED = 16
+# Where a prompt and its template are joined, words may fall apart into more tokens.
+_SEAM_TOKENS = 8
 _NO_TEXT = "This model has no text tower: ask for a class, an image or an embedding."
 
 
@@ -124,28 +128,46 @@ class TextEncoder:
         # open_clip's tokenizer remembers every word it ever saw; this is what it began with.
         self._first_words = dict(getattr(tokenizer, "cache", {}))
         self._tokenizing = threading.Lock()
+        self._added_tokens = LeastRecentlyUsed(self._added_by, _TEMPLATES_REMEMBERED)
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, templates: Templates = None) -> None:
         """Refuses a prompt that the text tower would cut or that says nothing.
 
         Raises:
-            InvalidTargetError: the prompt is blank, or longer than the text tower's context.
+            InvalidTargetError: the prompt is blank, or longer than the text tower's context, by
+                itself or in one of the templates.
+            InvalidOptionError: the templates are not usable.
         """
         if not prompt.strip():
             raise InvalidTargetError(
                 "A prompt is empty: say in words what to look for.", field="prompts"
             )
-        with self._tokenizing:
-            count, limit = self._count(prompt)
-        if limit is not None and count > limit:
+        count, limit = self._count(prompt)
+        if limit is None:
+            return
+        strings = resolve_templates(templates)
+        if count + self._added_tokens[strings] + _SEAM_TOKENS <= limit:
+            return
+        # Near the limit every text is counted: tokens do not add up exactly where texts are joined.
+        longest = max(self._count(string.replace(_PLACEHOLDER, prompt))[0] for string in strings)
+        if longest > limit:
+            where = "" if longest == count else " in its longest template"
             raise InvalidTargetError(
-                f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
+                f"A prompt has {longest} tokens{where}, but the model's text tower reads {limit}: "
                 "shorten it.",
                 field="prompts",
             )
 
-    def _count(self, prompt: str) -> tuple[int, int | None]:
-        """A prompt's tokens, and how many there is room for beside the special ones, if known."""
+    def _added_by(self, strings: tuple[str, ...]) -> int:
+        """Tokens that templates add to a prompt, about: no text near the limit relies on it."""
+        return max(self._count(string.replace(_PLACEHOLDER, " "))[0] for string in strings)
+
+    def _count(self, text: str) -> tuple[int, int | None]:
+        """A text's tokens, and how many there is room for beside the special ones, if known."""
+        with self._tokenizing:
+            return self._count_alone(text)
+
+    def _count_alone(self, prompt: str) -> tuple[int, int | None]:
         tokenizer: Any = self._tokenizer
         context: int | None = getattr(tokenizer, "context_length", None)
         if context is None:
@@ -186,7 +208,7 @@ class TextEncoder:
                     self._cache.move_to_end((prompt, strings))
         missing = [prompt for prompt, vector in known.items() if vector is None]
         for prompt in missing:
-            self.check(prompt)
+            self.check(prompt, strings)
         if missing:
             encoded = self._encode_all(missing, strings)
             known |= dict(zip(missing, encoded, strict=True))
@@ -221,7 +243,7 @@ class TextEncoder:
 class NoText:
     """Stands where a model's :class:`TextEncoder` would, and refuses every prompt."""
 
-    def check(self, prompt: str) -> None:  # noqa: ARG002
+    def check(self, prompt: str, templates: Templates = None) -> None:  # noqa: ARG002
         """Refuses the prompt.
 
         Raises:

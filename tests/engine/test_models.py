@@ -14,9 +14,10 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from legrad_engine import Explainer, models
+from legrad_engine import Explainer, Negatives, models
 from legrad_engine.errors import (
     InvalidOptionError,
+    InvalidTargetError,
     ModelLoadError,
     UnknownModelError,
     UnsupportedModelError,
@@ -69,6 +70,20 @@ def test_a_loaded_model_s_tokenizer_reads_as_much_as_its_text_tower(
     explainer.text.check(" ".join(["cat"] * (CONTEXT_LENGTH - 2)))
     with pytest.raises(Exception, match=f"reads {CONTEXT_LENGTH - 2}"):
         explainer.text.check(" ".join(["cat"] * (CONTEXT_LENGTH - 1)))
+
+
+def test_a_prompt_that_only_a_template_makes_too_long_is_refused(folder: Path, shrunk: str) -> None:
+    explainer = Explainer.load(shrunk, str(folder / "weights.pt"))
+    prompt = " ".join(["cat"] * (CONTEXT_LENGTH - 5))
+    explainer.text.check(prompt, ["a {}", "a photo {}"])
+    templates = ["{}", "a photo of a {}"]
+    with pytest.raises(InvalidTargetError, match="longest template"):
+        explainer.text.check(prompt, templates)
+    with pytest.raises(InvalidTargetError) as refusal:
+        explainer.explain(PICTURE, ["a cat", prompt], templates=templates)
+    assert refusal.value.field == "prompts"
+    # Negatives are read as written.
+    explainer.explain(PICTURE, ["a cat"], templates=templates, negatives=Negatives((prompt,)))
 
 
 def test_another_resolution_gives_what_open_clip_gives_when_it_loads_at_that_resolution(
