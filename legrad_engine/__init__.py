@@ -4,8 +4,31 @@ The engine knows tensors and pictures, and nothing of the web.
 """
 
 from legrad_engine.errors import LegradError
-from legrad_engine.explainer import Explainer, Explanation
+from legrad_engine.explainer import Explainer
+from legrad_engine.explanation import Explanation
 from legrad_engine.geometry import Geometry
+from legrad_engine.targets import (
+    ClassTarget,
+    ContrastTarget,
+    EmbeddingTarget,
+    ImageTarget,
+    ResidualTarget,
+    TextTarget,
+)
+from legrad_engine.targets.negatives import Negatives
 from legrad_engine.trace import Trace
 
-__all__ = ["Explainer", "Explanation", "Geometry", "LegradError", "Trace"]
+__all__ = [
+    "ClassTarget",
+    "ContrastTarget",
+    "EmbeddingTarget",
+    "Explainer",
+    "Explanation",
+    "Geometry",
+    "ImageTarget",
+    "LegradError",
+    "Negatives",
+    "ResidualTarget",
+    "TextTarget",
+    "Trace",
+]

@@ -15,6 +15,7 @@ from torch import nn
 from legrad_engine.families import Score, Tower, find_tower, refusal
 from legrad_engine.families.heads import TokenHead
 from legrad_engine.families.pooler import PoolerHead
+from legrad_engine.models.openclip_weights import settle
 
 _PAGE = """\
 # Models
@@ -89,6 +90,7 @@ def coverage(architecture: str) -> Coverage | str:
         model.visual = build(
             config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False)
         )
+        settle(model)
         return _describe(find_tower(model.eval()))
 
 

@@ -63,3 +63,11 @@ class ModelLoadError(LegradError):
     """The weights or configuration of a model could not be read."""
 
     code = "model-load-failed"
+
+
+def in_one_line(error: BaseException, longest: int = 300) -> str:
+    """What another library's error says, fit to stand in a sentence: its kind and its message."""
+    told = " ".join(str(error).split()).rstrip(". ")
+    if len(told) > longest:
+        told = told[:longest] + "..."
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__

@@ -3,68 +3,32 @@
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Self, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
-from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
-from legrad_engine.images import ImageSource, decode, to_tensor
+from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.layers import DEFAULT_LAYERS, Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
-from legrad_engine.targets import Templates, TextEncoder, Tokenizer
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
+from legrad_engine.targets.probabilities import weigh
+from legrad_engine.targets.resolution import TargetResolver, Targets
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import NoText, Templates, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
-Layers = int | Literal["all"] | Sequence[int]
-Targets = Sequence[str] | Sequence[Sequence[str]] | Tensor | Sequence[Tensor]
-
-DEFAULT_LAYERS = 2
 _IMAGES_PER_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """A picture as the model will see it.
-
-    Attributes:
-        pixels: float32 ``[3, height, width]``, normalised, on the CPU.
-        geometry: how the patch grid maps back to the picture.
-    """
-
-    pixels: Tensor
-    geometry: Geometry
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Where the model looked in one picture, for each target.
-
-    Attributes:
-        maps: float32 (float64 for a float64 model) ``[targets, rows, columns]``: the summed LeGrad
-            maps over the patch grid, not normalised.
-        similarities: float32 ``[targets]``, the cosine that the model itself serves.
-        probabilities: float32 ``[targets]``: softmax of the model's logits over this picture's
-            targets, or each target's own sigmoid where the model was trained with one.
-        geometry: how the patch grid maps to the picture's original pixels.
-    """
-
-    maps: NDArray[np.floating]
-    similarities: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    geometry: Geometry
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the patch grid."""
-        return self.geometry.grid
 
 
 class Explainer:
@@ -75,9 +39,20 @@ class Explainer:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, *, name: str, licence: str | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        *,
+        name: str,
+        licence: str | None = None,
     ) -> None:
-        """Wraps an open_clip model that is in evaluation mode.
+        """Wraps a model that is in evaluation mode.
+
+        Args:
+            model: an open_clip model, or an :class:`~legrad_engine.models.image_model.ImageModel`.
+            tokenizer: of its text half; None where it has none.
+            name: what to call the model.
+            licence: of its weights, if known.
 
         Raises:
             UnsupportedModelError: no family knows the model's image tower.
@@ -88,7 +63,12 @@ class Explainer:
         self.tower = find_tower(model)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.text = TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        self.text: TextEncoder | NoText = (
+            NoText() if tokenizer is None else TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        )
+        self.classifier: Classifier | None = (
+            model.classifier if isinstance(model, ImageModel) else None
+        )
         self._mean, self._std = models.normalization(model)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
@@ -102,17 +82,19 @@ class Explainer:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a model by its open_clip name.
+        """Loads a model by its name.
 
         Args:
             name: ``"starter"`` for the built-in model, an open_clip architecture such as
-                ``"ViT-B-16"``, or the path of an open_clip JSON config.
-            pretrained: an open_clip tag, the path of a checkpoint, or None for random weights.
+                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a schema; see
+                :class:`~legrad_engine.models.ModelReference`.
+            pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
+                weights with it; random weights for an open_clip architecture or config.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
             dtype: float32, float16, bfloat16 or float64.
 
         Raises:
-            UnknownModelError: no such architecture or tag.
+            UnknownModelError: no such architecture, tag, config, folder or repository.
             ModelLoadError: the weights cannot be had or do not fit.
             UnsupportedModelError: the architecture cannot be explained.
             InvalidOptionError: unknown device or dtype.
@@ -140,28 +122,7 @@ class Explainer:
         Raises:
             InvalidOptionError: a count or index outside the model's blocks, or none at all.
         """
-        depth = self.tower.depth
-        if layers == "all":
-            return tuple(range(depth))
-        if isinstance(layers, int) and not isinstance(layers, bool):
-            if not 1 <= layers <= depth:
-                raise InvalidOptionError(
-                    f"layers={layers} is outside 1 to {depth}, this model's number of blocks.",
-                    field="layers",
-                )
-            return tuple(range(depth - layers, depth))
-        if isinstance(layers, (str, bool)) or not layers:
-            raise InvalidOptionError(
-                "layers must be a count of last blocks, 'all', or a list of block indices.",
-                field="layers",
-            )
-        outside = [index for index in layers if not -depth <= index < depth]
-        if outside:
-            raise InvalidOptionError(
-                f"layers {outside} do not exist: this model's blocks are 0 to {depth - 1}.",
-                field="layers",
-            )
-        return tuple(sorted({index % depth for index in layers}))
+        return resolve_layers(layers, self.tower.depth)
 
     def resolve_score(self, score: Score | None = None) -> Score:
         """The score itself, or the model's own default for None.
@@ -260,66 +221,120 @@ class Explainer:
         geometries = tuple(image.geometry for image in prepared)
         return Trace(blocks, indices, score, features, geometries)
 
+    def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
+        """Unit embeddings ``[B, e]`` of pictures, as the model serves them.
+
+        Args:
+            images: pictures, or what :meth:`prepare` made of them, of any input sizes.
+
+        Raises:
+            ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
+        """
+        prepared = [
+            image if isinstance(image, PreparedImage) else self.prepare(image) for image in images
+        ]
+        embeddings: dict[int, Tensor] = {}
+        for members in _by_input_size(prepared):
+            for start in range(0, len(members), _IMAGES_PER_BATCH):
+                batch = members[start : start + _IMAGES_PER_BATCH]
+                trace = self.trace([prepared[index] for index in batch], layers=1)
+                embeddings |= dict(zip(batch, trace.embeddings, strict=True))
+        return torch.stack([embeddings[index] for index in range(len(prepared))])
+
+    @property
+    def resolver(self) -> TargetResolver:
+        """What turns targets into unit vectors of this model's joint space."""
+        return TargetResolver(
+            self.text,
+            self.classifier,
+            self.embed_images,
+            self.tower.embedding_size,
+            self.device,
+            self.dtype,
+        )
+
     @torch.no_grad()
     def attribute(
-        self, trace: Trace, targets: Targets, *, templates: Templates = None
+        self,
+        trace: Trace,
+        targets: Targets,
+        *,
+        templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
         """Walks back from every target to the patches, for every traced image.
 
         Args:
             trace: from :meth:`trace` of this explainer.
-            targets: prompts for all images, or a sequence of prompts for each image; or unit
-                vectors ``[P, e]`` for all images, or such a tensor for each image.
-            templates: for prompts, see :func:`legrad_engine.targets.resolve_templates`.
+            targets: strings or target objects (:mod:`legrad_engine.targets`) for all images, or a
+                sequence of them for each image; or unit vectors ``[P, e]`` of texts for all images,
+                or such a tensor for each image.
+            templates: for texts, see :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: what the maps must not show, see
+                :class:`legrad_engine.targets.negatives.Negatives`.
 
         Raises:
-            InvalidTargetError: no target, a prompt that is blank or too long, vectors of the wrong
-                size, or a number of target lists that differs from the number of images.
+            InvalidTargetError: no target, one that this model cannot be asked about, or a number of
+                target lists that differs from the number of images.
+            InvalidOptionError: templates or negatives that are not usable.
         """
-        per_image = self._targets_per_image(targets, len(trace), templates)
+        resolved = self.resolver.resolve(
+            targets, len(trace), templates, resolve_negatives(negatives)
+        )
         groups: defaultdict[int, list[int]] = defaultdict(list)
-        for image, vectors in enumerate(per_image):
+        rows = [each.rows for each in resolved]
+        for image, vectors in enumerate(rows):
             groups[len(vectors)].append(image)
         explanations: dict[int, Explanation] = {}
         for images in groups.values():
             part = trace if len(images) == len(trace) else trace.select(images)
-            vectors = torch.stack([per_image[image] for image in images])
+            vectors = torch.stack([rows[image] for image in images])
             maps = self._attribute_evenly(part, vectors).cpu().numpy()
             similarities = torch.einsum(
                 "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
             )
-            probabilities = models.probabilities(self.model, similarities).float().cpu().numpy()
-            cosines = similarities.float().cpu().numpy()
+            probabilities = weigh(
+                self.model,
+                self.classifier,
+                part.features,
+                similarities,
+                [resolved[image] for image in images],
+            )
+            numbers = torch.stack([similarities, probabilities]).float().cpu().numpy()
             for position, image in enumerate(images):
+                count, geometry = len(resolved[image]), trace.geometries[image]
                 explanations[image] = Explanation(
-                    maps[position],
-                    cosines[position],
-                    probabilities[position],
-                    trace.geometries[image],
+                    resolved[image].corrected(maps[position], geometry),
+                    numbers[0, position, :count],
+                    numbers[1, position, :count],
+                    geometry,
                 )
         return [explanations[image] for image in range(len(trace))]
 
     def explain(
         self,
         images: ImageSource | Sequence[ImageSource],
-        prompts: Sequence[str] | Sequence[Sequence[str]],
+        targets: Targets,
         *,
         layers: Layers = DEFAULT_LAYERS,
         score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
         templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
         """Traces and attributes: one explanation for each picture.
 
         Args:
             images: one picture or several, of any sizes.
-            prompts: shared by all pictures, or a sequence of prompts for each.
+            targets: prompts or other targets, shared by all pictures or a sequence of them for
+                each, see :meth:`attribute`.
             layers: see :meth:`resolve_layers`.
             score: see :meth:`trace`.
             size: see :meth:`trace`.
             fit: see :meth:`trace`.
-            templates: see :func:`legrad_engine.targets.resolve_templates`.
+            templates: see :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: see :meth:`attribute`.
 
         Raises:
             LegradError: see :meth:`trace` and :meth:`attribute`.
@@ -329,28 +344,27 @@ class Explainer:
         )
         if not pictures:
             return []
-        vectors = self._targets_per_image(prompts, len(pictures), templates)
+        resolved = self.resolver.resolve(
+            targets, len(pictures), templates, resolve_negatives(negatives)
+        )
         explanations: list[Explanation] = []
         for start in range(0, len(pictures), _IMAGES_PER_BATCH):
             chunk = slice(start, start + _IMAGES_PER_BATCH)
             prepared = [self.prepare(picture, size, fit) for picture in pictures[chunk]]
-            explanations += self._explain_prepared(prepared, vectors[chunk], layers, score)
+            explanations += self._explain_prepared(prepared, resolved[chunk], layers, score)
         return explanations
 
     def _explain_prepared(
         self,
         prepared: Sequence[PreparedImage],
-        vectors: Sequence[Tensor],
+        resolved: Sequence[ResolvedTargets],
         layers: Layers,
         score: Score | None,
     ) -> list[Explanation]:
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(prepared):
-            groups[image.geometry.input_size].append(index)
         explanations: dict[int, Explanation] = {}
-        for members in groups.values():
+        for members in _by_input_size(prepared):
             trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
-            found = self.attribute(trace, [vectors[index] for index in members])
+            found = self.attribute(trace, [resolved[index] for index in members])
             explanations |= dict(zip(members, found, strict=True))
         return [explanations[index] for index in range(len(prepared))]
 
@@ -385,37 +399,10 @@ class Explainer:
             batch = batch.pin_memory()
         return batch.to(self.device, self.dtype, non_blocking=True)
 
-    def _targets_per_image(
-        self, targets: Targets, images: int, templates: Templates
-    ) -> list[Tensor]:
-        """Unit vectors ``[P, e]`` for each image, on the model's device and in its dtype."""
-        if isinstance(targets, Tensor):
-            return [self._checked_vectors(targets)] * images
-        if not targets:
-            raise InvalidTargetError("Give at least one prompt.", field="prompts")
-        if isinstance(targets, str):
-            raise InvalidTargetError(
-                "prompts must be a list, even for one prompt.", field="prompts"
-            )
-        if isinstance(targets[0], str):
-            shared = self.text.encode(targets, templates)  # type: ignore[arg-type]
-            return [shared] * images
-        if len(targets) != images:
-            raise InvalidTargetError(
-                f"There are {images} images but targets for {len(targets)}.", field="prompts"
-            )
-        return [
-            self._checked_vectors(each)
-            if isinstance(each, Tensor)
-            else self.text.encode(each, templates)
-            for each in targets
-        ]
 
-    def _checked_vectors(self, vectors: Tensor) -> Tensor:
-        size = self.tower.embedding_size
-        if vectors.ndim != 2 or not len(vectors) or vectors.shape[-1] != size:
-            raise InvalidTargetError(
-                f"Target vectors must be [targets, {size}], not {list(vectors.shape)}.",
-                field="targets",
-            )
-        return vectors.to(self.device, self.dtype)
+def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """The indices of the images, those of one input size together."""
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[image.geometry.input_size].append(index)
+    return list(groups.values())

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,20 @@ from legrad_engine.geometry import Geometry
 DEFAULT_MAX_PIXELS = 64_000_000
 
 ImageSource = Image.Image | bytes | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """A picture as the model will see it.
+
+    Attributes:
+        pixels: float32 ``[3, height, width]``, normalised, on the CPU.
+        geometry: how the patch grid maps back to the picture.
+    """
+
+    pixels: torch.Tensor
+    geometry: Geometry
+
 
 _ACCEPTED = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 

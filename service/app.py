@@ -1,6 +1,5 @@
 """The application: wiring and lifespan, nothing else."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -62,7 +61,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         try:
             yield
         finally:
-            drained = await asyncio.to_thread(pool.drain, settings.drain_timeout_seconds)
+            drained = await pool.close(settings.drain_timeout_seconds)
             app.state.explaining.close()
             url_images.close()
             _log.info("stopped", drained=drained)

@@ -12,13 +12,14 @@ from rich.progress import track
 from rich.table import Table
 
 from legrad_engine import Explainer, LegradError
-from legrad_engine.explainer import Layers
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit, upsample
 from legrad_engine.images import decode
+from legrad_engine.layers import Layers
 from legrad_engine.models import STARTER, ModelReference, catalogue
 from legrad_engine.render import encode_png, normalize, overlay
 from legrad_engine.statistics import summarize
+from legrad_engine.targets import ClassTarget
 from service.app import create_app
 from service.server import serve as run_server
 from service.settings import Settings
@@ -34,7 +35,10 @@ _PICTURE_SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"
 }  # fmt: skip
 
-_MODEL_HELP = "`starter`, `NAME/TAG` for open_clip's weights, or `NAME@PATH` for a checkpoint."
+_MODEL_HELP = (
+    "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
+    "`local-dir:` or `timm:` names."
+)
 
 
 @app.command()
@@ -66,7 +70,14 @@ def serve(
 @app.command()
 def explain(
     image: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
-    prompts: Annotated[list[str], typer.Argument(help="What to look for.", metavar="PROMPT...")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to look for: words, or a model's classes by label or index where it reads "
+            "no words.",
+            metavar="PROMPT...",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the overlays.")] = Path(
         "explanations"
     ),
@@ -89,6 +100,7 @@ def explain(
         reference.check()
         explainer = Explainer.load(reference.name, reference.pretrained, device=device)
         explainer.resolve_layers(chosen_layers)
+        targets = _targets(explainer, prompts)
         output.mkdir(parents=True, exist_ok=True)
     except (LegradError, OSError) as error:
         _fail(error)
@@ -96,7 +108,7 @@ def explain(
         try:
             picture = decode(path)
             (found,) = explainer.explain(
-                picture, prompts, layers=chosen_layers, score=score, size=size,
+                picture, targets, layers=chosen_layers, score=score, size=size,
                 fit=fit,
             )  # fmt: skip
         except LegradError as error:
@@ -116,7 +128,8 @@ def explain(
                 f"{peak[0]}, {peak[1]}",
                 str(target),
             )
-    _console.print(table)
+    if table.row_count:
+        _console.print(table)
     if failed:
         raise typer.Exit(1)
 
@@ -166,6 +179,12 @@ def _pictures(path: Path) -> list[Path]:
         _errors.print(f"There is no picture in {path}.", markup=False)
         raise typer.Exit(2)
     return found
+
+
+def _targets(explainer: Explainer, prompts: list[str]) -> list[str] | list[ClassTarget]:
+    if explainer.classifier is None:
+        return prompts
+    return [ClassTarget(int(text) if text.isdecimal() else text) for text in prompts]
 
 
 def _layers(text: str) -> Layers:

@@ -11,13 +11,17 @@ from typing import TypeVar
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
-from legrad_engine.targets import TemplateSet, resolve_templates
+from legrad_engine.images import PreparedImage, decode
+from legrad_engine.targets import TextTarget
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.text import TemplateSet, resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.metrics import Metrics
 from service.model_pool import ModelPool
 from service.off_loop import run_sized
 from service.pictures import Picture, Pictures
-from service.problems import LimitExceededError, NotReadyError, TooManyRequestsError
+from service.problems import LimitExceededError, TooManyRequestsError
 from service.rendering import RenderedImage, render
 from service.schemas import (
     ExplainOptions,
@@ -30,6 +34,7 @@ from service.schemas import (
 )
 from service.served_model import Explained, ExplainItem, ServedModel
 from service.settings import Settings
+from service.targets import encoded_images, name_target, with_prepared
 from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
 from service.url_images import UrlImages
 from service.url_rules import ImageUrl
@@ -44,7 +49,7 @@ class ExplainCommand:
     Attributes:
         images: encoded pictures, or their addresses.
         image_fields: what the caller calls each of them, for errors.
-        prompts: what to look for in each.
+        question: what to look for in each; target pictures are still encoded.
         model: a model id, or None for the default.
         options: what is computed.
         output: what is sent back.
@@ -54,7 +59,7 @@ class ExplainCommand:
 
     images: Sequence[bytes | ImageUrl]
     image_fields: Sequence[str]
-    prompts: Sequence[str]
+    question: Question
     model: str | None
     options: ExplainOptions
     output: OutputOptions
@@ -136,22 +141,17 @@ class ExplainingService:
                 could not be fetched.
             BatchingError: the queue is full, the deadline has passed, or the worker failed.
         """
-        try:
-            async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
-                return await self._explain(command)
-        except TimeoutError as error:
-            raise DeadlineExceededError(time.monotonic() - command.received) from error
-
-    async def _explain(self, command: ExplainCommand) -> ExplainOutcome:
         self._check_limits(command)
-        served = self._pool.get(command.model)
+        # Held until the answer is drawn: the model is not unloaded under a request.
+        async with self._pool.lease(command.model, command.deadline) as served:
+            try:
+                async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
+                    return await self._explain(command, served)
+            except TimeoutError as error:
+                raise DeadlineExceededError(time.monotonic() - command.received) from error
+
+    async def _explain(self, command: ExplainCommand, served: ServedModel) -> ExplainOutcome:
         explainer = served.explainer
-        if explainer is None or not served.batcher.ready:
-            raise NotReadyError(
-                f"Model {served.id!r} is {served.state}: see /models/{served.id}, and try again "
-                "when it is ready.",
-                field="model",
-            )
         with _naming_fields():
             layers = explainer.resolve_layers(command.options.layers)
             score = explainer.resolve_score(command.options.score)
@@ -161,11 +161,16 @@ class ExplainingService:
         served.batcher.check_room(
             sum(self._least_cost(served, picture, layers, command) for picture in pictures)
         )
-        cached, texts = await run_sized(
-            sum(map(len, command.prompts)), self._check_prompts, explainer, command
+        strings = resolve_templates(_hashable(command.options.templates))
+        texts = await run_sized(
+            sum(map(len, command.question.texts)) * len(strings),
+            self._check_question,
+            explainer,
+            command,
         )
+        question = await self._prepare_targets(explainer, command.question)
         prepared = await self._prepare_all(
-            served, explainer, layers, texts, command, pictures, encoded
+            served, explainer, layers, question, texts, command, pictures, encoded
         )
         submissions = self._submit_all(served, prepared, command.deadline)
         drawings = [each.drawing for each in prepared]
@@ -173,13 +178,14 @@ class ExplainingService:
         del pictures, prepared, encoded
         explained = await self._await_all(submissions)
         self._keep_canvases(drawings)
+        names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(
             [
                 self._on_picture_thread(
                     render,
                     each.explanation,
                     drawing.canvas and drawing.canvas.picture,
-                    command.prompts,
+                    names,
                     command.output,
                 )
                 for each, drawing in zip(explained, drawings, strict=True)
@@ -190,7 +196,7 @@ class ExplainingService:
             model=served.id,
             layers=layers,
             score=score,
-            cached_prompts=cached,
+            cached_prompts=texts.known,
             images=[
                 _describe(each, result.targets, submission.batch_size or 1)
                 for each, result, submission in zip(explained, rendered, submissions, strict=True)
@@ -205,22 +211,31 @@ class ExplainingService:
         )
 
     def _check_limits(self, command: ExplainCommand) -> None:
-        settings = self._settings
-        size, templates = command.options.size, command.options.templates
-        longest = max(len(prompt) for prompt in command.prompts)
+        options, settings, question = command.options, self._settings, command.question
+        longest_text = settings.max_prompt_characters
         with _naming_fields():
-            strings = resolve_templates(_hashable(templates))
-        texts = len(command.prompts) * len(strings)
+            templates = resolve_templates(_hashable(options.templates))
+        texts = len(question.texts) * len(templates) + len(question.negative_texts)
+        pictures = len(command.images) + len(encoded_images(question))
+        negatives = 0 if question.negatives is None else len(question.negatives.targets)
+        many_texts = "targets" if options.templates is None else "options.templates"
         for field_name, value, limit, unit in (
             ("images", len(command.images), settings.max_images, "images"),
-            ("prompts", len(command.prompts), settings.max_prompts, "prompts"),
-            ("prompts", longest, settings.max_prompt_characters, "characters in a prompt"),
-            ("options.size", size or 0, settings.max_input_size, "pixels"),
-            ("options.templates", texts, settings.max_texts, "prompts times templates"),
+            ("targets", pictures, settings.max_images, "images and target images"),
+            (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
+            ("options.negatives", negatives, settings.max_prompts, "negatives"),
+            *(
+                (_as_option(field), len(text), longest_text, "characters in a text")
+                for part, field in question.parts
+                if isinstance(part, TextTarget)
+                for text in part.texts
+            ),
+            ("options.size", options.size or 0, settings.max_input_size, "pixels"),
+            (many_texts, texts, settings.max_texts, "texts, prompts times templates"),
             (
                 "options.templates",
-                max(map(len, strings)),
-                settings.max_prompt_characters,
+                max(map(len, templates)),
+                longest_text,
                 "characters in a template",
             ),
             ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),
@@ -231,18 +246,30 @@ class ExplainingService:
                     field=field_name,
                 )
 
-    def _check_prompts(self, explainer: Explainer, command: ExplainCommand) -> tuple[int, int]:
-        """How many prompts are already encoded, and how many texts must be; refuses bad ones."""
-        distinct = set(command.prompts)
+    def _check_question(self, explainer: Explainer, command: ExplainCommand) -> TextCount:
+        """What the texts cost; refuses targets that the model cannot be asked about."""
         templates = _hashable(command.options.templates)
         with _naming_fields():
-            for prompt in command.prompts:
-                explainer.text.check(prompt)
-            per_prompt = len(resolve_templates(templates))
-            cached = sum(explainer.text.is_cached(prompt, templates) for prompt in distinct)
-        self._metrics.cache_hits.labels("prompts").inc(cached)
-        self._metrics.cache_misses.labels("prompts").inc(len(distinct) - cached)
-        return cached, per_prompt * (len(distinct) - cached)
+            explainer.resolver.check(command.question, templates)
+            texts = explainer.resolver.count_texts(command.question, templates)
+        self._metrics.cache_hits.labels("prompts").inc(texts.known)
+        self._metrics.cache_misses.labels("prompts").inc(texts.missing)
+        return texts
+
+    async def _prepare_targets(self, explainer: Explainer, question: Question) -> Question:
+        images = encoded_images(question)
+        prepared = await self._all(
+            [
+                self._on_picture_thread(self._prepare_target, explainer, encoded, field)
+                for encoded, field in images.values()
+            ]
+        )
+        return with_prepared(question, dict(zip(images, prepared, strict=True)))
+
+    def _prepare_target(self, explainer: Explainer, encoded: bytes, field: str) -> PreparedImage:
+        with _naming_fields(image=field):
+            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
+            return explainer.prepare_decoded(picture)
 
     async def _fetch(self, served: ServedModel, command: ExplainCommand) -> list[bytes]:
         missing = sum(isinstance(image, ImageUrl) for image in command.images)
@@ -279,21 +306,24 @@ class ExplainingService:
         """What a picture costs at least, as far as that is known before it is decoded."""
         if picture.trace is None or picture.geometry is None:
             return 1.0
-        return served.cost(picture.geometry, layers, len(command.prompts), traced=True)
+        return served.cost(picture.geometry, layers, command.question.rows, traced=True)
 
     async def _prepare_all(
         self,
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
         pictures: Sequence[Picture],
         encoded: Sequence[bytes],
     ) -> list[_Prepared]:
         return await self._all(
             [
-                self._prepare(served, explainer, layers, texts, command, field, picture, image)
+                self._prepare(
+                    served, explainer, layers, question, texts, command, field, picture, image
+                )
                 for field, picture, image in zip(
                     command.image_fields, pictures, encoded, strict=True
                 )
@@ -305,7 +335,8 @@ class ExplainingService:
         served: ServedModel,
         explainer: Explainer,
         layers: tuple[int, ...],
-        texts: int,
+        question: Question,
+        texts: TextCount,
         command: ExplainCommand,
         field: str,
         picture: Picture,
@@ -322,7 +353,7 @@ class ExplainingService:
             )
         item = ExplainItem(
             picture,
-            tuple(command.prompts),
+            question,
             layers,
             explainer.resolve_score(options.score),
             _hashable(options.templates),
@@ -330,9 +361,9 @@ class ExplainingService:
         # One whose trace another request is about to make still counts in full: it may be left to
         # make it after all.
         traced = picture.trace is not None
-        cost = served.cost(geometry, layers, len(command.prompts), traced=traced)
-        # The texts are encoded once for all pictures of the command.
-        cost += served.text_cost(texts) / len(command.images)
+        cost = served.cost(geometry, layers, question.rows, traced=traced)
+        # What is embedded is embedded once for all pictures of the command.
+        cost += served.target_cost(question, texts) / len(command.images)
         return _Prepared(item, cost, _Drawing(picture.key, canvas, seconds))
 
     def _submit_all(
@@ -416,10 +447,20 @@ def _naming_fields(**names: str) -> Iterator[None]:
         yield
     except LegradError as error:
         if error.field in ExplainOptions.model_fields:
-            error.field = f"options.{error.field}"
+            error.field = _as_option(error.field)
         elif error.field in names:
             error.field = names[error.field]
         raise
+
+
+def _as_option(field: str) -> str:
+    return f"options.{field}" if field in ExplainOptions.model_fields else field
+
+
+def _last_field(question: Question) -> str:
+    """What the caller calls the list that its last target is in."""
+    _, field = list(question.named_targets)[-1]
+    return field.partition(".")[0]
 
 
 def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
+from legrad_engine.targets.questions import Question
 from service.off_loop import run_sized
 from service.problems import (
     LimitExceededError,
@@ -23,15 +24,11 @@ from service.problems import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
-from service.schemas import (
-    FIELD_NAMES,
-    AnyImage,
-    EncodedImage,
-    ExplainRequest,
-    ImageField,
-    UrlImage,
-)
+from service.schema_base import AnyImage, EncodedImage, ImageField, UrlImage
+from service.schemas import FIELD_NAMES, ExplainRequest
 from service.settings import Settings
+from service.target_schemas import LIST_UNIONS, SINGLE_UNIONS
+from service.targets import read_question
 from service.url_rules import ImageUrl
 
 JSON = "application/json"
@@ -54,11 +51,13 @@ class Intake:
         body: everything but the pictures.
         images: the encoded pictures, or the addresses of pictures that are still to be fetched.
         image_fields: what the caller calls each picture, for errors.
+        question: what is asked of each picture.
     """
 
     body: ExplainRequest
     images: list[bytes | ImageUrl]
     image_fields: list[str]
+    question: Question
 
 
 def image_bytes(image: ImageField, field: str) -> bytes:
@@ -123,7 +122,7 @@ def _from_json(raw: bytes, settings: Settings) -> Intake:
     given = {"image": body.image} if body.image is not None else _numbered(body.images or [])
     _check_image_count(len(given), settings)
     images = [_read_image(image, field, settings) for field, image in given.items()]
-    return Intake(body, images, list(given))
+    return Intake(body, images, list(given), _question(body))
 
 
 def _read_image(image: AnyImage, field: str, settings: Settings) -> bytes | ImageUrl:
@@ -158,13 +157,13 @@ async def _from_multipart(request: Request, settings: Settings) -> Intake:
         images, texts = await _parts(form)
     finally:
         await form.close()
-    body = await run_sized(sum(len(text) for _, text in texts), _from_texts, texts)
+    body, question = await run_sized(sum(len(text) for _, text in texts), _from_texts, texts)
     if not images:
         raise RequestValidationError(
             [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
         )
     fields = ["image"] if len(images) == 1 else list(_numbered(images))
-    return Intake(body, list(images), fields)
+    return Intake(body, list(images), fields, question)
 
 
 async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
@@ -186,13 +185,13 @@ async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
     return images, texts
 
 
-def _from_texts(texts: list[tuple[str, str]]) -> ExplainRequest:
+def _from_texts(texts: list[tuple[str, str]]) -> tuple[ExplainRequest, Question]:
     fields: dict[str, object] = {}
     prompts: list[str] = []
     for name, value in texts:
         if name in ("prompts", "prompt"):
             prompts.append(value)
-        elif name in ("options", "output"):
+        elif name in ("targets", "options", "output"):
             try:
                 fields[name] = from_json(value)
             except ValueError as error:
@@ -201,7 +200,14 @@ def _from_texts(texts: list[tuple[str, str]]) -> ExplainRequest:
             fields[name] = value
     if prompts:
         fields["prompts"] = prompts
-    return _validated(to_json(fields, inf_nan_mode="constants"))
+    body = _validated(to_json(fields, inf_nan_mode="constants"))
+    return body, _question(body)
+
+
+def _question(body: ExplainRequest) -> Question:
+    return read_question(
+        body.prompts or (), body.targets or (), body.options.negatives, image_bytes
+    )
 
 
 def _numbered(images: Sequence[_Image]) -> dict[str, _Image]:
@@ -214,7 +220,7 @@ def _validated(raw: bytes) -> ExplainRequest:
     if sum(map(raw.count, _BEFORE_VALUES)) > _MOST_VALUES:
         raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
     try:
-        return ExplainRequest.model_validate_json(raw)
+        body = ExplainRequest.model_validate_json(raw)
     except ValidationError as error:
         raise RequestValidationError(
             [
@@ -222,14 +228,32 @@ def _validated(raw: bytes) -> ExplainRequest:
                 for each in error.errors(include_input=False)
             ]
         ) from error
+    if body.prompts is None and body.targets is None:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("prompts",), "msg": "Give prompts, targets, or both."}]
+        )
+    return body
 
 
 def _as_sent(location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
     """The place of a mistake in the body, without the branches of unions that were tried."""
-    unknown = location[-1:] if kind == "extra_forbidden" else ()
+    last = len(location) - 1
     return tuple(
-        part for part in location if isinstance(part, int) or part in FIELD_NAMES or part in unknown
+        part
+        for position, part in enumerate(location)
+        if isinstance(part, int)
+        or (kind == "extra_forbidden" and position == last)
+        or (part in FIELD_NAMES and not _is_branch(location, position))
     )
+
+
+def _is_branch(location: tuple[int | str, ...], position: int) -> bool:
+    """Whether a name is the kind of a target, which some fields are called as well."""
+    if position == 0:
+        return False
+    if isinstance(location[position - 1], int):
+        return location[position - 2] in LIST_UNIONS
+    return location[position - 1] in SINGLE_UNIONS
 
 
 def _check_image_count(count: int, settings: Settings) -> None:

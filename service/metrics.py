@@ -1,6 +1,7 @@
 """Prometheus metrics. Every label set exists from the start, so that dashboards never see a gap."""
 
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,12 +19,15 @@ from service.batching import DropReason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+LoadOutcome = Literal["loaded", "failed", "refused"]
+"""A refused load found no room within the memory for models."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
 _STATUSES = (
-    "200", "400", "403", "404", "405", "406", "408", "413", "415", "422", "429", "499", "500",
-    "502", "503", "504",
+    "200", "202", "400", "401", "403", "404", "405", "406", "408", "413", "415", "422", "429",
+    "499", "500", "502", "503", "504", "507",
 )  # fmt: skip
 
 TRACES = "traces"
@@ -77,6 +81,12 @@ class Metrics:
         )
         self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
         self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
+        self.model_loads = self._counter(
+            "model_loads", "Attempts to load the model.", "model", "outcome"
+        )
+        self.model_evictions = self._counter(
+            "model_evictions", "Times the model was unloaded to make room for another.", "model"
+        )
         self.worker_restarts = self._counter(
             "worker_restarts", "Workers that died and were replaced.", "model"
         )
@@ -125,6 +135,7 @@ class Metrics:
                 self.batch_size,
                 self.model_loaded,
                 self.model_bytes,
+                self.model_evictions,
                 self.worker_restarts,
                 self.similarity,
                 self.heatmap_entropy,
@@ -133,6 +144,8 @@ class Metrics:
                 metric.labels(model)
             for stage in _STAGES:
                 self.compute.labels(model, stage)
+            for outcome in get_args(LoadOutcome):
+                self.model_loads.labels(model, outcome)
             for drop_reason in DropReason:
                 self.dropped.labels(model, drop_reason.value)
 
@@ -157,6 +170,8 @@ REJECTION_REASONS = (
     "body-too-large",
     "image-too-large",
     "out-of-memory",
+    "no-room",
+    "model-too-large",
     "worker-died",
     "worker-unavailable",
     "shutting-down",

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from PIL import Image
 
-from legrad_engine.explainer import Explainer, PreparedImage
+from legrad_engine.explainer import Explainer
 from legrad_engine.geometry import Geometry
-from legrad_engine.images import decode
+from legrad_engine.images import PreparedImage, decode
 from legrad_engine.trace import Trace
 from service.rendering import drawing_size
 from service.schemas import ExplainOptions

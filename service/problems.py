@@ -49,6 +49,28 @@ class ServiceError(Exception):
         super().__init__(message)
         self.field = field
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Response headers that belong to the problem."""
+        return {}
+
+
+class TryLaterError(ServiceError):
+    """The same request may be answered later; None where nobody can tell when."""
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after_seconds: float | None = 1.0
+    ) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """``Retry-After`` where it is known."""
+        if self.retry_after_seconds is None:
+            return {}
+        return {"Retry-After": retry_after(self.retry_after_seconds)}
+
 
 class BodyTooLargeError(ServiceError):
     """The request body is longer than the limit."""
@@ -86,18 +108,45 @@ class NotAcceptableError(ServiceError):
     status, code, title = 406, "not-acceptable", "The answer has no such form"
 
 
-class TooManyRequestsError(ServiceError):
+class TooManyRequestsError(TryLaterError):
     """The server has accepted as many requests as it will hold."""
 
     status, code, title = 429, "too-many-requests", "The server is busy"
-    retry_after_seconds = 1.0
 
 
-class NotReadyError(ServiceError):
+class NotReadyError(TryLaterError):
     """The server or the model cannot answer now."""
 
     status, code, title = 503, "not-ready", "The model is not ready"
-    retry_after_seconds = 1.0
+
+
+class NoRoomError(TryLaterError):
+    """Models with work in flight hold the memory that this one needs."""
+
+    status, code, title = 503, "no-room", "The memory for models is in use"
+
+
+class ModelTooLargeError(ServiceError):
+    """The model alone is larger than the memory that the settings allow for models."""
+
+    status, code, title = 507, "model-too-large", "The model is larger than the memory for models"
+
+
+class UnauthorizedError(ServiceError):
+    """The admin key is missing or wrong."""
+
+    status, code, title = 401, "unauthorized", "The admin key is missing or wrong"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """How to authenticate."""
+        return {"WWW-Authenticate": 'Bearer realm="admin"'}
+
+
+class AdminDisabledError(ServiceError):
+    """The server has no admin key, so its admin routes are off."""
+
+    status, code, title = 403, "admin-disabled", "The admin routes are off"
 
 
 class InvalidUrlError(ServiceError):
@@ -153,7 +202,7 @@ _KINDS: dict[type[Exception], tuple[int, str, str]] = {
     ImageDecodeError: (422, ImageDecodeError.code, "The image cannot be decoded"),
     ImageTooLargeError: (413, ImageTooLargeError.code, "The image has too many pixels"),
     InvalidOptionError: (422, InvalidOptionError.code, "An option is not valid"),
-    InvalidTargetError: (422, InvalidTargetError.code, "A prompt is not valid"),
+    InvalidTargetError: (422, InvalidTargetError.code, "A prompt or target is not valid"),
     UnknownModelError: (404, UnknownModelError.code, "There is no such model"),
     UnsupportedModelError: (422, UnsupportedModelError.code, "The model cannot be explained"),
     ModelLoadError: (503, ModelLoadError.code, "The model could not be loaded"),
@@ -175,11 +224,8 @@ def describe(error: Exception) -> Problem | None:
     if isinstance(error, RequestValidationError):
         return _from_validation(error)
     if isinstance(error, ServiceError):
-        headers = {}
-        if isinstance(error, (TooManyRequestsError, NotReadyError)):
-            headers["Retry-After"] = retry_after(error.retry_after_seconds)
         return Problem(
-            error.status, error.code, error.title, str(error), error.field, headers=headers
+            error.status, error.code, error.title, str(error), error.field, headers=error.headers
         )
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, f"http-{error.status_code}")

@@ -1,6 +1,7 @@
 """An explanation as a caller sees it: pictures in base64, regions, numbers."""
 
 import base64
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from service.schemas import (
     Point,
     TargetExplanation,
 )
+from service.targets import TargetName
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class RenderedImage:
 def render(
     explanation: Explanation,
     canvas: Image.Image | None,
-    prompts: Sequence[str],
+    targets: Sequence[TargetName],
     output: OutputOptions,
 ) -> RenderedImage:
     """Draws and describes every target of a picture.
@@ -41,7 +43,7 @@ def render(
     Args:
         explanation: the picture's maps.
         canvas: the upright picture in RGB, of its :func:`drawing_size`; None without an overlay.
-        prompts: the targets in words, in the order of the maps.
+        targets: what an answer calls the targets, in the order of the maps.
         output: what is wanted.
     """
     began = time.perf_counter()
@@ -53,8 +55,8 @@ def render(
         if needs_picture
         else None
     )
-    targets = []
-    for index, prompt in enumerate(prompts):
+    rendered = []
+    for index, target in enumerate(targets):
         raw = explanation.maps[index]
         heatmap = drawn = None
         if heatmaps is not None and output.heatmap in ("png", "png16"):
@@ -68,11 +70,13 @@ def render(
             found = find_regions(raw, geometry, output.regions_threshold)
             regions = [_region(region) for region in found]
         statistics = summarize(raw, geometry)
-        targets.append(
+        probability = float(explanation.probabilities[index])
+        rendered.append(
             TargetExplanation(
-                prompt=prompt,
+                target=target.label,
+                prompt=target.prompt,
                 similarity=float(explanation.similarities[index]),
-                probability=float(explanation.probabilities[index]),
+                probability=None if math.isnan(probability) else probability,
                 heatmap=_base64(heatmap),
                 overlay=_base64(drawn),
                 regions=regions,
@@ -81,7 +85,7 @@ def render(
                 ),
             )
         )
-    return RenderedImage(targets, time.perf_counter() - began)
+    return RenderedImage(rendered, time.perf_counter() - began)
 
 
 def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:

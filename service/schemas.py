@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
@@ -12,70 +12,30 @@ from legrad_engine.render import (
     ColormapName,
     Normalization,
 )
-from legrad_engine.targets import TemplateSet
-from service.url_rules import LONGEST_URL
+from legrad_engine.targets.negatives import NegativePreset
+from legrad_engine.targets.text import TemplateSet
+from service import target_schemas
+from service.schema_base import (
+    EXAMPLE_IMAGE,
+    AnyImage,
+    Contract,
+    EncodedImage,
+    Request,
+    Texts,
+    UrlImage,
+)
+from service.target_schemas import NegativePrompts, Targets
 
 HeatmapFormat = Literal["png", "png16", "npy", "none"]
-ModelState = Literal["loading", "ready", "failed", "stopped"]
-
-# Two pixels of red, small enough to read in the documentation.
-_EXAMPLE_IMAGE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGP4z8AARAwQAAYG"
-    "AP8FBAEAKlqSAAAAAElFTkSuQmCC"
-)
-
-
-class _Contract(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class _Request(_Contract):
-    model_config = ConfigDict(strict=True)
-
+ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 
 # Ceilings of the contract, far above what a server allows; its settings say how much that is.
 _MOST_PIXELS = 65_536
-_Texts = Annotated[list[str], Field(min_length=1, max_length=10_000, fail_fast=True)]
 _Index = Annotated[int, Field(ge=-1000, le=999)]
 _Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
-class EncodedImage(_Request):
-    """A picture in the request itself."""
-
-    b64: str = Field(
-        description="The encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM) in base64.",
-        examples=[_EXAMPLE_IMAGE.partition(",")[2]],
-    )
-
-
-ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
-
-
-class UrlImage(_Request):
-    """A picture that the server fetches, if its settings allow that host."""
-
-    url: str = Field(
-        min_length=1,
-        max_length=LONGEST_URL,
-        description="Its https or http address.",
-        examples=["https://images.example.org/cat.jpg"],
-    )
-
-
-def _image_kind(image: object) -> str:
-    by_url = isinstance(image, UrlImage) or (isinstance(image, dict) and "url" in image)
-    return "by-url" if by_url else "in-body"
-
-
-# Told apart beforehand, so that an error is about the one that was meant.
-AnyImage = Annotated[
-    Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
-    Discriminator(_image_kind),
-]
-
-
-class ExplainOptions(_Request):
+class ExplainOptions(Request):
     """What is computed."""
 
     layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | _Indices = Field(
@@ -105,11 +65,17 @@ class ExplainOptions(_Request):
         "square keeping its shape, or `native`, its shape on as many patches.",
         examples=["squash"],
     )
-    templates: TemplateSet | _Texts | None = Field(
+    templates: TemplateSet | Texts | None = Field(
         None,
         description="Prompt templates that are averaged: `simple` (7), `openai` (80), strings of "
         "your own with one `{}` each, or null for the prompt as written.",
         examples=["simple"],
+    )
+    negatives: NegativePrompts | NegativePreset | None = Field(
+        None,
+        description="What the maps must not show; `siglip` is the reference implementation's "
+        "background correction for SigLIP models.",
+        examples=["siglip"],
     )
     cache: bool = Field(
         True,
@@ -119,7 +85,7 @@ class ExplainOptions(_Request):
     )
 
 
-class OutputOptions(_Request):
+class OutputOptions(Request):
     """What is sent back."""
 
     heatmap: HeatmapFormat = Field(
@@ -166,21 +132,29 @@ class OutputOptions(_Request):
     )
 
 
-class ExplainRequest(_Request):
-    """One or several pictures, and the prompts to look for in each."""
+class ExplainRequest(Request):
+    """One or several pictures, and what to look for in each: prompts, targets, or both."""
 
     image: AnyImage | None = Field(
         None,
         description='One picture: a data URL, plain base64, `{"b64": ...}` or `{"url": ...}`.',
-        examples=[_EXAMPLE_IMAGE],
+        examples=[EXAMPLE_IMAGE],
     )
     images: Annotated[list[AnyImage], Field(min_length=1, fail_fast=True)] | None = Field(
         None,
         description="Several pictures, in place of `image`.",
-        examples=[[_EXAMPLE_IMAGE]],
+        examples=[[EXAMPLE_IMAGE]],
     )
-    prompts: _Texts = Field(
-        description="What to look for, in words.", examples=[["a cat", "a dog"]]
+    prompts: Texts | None = Field(
+        None,
+        description="What to look for, in words: short for targets of type `text`.",
+        examples=[["a cat", "a dog"]],
+    )
+    targets: Targets | None = Field(
+        None,
+        description="What to look for, in words, by example, by class, or combined. Of a request "
+        "that has both, the prompts come first.",
+        examples=[[{"type": "text", "text": "a cat"}]],
     )
     model: str | None = Field(
         None,
@@ -201,33 +175,40 @@ class ExplainRequest(_Request):
 # Every name that a request may hold.
 FIELD_NAMES = frozenset(
     name
-    for model in (ExplainRequest, ExplainOptions, OutputOptions, EncodedImage, UrlImage)
+    for model in (
+        ExplainRequest,
+        ExplainOptions,
+        OutputOptions,
+        EncodedImage,
+        UrlImage,
+        *target_schemas.MODELS,
+    )
     for name in model.model_fields
 )
 
 
-class Size(_Contract):
+class Size(Contract):
     """A size in pixels."""
 
     width: int = Field(description="Width in pixels.", examples=[640])
     height: int = Field(description="Height in pixels.", examples=[480])
 
 
-class Grid(_Contract):
+class Grid(Contract):
     """A patch grid."""
 
     rows: int = Field(description="Rows of patches.", examples=[14])
     columns: int = Field(description="Columns of patches.", examples=[14])
 
 
-class Point(_Contract):
+class Point(Contract):
     """A position in the original picture."""
 
     x: int = Field(description="Pixels from the left edge.", examples=[320])
     y: int = Field(description="Pixels from the top edge.", examples=[201])
 
 
-class Box(_Contract):
+class Box(Contract):
     """A box in the original picture; right and bottom are exclusive."""
 
     left: int = Field(description="Left edge in pixels.", examples=[120])
@@ -236,7 +217,7 @@ class Box(_Contract):
     bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
 
 
-class HeatmapRegion(_Contract):
+class HeatmapRegion(Contract):
     """Connected pixels of the heatmap above the threshold."""
 
     box: Box = Field(
@@ -251,7 +232,7 @@ class HeatmapRegion(_Contract):
     mean: float = Field(description="Mean heatmap value inside, 0 to 1.", examples=[0.71])
 
 
-class HeatmapStatistics(_Contract):
+class HeatmapStatistics(Contract):
     """Numbers that describe a heatmap, computed on the raw patch grid."""
 
     peak: float = Field(description="Largest raw value.", examples=[0.00042])
@@ -268,15 +249,23 @@ class HeatmapStatistics(_Contract):
     )
 
 
-class TargetExplanation(_Contract):
-    """Where the model looked for one prompt."""
+class TargetExplanation(Contract):
+    """Where the model looked for one target."""
 
-    prompt: str = Field(description="The prompt.", examples=["a cat"])
-    similarity: float = Field(
-        description="Cosine between picture and prompt, as the model serves it.", examples=[0.31]
+    target: str = Field(
+        description="The target in short, at most 200 characters: `a cat`, `class 281: tabby`, "
+        '`image`, `"a cat" against "a dog"`.',
+        examples=["a cat"],
     )
-    probability: float = Field(
-        description="The model's probability of this prompt among the prompts of the request.",
+    prompt: str | None = Field(
+        description="The prompt, where the target is one text.", examples=["a cat"]
+    )
+    similarity: float = Field(
+        description="Cosine between picture and target, as the model serves it.", examples=[0.31]
+    )
+    probability: float | None = Field(
+        description="Of a text, the model's probability among the texts of the request; of a "
+        "class, the classifier's among all its classes; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
@@ -313,7 +302,7 @@ class TargetExplanation(_Contract):
     )
 
 
-class ImageExplanation(_Contract):
+class ImageExplanation(Contract):
     """The explanations of one picture."""
 
     size: Size = Field(
@@ -332,11 +321,11 @@ class ImageExplanation(_Contract):
         examples=[False],
     )
     targets: list[TargetExplanation] = Field(
-        description="One entry for each prompt, in order.", examples=[[]]
+        description="One entry for each prompt and then each target, in order.", examples=[[]]
     )
 
 
-class Timings(_Contract):
+class Timings(Contract):
     """Where the time went, in seconds. Of several images the slowest counts."""
 
     decode: float = Field(
@@ -349,7 +338,7 @@ class Timings(_Contract):
     total: float = Field(description="From the read request to the answer.", examples=[0.073])
 
 
-class ExplainResponse(_Contract):
+class ExplainResponse(Contract):
     """The answer to `/explain`."""
 
     request_id: str = Field(
@@ -360,7 +349,7 @@ class ExplainResponse(_Contract):
     layers: list[int] = Field(description="Indices of the explained blocks.", examples=[[4, 5]])
     score: Score = Field(description="The explained score.", examples=["mean"])
     cached_prompts: int = Field(
-        description="Prompts whose text embedding was already known.", examples=[1]
+        description="Texts whose embedding was already known.", examples=[1]
     )
     images: list[ImageExplanation] = Field(
         description="One entry for each picture, in order.", examples=[[]]
@@ -373,7 +362,7 @@ class ExplainResponse(_Contract):
     )
 
 
-class ModelInfo(_Contract):
+class ModelInfo(Contract):
     """A served model. What is not known before it is loaded is null."""
 
     id: str = Field(description="Id for the `model` field.", examples=["starter"])
@@ -384,6 +373,15 @@ class ModelInfo(_Contract):
     default: bool = Field(description="Whether requests without `model` go here.", examples=[True])
     state: ModelState = Field(description="What it can do now.", examples=["ready"])
     error: str | None = Field(description="Why loading failed, if it did.", examples=[None])
+    loads_on_request: bool = Field(
+        description="Whether a request loads it when it is not loaded: not after an operator has "
+        "unloaded it from a server that loads models at start, nor after loading has failed.",
+        examples=[True],
+    )
+    in_flight: int = Field(description="Requests that are using it.", examples=[0])
+    last_used: AwareDatetime | None = Field(
+        description="When a request last used it.", examples=["2026-01-31T12:00:00Z"]
+    )
     device: str | None = Field(description="Where it runs.", examples=["cpu"])
     dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
     bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
@@ -401,12 +399,17 @@ class ModelInfo(_Contract):
     scores: list[Score] | None = Field(
         description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
+    templates: list[TemplateSet] | None = Field(
+        description="Named sets of prompt templates it accepts, beside templates of one's own; "
+        "none where it reads no text.",
+        examples=[["simple", "openai"]],
+    )
     licence: str | None = Field(
         description="Licence of the weights, where known.", examples=["Apache-2.0"]
     )
 
 
-class ModelList(_Contract):
+class ModelList(Contract):
     """The served models."""
 
     models: list[ModelInfo] = Field(
@@ -414,13 +417,13 @@ class ModelList(_Contract):
     )
 
 
-class Health(_Contract):
+class Health(Contract):
     """A healthy answer."""
 
     status: Literal["alive", "ready"] = Field(description="What is true.", examples=["ready"])
 
 
-class FieldProblem(_Contract):
+class FieldProblem(Contract):
     """What is wrong with one field."""
 
     field: str = Field(description="Dotted name of the field.", examples=["options.layers"])

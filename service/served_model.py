@@ -1,23 +1,23 @@
-"""One served model: its worker, what the worker computes, and what is known about it."""
+"""One loaded model: its worker, and what the worker computes."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image
-
-from legrad_engine import Explainer, Explanation
-from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
+from legrad_engine import Explainer, Explanation, LegradError
+from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score
 from legrad_engine.geometry import Geometry
-from legrad_engine.models import ModelReference
-from legrad_engine.targets import Templates
+from legrad_engine.targets import ImageTarget
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import Templates
 from legrad_engine.trace import Trace
-from service.batching import BatcherState, BatchLimits, MicroBatcher
+from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
 from service.pictures import Picture
-from service.schemas import Grid, ModelInfo, ModelState, Size
 from service.settings import Settings
 from service.trace_cache import TraceCache
 
@@ -25,22 +25,24 @@ from service.trace_cache import TraceCache
 _WALK_BACK_SHARE = 0.42
 # A short prompt in a text tower of the usual proportions, against its image tower.
 _TEXT_SHARE = 0.03
+# Starting a worker only takes a thread: the model is loaded before.
+_WORKER_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainItem:
-    """One picture with its prompts, ready for the worker.
+    """One picture with what is asked of it, ready for the worker.
 
     Attributes:
         picture: decoded, or with its trace; equal pictures share one, and with it a forward pass.
-        prompts: what to look for.
+        question: what to look for; it is checked, and its pictures are prepared.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
     """
 
     picture: Picture
-    prompts: tuple[str, ...]
+    question: Question
     layers: tuple[int, ...]
     score: Score
     templates: Templates
@@ -67,37 +69,19 @@ class Explained:
 
 
 class ExplainProcessor:
-    """Loads a model on the worker's thread and computes batches with it."""
+    """Computes batches with a loaded model, on the worker's thread."""
 
     def __init__(
-        self, reference: ModelReference, settings: Settings, metrics: Metrics, traces: TraceCache
+        self, model: str, explainer: Explainer, metrics: Metrics, traces: TraceCache
     ) -> None:
-        self._reference = reference
-        self._settings = settings
+        self._model = model
+        self._explainer = explainer
         self._metrics = metrics
         self._traces = traces
-        self.explainer: Explainer | None = None
-        self.error: str | None = None
 
     def start(self) -> None:
-        """Loads the model, unless a worker before this one has, and warms it up."""
-        model = self._reference.id
-        try:
-            if self.explainer is None:
-                explainer = Explainer.load(
-                    self._reference.name,
-                    self._reference.pretrained,
-                    device=self._settings.device,
-                    dtype=self._settings.dtype,
-                )
-                _warm_up(explainer)
-                self.explainer = explainer
-        except Exception as error:
-            self.error = str(error) or type(error).__name__
-            raise
-        self.error = None
-        self._metrics.model_bytes.labels(model).set(self.explainer.nbytes)
-        self._metrics.model_loaded.labels(model).set(1)
+        """Says that the model can be used; it was loaded and warmed up before."""
+        self._metrics.model_loaded.labels(self._model).set(1)
 
     def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
         """One explanation for each item; all are of one bucket.
@@ -105,16 +89,20 @@ class ExplainProcessor:
         Only pictures without a trace go forward, each once. Their traces are kept, where the caller
         allows it, once all items are explained, so items queued behind them find the traces.
         """
-        explainer = self.explainer
-        if explainer is None:
-            raise RuntimeError("The worker computes only after it has started.")
+        explainer = self._explainer
         first = items[0]
         try:
             started = time.perf_counter()
-            prompts = list(dict.fromkeys(prompt for item in items for prompt in item.prompts))
-            row_of = {prompt: row for row, prompt in enumerate(prompts)}
-            vectors = explainer.text.encode(prompts, first.templates)
+            answers = _resolve(explainer, items)
             started = self._observe("text", started)
+            resolved = [each for each in answers if isinstance(each, ResolvedTargets)]
+            if not resolved:
+                return [each for each in answers if isinstance(each, LegradError)]
+            items = [
+                item
+                for item, each in zip(items, answers, strict=True)
+                if isinstance(each, ResolvedTargets)
+            ]
             new = {
                 item.picture: item.picture.prepared
                 for item in items
@@ -125,19 +113,19 @@ class ExplainProcessor:
                 made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
                 started = self._observe("forward", started)
             trace = _joined([item.picture for item in items], list(new), made)
-            rows = [[row_of[prompt] for prompt in item.prompts] for item in items]
-            explanations = explainer.attribute(trace, [vectors[chosen] for chosen in rows])
+            explanations = explainer.attribute(trace, resolved)
             self._observe("backward", started)
         except Exception as error:
             self._make_room(error)
             raise
         if made is not None:
             self._keep(list(new), made)
-        return self._told_apart(items, explanations, set(new))
+        explained = iter(self._told_apart(items, explanations, set(new)))
+        return [each if isinstance(each, LegradError) else next(explained) for each in answers]
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
-        self._metrics.model_loaded.labels(self._reference.id).set(0)
+        self._metrics.model_loaded.labels(self._model).set(0)
 
     def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
         """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
@@ -183,28 +171,26 @@ class ExplainProcessor:
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        self._metrics.compute.labels(self._reference.id, stage).observe(now - started)
+        self._metrics.compute.labels(self._model, stage).observe(now - started)
         return now
 
 
 class ServedModel:
-    """A model with its worker."""
+    """A loaded model with its worker, from the start of the worker to its end."""
 
     def __init__(
         self,
-        reference: ModelReference,
+        model: str,
+        explainer: Explainer,
         settings: Settings,
         metrics: Metrics,
         traces: TraceCache,
-        *,
-        default: bool,
     ) -> None:
-        self.id = reference.id
-        self._reference = reference
-        self._default = default
-        self._processor = ExplainProcessor(reference, settings, metrics, traces)
+        self.id = model
+        self.explainer = explainer
+        self._processor = ExplainProcessor(model, explainer, metrics, traces)
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
-            reference.id,
+            model,
             self._processor,
             BatchLimits(
                 max_batch_items=settings.max_batch_images,
@@ -212,100 +198,61 @@ class ServedModel:
                 max_queue_cost=settings.max_queue_cost,
                 max_wait_seconds=settings.max_wait_ms / 1000,
             ),
-            observer=BatchMetrics(metrics, reference.id),
+            observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
         )
 
-    @property
-    def explainer(self) -> Explainer | None:
-        """The loaded model, or None before it is loaded."""
-        return self._processor.explainer
+    def start(self) -> None:
+        """Starts the worker and waits until it takes items.
 
-    @property
-    def state(self) -> ModelState:
-        """What the model can do now."""
-        if self.batcher.ready:
-            return "ready"
-        if self.batcher.state in (BatcherState.DRAINING, BatcherState.STOPPED):
-            return "stopped"
-        if self.batcher.state in (BatcherState.CREATED, BatcherState.STARTING):
-            return "loading"
-        return "failed"
-
-    @property
-    def error(self) -> str | None:
-        """Why the model could not be loaded, if that is so."""
-        error = self._processor.error
-        for path in filter(None, (self._reference.name, self._reference.pretrained)):
-            error = error and error.replace(path, Path(path).name)
-        return error
+        Raises:
+            RuntimeError: no thread could be had for it.
+        """
+        self.batcher.start()
+        if not self.batcher.wait_until_ready(_WORKER_START_SECONDS):
+            self.batcher.drain(_WORKER_START_SECONDS)
+            raise RuntimeError(f"The worker of {self.id} could not be started.")
 
     def cost(
-        self, geometry: Geometry, layers: Sequence[int], prompts: int, *, traced: bool = False
+        self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
     ) -> float:
         """The work of one picture, in forward passes at the model's own size.
 
         Args:
             geometry: the picture's.
             layers: the explained blocks.
-            prompts: how many are asked about it.
+            targets: how many things, negatives included, are asked about it.
             traced: whether its forward pass is already done.
         """
-        explainer = self.explainer
-        if explainer is None:
-            return 1.0
-        tower = explainer.tower
+        tower = self.explainer.tower
         rows, columns = geometry.grid
         own = (tower.image_size[0] // tower.patch_size[0]) * (
             tower.image_size[1] // tower.patch_size[1]
         )
-        walk_back = _WALK_BACK_SHARE * len(layers) * prompts / tower.depth
+        walk_back = _WALK_BACK_SHARE * len(layers) * targets / tower.depth
         return rows * columns / own * (walk_back if traced else 1 + walk_back)
 
     @staticmethod
-    def text_cost(texts: int) -> float:
-        """The work of encoding so many texts, in the same unit."""
-        return _TEXT_SHARE * texts
+    def target_cost(question: Question, texts: TextCount) -> float:
+        """The work of embedding a question's texts and distinct pictures, in the same unit."""
+        pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
+        return _TEXT_SHARE * texts.strings + len(pictures)
 
-    def info(self) -> ModelInfo:
-        """What `/models` tells."""
-        explainer = self.explainer
-        pretrained = self._reference.pretrained
-        name = self._reference.name
-        known: dict[str, object] = dict.fromkeys(
-            (
-                "device", "dtype", "bytes", "family", "image_size",
-                "patch_size", "grid", "layers", "scores", "licence",
-            )
-        )  # fmt: skip
-        if explainer is not None:
-            tower = explainer.tower
-            height, width = tower.image_size
-            patch_height, patch_width = tower.patch_size
-            known = {
-                "device": str(explainer.device),
-                "dtype": dtype_name(explainer.dtype),
-                "bytes": explainer.nbytes,
-                "family": tower.family,
-                "image_size": Size(width=width, height=height),
-                "patch_size": Size(width=patch_width, height=patch_height),
-                "grid": Grid(rows=height // patch_height, columns=width // patch_width),
-                "layers": tower.depth,
-                "scores": list(tower.scores),
-                "licence": explainer.licence,
-            }
-        return ModelInfo.model_validate(
-            {
-                "id": self.id,
-                "name": Path(name).stem if name.endswith(".json") else name,
-                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
-                "pretrained": None if pretrained is None else Path(pretrained).name,
-                "default": self._default,
-                "state": self.state,
-                "error": self.error,
-                **known,
-            }
-        )
+
+def _resolve(
+    explainer: Explainer, items: Sequence[ExplainItem]
+) -> list[ResolvedTargets | LegradError]:
+    """The items' targets; what one item asks cannot fail another."""
+    resolver = explainer.resolver
+    questions = list(dict.fromkeys(item.question for item in items))
+    embedded = resolver.embed(questions, items[0].templates)
+    composed: dict[Question, ResolvedTargets | LegradError] = {}
+    for question in questions:
+        try:
+            composed[question] = resolver.compose(question, embedded)
+        except InvalidTargetError as error:
+            composed[question] = error
+    return [composed[item.question] for item in items]
 
 
 def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | None) -> Trace:
@@ -315,8 +262,3 @@ def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | N
     place_of = {picture: place for place, picture in enumerate((*new, *known))}
     places = [place_of[picture] for picture in pictures]
     return trace if places == list(range(len(trace))) else trace.select(places)
-
-
-def _warm_up(explainer: Explainer) -> None:
-    picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
-    explainer.explain([picture], ["a photo"])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
@@ -23,8 +23,25 @@ class Settings(BaseSettings):
         min_length=1,
         description=(
             "Models to serve, separated by commas; the first one is the default. Write `starter`, "
-            "`NAME/TAG` for open_clip's pretrained weights, or `NAME@PATH` for a checkpoint."
+            "`NAME/TAG` for open_clip's pretrained weights, `NAME@PATH` for a checkpoint, or "
+            "another form of docs/own-models.md."
         ),
+    )
+    load_models: Literal["at-start", "on-demand"] = Field(
+        "at-start",
+        description="When models are loaded: `at-start`, or `on-demand` by the first request for "
+        "each, which waits for it until its deadline.",
+    )
+    max_model_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of weights in memory. A model that needs room unloads those that "
+        "were not used for longest and have no work; unset has no limit.",
+    )
+    admin_key: SecretStr | None = Field(
+        None,
+        description="Key of `POST /models/{id}/load` and `DELETE /models/{id}`, sent as "
+        "`Authorization: Bearer KEY`; unset turns these routes off.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
@@ -39,7 +56,7 @@ class Settings(BaseSettings):
         32.0,
         gt=0,
         description="Most work in one batch. One image at the model's own size costs 1, and each "
-        "of its prompts about 0.4 / depth for each explained layer.",
+        "of its targets about 0.4 / depth for each explained layer.",
     )
     max_queue_cost: float = Field(
         128.0, gt=0, description="Most work that may wait; beyond it requests get 429."
@@ -74,12 +91,21 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
     )
-    max_images: int = Field(16, ge=1, description="Most images in one request.")
-    max_prompts: int = Field(32, ge=1, description="Most prompts in one request.")
-    max_texts: int = Field(
-        1024, ge=1, description="Most texts in one request: prompts times templates."
+    max_images: int = Field(
+        16, ge=1, description="Most images in one request, those of targets included."
     )
-    max_prompt_characters: int = Field(1000, ge=1, description="Longest prompt, in characters.")
+    max_prompts: int = Field(
+        32, ge=1, description="Most prompts and other targets in one request; as many negatives."
+    )
+    max_texts: int = Field(
+        1024,
+        ge=1,
+        description="Most texts in one request: those of prompts and other targets times "
+        "templates, and negatives.",
+    )
+    max_prompt_characters: int = Field(
+        1000, ge=1, description="Longest prompt or other text, in characters."
+    )
     max_input_size: int = Field(
         1024, ge=1, description="Largest `size` option: the side of the model's input in pixels."
     )
@@ -130,6 +156,12 @@ class Settings(BaseSettings):
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         UrlRules(value, private_addresses=False)
         return value
+
+    @field_validator("admin_key", mode="before")
+    @classmethod
+    def _empty_key_is_none(cls, value: object) -> object:
+        # What a variable that was left empty in a compose file means; it must open nothing.
+        return None if value == "" else value
 
     @property
     def url_rules(self) -> UrlRules:

@@ -20,7 +20,7 @@ from legrad_engine.families.openclip_vit import OpenClipVisionTower
 from legrad_engine.families.timm_hierarchical import FastVitTower, SwinTower
 from legrad_engine.families.timm_vit import TimmVisionTower
 
-__all__ = ["SCORES", "Score", "Tower", "find_tower", "refusal"]
+__all__ = ["SCORES", "Score", "Tower", "find_tower", "refusal", "timm_refusal"]
 
 _TIMM_MODULES = (
     "deit",
@@ -77,20 +77,25 @@ def _timm_tower(trunk: nn.Module, adapter: nn.Module | None, image_size: tuple[i
 def refusal(config: Mapping[str, Any]) -> str | None:
     """Why the model of an open_clip config cannot be explained, or None where it can."""
     vision = config["vision_cfg"]
-    name = vision.get("timm_model_name")
-    if name:
-        if not is_model(name):
-            return f"this timm has no model {name!r}"
-        module = model_entrypoint(name).__module__
-        if module.rpartition(".")[2] in _TIMM_MODULES:
-            return None
-        return _timm_refusal(name, module)
+    if vision.get("timm_model_name"):
+        return timm_refusal(vision["timm_model_name"])
     if isinstance(vision.get("layers"), (list, tuple)):
         return (
             "its image tower is a ResNet: its patches do not attend to each other, only its last "
             "pooling layer is an attention"
         )
     return None
+
+
+def timm_refusal(name: str) -> str | None:
+    """Why a timm architecture cannot be explained, or None where it can, or is not known yet."""
+    # It may be on a hub; and what does not exist is for the loader to say.
+    if not isinstance(name, str) or not is_model(name):
+        return None
+    module = model_entrypoint(name).__module__
+    if module.rpartition(".")[2] in _TIMM_MODULES:
+        return None
+    return _timm_refusal(name, module)
 
 
 def _timm_refusal(name: str, module: str) -> str:

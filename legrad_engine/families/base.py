@@ -4,12 +4,8 @@ A family is one file that wraps an architecture's own modules in a :class:`Tower
 changes the modules: it calls them, or reads their weights.
 """
 
-import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,9 +17,6 @@ from legrad_engine.families.attention import (
     run_with_attention,
 )
 from legrad_engine.families.heads import Score, ScoreHead
-
-_Key = TypeVar("_Key", bound=Hashable)
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +138,3 @@ class Tower(ABC):
             raise InvalidOptionError(
                 f"score={score!r} is not available: {why}. Use score={offered}.", field="score"
             )
-
-
-class LeastRecentlyUsed(Generic[_Key, _Value]):
-    """A few values that are costly to make, by key. Safe to share between threads."""
-
-    def __init__(self, make: Callable[[_Key], _Value], capacity: int) -> None:
-        self._make = make
-        self._capacity = capacity
-        self._values: OrderedDict[_Key, _Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getitem__(self, key: _Key) -> _Value:
-        """The value of a key, made now if it is not kept."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = self._make(key)
-        with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._capacity:
-                self._values.popitem(last=False)
-        return value

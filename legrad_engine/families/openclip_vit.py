@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.families.attention import Attention
-from legrad_engine.families.base import KnownBlock, LeastRecentlyUsed, Tower
+from legrad_engine.families.base import KnownBlock, Tower
 from legrad_engine.families.heads import Score, ScoreHead, TokenHead, at_least_float32, precise
 from legrad_engine.families.pooler import OpenClipPoolerHead
 from legrad_engine.families.positions import resample_positions
+from legrad_engine.recently_used import LeastRecentlyUsed
 
 _ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
 _POSITION_GRIDS_KEPT = 16

@@ -9,9 +9,10 @@ from timm.models import eva, vision_transformer, vision_transformer_relpos
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.families.base import KnownBlock, LeastRecentlyUsed, Tower
+from legrad_engine.families.base import KnownBlock, Tower
 from legrad_engine.families.heads import precise
 from legrad_engine.families.positions import resample_positions
+from legrad_engine.recently_used import LeastRecentlyUsed
 
 _SIZES_KEPT = 16
 _PRE_NORM_BLOCKS = (

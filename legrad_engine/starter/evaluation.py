@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from legrad_engine import Explainer
-from legrad_engine.explainer import DEFAULT_LAYERS
 from legrad_engine.geometry import upsample
+from legrad_engine.layers import DEFAULT_LAYERS
 from legrad_engine.starter.art import Sprites
 from legrad_engine.starter.scenes import Scenes, compose, evaluation_recipe
 

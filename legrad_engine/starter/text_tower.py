@@ -19,7 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from legrad_engine.starter.vocabulary import TEMPLATES, fill, names
-from legrad_engine.targets import encode_tokens
+from legrad_engine.targets.text import encode_tokens
 
 _BATCH = 192
 _PEAK_RATE = 6e-3

@@ -21,7 +21,7 @@ _PNG = "image/png"
 
 _MULTIPART_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "required": ["image", "prompts"],
+    "required": ["image"],
     "additionalProperties": False,
     "properties": {
         "image": {
@@ -36,6 +36,13 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
             "items": {"type": "string"},
             "description": "What to look for; repeat the field for several prompts.",
             "example": ["a cat", "a dog"],
+        },
+        "targets": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "description": "A list of `targets` as JSON; needed where there are no prompts. Target "
+            "pictures in it are data URLs.",
+            "example": '[{"type": "text", "text": "a cat"}]',
         },
         "model": {
             "type": "string",
@@ -94,10 +101,10 @@ REQUEST_BODY: dict[str, Any] = {
     },
 )
 async def explain(request: Request) -> Response:
-    """Shows where a model looked in each picture for each prompt.
+    """Shows where a model looked in each picture for each prompt or other target.
 
     Send JSON with base64 or data URLs, or `multipart/form-data` with files. With
-    `Accept: image/png`, one picture and one prompt are answered by the overlay itself.
+    `Accept: image/png`, one picture and one target are answered by the overlay itself.
     """
     received = time.monotonic()
     settings: Settings = request.app.state.settings
@@ -133,18 +140,20 @@ async def _carry_out(
 ) -> ExplainOutcome:
     body = intake.body
     if wants_png:
-        if len(intake.images) != 1 or len(body.prompts) != 1:
+        targets = len(intake.question.targets)
+        if len(intake.images) != 1 or targets != 1:
+            asked = "prompts" if body.targets is None else "targets"
             raise NotAcceptableError(
-                "Accept: image/png is for one picture and one prompt, not "
-                f"{len(intake.images)} and {len(body.prompts)}: ask for application/json.",
-                field="prompts" if len(intake.images) == 1 else "images",
+                "Accept: image/png is for one picture and one prompt or target, not "
+                f"{len(intake.images)} and {targets}: ask for application/json.",
+                field=asked if len(intake.images) == 1 else "images",
             )
         only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
         body = body.model_copy(update={"output": body.output.model_copy(update=only_overlay)})
     command = ExplainCommand(
         images=intake.images,
         image_fields=intake.image_fields,
-        prompts=body.prompts,
+        question=intake.question,
         model=body.model,
         options=body.options,
         output=body.output,

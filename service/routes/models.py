@@ -1,11 +1,27 @@
-"""`GET /models` and `GET /models/{id}`."""
+"""The served models: what they are, whether they can answer, loading and unloading them."""
 
-from fastapi import APIRouter, Path, Request
+from typing import Annotated
 
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from service.auth import require_admin
 from service.model_pool import ModelPool
-from service.schemas import ModelInfo, ModelList
+from service.problems import NotReadyError
+from service.schemas import Health, ModelInfo, ModelList
 
 router = APIRouter(tags=["models"])
+
+ModelId = Annotated[str, Path(description="The model's id.", examples=["starter"])]
+WaitSeconds = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="How long the answer may wait until it is done, in seconds.",
+        examples=[10],
+    ),
+]
 
 
 @router.get("/models", summary="List the served models")
@@ -16,9 +32,67 @@ async def list_models(request: Request) -> ModelList:
 
 
 @router.get("/models/{model_id}", summary="Describe a served model")
-async def describe_model(
-    request: Request, model_id: str = Path(description="The model's id.", examples=["starter"])
-) -> ModelInfo:
+async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
     """One served model."""
     pool: ModelPool = request.app.state.pool
     return pool.get(model_id).info()
+
+
+@router.head("/models/{model_id}/ready", include_in_schema=False)
+@router.get("/models/{model_id}/ready", summary="Whether a model is loaded and can answer")
+async def model_ready(request: Request, model_id: ModelId) -> Health:
+    """True while the model is in memory and its worker takes requests."""
+    pool: ModelPool = request.app.state.pool
+    model = pool.get(model_id)
+    if model.state != "ready":
+        raise NotReadyError(f"Model {model.id!r} is {model.state}.")
+    return Health(status="ready")
+
+
+@router.post(
+    "/models/{model_id}/load",
+    summary="Load a model",
+    status_code=202,
+    dependencies=[Depends(require_admin)],
+    responses={
+        200: {"description": "It is ready.", "model": ModelInfo},
+        202: {"description": "It is loading."},
+    },
+)
+async def load_model(
+    request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
+) -> ModelInfo:
+    """Loads a model into memory; does nothing if it is there.
+
+    A model that was unloaded or that failed to load is tried at once. Needs the admin key.
+    """
+    pool: ModelPool = request.app.state.pool
+    model = await pool.load(model_id, wait_seconds)
+    if model.state == "ready":
+        response.status_code = 200
+    return model.info()
+
+
+@router.delete(
+    "/models/{model_id}",
+    summary="Unload a model",
+    status_code=202,
+    dependencies=[Depends(require_admin)],
+    responses={
+        200: {"description": "It is unloaded.", "model": ModelInfo},
+        202: {"description": "It is finishing its work, and leaves then."},
+    },
+)
+async def unload_model(
+    request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
+) -> ModelInfo:
+    """Unloads a model when what it has accepted is answered; does nothing if it is not loaded.
+
+    A server that loads its models at start leaves it unloaded until it is loaded by the route
+    above; one that loads them on demand loads it again for the next request. Needs the admin key.
+    """
+    pool: ModelPool = request.app.state.pool
+    model = await pool.unload(model_id, wait_seconds)
+    if model.state == "unloaded":
+        response.status_code = 200
+    return model.info()

@@ -18,13 +18,16 @@ async def live() -> Health:
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", summary="Whether every model can answer")
+@router.get("/health/ready", summary="Whether the server can answer")
 async def ready(request: Request) -> Health:
-    """True while every served model has a worker that takes requests."""
+    """True once loading at start is over and a request that names no model would be answered.
+
+    Other models may have failed: `/models/{model_id}/ready` tells of each.
+    """
     pool: ModelPool = request.app.state.pool
     if not pool.ready:
         states = ", ".join(f"{model.id} is {model.state}" for model in pool)
-        raise NotReadyError(f"Not every model can answer: {states}.")
+        raise NotReadyError(f"The server cannot answer yet: {states}.")
     return Health(status="ready")
 
 

@@ -18,8 +18,8 @@ from shrunk_catalogue import WIDTH, shrunk_model
 from legrad_engine import Explainer, Geometry
 from legrad_engine.coverage import coverage, row
 from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
-from legrad_engine.explainer import PreparedImage
 from legrad_engine.families import find_tower, refusal
+from legrad_engine.images import PreparedImage
 
 NAMES = open_clip.list_models()
 REFUSED = [name for name in NAMES if refusal(open_clip.get_model_config(name))]

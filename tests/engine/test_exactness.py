@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from legrad_engine import Explainer, Geometry
-from legrad_engine.explainer import PreparedImage
 from legrad_engine.families.base import KnownBlock
 from legrad_engine.families.openclip_vit import OpenClipVisionTower
+from legrad_engine.images import PreparedImage
 from legrad_engine.legrad import closed_form, rectified_product
 from legrad_engine.legrad.closed_form import ClosedFormTrace
 from legrad_engine.legrad.general import GeneralTrace

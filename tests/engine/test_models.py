@@ -9,12 +9,15 @@ import open_clip
 import pytest
 import torch
 from architectures import CONTEXT_LENGTH, config, disturb
+from hub_files import fill_cache
+from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
-from legrad_engine import Explainer
+from legrad_engine import Explainer, Negatives, models
 from legrad_engine.errors import (
     InvalidOptionError,
+    InvalidTargetError,
     ModelLoadError,
     UnknownModelError,
     UnsupportedModelError,
@@ -69,10 +72,25 @@ def test_a_loaded_model_s_tokenizer_reads_as_much_as_its_text_tower(
         explainer.text.check(" ".join(["cat"] * (CONTEXT_LENGTH - 1)))
 
 
+def test_a_prompt_that_only_a_template_makes_too_long_is_refused(folder: Path, shrunk: str) -> None:
+    explainer = Explainer.load(shrunk, str(folder / "weights.pt"))
+    prompt = " ".join(["cat"] * (CONTEXT_LENGTH - 5))
+    explainer.text.check(prompt, ["a {}", "a photo {}"])
+    templates = ["{}", "a photo of a {}"]
+    with pytest.raises(InvalidTargetError, match="longest template"):
+        explainer.text.check(prompt, templates)
+    with pytest.raises(InvalidTargetError) as refusal:
+        explainer.explain(PICTURE, ["a cat", prompt], templates=templates)
+    assert refusal.value.field == "prompts"
+    # Negatives are read as written.
+    explainer.explain(PICTURE, ["a cat"], templates=templates, negatives=Negatives((prompt,)))
+
+
 def test_another_resolution_gives_what_open_clip_gives_when_it_loads_at_that_resolution(
     folder: Path, shrunk: str
 ) -> None:
     explainer = Explainer.load(shrunk, str(folder / "weights.safetensors"))
+    open_clip.add_model_config(shrunk)
     larger = open_clip.create_model(
         "shrunk-for-test",
         pretrained=str(folder / "weights.safetensors"),
@@ -102,33 +120,38 @@ def test_a_hub_tag_loads_what_the_download_gives(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = open_clip.CLIP(**settings).state_dict()
-    save_file(weights, folder / "downloaded.safetensors")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", settings)
-    asked: list[dict[str, Any]] = []
-
-    def download(record: dict[str, Any], **options: Any) -> str:
-        asked.append(record)
-        return str(folder / "downloaded.safetensors")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", download)
+    fill_cache(
+        folder / "cache",
+        "timm/vit_base_patch32_clip_224.metaclip_400m",
+        {"open_clip_model.safetensors": save(weights)},
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     explainer = Explainer.load("ViT-B-32-quickgelu", "metaclip_400m")
-    assert [record["hf_hub"] for record in asked] == [
-        "timm/vit_base_patch32_clip_224.metaclip_400m/"
-    ]
+    tag = open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "metaclip_400m")
+    assert models.normalization(explainer.model) == (tag["mean"], tag["std"])
     assert torch.equal(explainer.model.state_dict()["visual.proj"], weights["visual.proj"])
     (explanation,) = explainer.explain(PICTURE, ["a cat"], layers=1)
     assert explanation.maps.shape == (1, 7, 7)
 
 
-def test_a_hub_out_of_reach_is_reported_with_the_way_around(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_tag_for_another_activation_is_loaded_with_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unreachable(*_: Any, **__: Any) -> str:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", unreachable)
-    with pytest.raises(ModelLoadError, match="local checkpoint"):
-        Explainer.load("ViT-B-32-quickgelu", "metaclip_400m")
+    settings = open_clip.get_model_config("ViT-B-32")
+    settings["vision_cfg"] |= {"layers": 1, "width": 64}
+    settings["text_cfg"] |= {"layers": 1, "width": 16, "heads": 2}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", settings)
+    fill_cache(
+        folder / "cache",
+        "timm/vit_base_patch32_clip_224.openai",
+        {"open_clip_model.safetensors": save(open_clip.CLIP(**settings).state_dict())},
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    Explainer.load("ViT-B-32", "openai")
+    assert any("ViT-B-32-quickgelu" in record.getMessage() for record in caplog.records)
 
 
 def test_random_weights_are_loaded_with_a_warning(
@@ -221,7 +244,7 @@ def test_a_damaged_config_is_refused_and_spoils_no_later_load(
 def test_a_convolutional_tower_is_refused(folder: Path) -> None:
     settings = config(layers=[1, 1, 1, 1], width=8)
     (folder / "convolutional.json").write_text(json.dumps(settings))
-    with pytest.raises(UnsupportedModelError, match="ModifiedResNet"):
+    with pytest.raises(UnsupportedModelError, match="is a ResNet"):
         Explainer.load(str(folder / "convolutional.json"))
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer, Explanation, Geometry
-from legrad_engine.explainer import PreparedImage
+from legrad_engine.images import PreparedImage
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ["ViT-B-32", "ViT-B-16", "ViT-B-16-quickgelu", "ViT-L-14"]

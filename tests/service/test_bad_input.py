@@ -5,8 +5,8 @@ import json
 import socket
 from typing import Any
 
-import httpx
 import pytest
+from answers import refused
 from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from PIL import Image
 from running_app import RunningApp
@@ -16,21 +16,6 @@ from running_app import RunningApp
 def _still_works_afterwards(running: RunningApp) -> Any:
     yield
     assert running.explain().status_code == 200
-
-
-def refused(response: httpx.Response, status: int, error: str, field: str | None) -> str:
-    problem = response.json()
-    assert response.status_code == status, problem
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (problem["error"], problem.get("field")) == (error, field), problem
-    assert problem["type"] == f"urn:legrad:problem:{error}"
-    assert problem["title"]
-    assert problem["status"] == status
-    assert problem["instance"] == "/explain"
-    assert problem["request_id"] == response.headers["x-request-id"]
-    assert len(response.content) < 8000
-    detail: str = problem["detail"]
-    return detail
 
 
 def animation() -> bytes:

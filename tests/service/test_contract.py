@@ -2,24 +2,14 @@
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
-import yaml
+from answers import check_against_contract
 from pictures import base64_of, data_url, encoded, opened, picture, request_of
 from PIL import Image
 from running_app import RunningApp
-
-ROOT = Path(__file__).parents[2]
-CONTRACT = yaml.safe_load((ROOT / "openapi.yaml").read_text())
-
-
-def check_against_contract(answer: Any, name: str) -> None:
-    schema = {"$ref": f"#/components/schemas/{name}", "components": CONTRACT["components"]}
-    jsonschema.Draft202012Validator(schema).validate(answer)
 
 
 def targets_of(running: RunningApp, **changes: Any) -> list[dict[str, Any]]:

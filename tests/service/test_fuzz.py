@@ -17,6 +17,18 @@ VALUES = st.recursive(
 )
 LAYERS = st.integers(-5, 5) | st.lists(st.integers(-5, 5), max_size=4) | st.just("all") | VALUES
 URLS = st.fixed_dictionaries({"url": st.text(max_size=30) | VALUES})
+NEGATIVES = st.one_of(
+    st.just("siglip"),
+    VALUES,
+    st.fixed_dictionaries(
+        {"prompts": st.lists(st.text(min_size=1, max_size=9), max_size=3) | VALUES},
+        optional={
+            "mode": st.sampled_from(["subtract", "mask"]) | VALUES,
+            "threshold": st.floats(0, 1) | VALUES,
+            "weight": st.floats(0, 1000) | VALUES,
+        },
+    ),
+)
 OPTIONS = st.fixed_dictionaries(
     {},
     optional={
@@ -24,6 +36,7 @@ OPTIONS = st.fixed_dictionaries(
         "score": st.sampled_from(["mean", "cls"]) | VALUES,
         "size": st.sampled_from([16, 32, 48, 64, 65, 0]) | VALUES,
         "fit": st.sampled_from(["squash", "pad", "native"]) | VALUES,
+        "negatives": NEGATIVES,
         "templates": st.just("simple") | st.lists(st.text(max_size=9), max_size=3) | VALUES,
     },
 )
@@ -38,12 +51,46 @@ OUTPUT = st.fixed_dictionaries(
         "max_side": st.sampled_from([16, 17, 2048, 2049]) | VALUES,
     },
 )
+TEXTS = st.text(max_size=30) | VALUES
+IMAGES = st.just(data_url(encoded())) | VALUES
+SIMPLE_TARGETS = st.one_of(
+    st.fixed_dictionaries({"type": st.just("text")}, optional={"text": TEXTS, "texts": VALUES}),
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.sampled_from(["a cat", "a dog"])}),
+    st.fixed_dictionaries({"type": st.just("image"), "image": IMAGES}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("embedding"),
+            "embedding": st.lists(NUMBERS, min_size=32, max_size=32)
+            | st.fixed_dictionaries({"b64": st.just("AACAPw==" * 3) | VALUES})
+            | VALUES,
+        }
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("class")}, optional={"index": NUMBERS | VALUES, "label": TEXTS}
+    ),
+    VALUES,
+)
+TARGETS = st.one_of(
+    SIMPLE_TARGETS,
+    st.fixed_dictionaries(
+        {"type": st.just("contrast"), "target": SIMPLE_TARGETS, "against": SIMPLE_TARGETS}
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("residual"),
+            "target": SIMPLE_TARGETS,
+            "distractors": st.lists(SIMPLE_TARGETS, max_size=3) | VALUES,
+        },
+        optional={"atoms": st.integers(-1, 3) | VALUES},
+    ),
+)
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
         "image": st.just(data_url(encoded())) | URLS | VALUES,
         "images": VALUES,
         "prompts": st.lists(st.text(max_size=30), max_size=3) | VALUES,
+        "targets": st.lists(TARGETS, min_size=1, max_size=3) | VALUES,
         "model": VALUES,
         "options": OPTIONS | VALUES,
         "output": OUTPUT | VALUES,

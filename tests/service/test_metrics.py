@@ -13,6 +13,7 @@ BY_MODEL = [
     "legrad_batch_size_count",
     "legrad_model_loaded",
     "legrad_model_bytes",
+    "legrad_model_evictions_total",
     "legrad_worker_restarts_total",
     "legrad_similarity_count",
     "legrad_heatmap_entropy_count",
@@ -28,6 +29,10 @@ FROM_THE_START = [
     *(
         f'legrad_compute_seconds_count{{model="tiny-tiny",stage="{stage}"}}'
         for stage in ("decode", "text", "forward", "backward", "render")
+    ),
+    *(
+        f'legrad_model_loads_total{{model="tiny-tiny",outcome="{outcome}"}}'
+        for outcome in ("loaded", "failed", "refused")
     ),
     *(
         f'legrad_rejected_total{{reason="{reason}"}}'
@@ -107,6 +112,6 @@ def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
     assert "BREW" not in text
     routes = set(re.findall(r'route="([^"]*)"', text))
     assert routes == {
-        "/explain", "/models", "/models/{model_id}", "/health/live", "/health/ready", "/metrics",
-        "unmatched",
+        "/explain", "/models", "/models/{model_id}", "/models/{model_id}/ready",
+        "/models/{model_id}/load", "/health/live", "/health/ready", "/metrics", "unmatched",
     }  # fmt: skip

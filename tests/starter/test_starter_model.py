@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import legrad_engine.starter
-from legrad_engine import Explainer
+from legrad_engine import Explainer, Explanation, ImageTarget
 from legrad_engine.geometry import upsample
 
 FOLDER = Path(legrad_engine.starter.__file__).parent
@@ -131,8 +131,7 @@ def test_heatmaps_point_at_the_named_sticker(
     assert np.mean(false_hits) <= 0.25
 
 
-def test_heatmaps_of_the_example_picture_lie_on_its_four_stickers(explainer: Explainer) -> None:
-    [explanation] = explainer.explain(FOLDER / "example.png", list(EXAMPLE_BOXES))
+def assert_peaks_lie_in_boxes(explanation: Explanation) -> None:
     geometry = explanation.geometry
     heatmaps = upsample(explanation.maps, geometry, geometry.image_size)
 
@@ -141,3 +140,15 @@ def test_heatmaps_of_the_example_picture_lie_on_its_four_stickers(explainer: Exp
         row, column = _peak(heatmap)
         assert box[0] <= column < box[2], name
         assert box[1] <= row < box[3], name
+
+
+def test_heatmaps_of_the_example_picture_lie_on_its_four_stickers(explainer: Explainer) -> None:
+    [explanation] = explainer.explain(FOLDER / "example.png", list(EXAMPLE_BOXES))
+    assert_peaks_lie_in_boxes(explanation)
+
+
+def test_what_looks_like_a_cutting_of_the_picture_is_found_in_it(explainer: Explainer) -> None:
+    with Image.open(FOLDER / "example.png") as example:
+        cuttings = [ImageTarget(example.convert("RGB").crop(box)) for box in EXAMPLE_BOXES.values()]
+    [explanation] = explainer.explain(FOLDER / "example.png", cuttings)
+    assert_peaks_lie_in_boxes(explanation)

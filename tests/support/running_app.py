@@ -41,9 +41,13 @@ class RunningApp:
         self._callers = ThreadPoolExecutor(64)
         # Answered only once the application has started.
         assert self.client.get("/health/live").status_code == 200
-        self.model = self.app.state.pool.get(None)
         if wait:
-            assert self.model.batcher.wait_until_ready(_PATIENCE_SECONDS)
+            self.eventually(lambda: self.client.get("/health/ready").status_code == 200)
+
+    @property
+    def model(self) -> Any:
+        """The default model as it is loaded now."""
+        return self.app.state.pool.get(None).served
 
     def __enter__(self) -> Self:
         return self
@@ -82,8 +86,8 @@ class RunningApp:
 class Held:
     """Stands in for a model's computation, and holds the worker until it is released."""
 
-    def __init__(self, running: RunningApp) -> None:
-        processor = running.model._processor
+    def __init__(self, running: RunningApp, model: str | None = None) -> None:
+        processor = running.app.state.pool.get(model).served._processor
         self._compute = processor.process
         self._processor = processor
         self._released = threading.Event()

@@ -70,6 +70,12 @@ class Server:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process holds; only Linux tells."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
     def explain(self, body: dict[str, Any], **headers: str) -> httpx.Response:
         """Posts a JSON body to ``/explain``."""
         return self.client.post("/explain", json=body, headers=headers)

@@ -113,7 +113,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_cleanly(tiny_model: str) ->
             images=[data_url(encoded(picture(seed=seed))) for seed in range(4)],
             image=None,
             prompts=[f"thing {number}" for number in range(8)],
-            options={"size": 256},
+            options={"size": 256, "cache": False},
         )
         with ThreadPoolExecutor(24) as callers:
             answers = [callers.submit(server.explain, body) for _ in range(24)]

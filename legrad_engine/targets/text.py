@@ -1,17 +1,19 @@
-"""Text targets: prompts become unit vectors in the joint space of image and text."""
+"""Text: prompts become unit vectors in the joint space of image and text."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
+from legrad_engine.recently_used import LeastRecentlyUsed
 
 TemplateSet = Literal["simple", "openai"]
 Templates = TemplateSet | Sequence[str] | None
@@ -20,6 +22,10 @@ TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
 _PLACEHOLDER = "{}"
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
+_TEMPLATES_REMEMBERED = 16
+# Where a prompt and its template are joined, words may fall apart into more tokens.
+_SEAM_TOKENS = 8
+_NO_TEXT = "This model has no text tower: ask for a class, an image or an embedding."
 
 
 def _as_strings(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
@@ -122,30 +128,62 @@ class TextEncoder:
         # open_clip's tokenizer remembers every word it ever saw; this is what it began with.
         self._first_words = dict(getattr(tokenizer, "cache", {}))
         self._tokenizing = threading.Lock()
+        self._added_tokens = LeastRecentlyUsed(self._added_by, _TEMPLATES_REMEMBERED)
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, templates: Templates = None) -> None:
         """Refuses a prompt that the text tower would cut or that says nothing.
 
         Raises:
-            InvalidTargetError: the prompt is blank, or longer than the text tower's context.
+            InvalidTargetError: the prompt is blank, or longer than the text tower's context, by
+                itself or in one of the templates.
+            InvalidOptionError: the templates are not usable.
         """
         if not prompt.strip():
             raise InvalidTargetError(
                 "A prompt is empty: say in words what to look for.", field="prompts"
             )
-        encode = getattr(self._tokenizer, "encode", None)
-        context: int | None = getattr(self._tokenizer, "context_length", None)
-        if encode is None or context is None:
+        count, limit = self._count(prompt)
+        if limit is None:
             return
-        # Start and end tokens take two places.
-        with self._tokenizing:
-            count, limit = len(encode(prompt)), context - 2
-        if count > limit:
+        strings = resolve_templates(templates)
+        if count + self._added_tokens[strings] + _SEAM_TOKENS <= limit:
+            return
+        # Near the limit every text is counted: tokens do not add up exactly where texts are joined.
+        longest = max(self._count(string.replace(_PLACEHOLDER, prompt))[0] for string in strings)
+        if longest > limit:
+            where = "" if longest == count else " in its longest template"
             raise InvalidTargetError(
-                f"A prompt has {count} tokens, but the model's text tower reads {limit}: "
+                f"A prompt has {longest} tokens{where}, but the model's text tower reads {limit}: "
                 "shorten it.",
                 field="prompts",
             )
+
+    def _added_by(self, strings: tuple[str, ...]) -> int:
+        """Tokens that templates add to a prompt, about: no text near the limit relies on it."""
+        return max(self._count(string.replace(_PLACEHOLDER, " "))[0] for string in strings)
+
+    def _count(self, text: str) -> tuple[int, int | None]:
+        """A text's tokens, and how many there is room for beside the special ones, if known."""
+        with self._tokenizing:
+            return self._count_alone(text)
+
+    def _count_alone(self, prompt: str) -> tuple[int, int | None]:
+        tokenizer: Any = self._tokenizer
+        context: int | None = getattr(tokenizer, "context_length", None)
+        if context is None:
+            return 0, None
+        if isinstance(tokenizer, (HFTokenizer, SigLipTokenizer)):
+            inner = tokenizer.tokenizer
+            if isinstance(tokenizer, HFTokenizer):
+                prompt = tokenizer.clean_fn(prompt)
+            plain = len(inner(prompt, add_special_tokens=False)["input_ids"])
+            if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+                # A start, an end and a class token.
+                return plain, context - 3
+            return plain, context - (len(inner(prompt)["input_ids"]) - plain)
+        encode = getattr(tokenizer, "encode", None)
+        # A start and an end token.
+        return (0, None) if encode is None else (len(encode(prompt)), context - 2)
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
         """Whether encoding the prompt would cost nothing."""
@@ -170,7 +208,7 @@ class TextEncoder:
                     self._cache.move_to_end((prompt, strings))
         missing = [prompt for prompt, vector in known.items() if vector is None]
         for prompt in missing:
-            self.check(prompt)
+            self.check(prompt, strings)
         if missing:
             encoded = self._encode_all(missing, strings)
             known |= dict(zip(missing, encoded, strict=True))
@@ -200,3 +238,27 @@ class TextEncoder:
                 words.clear()
                 words.update(self._first_words)
             return self._tokenizer(texts)
+
+
+class NoText:
+    """Stands where a model's :class:`TextEncoder` would, and refuses every prompt."""
+
+    def check(self, prompt: str, templates: Templates = None) -> None:  # noqa: ARG002
+        """Refuses the prompt.
+
+        Raises:
+            InvalidTargetError: always.
+        """
+        raise InvalidTargetError(_NO_TEXT, field="prompts")
+
+    def is_cached(self, prompt: str, templates: Templates = None) -> bool:  # noqa: ARG002
+        """No prompt ever is."""
+        return False
+
+    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:  # noqa: ARG002
+        """Refuses the prompts.
+
+        Raises:
+            InvalidTargetError: always.
+        """
+        raise InvalidTargetError(_NO_TEXT, field="prompts")

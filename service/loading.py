@@ -1,0 +1,105 @@
+"""From a model's name to an explainer that has computed every batch shape it will meet first."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Iterator
+
+import httpx
+from PIL import Image
+
+from legrad_engine import Explainer, LegradError
+from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.errors import InvalidTargetError, ModelLoadError
+from legrad_engine.models import ModelReference
+from service.settings import Settings
+
+
+def load_explainer(reference: ModelReference, settings: Settings) -> Explainer:
+    """Loads a model and warms it up.
+
+    Raises:
+        LegradError: see :meth:`legrad_engine.Explainer.load`.
+    """
+    explainer = Explainer.load(
+        reference.name, reference.pretrained, device=settings.device, dtype=settings.dtype
+    )
+    _warm_up(explainer, warm_up_batches(explainer.device.type, settings.max_batch_images))
+    return explainer
+
+
+def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
+    """The numbers of images to compute once before the first request, ascending.
+
+    On a CPU one image is enough: its kernels are compiled ahead and chosen per call, so the first
+    pass pays for thread pools and for folding weights, whatever the batch. An accelerator picks
+    and sometimes compiles kernels for each shape, and takes memory from the driver as batches
+    grow; batches of a busy server have any size, and powers of two come near all of them.
+
+    Args:
+        device_type: as in ``torch.device.type``.
+        max_batch_images: most images in one batch, at least 1.
+    """
+    if device_type == "cpu":
+        return (1,)
+    powers = (1 << exponent for exponent in range(max_batch_images.bit_length()))
+    return tuple(sorted({*powers, max_batch_images}))
+
+
+def may_heal(error: Exception) -> bool:
+    """Whether loading again could succeed with nothing but time between.
+
+    A network, a file system or memory can recover. A model that does not exist or cannot be
+    explained, and a checkpoint that does not fit or cannot be read, stay what they are.
+    """
+    if isinstance(error, LegradError) and not isinstance(error, ModelLoadError):
+        return False
+    if any(_may_pass(cause) for cause in _causes(error)):
+        return True
+    # A refusal that names no such cause is final; an error that nobody foresaw may pass.
+    return not isinstance(error, LegradError)
+
+
+def give_back_memory() -> None:
+    """Returns what unloaded models held to the machine and its device."""
+    gc.collect()
+    release_cached_memory()
+    # Freed weights stay in the C library's heaps, one for each thread that loaded a model, until
+    # it is told to return them. Only GNU's has that call.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _may_pass(cause: BaseException) -> bool:
+    if isinstance(cause, (OSError, httpx.TransportError)):
+        return True
+    return isinstance(cause, Exception) and is_out_of_memory(cause)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, also where it was raised anew without saying so."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:
+    picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
+    prepared = explainer.prepare(picture)
+    for size in batches:
+        try:
+            trace = explainer.trace([prepared] * size)
+            explainer.attribute(trace, trace.embeddings[:1])
+        except Exception as error:
+            # The batcher halves such a batch when it comes; the model serves smaller ones.
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            release_cached_memory()
+            break
+    # A model of images alone has no text to read.
+    with contextlib.suppress(InvalidTargetError):
+        explainer.text.encode(["a photo"])

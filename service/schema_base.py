@@ -1,0 +1,64 @@
+"""What the models of the contract share."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+
+from service.url_rules import LONGEST_URL
+
+# Two pixels of red, small enough to read in the documentation.
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGP4z8AARAwQAAYG"
+    "AP8FBAEAKlqSAAAAAElFTkSuQmCC"
+)
+
+
+class Contract(BaseModel):
+    """Base of everything that is sent or received."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Request(Contract):
+    """Base of everything that is received: nothing is converted, nothing is guessed."""
+
+    model_config = ConfigDict(strict=True)
+
+
+# A ceiling of the contract, far above what a server allows; its settings say how much that is.
+Texts = Annotated[list[str], Field(min_length=1, max_length=10_000, fail_fast=True)]
+
+
+class EncodedImage(Request):
+    """A picture in the request itself."""
+
+    b64: str = Field(
+        description="The encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM) in base64.",
+        examples=[EXAMPLE_IMAGE.partition(",")[2]],
+    )
+
+
+ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
+
+
+class UrlImage(Request):
+    """A picture that the server fetches, if its settings allow that host."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=LONGEST_URL,
+        description="Its https or http address.",
+        examples=["https://images.example.org/cat.jpg"],
+    )
+
+
+def _image_kind(image: object) -> str:
+    by_url = isinstance(image, UrlImage) or (isinstance(image, dict) and "url" in image)
+    return "by-url" if by_url else "in-body"
+
+
+# Told apart beforehand, so that an error is about the one that was meant.
+AnyImage = Annotated[
+    Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
+    Discriminator(_image_kind),
+]

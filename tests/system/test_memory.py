@@ -1,0 +1,32 @@
+"""What the machine sees of models that come and go."""
+
+from pathlib import Path
+
+import pytest
+from pictures import request_of
+from running_server import Server
+from tiny_model import FULL_SIZE, save_model
+
+KEY = "key"
+ADMIN = {"Authorization": f"Bearer {KEY}"}
+LARGE = "large-large"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_machine_gets_the_memory_of_an_unloaded_model_back(tmp_path: Path) -> None:
+    config = FULL_SIZE | {
+        "vision_cfg": FULL_SIZE["vision_cfg"] | {"layers": 6},
+        "text_cfg": FULL_SIZE["text_cfg"] | {"width": 64},
+    }
+    model = save_model(tmp_path, "large", config)
+    with Server(model, load_models="on-demand", admin_key=KEY) as server:
+        left = []
+        for _ in range(5):
+            loaded = server.client.post(f"/models/{LARGE}/load?wait_seconds=60", headers=ADMIN)
+            assert loaded.status_code == 200
+            assert server.explain(request_of()).status_code == 200
+            gone = server.client.delete(f"/models/{LARGE}?wait_seconds=60", headers=ADMIN)
+            assert gone.json()["state"] == "unloaded"
+            left.append(server.resident_bytes)
+        # A heap has a few pages more or fewer each time, but never another model.
+        assert left[-1] - left[0] < loaded.json()["bytes"] * 3 / 4
