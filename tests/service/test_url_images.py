@@ -1,14 +1,15 @@
 """Pictures by address, through the whole server: what is fetched, from where, and over what."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import trustme
+import yaml
 from fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from picture_sites import PictureSite, answer, redirects, sends
 from pictures import data_url, encoded, picture, request_of
@@ -306,7 +307,24 @@ def test_addresses_stay_out_of_the_logs_and_metrics(
     assert secret not in fetching.client.get("/metrics").text
 
 
-def test_the_contract_knows_addresses() -> None:
-    contract = (Path(__file__).parents[2] / "openapi.yaml").read_text()
-    assert "UrlImage:" in contract
-    assert json.dumps("https://images.example.org/cat.jpg").strip('"') in contract
+@pytest.mark.parametrize(
+    ("image", "fits"),
+    [
+        ({"url": "https://images.example.org/cat.jpg"}, True),
+        ({"b64": "AAAA"}, True),
+        ({"url": "https://images.example.org/cat.jpg", "b64": "AAAA"}, False),
+        ({"url": ""}, False),
+        ({"url": None}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_the_contract_knows_addresses(image: dict[str, Any], fits: bool) -> None:
+    contract = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text())
+    schema = {
+        "$ref": "#/components/schemas/ExplainRequest",
+        "components": contract["components"],
+    }
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid({"image": image, "prompts": ["a cat"]}) is fits
+    assert validator.is_valid({"images": ["AAAA", image], "prompts": ["a cat"]}) is fits
