@@ -1,6 +1,7 @@
 # Every target works from a fresh clone: the virtual environment is made when it is missing or old.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -9,13 +10,14 @@ TOOLS := $(VENV)/.tools
 IMAGE ?=
 PROMPTS ?=
 
-.PHONY: help install demo serve test lint format bench openapi models-page starter-eval clean
+.PHONY: help install demo serve test test-quick lint format bench openapi models-page starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
 	@echo "                   (IMAGE=picture.jpg PROMPTS='a cat, a dog' to choose your own)"
 	@echo "make serve         start the server on port 8000"
-	@echo "make test          run all tests"
+	@echo "make test          run all tests (JOBS=2 at a time)"
+	@echo "make test-quick    run those that take no patience"
 	@echo "make lint          formatting, typing, imports, contract"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make bench         measure speed against the reference and plain forward passes"
@@ -38,8 +40,12 @@ demo: install
 serve: install
 	$(BIN)/legrad serve
 
+# One thread for each of the jobs: more would only wait for each other.
 test: $(TOOLS)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+test-quick: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow'
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

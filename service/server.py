@@ -6,14 +6,18 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import structlog
 import uvicorn
 
+from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
 from service.app import create_app
 from service.logs import configure_logs
 from service.settings import Settings
 
 _BACKLOG = 2048
+
+_log = structlog.get_logger("legrad.service")
 
 
 class _DrainingServer(uvicorn.Server):
@@ -39,14 +43,12 @@ def serve(settings: Settings) -> None:
 
     Raises:
         InvalidOptionError: the device in the settings does not exist.
-        UnknownModelError: a model in the settings does not exist.
-        ModelLoadError: a checkpoint in the settings does not exist.
+        LegradError: no model in the settings can be loaded; the first one's reason.
         OSError: the address cannot be listened on.
     """
     configure_logs(settings.log_level)
     resolve_device(settings.device)
-    for reference in settings.model_references:
-        reference.check()
+    _check_models(settings)
     listener = listen(settings.host, settings.port)
     config = uvicorn.Config(
         create_app(settings),
@@ -60,6 +62,24 @@ def serve(settings: Settings) -> None:
     # For a person or a program that asked for any free port.
     print(f"Listening on http://{host}:{port}", flush=True)
     _DrainingServer(config).run(sockets=[listener])
+
+
+def _check_models(settings: Settings) -> None:
+    """Refuses settings of which no model can be loaded; one of several does not stop the others.
+
+    Raises:
+        LegradError: the reason of the first one.
+    """
+    refusals: dict[str, LegradError] = {}
+    for reference in settings.model_references:
+        try:
+            reference.check()
+        except LegradError as error:
+            refusals[reference.id] = error
+    if len(refusals) == len(settings.model_references):
+        raise next(iter(refusals.values()))
+    for model, refusal in refusals.items():
+        _log.error("model cannot be loaded", model=model, reason=str(refusal))
 
 
 def listen(host: str, port: int) -> socket.socket:

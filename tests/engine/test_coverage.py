@@ -125,6 +125,7 @@ def test_the_similarity_is_the_one_that_the_architecture_serves(name: str) -> No
     np.testing.assert_allclose([each.similarities for each in found], served, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_equals_the_definition_at_full_width(name: str) -> None:
     explainer = Explainer(shrunk_model(name, full_width=True), tokenizer(), name=name)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from architectures import CUSTOM, EMBEDDING_SIZE, STANDARD, seeded_explainer, seeded_model
 from explicit_legrad import explicit_maps
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -65,9 +65,15 @@ def assert_exact(
     variant: str,
     images: Sequence[Image.Image],
     targets: Sequence[Tensor],
+    *,
+    maybe_blank: bool = False,
     **options: Any,
 ) -> None:
-    """Explains the images in one batch and compares each map with the definition."""
+    """Explains the images in one batch and compares each map with the definition.
+
+    A map may be blank, all of its gradients being negative; a test that chose its inputs with care
+    does not want that.
+    """
     prepared = [explainer.prepare(image, fit="native") for image in images]
     trace = explainer.trace(prepared, **options)
     found = explainer.attribute(trace, targets)
@@ -79,8 +85,8 @@ def assert_exact(
             exact_visual(variant), image.pixels, vectors.to(explainer.dtype), layers, score
         ).numpy()
         assert explanation.maps.shape == expected.shape
-        assert expected.max() > 0
-        difference = np.abs(explanation.maps - expected).max() / expected.max()
+        assert maybe_blank or expected.max() > 0
+        difference = np.abs(explanation.maps - expected).max() / (expected.max() or 1.0)
         assert difference <= TOLERANCE[explainer.dtype]
 
 
@@ -154,6 +160,7 @@ def test_a_grid_of_one_column_or_row_equals_the_definition(size: tuple[int, int]
 
 
 @settings(deadline=None, max_examples=20)
+@example(variant="class token, no ln_pre", width=41, height=8, counts=[1], layers=[1], seed=1)
 @given(
     variant=st.sampled_from(sorted(STANDARD | CUSTOM)),
     width=st.integers(8, 400),
@@ -167,7 +174,8 @@ def test_any_grid_batch_and_layers_equal_the_definition(
 ) -> None:
     images = [photograph(width, height, seed + index) for index in range(len(counts))]
     targets = [unit_vectors(count, seed + index) for index, count in enumerate(counts)]
-    assert_exact(explainer_of(variant, torch.float64), variant, images, targets, layers=layers)
+    explainer = explainer_of(variant, torch.float64)
+    assert_exact(explainer, variant, images, targets, maybe_blank=True, layers=layers)
 
 
 @pytest.mark.parametrize(

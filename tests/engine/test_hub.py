@@ -35,6 +35,8 @@ import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from legrad_engine import models
 
+pytestmark = pytest.mark.slow
+
 def attempt(name):
     started = time.monotonic()
     try:

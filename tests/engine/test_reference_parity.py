@@ -22,6 +22,8 @@ from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer, Explanation, Geometry
 from legrad_engine.images import PreparedImage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ["ViT-B-32", "ViT-B-16", "ViT-B-16-quickgelu", "ViT-L-14"]
 DEPTH = 4

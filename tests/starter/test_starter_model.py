@@ -17,6 +17,8 @@ import legrad_engine.starter
 from legrad_engine import Explainer, Explanation, ImageTarget
 from legrad_engine.geometry import upsample
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(legrad_engine.starter.__file__).parent
 SCENES = Path(__file__).parent / "scenes"
 CONCEPTS: list[str] = list(json.loads((FOLDER / "concepts.json").read_text()))

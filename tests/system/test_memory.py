@@ -7,6 +7,8 @@ from pictures import request_of
 from running_server import Server
 from tiny_model import FULL_SIZE, save_model
 
+pytestmark = pytest.mark.slow
+
 KEY = "key"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 LARGE = "large-large"

@@ -14,6 +14,8 @@ from picture_sites import PictureSite, answer, sends
 from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from running_server import LEGRAD, Server, environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -148,6 +150,24 @@ def test_a_model_that_cannot_be_loaded_is_reported_by_a_living_server(
         refused = server.explain(request_of())
         assert (refused.status_code, refused.json()["error"]) == (503, "not-ready")
         assert server.alive
+
+
+def test_a_model_that_no_settings_can_load_does_not_keep_the_others_from_serving(
+    tiny_model: str,
+) -> None:
+    with Server(f"{tiny_model},RN50/openai,ViT-B-16@/nowhere/w.pt") as server:
+        server.wait_for_health()
+        assert server.explain(request_of()).status_code == 200
+        states = {
+            model["id"]: (model["state"], model["error"])
+            for model in server.client.get("/models").json()["models"][1:]
+        }
+        assert [state for state, _ in states.values()] == ["failed", "failed"]
+        assert "cannot be explained" in states["rn50-openai"][1]
+        assert "no checkpoint" in states["vit-b-16-w"][1]
+        assert "nowhere" not in states["vit-b-16-w"][1]
+        refused = server.explain(request_of(model="rn50-openai"))
+        assert (refused.status_code, refused.json()["error"]) == (503, "not-ready")
 
 
 def test_the_published_contract_is_the_served_one() -> None:
