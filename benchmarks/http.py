@@ -26,7 +26,7 @@ from benchmarks import timing, workload
 from benchmarks.report import Row
 from legrad_engine import Explainer
 from legrad_engine.models import STARTER, ModelReference
-from service.schemas import OutputOptions
+from service.schemas.requests import OutputOptions
 
 PROMPTS = ["a cat", "a dog", "a car", "a tree"]
 OTHER_PROMPTS = ["a bus", "a cup", "a hat", "a sofa"]

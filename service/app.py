@@ -16,15 +16,16 @@ from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
 from service.batching import BatchingError
 from service.explaining import ExplainingService
+from service.fetching.images import UrlImages
+from service.fetching.network import Network, SystemNetwork
 from service.metrics import Metrics
-from service.model_pool import ModelPool
+from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
 from service.routes import explain, models, operations
-from service.schemas import ProblemDetails, component_schemas
+from service.schemas.answers import ProblemDetails
+from service.schemas.requests import component_schemas
 from service.settings import Settings
-from service.url_images import UrlImages
-from service.url_network import Network, SystemNetwork
 
 _ROUTERS = (explain.router, models.router, operations.router)
 _DESCRIPTION = (

@@ -8,75 +8,43 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
 from legrad_engine.images import PreparedImage, decode
-from legrad_engine.targets import TextTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
-from legrad_engine.targets.text import TemplateSet, resolve_templates
+from legrad_engine.targets.text import resolve_templates
 from service.batching import DeadlineExceededError, Submission
+from service.commands import ExplainCommand, ExplainOutcome, check_limits, naming_fields
+from service.fetching.images import UrlImages
+from service.fetching.rules import ImageUrl
 from service.metrics import Metrics
-from service.model_pool import ModelPool
 from service.off_loop import run_sized
 from service.pictures import Picture, Pictures
-from service.problems import LimitExceededError, TooManyRequestsError
+from service.pool.model_pool import ModelPool
+from service.pool.served_model import Explained, ExplainItem, ServedModel
+from service.problems import TooManyRequestsError
 from service.rendering import RenderedImage, render
-from service.schemas import (
-    ExplainOptions,
-    Grid,
-    ImageExplanation,
-    OutputOptions,
-    Size,
-    TargetExplanation,
-    Timings,
-)
-from service.served_model import Explained, ExplainItem, ServedModel
+from service.schemas.answers import Grid, ImageExplanation, Size, TargetExplanation, Timings
 from service.settings import Settings
 from service.targets import encoded_images, name_target, with_prepared
 from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
-from service.url_images import UrlImages
-from service.url_rules import ImageUrl
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class ExplainCommand:
-    """What a caller wants explained.
+class _Plan:
+    """A command with what the model makes of its options."""
 
-    Attributes:
-        images: encoded pictures, or their addresses.
-        image_fields: what the caller calls each of them, for errors.
-        question: what to look for in each; target pictures are still encoded.
-        model: a model id, or None for the default.
-        options: what is computed.
-        output: what is sent back.
-        received: when the command arrived, on the monotonic clock in seconds.
-        deadline: when the answer is of no more use, on the same clock.
-    """
-
-    images: Sequence[bytes | ImageUrl]
-    image_fields: Sequence[str]
-    question: Question
-    model: str | None
-    options: ExplainOptions
-    output: OutputOptions
-    received: float
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainOutcome:
-    """The explanations of a command's pictures, in order."""
-
-    model: str
+    command: ExplainCommand
+    served: ServedModel
     layers: tuple[int, ...]
     score: Score
-    cached_prompts: int
-    images: list[ImageExplanation]
-    timings: Timings
+
+    @property
+    def explainer(self) -> Explainer:
+        return self.served.explainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +109,7 @@ class ExplainingService:
                 could not be fetched.
             BatchingError: the queue is full, the deadline has passed, or the worker failed.
         """
-        self._check_limits(command)
+        check_limits(command, self._settings)
         # Held until the answer is drawn: the model is not unloaded under a request.
         async with self._pool.lease(command.model, command.deadline) as served:
             try:
@@ -151,26 +119,25 @@ class ExplainingService:
                 raise DeadlineExceededError(time.monotonic() - command.received) from error
 
     async def _explain(self, command: ExplainCommand, served: ServedModel) -> ExplainOutcome:
-        explainer = served.explainer
-        with _naming_fields():
-            layers = explainer.resolve_layers(command.options.layers)
-            score = explainer.resolve_score(command.options.score)
-        encoded = await self._fetch(served, command)
-        pictures = await self._find_pictures(served, explainer, layers, score, command, encoded)
+        explainer, options = served.explainer, command.options
+        with naming_fields():
+            layers = explainer.resolve_layers(options.layers)
+            plan = _Plan(command, served, layers, explainer.resolve_score(options.score))
+        encoded = await self._fetch(plan)
+        pictures = await self._find_pictures(plan, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
-        served.batcher.check_room(
-            sum(self._least_cost(served, picture, layers, command) for picture in pictures)
-        )
-        strings = resolve_templates(_hashable(command.options.templates))
-        texts = await run_sized(
-            sum(map(len, command.question.texts)) * len(strings),
-            self._check_question,
-            explainer,
-            command,
-        )
+        served.batcher.check_room(sum(_least_cost(plan, picture) for picture in pictures))
+        characters = sum(map(len, command.question.texts))
+        characters *= len(resolve_templates(command.templates))
+        texts = await run_sized(characters, self._check_question, plan)
         question = await self._prepare_targets(explainer, command.question)
-        prepared = await self._prepare_all(
-            served, explainer, layers, question, texts, command, pictures, encoded
+        prepared = await self._all(
+            [
+                self._prepare(plan, question, texts, field, picture, image)
+                for field, picture, image in zip(
+                    command.image_fields, pictures, encoded, strict=True
+                )
+            ]
         )
         submissions = self._submit_all(served, prepared, command.deadline)
         drawings = [each.drawing for each in prepared]
@@ -195,7 +162,7 @@ class ExplainingService:
         return ExplainOutcome(
             model=served.id,
             layers=layers,
-            score=score,
+            score=plan.score,
             cached_prompts=texts.known,
             images=[
                 _describe(each, result.targets, submission.batch_size or 1)
@@ -210,48 +177,12 @@ class ExplainingService:
             ),
         )
 
-    def _check_limits(self, command: ExplainCommand) -> None:
-        options, settings, question = command.options, self._settings, command.question
-        longest_text = settings.max_prompt_characters
-        with _naming_fields():
-            templates = resolve_templates(_hashable(options.templates))
-        texts = len(question.texts) * len(templates) + len(question.negative_texts)
-        pictures = len(command.images) + len(encoded_images(question))
-        negatives = 0 if question.negatives is None else len(question.negatives.targets)
-        many_texts = "targets" if options.templates is None else "options.templates"
-        for field_name, value, limit, unit in (
-            ("images", len(command.images), settings.max_images, "images"),
-            ("targets", pictures, settings.max_images, "images and target images"),
-            (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
-            ("options.negatives", negatives, settings.max_prompts, "negatives"),
-            *(
-                (_as_option(field), len(text), longest_text, "characters in a text")
-                for part, field in question.parts
-                if isinstance(part, TextTarget)
-                for text in part.texts
-            ),
-            ("options.size", options.size or 0, settings.max_input_size, "pixels"),
-            (many_texts, texts, settings.max_texts, "texts, prompts times templates"),
-            (
-                "options.templates",
-                max(map(len, templates)),
-                longest_text,
-                "characters in a template",
-            ),
-            ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),
-        ):
-            if value > limit:
-                raise LimitExceededError(
-                    f"{field_name}: {value} {unit}, but this server allows {limit}.",
-                    field=field_name,
-                )
-
-    def _check_question(self, explainer: Explainer, command: ExplainCommand) -> TextCount:
+    def _check_question(self, plan: _Plan) -> TextCount:
         """What the texts cost; refuses targets that the model cannot be asked about."""
-        templates = _hashable(command.options.templates)
-        with _naming_fields():
-            explainer.resolver.check(command.question, templates)
-            texts = explainer.resolver.count_texts(command.question, templates)
+        question, templates = plan.command.question, plan.command.templates
+        with naming_fields():
+            plan.explainer.resolver.check(question, templates)
+            texts = plan.explainer.resolver.count_texts(question, templates)
         self._metrics.cache_hits.labels("prompts").inc(texts.known)
         self._metrics.cache_misses.labels("prompts").inc(texts.missing)
         return texts
@@ -267,101 +198,50 @@ class ExplainingService:
         return with_prepared(question, dict(zip(images, prepared, strict=True)))
 
     def _prepare_target(self, explainer: Explainer, encoded: bytes, field: str) -> PreparedImage:
-        with _naming_fields(image=field):
+        with naming_fields(image=field):
             picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
             return explainer.prepare_decoded(picture)
 
-    async def _fetch(self, served: ServedModel, command: ExplainCommand) -> list[bytes]:
+    async def _fetch(self, plan: _Plan) -> list[bytes]:
+        command = plan.command
         missing = sum(isinstance(image, ImageUrl) for image in command.images)
         if missing:
             # A full queue must stay cheap to say no, and set no other server to work.
-            served.batcher.check_room(missing)
+            plan.served.batcher.check_room(missing)
         return await self._url_images.fetch(command.images, command.image_fields)
 
-    async def _find_pictures(
-        self,
-        served: ServedModel,
-        explainer: Explainer,
-        layers: tuple[int, ...],
-        score: Score,
-        command: ExplainCommand,
-        encoded: Sequence[bytes],
-    ) -> list[Picture]:
-        options = command.options
+    async def _find_pictures(self, plan: _Plan, encoded: Sequence[bytes]) -> list[Picture]:
+        options, explainer = plan.command.options, plan.explainer
         if not options.cache:
             return [Picture() for _ in encoded]
         size = options.size or explainer.default_size
         digests = await run_sized(sum(map(len, encoded)), digests_of, encoded)
-        return [
-            self._pictures.find(
-                explainer, TraceKey(digest, served.id, size, options.fit, layers, score)
-            )
+        keys = (
+            TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)
             for digest in digests
-        ]
-
-    @staticmethod
-    def _least_cost(
-        served: ServedModel, picture: Picture, layers: tuple[int, ...], command: ExplainCommand
-    ) -> float:
-        """What a picture costs at least, as far as that is known before it is decoded."""
-        if picture.trace is None or picture.geometry is None:
-            return 1.0
-        return served.cost(picture.geometry, layers, command.question.rows, traced=True)
-
-    async def _prepare_all(
-        self,
-        served: ServedModel,
-        explainer: Explainer,
-        layers: tuple[int, ...],
-        question: Question,
-        texts: TextCount,
-        command: ExplainCommand,
-        pictures: Sequence[Picture],
-        encoded: Sequence[bytes],
-    ) -> list[_Prepared]:
-        return await self._all(
-            [
-                self._prepare(
-                    served, explainer, layers, question, texts, command, field, picture, image
-                )
-                for field, picture, image in zip(
-                    command.image_fields, pictures, encoded, strict=True
-                )
-            ]
         )
+        return [self._pictures.find(explainer, key) for key in keys]
 
     async def _prepare(
         self,
-        served: ServedModel,
-        explainer: Explainer,
-        layers: tuple[int, ...],
+        plan: _Plan,
         question: Question,
         texts: TextCount,
-        command: ExplainCommand,
         field: str,
         picture: Picture,
         encoded: bytes,
     ) -> _Prepared:
-        options, output = command.options, command.output
-        with _naming_fields(image=field):
+        command, served = plan.command, plan.served
+        drawn_side = command.output.max_side if command.output.overlay else None
+        with naming_fields(image=field):
             geometry, canvas, seconds = await self._pictures.prepare(
-                picture,
-                explainer,
-                encoded,
-                options,
-                output.max_side if output.overlay else None,
+                picture, plan.explainer, encoded, command.options, drawn_side
             )
-        item = ExplainItem(
-            picture,
-            question,
-            layers,
-            explainer.resolve_score(options.score),
-            _hashable(options.templates),
-        )
+        item = ExplainItem(picture, question, plan.layers, plan.score, command.templates)
         # One whose trace another request is about to make still counts in full: it may be left to
         # make it after all.
         traced = picture.trace is not None
-        cost = served.cost(geometry, layers, question.rows, traced=traced)
+        cost = served.cost(geometry, plan.layers, question.rows, traced=traced)
         # What is embedded is embedded once for all pictures of the command.
         cost += served.target_cost(question, texts) / len(command.images)
         return _Prepared(item, cost, _Drawing(picture.key, canvas, seconds))
@@ -425,6 +305,14 @@ class ExplainingService:
                 metrics.heatmap_border_mass.labels(model).observe(target.statistics.border_mass)
 
 
+def _least_cost(plan: _Plan, picture: Picture) -> float:
+    """What a picture costs at least, as far as that is known before it is decoded."""
+    if picture.trace is None or picture.geometry is None:
+        return 1.0
+    rows = plan.command.question.rows
+    return plan.served.cost(picture.geometry, plan.layers, rows, traced=True)
+
+
 def _describe(
     explained: Explained, targets: list[TargetExplanation], batch_size: int
 ) -> ImageExplanation:
@@ -438,33 +326,6 @@ def _describe(
         cached=explained.cached,
         targets=targets,
     )
-
-
-@contextlib.contextmanager
-def _naming_fields(**names: str) -> Iterator[None]:
-    """Errors from inside blame a field by the caller's name for it, not the engine's."""
-    try:
-        yield
-    except LegradError as error:
-        if error.field in ExplainOptions.model_fields:
-            error.field = _as_option(error.field)
-        elif error.field in names:
-            error.field = names[error.field]
-        raise
-
-
-def _as_option(field: str) -> str:
-    return f"options.{field}" if field in ExplainOptions.model_fields else field
-
-
-def _last_field(question: Question) -> str:
-    """What the caller calls the list that its last target is in."""
-    _, field = list(question.named_targets)[-1]
-    return field.partition(".")[0]
-
-
-def _hashable(templates: TemplateSet | list[str] | None) -> TemplateSet | tuple[str, ...] | None:
-    return tuple(templates) if isinstance(templates, list) else templates
 
 
 def _on_loop_clock(deadline: float) -> float:

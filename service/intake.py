@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets.questions import Question
+from service.fetching.rules import ImageUrl
 from service.off_loop import run_sized
 from service.problems import (
     LimitExceededError,
@@ -24,12 +25,11 @@ from service.problems import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
-from service.schema_base import AnyImage, EncodedImage, ImageField, UrlImage
-from service.schemas import FIELD_NAMES, ExplainRequest
+from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
+from service.schemas.requests import FIELD_NAMES, ExplainRequest
+from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 from service.settings import Settings
-from service.target_schemas import LIST_UNIONS, SINGLE_UNIONS
 from service.targets import read_question
-from service.url_rules import ImageUrl
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"

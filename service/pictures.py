@@ -13,7 +13,7 @@ from legrad_engine.geometry import Geometry
 from legrad_engine.images import PreparedImage, decode
 from legrad_engine.trace import Trace
 from service.rendering import drawing_size
-from service.schemas import ExplainOptions
+from service.schemas.requests import ExplainOptions
 from service.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
 
 

@@ -13,14 +13,8 @@ from legrad_engine.geometry import upsample
 from legrad_engine.regions import Region, find_regions
 from legrad_engine.render import encode_npy, encode_png, normalize, overlay
 from legrad_engine.statistics import summarize
-from service.schemas import (
-    Box,
-    HeatmapRegion,
-    HeatmapStatistics,
-    OutputOptions,
-    Point,
-    TargetExplanation,
-)
+from service.schemas.answers import Box, HeatmapRegion, HeatmapStatistics, Point, TargetExplanation
+from service.schemas.requests import OutputOptions
 from service.targets import TargetName
 
 

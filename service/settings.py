@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
-from service.url_rules import UrlRules
+from service.fetching.rules import UrlRules
 
 
 class Settings(BaseSettings):

@@ -15,8 +15,8 @@ from legrad_engine.images import PreparedImage
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
 from legrad_engine.targets.questions import Question
-from service import target_schemas as contract
-from service.schema_base import ImageField
+from service.schemas import targets as contract
+from service.schemas.base import ImageField
 
 _FLOAT_BYTES = 4
 _LONGEST_LABEL = 200

@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from service.explaining import ExplainCommand, ExplainingService, ExplainOutcome
+from service.commands import ExplainCommand, ExplainOutcome
+from service.explaining import ExplainingService
 from service.intake import JSON, MULTIPART, Intake, read_request
 from service.off_loop import run_sized
 from service.problems import NotAcceptableError, SlowBodyError
-from service.schemas import ExplainResponse
+from service.schemas.answers import ExplainResponse
 from service.settings import Settings
 
 router = APIRouter(tags=["explain"])

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from service.auth import require_admin
-from service.model_pool import ModelPool
+from service.pool.model_pool import ModelPool
 from service.problems import NotReadyError
-from service.schemas import Health, ModelInfo, ModelList
+from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = APIRouter(tags=["models"])
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from service.metrics import CONTENT_TYPE, Metrics
-from service.model_pool import ModelPool
+from service.pool.model_pool import ModelPool
 from service.problems import NotReadyError
-from service.schemas import Health
+from service.schemas.answers import Health
 
 router = APIRouter(tags=["operations"])
 

@@ -14,8 +14,8 @@ from legrad_engine.errors import (
     UnknownModelError,
     UnsupportedModelError,
 )
-from service.loading import may_heal, warm_up_batches
-from service.memory_budget import IdleModel, models_to_evict
+from service.pool.loading import may_heal, warm_up_batches
+from service.pool.memory_budget import IdleModel, models_to_evict
 
 IDLE = st.lists(
     st.tuples(st.integers(0, 1000), st.floats(0, 1e6)), max_size=12, unique_by=lambda each: each[1]

@@ -444,7 +444,7 @@ def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
 def test_a_size_that_is_known_only_after_loading_counts_from_then_on(
     models: list[str], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.model_lifecycle.weights_bytes", lambda *_: None)
+    monkeypatch.setattr("service.pool.lifecycle.weights_bytes", lambda *_: None)
     with on_demand(models, max_model_bytes=2 * size) as running:
         for model in (A, B, C):
             assert ask(running, model).status_code == 200
@@ -466,7 +466,7 @@ def test_a_request_may_come_before_the_loads_at_start_have_begun(
         assert reference.id == A or measured.wait(60)
         return weights_bytes(reference, dtype)
 
-    monkeypatch.setattr("service.model_lifecycle.weights_bytes", measure)
+    monkeypatch.setattr("service.pool.lifecycle.weights_bytes", measure)
     with at_start(models[:2], wait=False, max_model_bytes=2 * size) as running:
         assert ask(running).status_code == 200
         assert states(running) == {A: "ready", B: "unloaded"}

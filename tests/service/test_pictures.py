@@ -14,7 +14,7 @@ from legrad_engine import Explainer
 from legrad_engine.errors import ImageDecodeError
 from service.metrics import Metrics, TraceCacheMetrics
 from service.pictures import Pictures
-from service.schemas import ExplainOptions
+from service.schemas.requests import ExplainOptions
 from service.trace_cache import TraceCache, TraceKey
 
 KEY = TraceKey(b"digest", "tiny", 64, "squash", (1, 2), "mean")

@@ -15,7 +15,7 @@ from picture_sites import PictureSite, answer, redirects, sends
 from pictures import data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
 
-from service.url_network import SystemNetwork
+from service.fetching.network import SystemNetwork
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.fetching.addresses import is_private, is_public, parse_address
+from service.fetching.rules import ImageUrl, UrlRules
 from service.problems import InvalidUrlError, ServiceError, UrlNotAllowedError
-from service.url_addresses import is_private, is_public, parse_address
-from service.url_rules import ImageUrl, UrlRules
 
 # As the registries of IANA have them, written down apart from the rule.
 NOT_GLOBAL_IPV4 = [

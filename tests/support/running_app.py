@@ -10,9 +10,9 @@ import uvicorn
 from pictures import request_of
 
 from service.app import create_app
+from service.fetching.network import Network
 from service.server import listen
 from service.settings import Settings
-from service.url_network import Network
 
 _PATIENCE_SECONDS = 60.0
 

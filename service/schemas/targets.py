@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
-from service.schema_base import EXAMPLE_IMAGE, ImageField, Request, Texts
+from service.schemas.base import EXAMPLE_IMAGE, ImageField, Request, Texts
 
 # Ceilings of the contract, above any real model and any useful question.
 _MOST_VALUES = 65_536

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import httpcore
 
+from service.fetching.network import Network
+from service.fetching.rules import ImageUrl, UrlRules
 from service.metrics import Metrics
 from service.problems import (
     InvalidUrlError,
@@ -25,8 +27,6 @@ from service.problems import (
     UrlUnreachableError,
 )
 from service.settings import Settings
-from service.url_network import Network
-from service.url_rules import ImageUrl, UrlRules
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_HEAD_BYTES = 32_768

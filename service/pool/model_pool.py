@@ -11,10 +11,10 @@ import structlog
 from legrad_engine.errors import UnknownModelError
 from service.batching import BatcherClosedError
 from service.metrics import Metrics, TraceCacheMetrics
-from service.model_lifecycle import ModelLifecycle
-from service.pooled_model import PooledModel
+from service.pool.lifecycle import ModelLifecycle
+from service.pool.pooled_model import PooledModel
+from service.pool.served_model import ServedModel
 from service.problems import NotReadyError
-from service.served_model import ServedModel
 from service.settings import Settings
 from service.trace_cache import TraceCache
 

@@ -15,13 +15,13 @@ import structlog
 from legrad_engine import LegradError
 from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
-from service.loading import give_back_memory, load_explainer, may_heal
-from service.memory_budget import IdleModel, models_to_evict
 from service.metrics import LoadOutcome, Metrics
 from service.off_loop import run_alone
-from service.pooled_model import LoadFailure, PooledModel
+from service.pool.loading import give_back_memory, load_explainer, may_heal
+from service.pool.memory_budget import IdleModel, models_to_evict
+from service.pool.pooled_model import LoadFailure, PooledModel
+from service.pool.served_model import ServedModel
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError
-from service.served_model import ServedModel
 from service.settings import Settings
 from service.trace_cache import TraceCache
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger("legrad.models")
 
 
 class ModelLifecycle:
-    """Moves models between their phases. See :class:`service.pooled_model.PooledModel`.
+    """Moves models between their phases. See :class:`service.pool.pooled_model.PooledModel`.
 
     Attributes:
         closing: whether the server stops; its memory is then left to the end of the process.

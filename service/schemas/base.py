@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-from service.url_rules import LONGEST_URL
+from service.fetching.rules import LONGEST_URL
 
 # Two pixels of red, small enough to read in the documentation.
 EXAMPLE_IMAGE = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from service.fetching.addresses import IPAddress, is_private, is_public, parse_address
 from service.problems import InvalidUrlError, UrlNotAllowedError
-from service.url_addresses import IPAddress, is_private, is_public, parse_address
 
 ANY_PUBLIC_HOST = "public"
 LONGEST_URL = 4096

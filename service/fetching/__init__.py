@@ -1,0 +1,1 @@
+"""Pictures from addresses: which may be fetched, and how."""
