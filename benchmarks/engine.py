@@ -71,7 +71,7 @@ def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
                     details=details(samples, name, "plain"),
                 )
             )
-        if size == explainer.default_size:
+        if (size, size) == explainer.own_size:
             target, floor = HELD_TRACE_OVER_PLAIN
             held.append(
                 Row(

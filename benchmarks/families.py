@@ -31,7 +31,7 @@ def measure(repeats: int) -> list[Row]:
     for architecture, (name, goals) in ARCHITECTURES.items():
         explainer = _explainer(architecture)
         plain: Any = explainer.model
-        size = explainer.default_size
+        size, _ = explainer.own_size
         prepared = explainer.prepare(workload.picture(size, size))
         works: dict[str, Any] = {
             "plain": partial(plain.encode_image, prepared.pixels.unsqueeze(0)),

@@ -38,6 +38,9 @@ generated: `make models-page`.
   compares its maps with explicit softmax and autograd in float64. The refusals are held by
   `test_every_other_architecture_is_refused_with_its_reason`.
 
+- **Grid**: at the input size of open_clip's config, also where that differs from the weights' own
+  (ViTamin-XL-384).
+
 | Model | Family | Attention | Grid | Route | Scores |
 | --- | --- | --- | --- | --- | --- |
 {explained}
@@ -52,7 +55,10 @@ generated: `make models-page`.
 
 timm's own models are served as `timm:NAME`: its VisionTransformer (ViT, DeiT with or without
 distillation token, DINO, DINOv2 with registers), Eva (EVA, DINOv3, PE), VisionTransformerRelPos,
-SwinTransformer and FastVit classes. See [models of your own](own-models.md).
+SwinTransformer and FastVit classes, where a block attends once and the tokens are pooled by class
+token, average or an attentional pooler. Blocks that attend twice (parallel, differential) are
+refused, and so are FastViTs without attention in their last stage. See
+[models of your own](own-models.md).
 """
 
 
@@ -106,10 +112,7 @@ def _describe(tower: Tower) -> Coverage:
         windows = " in windows" if tower.family == "timm-swin" else ""
         attention = f"self-attention{windows}, {tower.depth} blocks{where}"
         route = "closed form" if known else "general"
-    height, width = tower.image_size
-    patch_height, patch_width = tower.patch_size
-    grid = height // patch_height, width // patch_width
-    return Coverage(tower.family, attention, grid, route, tower.scores)
+    return Coverage(tower.family, attention, tower.grid, route, tower.scores)
 
 
 def row(name: str, found: Coverage | str) -> str:

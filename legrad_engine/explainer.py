@@ -16,7 +16,7 @@ from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.geometry import Fit, Geometry, plan
 from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
-from legrad_engine.layers import DEFAULT_LAYERS, Layers, resolve_layers
+from legrad_engine.layers import Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
 from legrad_engine.models.image_model import ImageModel
@@ -103,9 +103,10 @@ class Explainer:
         return cls(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence)
 
     @property
-    def default_size(self) -> int:
-        """The square input side in pixels that the weights were made for."""
-        return max(self.tower.image_size)
+    def own_size(self) -> tuple[int, int]:
+        """The (width, height) in pixels that the weights were made for."""
+        height, width = self.tower.image_size
+        return width, height
 
     @property
     def nbytes(self) -> int:
@@ -113,11 +114,8 @@ class Explainer:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(tensor.nbytes for tensor in tensors)
 
-    def resolve_layers(self, layers: Layers = DEFAULT_LAYERS) -> tuple[int, ...]:
-        """Block indices, ascending.
-
-        Args:
-            layers: a count of last blocks, ``"all"``, or indices (negative ones from the end).
+    def resolve_layers(self, layers: Layers | None = None) -> tuple[int, ...]:
+        """Block indices, ascending; see :func:`legrad_engine.layers.resolve_layers`.
 
         Raises:
             InvalidOptionError: a count or index outside the model's blocks, or none at all.
@@ -143,8 +141,14 @@ class Explainer:
             InvalidOptionError: the size is not a positive multiple of the patch size, or not one
                 that the model can take.
         """
-        size = self.default_size if size is None else size
-        geometry = plan(image_size, size=size, patch_size=self.tower.patch_size, fit=fit)
+        # Its own size need not be whole patches: the model leaves the rest out.
+        own = size is None or (size, size) == self.own_size
+        geometry = plan(
+            image_size,
+            size=self.own_size if size is None or own else size,
+            patch_size=self.tower.patch_size,
+            fit=fit,
+        )
         # Refused, or made ready, before anything is queued for it.
         self._tower_for(geometry)
         return geometry
@@ -180,7 +184,7 @@ class Explainer:
         self,
         images: Sequence[ImageSource | PreparedImage],
         *,
-        layers: Layers = DEFAULT_LAYERS,
+        layers: Layers | None = None,
         score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
@@ -316,7 +320,7 @@ class Explainer:
         images: ImageSource | Sequence[ImageSource],
         targets: Targets,
         *,
-        layers: Layers = DEFAULT_LAYERS,
+        layers: Layers | None = None,
         score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
@@ -358,7 +362,7 @@ class Explainer:
         self,
         prepared: Sequence[PreparedImage],
         resolved: Sequence[ResolvedTargets],
-        layers: Layers,
+        layers: Layers | None,
         score: Score | None,
     ) -> list[Explanation]:
         explanations: dict[int, Explanation] = {}

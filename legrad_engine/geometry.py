@@ -88,34 +88,42 @@ class Geometry:
 
 
 def plan(
-    image_size: tuple[int, int], *, size: int, patch_size: tuple[int, int], fit: Fit
+    image_size: tuple[int, int],
+    *,
+    size: int | tuple[int, int],
+    patch_size: tuple[int, int],
+    fit: Fit,
 ) -> Geometry:
     """Decide how a picture is fitted to the model input.
 
     Args:
         image_size: (width, height) of the upright original, in pixels.
-        size: Side of the square input in pixels. For ``native`` it sets the number of patches.
+        size: Side of the square input in pixels, or its (width, height). For ``native`` it sets the
+            number of patches.
         patch_size: (height, width) of one patch in input pixels.
-        fit: ``squash`` resizes the whole picture to size x size. ``pad`` keeps the aspect ratio
-            and centres the picture in size x size. ``native`` keeps the aspect ratio to within
-            whole patches and uses about as many patches as size x size, never more.
+        fit: ``squash`` resizes the whole picture to the size. ``pad`` keeps the aspect ratio and
+            centres the picture in the size. ``native`` keeps the aspect ratio to within whole
+            patches and uses about as many patches as the size has, never more.
 
     Raises:
-        InvalidOptionError: The size is not a positive multiple of the patch, or the fit is unknown.
+        InvalidOptionError: The size is not of whole patches, or the fit is unknown.
     """
-    _check_size(size, patch_size)
+    if isinstance(size, int):
+        _check_size(size, patch_size)
+    whole_width, whole_height = (size, size) if isinstance(size, int) else size
     width, height = image_size
+    whole = whole_width, whole_height
     if fit == "squash":
-        return Geometry(image_size, (size, size), (0, 0, size, size), patch_size)
+        return Geometry(image_size, whole, (0, 0, *whole), patch_size)
     if fit == "pad":
-        scale = size / max(image_size)
-        content_width = max(1, round(width * scale))
-        content_height = max(1, round(height * scale))
-        left, top = (size - content_width) // 2, (size - content_height) // 2
+        scale = min(whole_width / width, whole_height / height)
+        content_width = min(whole_width, max(1, round(width * scale)))
+        content_height = min(whole_height, max(1, round(height * scale)))
+        left, top = (whole_width - content_width) // 2, (whole_height - content_height) // 2
         content_box = (left, top, left + content_width, top + content_height)
-        return Geometry(image_size, (size, size), content_box, patch_size)
+        return Geometry(image_size, whole, content_box, patch_size)
     if fit == "native":
-        rows, columns = _native_grid(image_size, size, patch_size)
+        rows, columns = _native_grid(image_size, whole, patch_size)
         input_size = columns * patch_size[1], rows * patch_size[0]
         return Geometry(image_size, input_size, (0, 0, *input_size), patch_size)
     raise InvalidOptionError(
@@ -176,11 +184,11 @@ def _cells_between(start: int, stop: int, cell_length: int) -> slice:
 
 
 def _native_grid(
-    image_size: tuple[int, int], size: int, patch_size: tuple[int, int]
+    image_size: tuple[int, int], whole: tuple[int, int], patch_size: tuple[int, int]
 ) -> tuple[int, int]:
     width, height = image_size
-    budget = (size // patch_size[0]) * (size // patch_size[1])
-    scale = size / math.sqrt(width * height)
+    budget = (whole[1] // patch_size[0]) * (whole[0] // patch_size[1])
+    scale = math.sqrt(whole[0] * whole[1] / (width * height))
     exact_rows, exact_columns = height * scale / patch_size[0], width * scale / patch_size[1]
 
     def neighbours(exact: float) -> set[int]:

@@ -11,16 +11,19 @@ Layers = int | Literal["all"] | Sequence[int]
 DEFAULT_LAYERS = 2
 
 
-def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
+def resolve_layers(layers: Layers | None, depth: int) -> tuple[int, ...]:
     """Block indices, ascending.
 
     Args:
-        layers: a count of last blocks, ``"all"``, or indices (negative ones from the end).
+        layers: a count of last blocks, ``"all"``, or indices (negative ones from the end); None for
+            the last :data:`DEFAULT_LAYERS`, or as many as there are.
         depth: the number of blocks.
 
     Raises:
         InvalidOptionError: a count or index outside the blocks, or none at all.
     """
+    if layers is None:
+        layers = min(DEFAULT_LAYERS, depth)
     if layers == "all":
         return tuple(range(depth))
     if isinstance(layers, int) and not isinstance(layers, bool):
@@ -30,7 +33,7 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
                 field="layers",
             )
         return tuple(range(depth - layers, depth))
-    if isinstance(layers, (str, bool)) or not layers:
+    if isinstance(layers, (str, bool)) or not layers or not all(map(_is_index, layers)):
         raise InvalidOptionError(
             "layers must be a count of last blocks, 'all', or a list of block indices.",
             field="layers",
@@ -42,3 +45,7 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
             field="layers",
         )
     return tuple(sorted({index % depth for index in layers}))
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

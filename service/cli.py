@@ -82,7 +82,9 @@ def explain(
         "explanations"
     ),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
-    layers: Annotated[str, typer.Option(help="Count of last blocks, or `all`.")] = "2",
+    layers: Annotated[
+        str | None, typer.Option(help="Count of last blocks, or `all`; the last two if none.")
+    ] = None,
     score: Annotated[
         Score | None, typer.Option(help="The explained score; the model's own if none.")
     ] = None,
@@ -187,7 +189,9 @@ def _targets(explainer: Explainer, prompts: list[str]) -> list[str] | list[Class
     return [ClassTarget(int(text) if text.isdecimal() else text) for text in prompts]
 
 
-def _layers(text: str) -> Layers:
+def _layers(text: str | None) -> Layers | None:
+    if text is None:
+        return None
     if text == "all":
         return "all"
     if not text.isdigit():

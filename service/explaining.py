@@ -13,7 +13,6 @@ from legrad_engine.families import Score
 from legrad_engine.images import PreparedImage, decode
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
-from legrad_engine.targets.text import resolve_templates
 from service.batching import DeadlineExceededError, Submission
 from service.commands import ExplainCommand, ExplainOutcome, check_limits, naming_fields
 from service.fetching.images import UrlImages
@@ -127,9 +126,8 @@ class ExplainingService:
         pictures = await self._find_pictures(plan, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(sum(_least_cost(plan, picture) for picture in pictures))
-        characters = sum(map(len, command.question.texts))
-        characters *= len(resolve_templates(command.templates))
-        texts = await run_sized(characters, self._check_question, plan)
+        # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
+        texts = await asyncio.to_thread(self._check_question, plan)
         question = await self._prepare_targets(explainer, command.question)
         prepared = await self._all(
             [
@@ -214,7 +212,7 @@ class ExplainingService:
         options, explainer = plan.command.options, plan.explainer
         if not options.cache:
             return [Picture() for _ in encoded]
-        size = options.size or explainer.default_size
+        size = (options.size, options.size) if options.size else explainer.own_size
         digests = await run_sized(sum(map(len, encoded)), digests_of, encoded)
         keys = (
             TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)

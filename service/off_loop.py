@@ -1,8 +1,9 @@
 """Keeping long work off the event loop, and short work on it."""
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 _Answer = TypeVar("_Answer")
@@ -21,10 +22,19 @@ async def run_sized(size: int, function: Callable[..., _Answer], *arguments: obj
 async def run_alone(name: str, function: Callable[..., _Answer], *arguments: object) -> _Answer:
     """Runs a function on a thread of its own, for work so long that it would hold up a pool.
 
-    A caller that is cancelled leaves; the function runs to its end.
+    A caller that is cancelled leaves; the function runs on, but does not keep the process from
+    ending.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
-    finally:
-        thread.shutdown(wait=False)
+    answer: Future[_Answer] = Future()
+
+    def run() -> None:
+        # Marked as running, so that a caller who leaves cannot cancel what is being computed.
+        answer.set_running_or_notify_cancel()
+        try:
+            answer.set_result(function(*arguments))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # Not of an executor: the interpreter waits for those threads before it ends.
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(answer)

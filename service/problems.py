@@ -84,6 +84,12 @@ class LimitExceededError(ServiceError):
     status, code, title = 422, "limit-exceeded", "The request exceeds a limit"
 
 
+class NotFiniteError(ServiceError):
+    """What the model computed of a picture is not finite numbers."""
+
+    status, code, title = 500, "not-finite", "The model's numbers are not finite"
+
+
 class MalformedBodyError(ServiceError):
     """The body is not what its content type says."""
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from PIL import Image
 
 from legrad_engine import Explanation
@@ -13,6 +14,7 @@ from legrad_engine.geometry import upsample
 from legrad_engine.regions import Region, find_regions
 from legrad_engine.render import encode_npy, encode_png, normalize, overlay
 from legrad_engine.statistics import summarize
+from service.problems import NotFiniteError
 from service.schemas.answers import Box, HeatmapRegion, HeatmapStatistics, Point, TargetExplanation
 from service.schemas.requests import OutputOptions
 from service.targets import TargetName
@@ -39,8 +41,16 @@ def render(
         canvas: the upright picture in RGB, of its :func:`drawing_size`; None without an overlay.
         targets: what an answer calls the targets, in the order of the maps.
         output: what is wanted.
+
+    Raises:
+        NotFiniteError: the maps or similarities are not finite.
     """
     began = time.perf_counter()
+    if not (np.isfinite(explanation.maps).all() and np.isfinite(explanation.similarities).all()):
+        raise NotFiniteError(
+            "The model's numbers overflow for this picture or target: ask its operator to serve it "
+            "in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
+        )
     needs_picture = output.overlay or output.heatmap in ("png", "png16")
     geometry = explanation.geometry
     size = drawing_size(geometry.image_size, output.max_side)

@@ -34,7 +34,7 @@ class TraceKey:
     Attributes:
         digest: of the encoded picture.
         model: the model's id.
-        size: side of the model's input in pixels.
+        size: (width, height) of the model's input in pixels, before it is fitted.
         fit: how the picture is fitted to it.
         layers: resolved block indices.
         score: the explained score.
@@ -42,7 +42,7 @@ class TraceKey:
 
     digest: bytes
     model: str
-    size: int
+    size: tuple[int, int]
     fit: Fit
     layers: tuple[int, ...]
     score: Score

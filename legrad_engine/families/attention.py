@@ -105,7 +105,7 @@ def run_observed(run: Callable[[], Tensor]) -> tuple[Attention, Tensor]:
 
 
 def attention_of(run: Callable[[], Tensor]) -> Attention:
-    """Runs code up to its attention and no further; see :func:`run_observed`."""
+    """Runs code up to its first attention and no further; see :func:`run_observed`."""
     mode = _Observing(stop=True)
     try:
         with mode:

@@ -47,6 +47,7 @@ class Tower(ABC):
         prefix_tokens: tokens before the patches (class token, registers).
         scores: the scores that this tower can explain, its default first.
         embedding_size: length of its features.
+        explained_share: the part of a forward pass that the explained blocks take, about.
     """
 
     family: str
@@ -56,6 +57,15 @@ class Tower(ABC):
     prefix_tokens: int
     scores: tuple[Score, ...]
     embedding_size: int
+    explained_share: float = 1.0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches at the size that the weights were made for."""
+        return (
+            self.image_size[0] // self.patch_size[0],
+            self.image_size[1] // self.patch_size[1],
+        )
 
     def at(self, image_size: tuple[int, int]) -> "Tower":
         """The same tower for inputs of (height, width) pixels, whole patches each.

@@ -14,7 +14,8 @@ from legrad_engine.families.heads import precise
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.recently_used import LeastRecentlyUsed
 
-_SIZES_KEPT = 16
+# Each holds what depends on its size: positions, and with rotary ones a table for every block.
+_SIZES_KEPT = 4
 _PRE_NORM_BLOCKS = (
     vision_transformer.Block,
     vision_transformer_relpos.RelPosBlock,
@@ -65,6 +66,24 @@ class TimmTower(Tower):
     def at(self, image_size: tuple[int, int]) -> Tower:
         """See :meth:`Tower.at`."""
         return self if image_size == self.image_size else self._sizes[image_size]
+
+    def only_own_size(self, image_size: tuple[int, int]) -> Tower:
+        """The tower itself, for architectures with tables of relative positions.
+
+        They are made for one size; timm's way of remaking them leans on indexing that PyTorch has
+        announced to change, and takes memory by the square of the patches for every block.
+
+        Raises:
+            InvalidOptionError: another size.
+        """
+        if image_size != self.image_size:
+            height, width = self.image_size
+            raise InvalidOptionError(
+                "This model's relative positions are made for inputs of "
+                f"{width} x {height} pixels: leave size out, and use fit='squash' or 'pad'.",
+                field="size",
+            )
+        return self
 
     def _resized(self, image_size: tuple[int, int]) -> "TimmTower":
         resized = copy.copy(self)
@@ -128,6 +147,8 @@ def _known_block(block: Any) -> KnownBlock | None:
         and isinstance(mlp.fc1, nn.Linear)
         and isinstance(mlp.fc2, nn.Linear)
         and isinstance(norm, nn.LayerNorm)
+        and norm.weight is not None
+        and norm.bias is not None
     )
     if not plain:
         return None

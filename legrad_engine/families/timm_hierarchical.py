@@ -11,7 +11,7 @@ from timm.models.fastvit import AttentionBlock, FastVit
 from timm.models.swin_transformer import SwinTransformer, window_reverse
 from torch import Tensor, nn
 
-from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
+from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.families.base import Tower
 from legrad_engine.families.heads import FeatureMapHead, Score, ScoreHead, at_least_float32, precise
 from legrad_engine.families.timm_base import TimmTower
@@ -22,6 +22,8 @@ class _LastStageTower(TimmTower):
 
     scores: tuple[Score, ...] = ("mean",)
     prefix_tokens = 0
+    # The last stage's part of a forward pass, about.
+    explained_share = 0.15
 
     def __init__(
         self,
@@ -99,19 +101,8 @@ class SwinTower(_LastStageTower):
         return self._before_last_stage(pixels, "patch_embed")
 
     def at(self, image_size: tuple[int, int]) -> Tower:
-        """The tower itself, at its own size alone.
-
-        Its windows and their relative positions are made for that size; timm's way of remaking them
-        leans on indexing that PyTorch has announced to change.
-        """
-        if image_size != self.image_size:
-            height, width = self.image_size
-            raise InvalidOptionError(
-                "This model's attention windows are made for inputs of "
-                f"{width} x {height} pixels: leave size out, and use fit='squash' or 'pad'.",
-                field="size",
-            )
-        return self
+        """See :meth:`TimmTower.only_own_size`."""
+        return self.only_own_size(image_size)
 
     def on_grid(self, maps: Tensor, index: int) -> Tensor:
         """Windows back to the grid: merged, cut to its size and shifted back."""
@@ -150,6 +141,11 @@ class FastVitTower(_LastStageTower):
                 "This FastViT has no attention in its last stage: there is nothing to explain."
             )
         super().__init__(trunk, adapter, "stages", trunk.final_conv, image_size)
+
+    def at(self, image_size: tuple[int, int]) -> Tower:
+        """The tower itself: nothing in it depends on the size."""
+        del image_size
+        return self
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""

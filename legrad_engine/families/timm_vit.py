@@ -12,6 +12,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
 from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.base import Tower
 from legrad_engine.families.heads import (
     FeatureMapHead,
     Score,
@@ -21,7 +22,7 @@ from legrad_engine.families.heads import (
     precise,
     target_gradient,
 )
-from legrad_engine.families.pooler import TimmPoolerHead
+from legrad_engine.families.pooler import PoolerHead, TimmPoolerHead
 from legrad_engine.families.timm_base import TimmTower
 
 
@@ -66,6 +67,10 @@ class TimmVisionTower(TimmTower):
         with torch.no_grad():
             head = self.served_head()
             self.embedding_size = head.features(head.state(probe)).shape[-1]
+            if not isinstance(head, PoolerHead):
+                # Blocks that attend in another way are refused now, not with the first picture.
+                pixels = parameter.new_zeros(1, trunk.in_chans, *self.image_size)
+                self.run_block(self.embed(pixels), self.depth - 1)
 
     def _make_heads(self) -> dict[Score, ScoreHead]:
         trunk = self._trunk
@@ -131,6 +136,12 @@ class TimmVisionTower(TimmTower):
         if isinstance(trunk, VisionTransformerRelPos) and trunk.shared_rel_pos is not None:
             bias = trunk.shared_rel_pos.get_bias()
             self._block_arguments = [{"shared_rel_pos": bias}] * self.depth
+
+    def at(self, image_size: tuple[int, int]) -> Tower:
+        """See :meth:`Tower.at`."""
+        if isinstance(self._trunk, VisionTransformerRelPos):
+            return self.only_own_size(image_size)
+        return super().at(image_size)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""

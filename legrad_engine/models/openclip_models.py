@@ -202,6 +202,7 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
             text["hf_model_name"] = str(
                 Repository(text["hf_model_name"]).file("config.json").parent
             )
+        _refuse_code(Path(text["hf_model_name"]) / "config.json")
     if settings.pop("custom_text", False) or is_hugging_face:
         kind = open_clip.CoCa if "multimodal_cfg" in settings else open_clip.CustomTextCLIP
     else:
@@ -217,6 +218,22 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
     picture["size"] = getattr(model.visual, "image_size", picture["size"])
     open_clip.set_model_preprocess_cfg(model, picture)
     return model
+
+
+def _refuse_code(path: Path) -> None:
+    """Refuses a text tower that brings its own code: transformers would ask whether to run it."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"The text tower's config {str(path)!r} cannot be read: {error}.", field="model"
+        ) from error
+    if not isinstance(settings, dict) or "auto_map" in settings:
+        raise ModelLoadError(
+            f"The text tower's config {str(path)!r} asks for code of its own (auto_map), which is "
+            "never run: use a text tower that transformers knows.",
+            field="model",
+        )
 
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:

@@ -38,6 +38,13 @@ def fill(model: nn.Module, weights: dict[str, Any]) -> None:
     if _is_of_another_size(model, weights):
         settle(model)
     own_weights = model.state_dict()
+    for name, own in own_weights.items():
+        given = weights.get(name)
+        if isinstance(given, Tensor) and own.is_floating_point() and not given.is_floating_point():
+            raise ModelLoadError(
+                f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
+                field="model",
+            )
     # Older versions of transformers saved it among the weights.
     position_ids = "text.transformer.embeddings.position_ids"
     if position_ids not in own_weights:

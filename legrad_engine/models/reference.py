@@ -13,6 +13,7 @@ from legrad_engine.models import openclip_models, timm_models
 
 STARTER = "starter"
 
+_FOLDERS_OF_A_PATH = re.compile(r"(?<![\w:/.-])/(?:[^\s/'\"]+/)+")
 _HUBS = (openclip_models.HUB, timm_models.HUB)
 _FOLDERS = (openclip_models.FOLDER, timm_models.FOLDER)
 
@@ -103,7 +104,9 @@ class ModelReference:
         for path in filter(None, [*folders, *config, self.pretrained]):
             for written in (path, str(Path(path))):
                 text = text.replace(written, Path(path).name)
-        return text.replace(f"{constants.HF_HUB_CACHE}{os.sep}", "")
+        text = text.replace(f"{constants.HF_HUB_CACHE}{os.sep}", "")
+        # Those inside a config are not known here; addresses on the web are left alone.
+        return _FOLDERS_OF_A_PATH.sub("", text)
 
     @property
     def id(self) -> str:

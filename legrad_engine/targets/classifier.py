@@ -14,6 +14,7 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidTargetError
+from legrad_engine.families.heads import at_least_float32
 
 _SUGGESTIONS = 5
 _LONGEST_LABEL = 200
@@ -98,9 +99,11 @@ class Classifier:
             features: ``[B, e]``, as the model has them before its classifier, not normalised.
 
         Returns:
-            ``[B, classes]``: each row sums to 1.
+            ``[B, classes]``, at least float32: each row sums to 1.
         """
-        return F.linear(features, self.weight, self.bias).softmax(-1)
+        bias = None if self.bias is None else at_least_float32(self.bias)
+        logits = F.linear(at_least_float32(features), at_least_float32(self.weight), bias)
+        return logits.softmax(-1)
 
 
 def _find(labels: tuple[str, ...], wanted: str) -> int:

@@ -21,7 +21,8 @@ class TextTarget:
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.texts, tuple) or not self.texts:
+        texts = self.texts
+        if not (isinstance(texts, tuple) and texts and all(isinstance(t, str) for t in texts)):
             raise InvalidTargetError("texts must be a tuple of at least one text.", field="targets")
 
 

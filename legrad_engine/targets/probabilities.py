@@ -39,7 +39,6 @@ def weigh(
             found[image, texts] = weighed.to(found.dtype)
         if classes and classifier is not None:
             chosen = [cast(int, each.classes[row]) for row in classes]
-            own = features[image : image + 1].to(classifier.weight.dtype)
-            weighed = classifier.probabilities(own)[0, chosen]
+            weighed = classifier.probabilities(features[image : image + 1])[0, chosen]
             found[image, classes] = weighed.to(found.dtype)
     return found

@@ -226,6 +226,8 @@ class TargetResolver:
                 f"Target vectors must be [targets, {self.size}], not {list(vectors.shape)}.",
                 field="targets",
             )
+        if not vectors.isfinite().all():
+            raise InvalidTargetError("The target vectors are not all finite.", field="targets")
         question = Question((), negatives)
         self._check_parts(question.negative_parts, None)
         return ResolvedTargets(
@@ -388,4 +390,9 @@ def _image_key(target: ImageTarget) -> object:
 
 
 def _as_tensor(target: EmbeddingTarget) -> Tensor:
-    return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
+    try:
+        return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTargetError(
+            f"An embedding is a list of numbers: {error}.", field="targets"
+        ) from error

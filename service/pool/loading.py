@@ -6,7 +6,9 @@ import gc
 from collections.abc import Iterator
 
 import httpx
+import torch
 from PIL import Image
+from torch import Tensor
 
 from legrad_engine import Explainer, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
@@ -88,12 +90,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:
-    picture = Image.new("RGB", (explainer.default_size, explainer.default_size))
+    picture = Image.new("RGB", explainer.own_size)
     prepared = explainer.prepare(picture)
     for size in batches:
         try:
             trace = explainer.trace([prepared] * size)
-            explainer.attribute(trace, trace.embeddings[:1])
+            _require_finite(trace.embeddings, "image embeddings")
+            (found, *_) = explainer.attribute(trace, trace.embeddings[:1])
+            _require_finite(torch.from_numpy(found.maps), "maps")
         except Exception as error:
             # The batcher halves such a batch when it comes; the model serves smaller ones.
             if size == 1 or not is_out_of_memory(error):
@@ -102,4 +106,13 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:
             break
     # A model of images alone has no text to read.
     with contextlib.suppress(InvalidTargetError):
-        explainer.text.encode(["a photo"])
+        _require_finite(explainer.text.encode(["a photo"]), "text embeddings")
+
+
+def _require_finite(numbers: Tensor, what: str) -> None:
+    if not numbers.isfinite().all():
+        raise ModelLoadError(
+            f"The model's {what} are not finite numbers: its weights are damaged, or too large for "
+            "this precision (LEGRAD_DTYPE).",
+            field="model",
+        )

@@ -149,6 +149,7 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
     tower = explainer.tower
     height, width = tower.image_size
     patch_height, patch_width = tower.patch_size
+    rows, columns = tower.grid
     return {
         "device": str(explainer.device),
         "dtype": dtype_name(explainer.dtype),
@@ -156,7 +157,7 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "family": tower.family,
         "image_size": Size(width=width, height=height),
         "patch_size": Size(width=patch_width, height=patch_height),
-        "grid": Grid(rows=height // patch_height, columns=width // patch_width),
+        "grid": Grid(rows=rows, columns=columns),
         "layers": tower.depth,
         "scores": list(tower.scores),
         # A model of images alone has no prompts to put into templates.

@@ -23,6 +23,8 @@ from service.trace_cache import TraceCache
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42
+# Through an attentional pooler the blocks themselves are not walked back through.
+_POOLER_SHARE = 0.03
 # A short prompt in a text tower of the usual proportions, against its image tower.
 _TEXT_SHARE = 0.03
 # Starting a worker only takes a thread: the model is loaded before.
@@ -225,12 +227,11 @@ class ServedModel:
             traced: whether its forward pass is already done.
         """
         tower = self.explainer.tower
-        rows, columns = geometry.grid
-        own = (tower.image_size[0] // tower.patch_size[0]) * (
-            tower.image_size[1] // tower.patch_size[1]
-        )
-        walk_back = _WALK_BACK_SHARE * len(layers) * targets / tower.depth
-        return rows * columns / own * (walk_back if traced else 1 + walk_back)
+        (rows, columns), (own_rows, own_columns) = geometry.grid, tower.grid
+        share = _POOLER_SHARE if tower.scores[0] == "pooler" else _WALK_BACK_SHARE
+        walk_back = share * tower.explained_share * len(layers) * targets / tower.depth
+        work = walk_back if traced else 1 + walk_back
+        return rows * columns / (own_rows * own_columns) * work
 
     @staticmethod
     def target_cost(question: Question, texts: TextCount) -> float:

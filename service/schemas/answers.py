@@ -192,7 +192,9 @@ class ModelInfo(Contract):
     """A served model. What is not known before it is loaded is null."""
 
     id: str = Field(description="Id for the `model` field.", examples=["starter"])
-    name: str = Field(description="Architecture in open_clip.", examples=["starter"])
+    name: str = Field(
+        description="Architecture, config, folder or repository.", examples=["starter"]
+    )
     pretrained: str | None = Field(
         description="Tag, or file name of the checkpoint.", examples=["laion2b_s34b_b88k"]
     )

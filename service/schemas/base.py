@@ -33,7 +33,7 @@ class EncodedImage(Request):
     """A picture in the request itself."""
 
     b64: str = Field(
-        description="The encoded picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM) in base64.",
+        description="The encoded picture (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM) in base64.",
         examples=[EXAMPLE_IMAGE.partition(",")[2]],
     )
 

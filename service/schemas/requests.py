@@ -36,10 +36,10 @@ _Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fas
 class ExplainOptions(Request):
     """What is computed."""
 
-    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | _Indices = Field(
-        2,
+    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | _Indices | None = Field(
+        None,
         description="Explained blocks: a count of last blocks, `all`, or block indices from 0 "
-        "(negative ones count from the end).",
+        "(negative ones count from the end); null for the last two.",
         examples=[2],
     )
     score: Score | None = Field(

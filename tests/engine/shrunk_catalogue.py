@@ -112,5 +112,8 @@ def _timm_overrides(name: str) -> dict[str, Any]:
     if name == "vit_base_mci_224":
         # Its stem is made for one width.
         return {"depth": 2, "img_size": 64}
+    if name == "vit_so400m_patch14_siglip_384":
+        # As at full size, a rest of the picture is smaller than a patch.
+        return {**narrow, "img_size": 4 * 14 + 6}
     patch_size = next((size for size in (14, 32) if f"patch{size}" in name), 16)
     return {**narrow, "img_size": _GRID * patch_size}

@@ -205,3 +205,12 @@ def test_the_arguments_that_timm_leaves_beside_the_weights_do_not_hinder(
     names = [(str(settings_file(tmp_path)), "w.pth.tar"), (f"timm:{TIMM_NAME}", "timm.pth.tar")]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda pair: models.load(pair[0], str(tmp_path / pair[1])), names * 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64], ids=str)
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = own_weights()
+    weights["visual.proj"] = weights["visual.proj"].to(dtype)
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(ModelLoadError, match=r"visual\.proj as torch\."):
+        Explainer.load(str(settings_file(tmp_path)), str(tmp_path / "w.safetensors"))

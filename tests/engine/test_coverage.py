@@ -10,9 +10,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from architectures import tokenizer
+from architectures import seeded_explainer, tokenizer
 from explicit_legrad import explicit_maps
 from explicit_timm import explicit, explicit_coca_maps, explicit_timm_maps
+from PIL import Image
 from shrunk_catalogue import WIDTH, shrunk_model
 
 from legrad_engine import Explainer, Geometry
@@ -45,7 +46,7 @@ FAMILIES = [
     "MobileCLIP2-S0",
 ]
 
-RESIZABLE = [name for name in FAMILIES if not name.startswith("swin")]
+RESIZABLE = [name for name in FAMILIES if not name.startswith(("swin", "vit_relpos"))]
 
 
 @cache
@@ -130,7 +131,13 @@ def test_the_similarity_is_the_one_that_the_architecture_serves(name: str) -> No
 def test_every_family_equals_the_definition_at_full_width(name: str) -> None:
     explainer = Explainer(shrunk_model(name, full_width=True), tokenizer(), name=name)
     height, width = explainer.tower.image_size
-    assert_exact(explainer, height, width)
+    (image,) = prepared(explainer, 1, height, width)
+    vectors = unit_vectors(1, 1, explainer.tower.embedding_size)
+    trace = explainer.trace([image], layers=1)
+    (found,) = explainer.attribute(trace, vectors)
+    expected = definition(explainer.model, image, vectors, trace.layers, trace.score).numpy()
+    assert expected.max() > 0
+    assert np.abs(found.maps - expected).max() <= 1e-9 * expected.max()
 
 
 @pytest.mark.parametrize("cells", [(3, 5), (6, 4)], ids=str)
@@ -152,7 +159,7 @@ def test_every_family_equals_the_definition_on_other_grids(
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [(torch.float32, 2e-5), (torch.float16, 0.04), (torch.bfloat16, 0.25)],
+    [(torch.float32, 1e-5), (torch.float16, 0.012), (torch.bfloat16, 0.03)],
     ids=str,
 )
 @pytest.mark.parametrize("name", FAMILIES)
@@ -189,12 +196,37 @@ def test_sizes_and_threads_do_not_disturb_each_other(name: str) -> None:
         np.testing.assert_array_equal(found, alone[position % 3])
 
 
-def test_a_model_with_fixed_windows_refuses_other_sizes_before_it_computes() -> None:
-    explainer = explainer_of("swin_base_patch4_window7_224")
-    for size, fit in ((160, "squash"), (None, "native")):
-        with pytest.raises(InvalidOptionError, match="128 x 128") as refused:
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in RESIZABLE])
+def test_a_model_with_relative_positions_refuses_other_sizes_before_it_computes(name: str) -> None:
+    explainer = explainer_of(name)
+    width, height = explainer.own_size
+    for size, fit in ((width + 32, "squash"), (None, "native")):
+        with pytest.raises(InvalidOptionError, match=f"{width} x {height}") as refused:
             explainer.plan((300, 200), size, fit)  # type: ignore[arg-type]
         assert refused.value.field == "size"
+
+
+def test_a_size_that_is_not_whole_patches_is_a_model_s_own_alone() -> None:
+    explainer = explainer_of("ViT-SO400M-14-SigLIP-384")
+    picture = Image.new("RGB", (90, 50), "red")
+    for size in (None, 62):
+        (found,) = explainer.explain([picture], unit_vectors(1, 1), size=size)
+        assert found.maps.shape == (1, 4, 4)
+    with pytest.raises(InvalidOptionError, match="multiple of the model's patch"):
+        explainer.plan((90, 50), 61)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "native"])
+@pytest.mark.parametrize("image_size", [[96, 64], [64, 128]], ids=str)
+def test_a_model_that_is_not_square_is_asked_at_its_own_shape(
+    image_size: list[int], fit: Any
+) -> None:
+    explainer = seeded_explainer(image_size=image_size)
+    width, height = explainer.own_size
+    geometry = explainer.plan((2 * width, 2 * height), fit=fit)
+    assert [geometry.input_size[1], geometry.input_size[0]] == image_size
+    assert geometry.grid == explainer.tower.grid
+    assert explainer.plan((500, 10), fit="pad").grid == explainer.tower.grid
 
 
 @pytest.mark.parametrize("name", REFUSED)

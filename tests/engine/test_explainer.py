@@ -246,7 +246,7 @@ def test_half_precision_maps_correlate_with_single(
 
 
 def test_sizes_and_layers_are_reported(explainer: Explainer) -> None:
-    assert explainer.default_size == 64
+    assert explainer.own_size == (64, 64)
     assert explainer.resolve_layers() == (1, 2)
     assert explainer.resolve_layers("all") == (0, 1, 2)
     assert explainer.resolve_layers([-1, 0, 2, 2]) == (0, 2)

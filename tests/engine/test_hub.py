@@ -21,6 +21,8 @@ from safetensors.torch import save
 from legrad_engine import models
 from legrad_engine.errors import LegradError, ModelLoadError, UnknownModelError
 
+pytestmark = pytest.mark.slow
+
 TIMM_NAME = "vit_tiny_patch16_224"
 TIMM_REPOSITORY = timm.models.get_pretrained_cfg(TIMM_NAME).hf_hub_id
 NAMES = [
@@ -34,8 +36,6 @@ PROGRAM = """
 import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from legrad_engine import models
-
-pytestmark = pytest.mark.slow
 
 def attempt(name):
     started = time.monotonic()

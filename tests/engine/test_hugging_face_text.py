@@ -145,6 +145,22 @@ def test_a_config_cannot_have_a_tokenizer_s_own_code_run(tmp_path: Path) -> None
     assert not marker.exists()
 
 
+def test_a_text_half_that_brings_its_own_code_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    marker = tmp_path / "executed"
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    (tower / "evil.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    declared = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
+    (tower / "config.json").write_text(json.dumps(declared))
+    settings = settings_with_tokenizer()
+    settings["text_cfg"] = {"context_length": CONTEXT, "hf_model_name": str(tower)}
+    (tmp_path / "own.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelLoadError, match="code of its own"):
+        Explainer.load(str(tmp_path / "own.json"))
+    assert not marker.exists()
+
+
 def test_a_text_half_from_transformers_is_loaded_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,3 +158,10 @@ def test_what_cannot_be_explained_is_refused_before_its_weights_are_looked_for(t
     with pytest.raises(UnsupportedModelError, match="cannot be explained: ") as refused:
         ModelReference.parse(text).check()
     assert refused.value.field == "model"
+
+
+def test_folders_that_only_a_config_names_are_not_told() -> None:
+    reference = ModelReference("/models/own.json", "/weights/w.pt")
+    said = "No /secret/place/tokenizer.json in '/models/own.json', see https://example.org/a/b."
+    told = reference.without_folders(said)
+    assert told == "No tokenizer.json in 'own.json', see https://example.org/a/b."

@@ -119,7 +119,7 @@ def test_a_config_of_a_built_in_name_does_not_replace_it(tmp_path: Path, weights
     save_file(weights, tmp_path / "w.safetensors")
     before = open_clip.get_model_config("ViT-B-16")
     path = settings_file(tmp_path, "ViT-B-16")
-    assert Explainer.load(str(path), str(tmp_path / "w.safetensors")).default_size == 64
+    assert Explainer.load(str(path), str(tmp_path / "w.safetensors")).own_size == (64, 64)
     assert open_clip.get_model_config("ViT-B-16") == before
 
 

@@ -16,6 +16,7 @@ import timm
 import torch
 from pictures import request_of
 from running_app import Held, RunningApp
+from safetensors.torch import load_file, save_file
 from test_faults import raw_request
 from tiny_model import save_model
 
@@ -618,3 +619,26 @@ def bytes_loaded_together(running: RunningApp) -> dict[str, float]:
     lines = running.client.get("/metrics").text.splitlines()
     found = [line.rsplit(" ", 1) for line in lines if line.startswith("legrad_model_bytes{")]
     return {name: float(value) for name, value in found}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("visual.proj", "image embeddings are not finite"), ("text_projection", "text embeddings")],
+)
+def test_a_model_that_computes_no_finite_numbers_does_not_become_ready(
+    models: list[str], tmp_path: Path, part: str, said: str
+) -> None:
+    config, weights = models[0].split("@")
+    damaged = load_file(weights)
+    damaged[part] = torch.full_like(damaged[part], torch.nan)
+    save_file(damaged, tmp_path / "damaged.safetensors")
+    name = f"{config}@{tmp_path / 'damaged.safetensors'}"
+    with at_start([models[1], name]) as running:
+        running.eventually(lambda: "failed" in states(running).values())
+        (told,) = [
+            each["error"]
+            for each in running.client.get("/models").json()["models"]
+            if each["state"] == "failed"
+        ]
+        assert said in told
+        assert ask(running).status_code == 200
