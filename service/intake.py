@@ -191,6 +191,8 @@ def _from_texts(texts: list[tuple[str, str]]) -> tuple[ExplainRequest, Question]
     for name, value in texts:
         if name in ("prompts", "prompt"):
             prompts.append(value)
+        elif name in fields:
+            raise MalformedBodyError(f"{name} is there more than once.", field=name)
         elif name in ("targets", "options", "output"):
             try:
                 fields[name] = from_json(value)

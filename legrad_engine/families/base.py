@@ -48,6 +48,8 @@ class Tower(ABC):
         scores: the scores that this tower can explain, its default first.
         embedding_size: length of its features.
         explained_share: the part of a forward pass that the explained blocks take, about.
+        width: length of a token, where every token attends to every other in each block; None
+            where attention is confined.
     """
 
     family: str
@@ -58,6 +60,7 @@ class Tower(ABC):
     scores: tuple[Score, ...]
     embedding_size: int
     explained_share: float = 1.0
+    width: int | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -52,6 +52,7 @@ class OpenClipVisionTower(Tower):
         self.patch_size = tuple(visual.patch_size)
         self.image_size = tuple(visual.image_size)
         self.embedding_size = visual.output_dim
+        self.width = visual.conv1.out_channels
         self._heads: dict[Score, ScoreHead] = self._make_heads()
         self.scores: tuple[Score, ...] = tuple(self._heads)
         self._positions = LeastRecentlyUsed(self._resampled_positions, _POSITION_GRIDS_KEPT)

@@ -58,6 +58,7 @@ class TimmVisionTower(TimmTower):
         self.image_size = tuple(trunk.patch_embed.img_size)
         self.patch_size = tuple(trunk.patch_embed.feat_ratio(as_scalar=False))
         self.prefix_tokens = trunk.num_prefix_tokens
+        self.width = trunk.embed_dim
         self._heads = self._make_heads()
         self.scores: tuple[Score, ...] = tuple(self._heads)
         self._block_arguments: list[dict[str, Tensor | None]] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.families import Score
+from legrad_engine.families import Score, Tower
 from legrad_engine.geometry import Geometry
 from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.questions import Question
@@ -227,17 +227,28 @@ class ServedModel:
             traced: whether its forward pass is already done.
         """
         tower = self.explainer.tower
-        (rows, columns), (own_rows, own_columns) = geometry.grid, tower.grid
+        rows, columns = geometry.grid
         share = _POOLER_SHARE if tower.scores[0] == "pooler" else _WALK_BACK_SHARE
         walk_back = share * tower.explained_share * len(layers) * targets / tower.depth
         work = walk_back if traced else 1 + walk_back
-        return rows * columns / (own_rows * own_columns) * work
+        return _relative_work(tower, rows * columns) * work
 
     @staticmethod
     def target_cost(question: Question, texts: TextCount) -> float:
         """The work of embedding a question's texts and distinct pictures, in the same unit."""
         pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
         return _TEXT_SHARE * texts.strings + len(pictures)
+
+
+def _relative_work(tower: Tower, patches: int) -> float:
+    """The work of so many patches in units of that of the tower's own number of patches.
+
+    For each token a block multiplies by 12 width^2 weights and by 2 width for each other token.
+    """
+    own = tower.grid[0] * tower.grid[1]
+    if tower.width is None:
+        return patches / own
+    return patches / own * (6 * tower.width + patches) / (6 * tower.width + own)
 
 
 def _resolve(

@@ -141,3 +141,22 @@ def test_a_body_that_is_no_multipart_is_refused(
 def test_text_that_is_not_utf_8_is_no_server_error(running: RunningApp) -> None:
     response = send(running, PICTURE, ("prompts", (None, b"\xff\xfe\x00")))
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model", ["nope", "tiny-tiny"]),
+        ("options", ['{"layers": 1}', "{}"]),
+        ("targets", ["[]"] * 2),
+    ],
+)
+def test_a_field_that_is_there_twice_is_refused(
+    running: RunningApp, name: str, values: list[str]
+) -> None:
+    response = running.client.post(
+        "/explain", files={"image": encoded()}, data={"prompts": "a cat", name: values}
+    )
+    assert response.status_code == 400
+    assert response.json()["field"] == name
+    assert "more than once" in response.json()["detail"]
