@@ -82,6 +82,49 @@ def standardize(values: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return normalized, inverse_std.to(values.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class NormAndProjection:
+    """A layer norm and a projection, each where there is one; its gradient needs no autograd.
+
+    Attributes:
+        norm: in float32 at least.
+        projection: ``[d, e]``, in float32 at least.
+    """
+
+    norm: nn.LayerNorm | None
+    projection: Tensor | None
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """Features ``[M, e]`` of pooled tokens ``[M, d]``. Differentiable."""
+        normalized: Tensor = pooled if self.norm is None else self.norm(pooled)
+        return normalized if self.projection is None else normalized @ self.projection
+
+    def gradient(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        """What :func:`target_gradient` gives for this, by hand.
+
+        Args:
+            pooled: ``[B, d]``, at least float32.
+            targets: ``[B, P, e]`` unit vectors.
+
+        Returns:
+            ``[B, P, d]``.
+        """
+        targets = at_least_float32(targets)
+        features = self(pooled)
+        length: Tensor = features.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        direction = features / length
+        cosines = targets @ direction.unsqueeze(-1)
+        gradient: Tensor = (targets - cosines * direction.unsqueeze(1)) / length.unsqueeze(1)
+        if self.projection is not None:
+            gradient = gradient @ self.projection.T
+        if self.norm is None:
+            return gradient
+        normalized, inverse_std = standardize(pooled, self.norm.eps)
+        return layer_norm_backward(
+            gradient * self.norm.weight, normalized.unsqueeze(1), inverse_std.unsqueeze(1)
+        )
+
+
 class ScoreHead(ABC):
     """How a block's output becomes features in the joint space.
 
@@ -150,13 +193,18 @@ class TokenHead(ScoreHead):
         state = at_least_float32(state)
         norm = self.token_norm
         if norm is None:
-            return target_gradient(self.tail, state.mean(1), targets).unsqueeze(2) / state.shape[1]
+            return self._behind(state.mean(1), targets).unsqueeze(2) / state.shape[1]
         pooled = norm(state).mean(1)
-        gradient = target_gradient(self.tail, pooled, targets) * norm.weight / state.shape[1]
+        gradient = self._behind(pooled, targets) * norm.weight / state.shape[1]
         normalized, inverse_std = standardize(state, norm.eps)
         return layer_norm_backward(
             gradient.unsqueeze(2), normalized.unsqueeze(1), inverse_std.unsqueeze(1)
         )
+
+    def _behind(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        if isinstance(self.tail, NormAndProjection):
+            return self.tail.gradient(pooled, targets)
+        return target_gradient(self.tail, pooled, targets)
 
 
 @dataclass(frozen=True, slots=True)

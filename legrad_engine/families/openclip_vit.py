@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.families.attention import Attention
 from legrad_engine.families.base import KnownBlock, Tower
-from legrad_engine.families.heads import Score, ScoreHead, TokenHead, at_least_float32, precise
+from legrad_engine.families.heads import (
+    NormAndProjection,
+    Score,
+    ScoreHead,
+    TokenHead,
+    at_least_float32,
+    precise,
+)
 from legrad_engine.families.pooler import OpenClipPoolerHead
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.recently_used import LeastRecentlyUsed
@@ -45,9 +52,9 @@ class OpenClipVisionTower(Tower):
             )
         self._visual = visual
         self._blocks = visual.transformer.resblocks
-        self._norm = precise(visual.ln_post)
-        projection = visual.proj
-        self._projection = None if projection is None else at_least_float32(projection)
+        projection = None if visual.proj is None else at_least_float32(visual.proj.detach())
+        self._project = NormAndProjection(None, projection)
+        self._finish = NormAndProjection(precise(visual.ln_post), projection)
         self.depth = len(self._blocks)
         self.patch_size = tuple(visual.patch_size)
         self.image_size = tuple(visual.image_size)
@@ -81,12 +88,6 @@ class OpenClipVisionTower(Tower):
             "This model's embedding is not the first query of one attentional pooler; open_clip "
             "itself calls the other arrangements untested."
         )
-
-    def _project(self, features: Tensor) -> Tensor:
-        return features if self._projection is None else features @ self._projection
-
-    def _finish(self, pooled: Tensor) -> Tensor:
-        return self._project(self._norm(pooled))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""
