@@ -220,8 +220,8 @@ class Explainer:
                 field="images",
             )
         tower = self._tower_for(prepared[0].geometry)
-        pixels = self._to_device([image.pixels for image in prepared])
-        blocks, features = trace_blocks(tower, pixels, indices, head)
+        tokens = tower.embed(self._to_device([image.pixels for image in prepared]))
+        blocks, features = trace_blocks(tower, tokens, indices, head)
         geometries = tuple(image.geometry for image in prepared)
         return Trace(blocks, indices, score, features, geometries)
 

@@ -17,13 +17,13 @@ BlockTrace = ClosedFormTrace | GeneralTrace | PoolerTrace
 
 
 def trace_blocks(
-    tower: Tower, pixels: Tensor, layers: tuple[int, ...], head: ScoreHead
+    tower: Tower, tokens: Tensor, layers: tuple[int, ...], head: ScoreHead
 ) -> tuple[tuple[BlockTrace, ...], Tensor]:
     """One forward pass that keeps what the walk back through the explained blocks needs.
 
     Args:
         tower: the tower at the input's size.
-        pixels: ``[B, 3, H, W]``.
+        tokens: what enters the first block, from :meth:`Tower.embed`.
         layers: the explained blocks, ascending.
         head: the explained score.
 
@@ -32,9 +32,8 @@ def trace_blocks(
         normalised, at least float32.
     """
     if isinstance(head, PoolerHead):
-        return _trace_pooler(tower, pixels, layers, head)
+        return _trace_pooler(tower, tokens, layers, head)
     served = tower.served_head()
-    tokens = tower.embed(pixels)
     blocks: list[BlockTrace] = []
     served_state: Tensor | None = None
     for index in range(tower.depth):
@@ -45,7 +44,7 @@ def trace_blocks(
         if known is None or not (isinstance(head, TokenHead) and isinstance(served, TokenHead)):
             attention, output = tower.run_block(tokens, index)
             values, result = (
-                each.reshape(len(pixels), -1, *each.shape[1:])
+                each.reshape(len(tokens), -1, *each.shape[1:])
                 for each in (attention.values, attention.output)
             )
             blocks.append(GeneralTrace(values, tokens, result))
@@ -64,9 +63,8 @@ def trace_blocks(
 
 
 def _trace_pooler(
-    tower: Tower, pixels: Tensor, layers: tuple[int, ...], head: PoolerHead
+    tower: Tower, tokens: Tensor, layers: tuple[int, ...], head: PoolerHead
 ) -> tuple[tuple[BlockTrace, ...], Tensor]:
-    tokens = tower.embed(pixels)
     blocks: list[BlockTrace] = []
     output: Tensor | None = None
     for index in range(tower.depth):

@@ -96,7 +96,7 @@ def test_plain_image_models_equal_the_definition(name: str) -> None:
     for score in tower.scores:
         head = tower.score_head(score)
         with torch.no_grad():
-            blocks, features = trace_blocks(sized, pixels, layers, head)
+            blocks, features = trace_blocks(sized, sized.embed(pixels), layers, head)
             maps = sum(
                 attribute_block(sized, index, block, head, targets, lambda i: _folded(tower, i))
                 for index, block in zip(layers, blocks, strict=True)
@@ -122,9 +122,8 @@ def test_the_classifier_reads_the_features_that_are_explained() -> None:
     trunk: Any = model.visual
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
-        _, features = trace_blocks(
-            find_tower(model), pixels, (0,), find_tower(model).score_head("cls")
-        )
+        tower = find_tower(model)
+        _, features = trace_blocks(tower, tower.embed(pixels), (0,), tower.score_head("cls"))
         weight = torch.cat([trunk.head.weight, trunk.head_dist.weight], 1) / 2
         bias = (trunk.head.bias + trunk.head_dist.bias) / 2
         torch.testing.assert_close(features @ weight.T + bias, trunk(pixels))
