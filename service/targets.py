@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
 from legrad_engine.targets.questions import Question
 from service.schemas import targets as contract
 from service.schemas.base import ImageField
+from service.trace_cache import digest_of
 
 _FLOAT_BYTES = 4
 _LONGEST_LABEL = 200
@@ -33,11 +33,6 @@ class TargetName:
 
     label: str
     prompt: str | None
-
-
-def digest_of(encoded: bytes) -> bytes:
-    """Identifies an encoded picture."""
-    return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def read_question(

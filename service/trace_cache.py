@@ -22,9 +22,14 @@ from legrad_engine.trace import Trace
 _BYTES_PER_PIXEL = 4
 
 
+def digest_of(image: bytes) -> bytes:
+    """Identifies an encoded picture by its bytes, orientation and other metadata included."""
+    return hashlib.blake2b(image, digest_size=16).digest()
+
+
 def digests_of(images: Sequence[bytes]) -> list[bytes]:
-    """Identifies encoded pictures by their bytes, orientation and other metadata included."""
-    return [hashlib.blake2b(image, digest_size=16).digest() for image in images]
+    """Identifies several."""
+    return [digest_of(image) for image in images]
 
 
 @dataclass(frozen=True, slots=True)

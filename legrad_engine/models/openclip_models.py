@@ -27,6 +27,7 @@ from legrad_engine.errors import (
 )
 from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints
+from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.openclip_weights import fill, settle
 from legrad_engine.targets.text import Tokenizer
@@ -116,15 +117,12 @@ def config_of(name: str) -> ModelConfig:
     if name.startswith(HUB):
         return _read_config(Repository(name.removeprefix(HUB)).file(CONFIG_FILE))
     if name.startswith(FOLDER):
-        folder = Path(name.removeprefix(FOLDER))
-        if not folder.is_dir():
-            raise UnknownModelError(f"There is no folder {str(folder)!r}.", field="model")
-        if not (folder / CONFIG_FILE).is_file():
-            raise UnknownModelError(
-                f"The folder {str(folder)!r} has no {CONFIG_FILE}; local-dir: takes what open_clip "
-                "saves for the hub, timm:local-dir: what timm does.",
-                field="model",
-            )
+        folder = folder_with(
+            CONFIG_FILE,
+            Path(name.removeprefix(FOLDER)),
+            taken="local-dir: takes what open_clip saves for the hub, timm:local-dir: what timm "
+            "does.",
+        )
         config = _read_config(folder / CONFIG_FILE)
         return ModelConfig(config.model, config.preprocess, tokenizer_folder=folder)
     if name.endswith(".json"):
@@ -274,12 +272,7 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
 
 
 def _read_config(path: Path) -> ModelConfig:
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelLoadError(
-            f"The model config {str(path)!r} is not JSON: {error}.", field="model"
-        ) from error
+    settings = read_json(path)
     model, preprocess = settings, {}
     if isinstance(settings, dict) and "model_cfg" in settings:
         model, preprocess = settings["model_cfg"], settings.get("preprocess_cfg", {})

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
 from legrad_engine.errors import ModelLoadError, in_one_line
+from legrad_engine.families.positions import resample_positions
 
 
 def fill(model: nn.Module, weights: dict[str, Any]) -> None:
@@ -104,20 +104,10 @@ def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:
     # Of equal counts the checkpoint's grid is taken to be the config's.
     prefix = own.shape[-2] - grid[0] * grid[1]
     if given.shape != own.shape and given.shape[-1] == own.shape[-1] and given.shape[-2] > prefix:
-        weights[name] = _resample(given, grid, prefix).reshape(own.shape)
-
-
-def _resample(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Position embeddings ``[prefix + patches, d]`` for another grid, as open_clip makes them."""
-    positions = positions.reshape(-1, positions.shape[-1])
-    rows, columns = _grid_of(len(positions) - prefix, grid)
-    image = positions[prefix:].float().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
-    # In channels-last memory PyTorch's antialiased resampling to one column is wrong.
-    image = F.interpolate(
-        image.contiguous(), size=grid, mode="bicubic", antialias=True, align_corners=False
-    )
-    patches = image.permute(0, 2, 3, 1).flatten(0, 2).to(positions.dtype)
-    return torch.cat([positions[:prefix], patches])
+        flat = given.reshape(-1, given.shape[-1])
+        given_grid = _grid_of(len(flat) - prefix, grid)
+        resampled = resample_positions(flat, given_grid, tuple(grid), prefix)
+        weights[name] = resampled.reshape(own.shape)
 
 
 def _grid_of(patches: int, grid: tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Plain timm models: by name, by checkpoint, from a folder or from the hub."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from legrad_engine.errors import (
 )
 from legrad_engine.families import timm_refusal
 from legrad_engine.models import checkpoints
+from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
 
 SCHEMA = "timm:"
@@ -156,25 +156,15 @@ def _repository(name: str) -> Repository:
 
 
 def _folder(name: str) -> Path:
-    folder = Path(name.removeprefix(FOLDER))
-    if not folder.is_dir():
-        raise UnknownModelError(f"There is no folder {str(folder)!r}.", field="model")
-    if not (folder / CONFIG_FILE).is_file():
-        raise UnknownModelError(
-            f"The folder {str(folder)!r} has no {CONFIG_FILE}; timm:local-dir: takes what timm "
-            "saves for the hub, local-dir: what open_clip does.",
-            field="model",
-        )
-    return folder
+    return folder_with(
+        CONFIG_FILE,
+        Path(name.removeprefix(FOLDER)),
+        taken="timm:local-dir: takes what timm saves for the hub, local-dir: what open_clip does.",
+    )
 
 
 def _check_config(path: Path) -> None:
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelLoadError(
-            f"The model config {str(path)!r} is not JSON: {error}.", field="model"
-        ) from error
+    settings = read_json(path)
     # Older files have everything in one object; either way the architecture is at its top.
     if not isinstance(settings, dict) or not isinstance(settings.get("architecture"), str):
         raise ModelLoadError(
