@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
 from service.problems import INTERNAL_ERROR, BodyTooLargeError, respond
-from service.routes.explain import ClientLeftError
+from service.routes.accepting import ClientLeftError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_LEFT = "client-left"

@@ -1,20 +1,16 @@
 """`POST /explain`."""
 
-import asyncio
 import base64
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
 
 from service.commands import ExplainCommand, ExplainOutcome
-from service.explaining import ExplainingService
 from service.intake import JSON, MULTIPART, Intake, read_request
 from service.off_loop import run_sized
-from service.problems import NotAcceptableError, SlowBodyError
+from service.problems import NotAcceptableError
+from service.routes.accepting import TIMEOUT_PARAMETER, AcceptedRequest, accept
 from service.schemas.answers import ExplainResponse
-from service.settings import Settings
 
 router = APIRouter(tags=["explain"])
 
@@ -89,16 +85,7 @@ REQUEST_BODY: dict[str, Any] = {
     },
     openapi_extra={
         "requestBody": REQUEST_BODY,
-        "parameters": [
-            {
-                "name": "X-Request-Timeout-Ms",
-                "in": "header",
-                "required": False,
-                "description": "Deadline of this request in milliseconds, no longer than the "
-                "server's own.",
-                "schema": {"type": "integer", "minimum": 1, "example": 5000},
-            }
-        ],
+        "parameters": [TIMEOUT_PARAMETER],
     },
 )
 async def explain(request: Request) -> Response:
@@ -107,22 +94,10 @@ async def explain(request: Request) -> Response:
     Send JSON with base64 or data URLs, or `multipart/form-data` with files. With
     `Accept: image/png`, one picture and one target are answered by the overlay itself.
     """
-    received = time.monotonic()
-    settings: Settings = request.app.state.settings
-    explaining: ExplainingService = request.app.state.explaining
     wants_png = _wants_png(request)
-    timeout = _timeout(request, settings)
-    # Taken before the body: a server that is full holds no bodies either.
-    with explaining.permit():
-        try:
-            async with asyncio.timeout(timeout):
-                intake = await read_request(request, settings)
-        except TimeoutError as error:
-            raise SlowBodyError(
-                f"The body did not arrive within {timeout:g} s; send it again."
-            ) from error
-        outcome = await _carry_out(request, intake, wants_png, received, received + timeout)
-    request.state.model = outcome.model
+    with accept(request) as accepted:
+        intake = await accepted.read(read_request(request, request.app.state.settings))
+        outcome = await accepted.carry_out(_command(accepted, intake, wants_png))
     if wants_png:
         return Response(
             base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG
@@ -136,9 +111,7 @@ async def explain(request: Request) -> Response:
     return Response(content, media_type=JSON)
 
 
-async def _carry_out(
-    request: Request, intake: Intake, wants_png: bool, received: float, deadline: float
-) -> ExplainOutcome:
+def _command(accepted: AcceptedRequest, intake: Intake, wants_png: bool) -> ExplainCommand:
     body = intake.body
     if wants_png:
         targets = len(intake.question.targets)
@@ -151,17 +124,16 @@ async def _carry_out(
             )
         only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
         body = body.model_copy(update={"output": body.output.model_copy(update=only_overlay)})
-    command = ExplainCommand(
+    return ExplainCommand(
         images=intake.images,
         image_fields=intake.image_fields,
         question=intake.question,
         model=body.model,
         options=body.options,
         output=body.output,
-        received=received,
-        deadline=deadline,
+        received=accepted.received,
+        deadline=accepted.deadline,
     )
-    return await _unless_client_leaves(request, request.app.state.explaining, command)
 
 
 def _pictured(outcome: ExplainOutcome) -> int:
@@ -197,41 +169,3 @@ def _wants_png(request: Request) -> bool:
     raise NotAcceptableError(
         f"Answers are {JSON} or {_PNG}, not {request.headers['accept']!r}.", field="Accept"
     )
-
-
-def _timeout(request: Request, settings: Settings) -> float:
-    header = request.headers.get("x-request-timeout-ms")
-    if header is None:
-        return settings.request_timeout_seconds
-    if not (header.isascii() and header.isdigit() and int(header[:12]) > 0):
-        message = f"Input should be a positive whole number, not {header[:32]!r}"
-        raise RequestValidationError(
-            [{"type": "value_error", "loc": ("X-Request-Timeout-Ms",), "msg": message}]
-        )
-    return min(int(header[:12]) / 1000, settings.request_timeout_seconds)
-
-
-async def _unless_client_leaves(
-    request: Request, explaining: ExplainingService, command: ExplainCommand
-) -> ExplainOutcome:
-    """Carries out the command; stops waiting, and gives up what is queued, if the client leaves."""
-    work = asyncio.create_task(explaining.explain(command))
-    leaving = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientLeftError
-        return work.result()
-    finally:
-        for task in (work, leaving):
-            task.cancel()
-        await asyncio.gather(work, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-class ClientLeftError(Exception):
-    """The client closed the connection before it was answered."""

@@ -1,0 +1,123 @@
+"""What every protocol shares: a place, a body within the deadline, an answer to who still waits."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+
+from service.commands import ExplainCommand, ExplainOutcome
+from service.explaining import ExplainingService
+from service.problems import SlowBodyError
+from service.settings import Settings
+
+_Body = TypeVar("_Body")
+
+TIMEOUT_PARAMETER: dict[str, Any] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "Deadline of this request in milliseconds, no longer than the server's own.",
+    "schema": {"type": "integer", "minimum": 1, "example": 5000},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
+    """A request that has a place on this server.
+
+    Attributes:
+        request: the request; its body is not read yet.
+        received: when it arrived, on the monotonic clock in seconds.
+        deadline: when its answer is of no more use, on the same clock.
+    """
+
+    request: Request
+    received: float
+    deadline: float
+
+    async def read(self, reading: Awaitable[_Body]) -> _Body:
+        """What is read of the body.
+
+        Args:
+            reading: reads and checks the body.
+
+        Raises:
+            SlowBodyError: it did not arrive before the deadline.
+        """
+        seconds = self.deadline - self.received
+        try:
+            async with asyncio.timeout(self.deadline - time.monotonic()):
+                return await reading
+        except TimeoutError as error:
+            raise SlowBodyError(
+                f"The body did not arrive within {seconds:g} s; send it again."
+            ) from error
+
+    async def carry_out(self, command: ExplainCommand) -> ExplainOutcome:
+        """Carries out the command; stops, and gives up what is queued, if the client leaves.
+
+        What the log and the headers tell of an answer is kept in the request's state: its
+        ``model`` and its ``timings``.
+
+        Raises:
+            ClientLeftError: the client closed the connection.
+            Exception: see :meth:`ExplainingService.explain`.
+        """
+        explaining: ExplainingService = self.request.app.state.explaining
+        work = asyncio.create_task(explaining.explain(command))
+        leaving = asyncio.create_task(_disconnected(self.request))
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientLeftError
+            outcome = work.result()
+        finally:
+            for task in (work, leaving):
+                task.cancel()
+            await asyncio.gather(work, leaving, return_exceptions=True)
+        self.request.state.model = outcome.model
+        self.request.state.timings = outcome.timings
+        return outcome
+
+
+@contextlib.contextmanager
+def accept(request: Request) -> Iterator[AcceptedRequest]:
+    """Holds a place for the request, from before its body is read until it is carried out.
+
+    A server that is full holds no bodies either.
+
+    Raises:
+        TooManyRequestsError: every place is taken.
+        RequestValidationError: the deadline that the request names is not one.
+    """
+    received = time.monotonic()
+    explaining: ExplainingService = request.app.state.explaining
+    timeout = _timeout(request, request.app.state.settings)
+    with explaining.permit():
+        yield AcceptedRequest(request, received, received + timeout)
+
+
+def _timeout(request: Request, settings: Settings) -> float:
+    header = request.headers.get("x-request-timeout-ms")
+    if header is None:
+        return settings.request_timeout_seconds
+    if not (header.isascii() and header.isdigit() and int(header[:12]) > 0):
+        message = f"Input should be a positive whole number, not {header[:32]!r}"
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("X-Request-Timeout-Ms",), "msg": message}]
+        )
+    return min(int(header[:12]) / 1000, settings.request_timeout_seconds)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection before it was answered."""
