@@ -11,13 +11,11 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData
-from starlette.exceptions import HTTPException
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets.questions import Question
 from service.fetching.rules import ImageUrl
+from service.multipart import Limits, read_form
 from service.off_loop import run_sized
 from service.problems import (
     LimitExceededError,
@@ -102,14 +100,22 @@ async def read_request(request: Request, settings: Settings) -> Intake:
         ImageDecodeError: a picture is not base64.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in (JSON, MULTIPART):
+        raise UnsupportedMediaTypeError(
+            f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}.",
+            field="Content-Type",
+        )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        # A few bytes could be made to fill the memory; pictures are compressed already.
+        raise UnsupportedMediaTypeError(
+            f"Send the body as it is, not compressed as {encoding!r}.", field="Content-Encoding"
+        )
+    raw = await request.body()
     if content_type == JSON:
-        raw = await request.body()
         return await run_sized(len(raw), _from_json, raw, settings)
-    if content_type == MULTIPART:
-        return await _from_multipart(request, settings)
-    raise UnsupportedMediaTypeError(
-        f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}.",
-        field="Content-Type",
+    return await run_sized(
+        len(raw), _from_multipart, raw, request.headers["content-type"], settings
     )
 
 
@@ -135,54 +141,32 @@ def _read_image(image: AnyImage, field: str, settings: Settings) -> bytes | Imag
         raise
 
 
-async def _from_multipart(request: Request, settings: Settings) -> Intake:
-    _, parameters = parse_options_header(request.headers["content-type"])
-    # Other codecs are a way to make the server work hard, or fail, on a few bytes.
-    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        raise UnsupportedMediaTypeError(
-            "The text fields must be in UTF-8: leave out the charset.", field="Content-Type"
-        )
-    try:
-        form = await request.form(
-            # One more than the limit, so that the limit's own error answers it.
-            max_files=settings.max_images + 1,
-            max_fields=settings.max_prompts + 8,
-            max_part_size=_LONGEST_TEXT_PART,
-        )
-    except HTTPException as error:
-        raise MalformedBodyError(
-            f"The multipart body cannot be read: {error.detail}", field="body"
-        ) from error
-    try:
-        images, texts = await _parts(form)
-    finally:
-        await form.close()
-    body, question = await run_sized(sum(len(text) for _, text in texts), _from_texts, texts)
-    if not images:
-        raise RequestValidationError(
-            [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
-        )
-    fields = ["image"] if len(images) == 1 else list(_numbered(images))
-    return Intake(body, list(images), fields, question)
-
-
-async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, str]]]:
-    images: list[bytes] = []
-    texts: list[tuple[str, str]] = []
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            if name in _IMAGE_PARTS:
-                raise MalformedBodyError(
-                    "The picture must be sent as a file: curl -F image=@picture.jpg", field=name
-                )
-            texts.append((name, value))
-        elif name in _IMAGE_PARTS:
-            images.append(await value.read())
-        else:
+def _from_multipart(raw: bytes, content_type: str, settings: Settings) -> Intake:
+    limits = Limits(
+        # One more than the limit, so that the limit's own error answers it.
+        files=settings.max_images + 1,
+        texts=settings.max_prompts + 8,
+        text_bytes=_LONGEST_TEXT_PART,
+    )
+    form = read_form(raw, content_type, limits)
+    for name, _ in form.texts:
+        if name in _IMAGE_PARTS:
+            raise MalformedBodyError(
+                "The picture must be sent as a file: curl -F image=@picture.jpg", field=name
+            )
+    for name, _ in form.files:
+        if name not in _IMAGE_PARTS:
             raise MalformedBodyError(
                 f"The field {name!r} is not for files: pictures go into 'image'.", field=name
             )
-    return images, texts
+    body, question = _from_texts(form.texts)
+    if not form.files:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
+        )
+    images: list[bytes | ImageUrl] = [content for _, content in form.files]
+    fields = ["image"] if len(images) == 1 else list(_numbered(images))
+    return Intake(body, images, fields, question)
 
 
 def _from_texts(texts: list[tuple[str, str]]) -> tuple[ExplainRequest, Question]:

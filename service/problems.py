@@ -103,7 +103,7 @@ class SlowBodyError(ServiceError):
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The body has a content type that is not accepted."""
+    """The body has a content type or encoding that is not accepted."""
 
     status, code, title = 415, "unsupported-media-type", "The content type is not accepted"
 

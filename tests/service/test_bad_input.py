@@ -1,5 +1,6 @@
 """Whatever a caller sends, the answer names the mistake and the next good request works."""
 
+import gzip
 import io
 import json
 import socket
@@ -276,6 +277,16 @@ def test_another_content_type_is_refused(running: RunningApp, content_type: str)
     )
     detail = refused(response, 415, "unsupported-media-type", "Content-Type")
     assert "application/json" in detail
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+def test_a_compressed_body_is_refused(running: RunningApp, encoding: str) -> None:
+    response = running.client.post(
+        "/explain",
+        content=gzip.compress(json.dumps(request_of()).encode()),
+        headers={"content-type": "application/json", "content-encoding": encoding},
+    )
+    assert encoding in refused(response, 415, "unsupported-media-type", "Content-Encoding")
 
 
 def test_a_body_over_the_limit_is_refused_by_its_length(running: RunningApp) -> None:

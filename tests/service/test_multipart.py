@@ -1,5 +1,6 @@
 """Pictures as files: `multipart/form-data` means the same as JSON, and fails as clearly."""
 
+import errno
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ Parts = list[tuple[str, tuple[str | None, bytes | str]]]
 
 PICTURE = ("image", ("cat.png", encoded()))
 PROMPT = ("prompts", (None, "a cat"))
+NAMED = b'--x\r\nContent-Disposition: form-data; name="prompts"\r\n\r\n'
 
 
 def send(running: RunningApp, *parts: Any, **headers: str) -> httpx.Response:
@@ -77,7 +79,7 @@ def test_a_large_file_is_accepted_up_to_the_limit_of_the_body(running: RunningAp
         ([PICTURE] * 5 + [PROMPT], 422, "limit-exceeded", "images"),
         ([PICTURE] + [PROMPT] * 9, 422, "limit-exceeded", "prompts"),
         ([PICTURE] + [PROMPT] * 50, 400, "malformed-body", "body"),
-        ([PICTURE, ("prompts", (None, "a" * 1_100_000))], 400, "malformed-body", "body"),
+        ([PICTURE, ("prompts", (None, "a" * 1_100_000))], 400, "malformed-body", "prompts"),
         (
             [PICTURE, ("image", ("empty.png", b"")), PROMPT],
             422,
@@ -123,7 +125,14 @@ def test_too_many_files_are_refused_with_the_limit(running: RunningApp) -> None:
     [
         ("multipart/form-data", b"--x\r\n", 400),
         ("multipart/form-data; boundary=x", b"no boundary in here", 400),
-        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disp", 422),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disp", 400),
+        ("multipart/form-data; boundary=x", NAMED + b"a cat", 400),
+        ("multipart/form-data; boundary=x", NAMED + b"a cat\r\n--x", 400),
+        ("multipart/form-data; boundary=x", b"--x\r\nA: " + b"b" * 5000 + b"\r\n\r\n", 400),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"A: b\r\n" * 9 + b"\r\n", 400),
+        ("multipart/form-data; boundary=x", NAMED.replace(b"prompts", b"p" * 300), 400),
+        ("multipart/form-data; boundary=x", NAMED.replace(b"prompts", b"\xff") + b"\r\n", 400),
+        ("multipart/form-data; boundary=", b"--\r\n", 400),
         ("multipart/form-data; boundary=x", b"--x\r\n\r\nnameless\r\n--x--\r\n", 400),
         ("multipart/form-data; boundary=x; charset=punycode", b"--x--\r\n", 415),
         ("multipart/form-data; boundary=x; charset=idna", b"--x--\r\n", 415),
@@ -138,9 +147,20 @@ def test_a_body_that_is_no_multipart_is_refused(
     assert response.status_code == status, response.text
 
 
-def test_text_that_is_not_utf_8_is_no_server_error(running: RunningApp) -> None:
+def test_text_that_is_not_utf_8_is_refused(running: RunningApp) -> None:
     response = send(running, PICTURE, ("prompts", (None, b"\xff\xfe\x00")))
-    assert response.status_code == 200
+    assert (response.status_code, response.json()["field"]) == (400, "prompts")
+
+
+def test_no_file_is_ever_written(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    large = encoded(picture(800, 600, seed=3), "BMP")
+    assert len(large) > 1_400_000
+    assert send(running, ("image", ("large.bmp", large)), PROMPT).status_code == 200
 
 
 @pytest.mark.parametrize(
