@@ -125,7 +125,9 @@ class ExplainingService:
         encoded = await self._fetch(plan)
         pictures = await self._find_pictures(plan, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
-        served.batcher.check_room(sum(_least_cost(plan, picture) for picture in pictures))
+        served.batcher.check_room(
+            sum(_least_cost(plan, picture) for picture in pictures), command.deadline
+        )
         # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
         texts = await asyncio.to_thread(self._check_question, plan)
         question = await self._prepare_targets(explainer, command.question)
@@ -205,7 +207,7 @@ class ExplainingService:
         missing = sum(isinstance(image, ImageUrl) for image in command.images)
         if missing:
             # A full queue must stay cheap to say no, and set no other server to work.
-            plan.served.batcher.check_room(missing)
+            plan.served.batcher.check_room(missing, command.deadline)
         return await self._url_images.fetch(command.images, command.image_fields)
 
     async def _find_pictures(self, plan: _Plan, encoded: Sequence[bytes]) -> list[Picture]:

@@ -34,6 +34,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DEFAULT_RETRY_AFTER_SECONDS = 1.0
+# Later items may share the last batch, and no two batches take the same time.
+_WAIT_MARGIN = 1.5
 
 
 class BatcherState(Enum):
@@ -137,7 +139,7 @@ class MicroBatcher(Generic[Item, Result]):
 
         Items with equal ``bucket`` may be computed together. ``cost`` is positive, in the unit of
         the limits. An item not begun by ``deadline``, an instant on the batcher's clock, is
-        dropped. Cancelling the future takes the item out of the queue.
+        dropped; one that by the measured drain rate would not be is refused. Cancelling the future takes the item out of the queue.
 
         Raises ``WorkerUnavailableError``, ``BatcherClosedError``, ``QueueFullError``,
         ``ItemTooLargeError``, or ``ValueError`` for a cost that is not positive and finite. The
@@ -149,7 +151,7 @@ class MicroBatcher(Generic[Item, Result]):
         # The callback gets the ticket, not the entry: the caller may keep the future for long, and
         # it must not keep the item's memory with it.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
-        with self._admission(cost):
+        with self._admission(cost, deadline):
             self._live_items.enqueue(
                 Pending(
                     ticket=ticket,
@@ -164,13 +166,13 @@ class MicroBatcher(Generic[Item, Result]):
             self._condition.notify_all()
         return submission
 
-    def check_room(self, cost: float) -> None:
+    def check_room(self, cost: float, deadline: float | None = None) -> None:
         """Refuse now what ``submit`` would refuse now, so that work before it can be saved.
 
         It promises nothing: the room may be gone when the item is submitted. Raises as ``submit``
         does.
         """
-        with self._admission(cost):
+        with self._admission(cost, deadline):
             pass
 
     def drain(self, timeout: float) -> bool:
@@ -228,6 +230,17 @@ class MicroBatcher(Generic[Item, Result]):
         ahead = self._live_items.in_flight_cost + self._live_items.excess(cost)
         seconds = self._drain_rate.seconds_for(ahead)
         return DEFAULT_RETRY_AFTER_SECONDS if seconds is None else seconds
+
+    def _require_time(self, cost: float, deadline: float | None) -> None:
+        """Refuse what would be given up later, after others have waited behind it."""
+        ahead = self._live_items.in_flight_cost + self._live_items.queue_cost
+        # With nothing ahead an item is always tried: an outdated rate must not refuse for ever.
+        seconds = self._drain_rate.seconds_for(ahead + cost) if ahead else None
+        if deadline is None or seconds is None:
+            return
+        late = self._clock() + _WAIT_MARGIN * seconds - deadline
+        if late > 0:
+            raise QueueFullError(late, "What waits leaves no time for the item by its deadline")
 
     # On the worker's thread, without the lock.
 
@@ -398,7 +411,7 @@ class MicroBatcher(Generic[Item, Result]):
     # On any thread, without the lock.
 
     @contextlib.contextmanager
-    def _admission(self, cost: float) -> Iterator[None]:
+    def _admission(self, cost: float, deadline: float | None) -> Iterator[None]:
         """Hold the lock over the block if an item of this cost can be queued; else refuse it."""
         if not (math.isfinite(cost) and cost > 0):
             raise ValueError("cost must be positive and finite")
@@ -413,6 +426,7 @@ class MicroBatcher(Generic[Item, Result]):
                     expired, cancelled = self._live_items.claim_expired(self._clock())
                 if self._live_items.excess(cost) > 0:
                     raise QueueFullError(self._seconds_until_room(cost))
+                self._require_time(cost, deadline)
                 yield
         finally:
             self._report_cancelled(cancelled)

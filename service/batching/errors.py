@@ -6,13 +6,13 @@ class BatchingError(Exception):
 
 
 class QueueFullError(BatchingError):
-    """The queue has no room for the item now; the same item may fit later.
+    """The queue has no room or no time for the item now; the same item may fit later.
 
     ``retry_after_seconds`` estimates when, from the measured drain rate.
     """
 
-    def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__(f"The queue is full; retry in {retry_after_seconds:.2f} s.")
+    def __init__(self, retry_after_seconds: float, reason: str = "The queue is full") -> None:
+        super().__init__(f"{reason}; retry in {retry_after_seconds:.2f} s.")
         self.retry_after_seconds = retry_after_seconds
 
 

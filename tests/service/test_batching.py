@@ -407,6 +407,48 @@ class TestAdmission:
         assert hints == [pytest.approx((1 + 3) / 4), pytest.approx((1 + 7) / 4)]
 
 
+    def test_what_by_the_measured_rate_would_be_late_is_refused_at_once(
+        self, make_batcher: MakeBatcher
+    ) -> None:
+        clock = ManualClock()
+
+        def take_two_seconds(items: list[Any]) -> list[Any]:
+            clock.advance(2.0)
+            return items
+
+        processor = RecordingProcessor(take_two_seconds)
+        batcher = make_batcher(processor, self.LIMITS, clock=clock)
+        result(batcher.submit("a", bucket="bucket", cost=8.0))  # so 4 units of cost per second
+        with processor.busy(batcher):
+            (waiting,) = submit_all(batcher, "b", cost=5.0)
+            # 1 is being computed, 5 wait, and 2 of its own: 2 s, and half of that again for safety.
+            assert clock.now == 2.0
+            batcher.check_room(2.0, deadline=5.0)
+            with pytest.raises(QueueFullError, match="no time") as caught:
+                batcher.submit("late", bucket="bucket", cost=2.0, deadline=4.9)
+            assert caught.value.retry_after_seconds == pytest.approx(0.1)
+            with pytest.raises(QueueFullError, match="no time"):
+                batcher.check_room(2.0, deadline=4.9)
+            submit_all(batcher, "c", cost=2.0, deadline=5.0)
+        assert result(waiting) == "b"
+        assert batcher.drain(WAIT_SECONDS)
+        assert "late" not in [item for batch in processor.batches for item in batch]
+
+    def test_an_idle_worker_tries_whatever_the_rate_was(self, make_batcher: MakeBatcher) -> None:
+        clock = ManualClock()
+
+        def be_slow_once(items: list[Any]) -> list[Any]:
+            clock.advance(100.0 if items == ["slow"] else 0.0)
+            return items
+
+        processor = RecordingProcessor(be_slow_once)
+        batcher = make_batcher(processor, self.LIMITS, clock=clock)
+        result(batcher.submit("slow", bucket="bucket", cost=1.0))
+        batcher.submit("next", bucket="bucket", cost=1.0, deadline=clock.now + 1.0)
+        assert batcher.drain(WAIT_SECONDS)
+        assert processor.batches == [["slow"], ["next"]]
+
+
 class TestDeadlines:
     def test_an_expired_item_is_dropped_and_never_computed(self, make_batcher: MakeBatcher) -> None:
         clock, processor, observer = ManualClock(), RecordingProcessor(), RecordingObserver()
