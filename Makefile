@@ -9,8 +9,9 @@ TOOLS := $(VENV)/.tools
 
 IMAGE ?=
 PROMPTS ?=
+MINUTES ?= 10
 
-.PHONY: help install demo serve test test-quick lint format bench openapi models-page starter-eval clean
+.PHONY: help install demo serve test test-quick lint format bench soak openapi models-page starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -21,6 +22,7 @@ help:
 	@echo "make lint          formatting, typing, imports, contract"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make bench         measure speed against the reference and plain forward passes"
+	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency"
 	@echo "make starter-eval  measure the built-in model's heatmaps against exact ground truth"
 
 install: $(INSTALLED)
@@ -31,7 +33,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 $(TOOLS): $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter,bench]'
 	touch $@
 
 demo: install
@@ -66,6 +68,9 @@ models-page: install
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks
+
+soak: $(TOOLS)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 starter-eval: $(TOOLS)
 	$(BIN)/python -m legrad_engine.starter evaluate

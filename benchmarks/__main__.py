@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import engine, families, http, memory, report, workload
+from benchmarks import against_peers, engine, families, http, memory, report, workload
 from benchmarks.report import Row
 
 
@@ -21,6 +21,7 @@ class Part(StrEnum):
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
+    PEERS = "peers"
 
 
 def main(
@@ -56,6 +57,7 @@ def main(
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
+            Part.PEERS: lambda: against_peers.measure(rounds),
         }
         for each in parts:
             with console.status(f"Measuring: {each}"):

@@ -3,14 +3,8 @@
 Server and clients share the machine, as in a test on a laptop; a client elsewhere costs it less.
 """
 
-import asyncio
-import io
 import os
-import re
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +14,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import torch
 
-from benchmarks import timing, workload
+from benchmarks import servers, timing, workload
+from benchmarks.load import closed_loop
 from benchmarks.report import Row
 from legrad_engine import Explainer
 from legrad_engine.models import STARTER, ModelReference
@@ -43,7 +37,7 @@ OUTPUTS = {
     "heatmaps and overlays out": OutputOptions(),
 }
 OVERLAY_ONLY = OutputOptions(heatmap="none", overlay=True)
-_START_SECONDS = 300.0
+_PATIENCE_SECONDS = 600
 
 
 def measure(weights: Path, repeats: int) -> list[Row]:
@@ -68,7 +62,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
     """
     explainer = Explainer.load(reference.name, reference.pretrained)
     count = BATCH * BATCHES_PER_ROUND
-    pictures = [_jpeg(SATURATION_SIDE, SATURATION_SIDE, seed) for seed in range(count)]
+    pictures = [workload.jpeg(SATURATION_SIDE, SATURATION_SIDE, seed) for seed in range(count)]
 
     def engine_alone() -> None:
         for start in range(0, count, BATCH):
@@ -76,7 +70,15 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
 
     def over_http(output: OutputOptions) -> None:
         requests = [_raw_request(client, _unseen(picture), output) for picture in pictures]
-        asyncio.run(_send_all(client.base_url, requests))
+        load = closed_loop(
+            str(client.base_url),
+            requests,
+            clients=CLIENTS,
+            count=count,
+            patience=_PATIENCE_SECONDS,
+        )
+        if load.count(200) != count:
+            raise RuntimeError("not every picture was explained")
 
     works = {"engine alone": engine_alone} | {
         name: partial(over_http, output) for name, output in OUTPUTS.items()
@@ -111,7 +113,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
 
 def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
     """One request after another: what a caller waits beyond the computation, and for what."""
-    picture = _jpeg(*MEGAPIXEL, seed=0)
+    picture = workload.jpeg(*MEGAPIXEL, seed=0)
     samples: dict[str, list[float]] = {}
     for turn in range(-2, requests):
         start = time.perf_counter()
@@ -146,7 +148,7 @@ def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
 
 def _second_question(client: httpx.Client, rounds: int) -> list[Row]:
     """Other words about a picture just seen, over the first words about it; the words are known."""
-    picture = _jpeg(*MEGAPIXEL, seed=0)
+    picture = workload.jpeg(*MEGAPIXEL, seed=0)
     width, height = MEGAPIXEL
     rows = []
     for name, output in OUTPUTS.items():
@@ -200,69 +202,21 @@ def _raw_request(client: httpx.Client, picture: bytes, output: OutputOptions) ->
     return b"\r\n".join(head) + b"\r\n\r\n" + request.read()
 
 
-async def _send_all(url: httpx.URL, requests: Sequence[bytes]) -> None:
-    waiting = list(requests)
-
-    async def connection() -> None:
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        while waiting:
-            writer.write(waiting.pop())
-            head = await reader.readuntil(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(head.decode())
-            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            await reader.readexactly(int(length[1]) if length else 0)
-        writer.close()
-
-    await asyncio.gather(*(connection() for _ in range(CLIENTS)))
-
-
 def _unseen(picture: bytes) -> bytes:
     """The same JPEG in other bytes, so that a server cannot know it: what follows is not read."""
     return picture + os.urandom(8)
 
 
-def _jpeg(width: int, height: int, seed: int) -> bytes:
-    buffer = io.BytesIO()
-    workload.picture(width, height, seed).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 @contextmanager
 def _server(model: str) -> Iterator[httpx.Client]:
-    """``legrad serve`` with one model on a free port, once it is ready."""
-    settings = {
-        "LEGRAD_MODELS": model,
-        "LEGRAD_DEVICE": "cpu",
-        "LEGRAD_COMPUTE_THREADS": str(torch.get_num_threads()),
-        "LEGRAD_MAX_BATCH_IMAGES": str(BATCH),
-        # Nothing may be refused or given up while the server is full.
-        "LEGRAD_MAX_QUEUE_COST": "10000",
-        "LEGRAD_REQUEST_TIMEOUT_SECONDS": "600",
-        "LEGRAD_LOG_LEVEL": "warning",
-    }
-    command: Sequence[str] = [str(Path(sys.executable).with_name("legrad")), "serve", "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | settings
-    )
-    try:
-        if process.stdout is None:
-            raise RuntimeError("the server has no output")
-        announced, _, url = process.stdout.readline().strip().partition("Listening on ")
-        if announced or not url:
-            raise RuntimeError(f"the server did not start: {announced!r}")
-        with httpx.Client(base_url=url, timeout=600) as client:
-            _wait_until_ready(client)
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_until_ready(client: httpx.Client) -> None:
-    pause = threading.Event()
-    deadline = time.monotonic() + _START_SECONDS
-    while client.get("/health/ready").status_code != httpx.codes.OK:
-        if time.monotonic() > deadline:
-            raise RuntimeError("the server did not become ready")
-        pause.wait(0.1)
+    """``legrad serve`` with one model, where nothing is refused or given up while it is full."""
+    with (
+        servers.legrad(
+            model,
+            max_batch_images=BATCH,
+            max_queue_cost=10_000,
+            request_timeout_seconds=_PATIENCE_SECONDS,
+        ) as running,
+        httpx.Client(base_url=running.url, timeout=_PATIENCE_SECONDS) as client,
+    ):
+        yield client

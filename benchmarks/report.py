@@ -78,7 +78,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
             row.case,
             row.target_text,
             "" if row.floor is None else f"{row.floor:g}",
-            f"{row.measured:.3g} {row.unit}",
+            f"{row.measured:.4g} {row.unit}",
             f"[{colours[row.verdict]}]{row.verdict}",
         )
     console.print(table)
