@@ -25,6 +25,7 @@ from service.request_scope import RequestScope
 from service.routes import explain, models, operations
 from service.schemas.answers import ProblemDetails
 from service.schemas.requests import component_schemas
+from service.server_state import ServerState
 from service.settings import Settings
 
 _ROUTERS = (explain.router, models.router, operations.router)
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     routes = [route.path for router in _ROUTERS for route in router.routes]  # type: ignore[attr-defined]
     metrics = Metrics((reference.id for reference in settings.model_references), routes)
     pool = ModelPool(settings, metrics)
+    metrics.registry.register(ServerState(pool, settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from pictures import data_url, encoded, picture, request_of
+from prometheus_client.parser import text_string_to_metric_families
 from running_app import RunningApp, samples
 
 BY_MODEL = [
@@ -25,6 +26,14 @@ FROM_THE_START = [
     'legrad_requests_total{route="unmatched",status="404"}',
     'legrad_request_duration_seconds_count{route="/explain"}',
     "legrad_requests_in_progress",
+    "legrad_ready",
+    "legrad_request_timeout_seconds",
+    "legrad_queue_cost_limit",
+    "legrad_memory_limit_bytes",
+    *(
+        f'legrad_model_state{{model="tiny-tiny",state="{state}"}}'
+        for state in ("unloaded", "loading", "ready", "unloading", "failed")
+    ),
     *(f'{name}{{model="tiny-tiny"}}' for name in BY_MODEL),
     *(
         f'legrad_compute_seconds_count{{model="tiny-tiny",stage="{stage}"}}'
@@ -71,6 +80,49 @@ def test_every_label_set_exists_before_the_first_request(fresh: RunningApp) -> N
     assert found['legrad_requests_total{route="/explain",status="200"}'] == 0
     assert found['legrad_model_loaded{model="tiny-tiny"}'] == 1
     assert found['legrad_model_bytes{model="tiny-tiny"}'] > 1_000_000
+
+
+def test_every_metric_of_the_design_is_there_with_its_labels(fresh: RunningApp) -> None:
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(fresh.client.get("/metrics").text):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    design = {
+        "legrad_requests_total": {"route", "status"},
+        "legrad_request_duration_seconds_bucket": {"route", "le"},
+        "legrad_queue_wait_seconds_bucket": {"model", "le"},
+        "legrad_queue_depth": {"model"},
+        "legrad_batch_size_bucket": {"model", "le"},
+        "legrad_compute_seconds_bucket": {"model", "stage", "le"},
+        "legrad_rejected_total": {"reason"},
+        "legrad_cache_hits_total": {"cache"},
+        "legrad_cache_misses_total": {"cache"},
+        "legrad_model_loaded": {"model"},
+        "legrad_model_bytes": {"model"},
+        "legrad_worker_restarts_total": {"model"},
+        "legrad_similarity_bucket": {"model", "le"},
+        "legrad_heatmap_entropy_bucket": {"model", "le"},
+        "legrad_heatmap_border_mass_bucket": {"model", "le"},
+    }
+    assert {name: labels.get(name) for name in design} == design
+
+
+def test_the_state_and_the_limits_are_the_servers_own(tiny_model: str) -> None:
+    with RunningApp(
+        tiny_model, load_models="on-demand", request_timeout_seconds=7, max_queue_cost=9
+    ) as running:
+        found = samples(running.client.get("/metrics").text)
+        assert found["legrad_request_timeout_seconds"] == 7
+        assert found["legrad_queue_cost_limit"] == 9
+        memory = found["legrad_memory_limit_bytes"]
+        assert found["process_resident_memory_bytes"] < memory < 2**60
+        # It would be loaded by a request, so that the server is ready for one.
+        assert found["legrad_ready"] == 1
+        assert found['legrad_model_state{model="tiny-tiny",state="unloaded"}'] == 1
+        assert running.explain().status_code == 200
+        found = samples(running.client.get("/metrics").text)
+        assert found['legrad_model_state{model="tiny-tiny",state="unloaded"}'] == 0
+        assert found['legrad_model_state{model="tiny-tiny",state="ready"}'] == 1
 
 
 def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
