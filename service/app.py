@@ -24,7 +24,8 @@ from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
 from service.routes import explain, models, operations
 from service.schemas.answers import ProblemDetails
-from service.schemas.requests import component_schemas
+from service.schemas.base import component_schemas
+from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
 
@@ -116,9 +117,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         template = "#/components/schemas/{model}"
         components = document.setdefault("components", {}).setdefault("schemas", {})
-        components |= component_schemas(template)
-        problem = ProblemDetails.model_json_schema(ref_template=template)
-        components |= problem.pop("$defs")
-        components["ProblemDetails"] = problem
+        for model in (ExplainRequest, ProblemDetails):
+            components |= component_schemas(model, template)
         app.openapi_schema = document
     return app.openapi_schema

@@ -117,6 +117,14 @@ class ExplainingService:
             except TimeoutError as error:
                 raise DeadlineExceededError(time.monotonic() - command.received) from error
 
+    async def explain_all(self, commands: Sequence[ExplainCommand]) -> list[ExplainOutcome]:
+        """Carries out commands side by side; the first error gives up the others.
+
+        Raises:
+            Exception: see :meth:`explain`.
+        """
+        return await self._all([self.explain(command) for command in commands])
+
     async def _explain(self, command: ExplainCommand, served: ServedModel) -> ExplainOutcome:
         explainer, options = served.explainer, command.options
         with naming_fields():

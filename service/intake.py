@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from legrad_engine.errors import ImageDecodeError
@@ -24,21 +23,20 @@ from service.problems import (
     UnsupportedMediaTypeError,
 )
 from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
-from service.schemas.requests import FIELD_NAMES, ExplainRequest
-from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
+from service.schemas.requests import ExplainBody, ExplainRequest
 from service.settings import Settings
 from service.targets import read_question
+from service.validation import invalid, validated
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 
 _IMAGE_PARTS = ("image", "images")
 _LONGEST_TEXT_PART = 1_000_000
-_MOST_VALUES = 100_000
-_BEFORE_VALUES = (b",", b"[", b"{")
 _WHITESPACE = string.whitespace.encode("ascii")
 
 _Image = TypeVar("_Image")
+_Body = TypeVar("_Body", bound=ExplainBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +103,7 @@ async def read_request(request: Request, settings: Settings) -> Intake:
             f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}.",
             field="Content-Type",
         )
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        # A few bytes could be made to fill the memory; pictures are compressed already.
-        raise UnsupportedMediaTypeError(
-            f"Send the body as it is, not compressed as {encoding!r}.", field="Content-Encoding"
-        )
-    raw = await request.body()
+    raw = await read_body(request)
     if content_type == JSON:
         return await run_sized(len(raw), _from_json, raw, settings)
     return await run_sized(
@@ -119,19 +111,40 @@ async def read_request(request: Request, settings: Settings) -> Intake:
     )
 
 
-def _from_json(raw: bytes, settings: Settings) -> Intake:
-    body = _validated(raw)
-    if (body.image is None) == (body.images is None):
-        raise RequestValidationError(
-            [{"type": "value_error", "loc": ("image",), "msg": "Give either image or images."}]
+async def read_body(request: Request) -> bytes:
+    """The body, as it was sent.
+
+    Raises:
+        UnsupportedMediaTypeError: it is compressed.
+        BodyTooLargeError: it is longer than the limit.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        # A few bytes could be made to fill the memory; pictures are compressed already.
+        raise UnsupportedMediaTypeError(
+            f"Send the body as it is, not compressed as {encoding!r}.", field="Content-Encoding"
         )
+    return await request.body()
+
+
+def _from_json(raw: bytes, settings: Settings) -> Intake:
+    body = validated(raw, ExplainRequest)
+    check_asked(body)
+    if (body.image is None) == (body.images is None):
+        raise invalid("Give either image or images.", "image")
     given = {"image": body.image} if body.image is not None else _numbered(body.images or [])
-    _check_image_count(len(given), settings)
-    images = [_read_image(image, field, settings) for field, image in given.items()]
-    return Intake(body, images, list(given), _question(body))
+    check_image_count(len(given), settings)
+    images = [read_image(image, field, settings) for field, image in given.items()]
+    return Intake(body, images, list(given), question_of(body))
 
 
-def _read_image(image: AnyImage, field: str, settings: Settings) -> bytes | ImageUrl:
+def read_image(image: AnyImage, field: str, settings: Settings) -> bytes | ImageUrl:
+    """The encoded picture of one request field, or the address that it is to be fetched from.
+
+    Raises:
+        ImageDecodeError: not base64, or a data URL of another encoding.
+        ServiceError: the address is not allowed.
+    """
     if not isinstance(image, UrlImage):
         return image_bytes(image, field)
     try:
@@ -142,6 +155,32 @@ def _read_image(image: AnyImage, field: str, settings: Settings) -> bytes | Imag
 
 
 def _from_multipart(raw: bytes, content_type: str, settings: Settings) -> Intake:
+    pictures, texts = form_parts(raw, content_type, settings, _IMAGE_PARTS)
+    body, question = from_texts(texts, ExplainRequest)
+    if not pictures:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
+        )
+    images: list[bytes | ImageUrl] = [*pictures]
+    fields = ["image"] if len(images) == 1 else list(_numbered(images))
+    return Intake(body, images, fields, question)
+
+
+def form_parts(
+    raw: bytes, content_type: str, settings: Settings, image_parts: Sequence[str]
+) -> tuple[list[bytes], list[tuple[str, str]]]:
+    """The pictures and the text fields of a multipart body.
+
+    Args:
+        raw: the body.
+        content_type: its ``Content-Type``.
+        settings: the limits.
+        image_parts: names of the parts that are pictures; files of other names are refused.
+
+    Raises:
+        MalformedBodyError: the body cannot be read, or a part is of the wrong kind.
+        ServiceError: see :func:`service.multipart.read_form`.
+    """
     limits = Limits(
         # One more than the limit, so that the limit's own error answers it.
         files=settings.max_images + 1,
@@ -150,26 +189,28 @@ def _from_multipart(raw: bytes, content_type: str, settings: Settings) -> Intake
     )
     form = read_form(raw, content_type, limits)
     for name, _ in form.texts:
-        if name in _IMAGE_PARTS:
+        if name in image_parts:
             raise MalformedBodyError(
-                "The picture must be sent as a file: curl -F image=@picture.jpg", field=name
+                f"The picture must be sent as a file: curl -F {image_parts[0]}=@picture.jpg",
+                field=name,
             )
     for name, _ in form.files:
-        if name not in _IMAGE_PARTS:
+        if name not in image_parts:
             raise MalformedBodyError(
-                f"The field {name!r} is not for files: pictures go into 'image'.", field=name
+                f"The field {name!r} is not for files: pictures go into {image_parts[0]!r}.",
+                field=name,
             )
-    body, question = _from_texts(form.texts)
-    if not form.files:
-        raise RequestValidationError(
-            [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
-        )
-    images: list[bytes | ImageUrl] = [content for _, content in form.files]
-    fields = ["image"] if len(images) == 1 else list(_numbered(images))
-    return Intake(body, images, fields, question)
+    return [content for _, content in form.files], form.texts
 
 
-def _from_texts(texts: list[tuple[str, str]]) -> tuple[ExplainRequest, Question]:
+def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_Body, Question]:
+    """The body that text fields make up, a prompt for each ``prompts`` and the rest as JSON.
+
+    Raises:
+        MalformedBodyError: a field is not JSON, or is there more than once.
+        RequestValidationError: the fields do not fit the contract.
+        LegradError: a target picture or an embedding is not base64.
+    """
     fields: dict[str, object] = {}
     prompts: list[str] = []
     for name, value in texts:
@@ -186,65 +227,52 @@ def _from_texts(texts: list[tuple[str, str]]) -> tuple[ExplainRequest, Question]
             fields[name] = value
     if prompts:
         fields["prompts"] = prompts
-    body = _validated(to_json(fields, inf_nan_mode="constants"))
-    return body, _question(body)
+    body = validated(to_json(fields, inf_nan_mode="constants"), model)
+    check_asked(body)
+    return body, question_of(body)
 
 
-def _question(body: ExplainRequest) -> Question:
+def question_of(body: ExplainBody) -> Question:
+    """What a checked body asks of each picture.
+
+    Raises:
+        LegradError: a target picture or an embedding is not base64.
+    """
     return read_question(
         body.prompts or (), body.targets or (), body.options.negatives, image_bytes
     )
 
 
-def _numbered(images: Sequence[_Image]) -> dict[str, _Image]:
-    return {f"images.{position}": image for position, image in enumerate(images)}
+def check_asked(body: ExplainBody, *location: str | int) -> None:
+    """Refuses a body that asks for nothing.
 
-
-def _validated(raw: bytes) -> ExplainRequest:
-    # Pictures and prompts are long strings. A body of many short values is none, and each of its
-    # mistakes would cost a hundred times its size to report.
-    if sum(map(raw.count, _BEFORE_VALUES)) > _MOST_VALUES:
-        raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
-    try:
-        body = ExplainRequest.model_validate_json(raw)
-    except ValidationError as error:
-        raise RequestValidationError(
-            [
-                {**each, "loc": _as_sent(each["loc"], each["type"])}
-                for each in error.errors(include_input=False)
-            ]
-        ) from error
+    Raises:
+        RequestValidationError: it has neither prompts nor targets.
+    """
     if body.prompts is None and body.targets is None:
         raise RequestValidationError(
-            [{"type": "missing", "loc": ("prompts",), "msg": "Give prompts, targets, or both."}]
+            [
+                {
+                    "type": "missing",
+                    "loc": (*location, "prompts"),
+                    "msg": "Give prompts, targets, or both.",
+                }
+            ]
         )
-    return body
 
 
-def _as_sent(location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
-    """The place of a mistake in the body, without the branches of unions that were tried."""
-    last = len(location) - 1
-    return tuple(
-        part
-        for position, part in enumerate(location)
-        if isinstance(part, int)
-        or (kind == "extra_forbidden" and position == last)
-        or (part in FIELD_NAMES and not _is_branch(location, position))
-    )
+def check_image_count(count: int, settings: Settings) -> None:
+    """Refuses more pictures than a request may have.
 
-
-def _is_branch(location: tuple[int | str, ...], position: int) -> bool:
-    """Whether a name is the kind of a target, which some fields are called as well."""
-    if position == 0:
-        return False
-    if isinstance(location[position - 1], int):
-        return location[position - 2] in LIST_UNIONS
-    return location[position - 1] in SINGLE_UNIONS
-
-
-def _check_image_count(count: int, settings: Settings) -> None:
+    Raises:
+        LimitExceededError: there are too many.
+    """
     if count > settings.max_images:
         raise LimitExceededError(
             f"images: {count} images, but this server allows {settings.max_images}.",
             field="images",
         )
+
+
+def _numbered(images: Sequence[_Image]) -> dict[str, _Image]:
+    return {f"images.{position}": image for position, image in enumerate(images)}

@@ -3,19 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 
 from service.commands import ExplainCommand, ExplainOutcome
 from service.explaining import ExplainingService
 from service.problems import SlowBodyError
+from service.schemas.answers import Timings
 from service.settings import Settings
+from service.validation import invalid
 
 _Body = TypeVar("_Body")
+_Answer = TypeVar("_Answer")
 
 TIMEOUT_PARAMETER: dict[str, Any] = {
     "name": "X-Request-Timeout-Ms",
@@ -68,21 +70,40 @@ class AcceptedRequest:
             ClientLeftError: the client closed the connection.
             Exception: see :meth:`ExplainingService.explain`.
         """
+        (outcome,) = await self.carry_out_all([command])
+        return outcome
+
+    async def carry_out_all(self, commands: Sequence[ExplainCommand]) -> list[ExplainOutcome]:
+        """Carries out commands to the same model side by side, all of them or none.
+
+        Each takes a place, as if it were a request of its own.
+
+        Raises:
+            TooManyRequestsError: there are not as many places.
+            ClientLeftError: the client closed the connection.
+            Exception: see :meth:`ExplainingService.explain`.
+        """
         explaining: ExplainingService = self.request.app.state.explaining
-        work = asyncio.create_task(explaining.explain(command))
+        with contextlib.ExitStack() as places:
+            for _ in commands[1:]:
+                places.enter_context(explaining.permit())
+            outcomes = await self._unless_client_leaves(explaining.explain_all(commands))
+        self.request.state.model = outcomes[0].model
+        self.request.state.timings = _slowest(outcomes)
+        return outcomes
+
+    async def _unless_client_leaves(self, answering: Coroutine[Any, Any, _Answer]) -> _Answer:
+        work = asyncio.create_task(answering)
         leaving = asyncio.create_task(_disconnected(self.request))
         try:
             await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise ClientLeftError
-            outcome = work.result()
+            return work.result()
         finally:
             for task in (work, leaving):
                 task.cancel()
             await asyncio.gather(work, leaving, return_exceptions=True)
-        self.request.state.model = outcome.model
-        self.request.state.timings = outcome.timings
-        return outcome
 
 
 @contextlib.contextmanager
@@ -108,10 +129,17 @@ def _timeout(request: Request, settings: Settings) -> float:
         return settings.request_timeout_seconds
     if not (header.isascii() and header.isdigit() and int(header[:12]) > 0):
         message = f"Input should be a positive whole number, not {header[:32]!r}"
-        raise RequestValidationError(
-            [{"type": "value_error", "loc": ("X-Request-Timeout-Ms",), "msg": message}]
-        )
+        raise invalid(message, "X-Request-Timeout-Ms")
     return min(int(header[:12]) / 1000, settings.request_timeout_seconds)
+
+
+def _slowest(outcomes: Sequence[ExplainOutcome]) -> Timings:
+    return Timings(
+        **{
+            stage: max(getattr(outcome.timings, stage) for outcome in outcomes)
+            for stage in Timings.model_fields
+        }
+    )
 
 
 async def _disconnected(request: Request) -> None:

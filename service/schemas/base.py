@@ -1,6 +1,6 @@
 """What the models of the contract share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
@@ -62,3 +62,10 @@ AnyImage = Annotated[
     Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
     Discriminator(_image_kind),
 ]
+
+
+def component_schemas(model: type[BaseModel], reference_template: str) -> dict[str, Any]:
+    """The JSON schemas of a model, and of all that it refers to, by name."""
+    schema = model.model_json_schema(ref_template=reference_template)
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+    return {**definitions, model.__name__: schema}

@@ -1,6 +1,6 @@
 """The HTTP contract: what a request may hold."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -130,7 +130,31 @@ class OutputOptions(Request):
     )
 
 
-class ExplainRequest(Request):
+class ExplainBody(Request):
+    """What is asked of pictures, by prompts, targets, or both, and what is sent back."""
+
+    prompts: Texts | None = Field(
+        None,
+        description="What to look for, in words: short for targets of type `text`.",
+        examples=[["a cat", "a dog"]],
+    )
+    targets: Targets | None = Field(
+        None,
+        description="What to look for, in words, by example, by class, or combined. Of a request "
+        "that has both, the prompts come first.",
+        examples=[[{"type": "text", "text": "a cat"}]],
+    )
+    options: ExplainOptions = Field(
+        default_factory=ExplainOptions, description="What is computed.", examples=[{"layers": 2}]
+    )
+    output: OutputOptions = Field(
+        default_factory=OutputOptions,
+        description="What is sent back.",
+        examples=[{"heatmap": "png", "overlay": True}],
+    )
+
+
+class ExplainRequest(ExplainBody):
     """One or several pictures, and what to look for in each: prompts, targets, or both."""
 
     image: AnyImage | None = Field(
@@ -143,30 +167,11 @@ class ExplainRequest(Request):
         description="Several pictures, in place of `image`.",
         examples=[[EXAMPLE_IMAGE]],
     )
-    prompts: Texts | None = Field(
-        None,
-        description="What to look for, in words: short for targets of type `text`.",
-        examples=[["a cat", "a dog"]],
-    )
-    targets: Targets | None = Field(
-        None,
-        description="What to look for, in words, by example, by class, or combined. Of a request "
-        "that has both, the prompts come first.",
-        examples=[[{"type": "text", "text": "a cat"}]],
-    )
     model: str | None = Field(
         None,
         max_length=256,
         description="Id of a model from `/models`; null for the default one.",
         examples=["starter"],
-    )
-    options: ExplainOptions = Field(
-        default_factory=ExplainOptions, description="What is computed.", examples=[{"layers": 2}]
-    )
-    output: OutputOptions = Field(
-        default_factory=OutputOptions,
-        description="What is sent back.",
-        examples=[{"heatmap": "png", "overlay": True}],
     )
 
 
@@ -183,10 +188,3 @@ FIELD_NAMES = frozenset(
     )
     for name in model.model_fields
 )
-
-
-def component_schemas(reference_template: str) -> dict[str, Any]:
-    """The JSON schemas that request bodies refer to, by name."""
-    schema = ExplainRequest.model_json_schema(ref_template=reference_template)
-    definitions: dict[str, Any] = schema.pop("$defs")
-    return {**definitions, "ExplainRequest": schema}

@@ -406,7 +406,6 @@ class TestAdmission:
         # The 1 in flight must finish, and 3 or 7 must leave the full queue.
         assert hints == [pytest.approx((1 + 3) / 4), pytest.approx((1 + 7) / 4)]
 
-
     def test_what_by_the_measured_rate_would_be_late_is_refused_at_once(
         self, make_batcher: MakeBatcher
     ) -> None:
