@@ -139,7 +139,8 @@ class MicroBatcher(Generic[Item, Result]):
 
         Items with equal ``bucket`` may be computed together. ``cost`` is positive, in the unit of
         the limits. An item not begun by ``deadline``, an instant on the batcher's clock, is
-        dropped; one that by the measured drain rate would not be is refused. Cancelling the future takes the item out of the queue.
+        dropped; one that by the measured drain rate would not be is refused. Cancelling the future
+        takes the item out of the queue.
 
         Raises ``WorkerUnavailableError``, ``BatcherClosedError``, ``QueueFullError``,
         ``ItemTooLargeError``, or ``ValueError`` for a cost that is not positive and finite. The
