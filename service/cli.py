@@ -1,6 +1,6 @@
-"""The command line: ``legrad serve | explain | models | openapi``."""
+"""The command line: ``legrad serve | explain | report | models | openapi``."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +13,19 @@ from rich.table import Table
 
 from legrad_engine import Explainer, LegradError
 from legrad_engine.families import Score
-from legrad_engine.geometry import Fit, upsample
-from legrad_engine.images import decode
+from legrad_engine.geometry import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models import STARTER, ModelReference, catalogue
-from legrad_engine.render import encode_png, normalize, overlay
-from legrad_engine.statistics import summarize
-from legrad_engine.targets import ClassTarget
 from service.app import create_app
+from service.offline.folders import (
+    Outcome,
+    Question,
+    explain_pictures,
+    find_pictures,
+    read_prompts,
+)
+from service.offline.manifest import FILE_NAME, ManifestError
+from service.offline.report import contact_sheet
 from service.server import serve as run_server
 from service.settings import Settings
 
@@ -30,10 +35,6 @@ app = typer.Typer(
 _console = Console()
 # Not wrapped: paths in messages are there to be copied.
 _errors = Console(stderr=True, soft_wrap=True)
-
-_PICTURE_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"
-}  # fmt: skip
 
 _MODEL_HELP = (
     "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
@@ -69,18 +70,26 @@ def serve(
 
 @app.command()
 def explain(
-    image: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
-    prompts: Annotated[
-        list[str],
+    image: Annotated[
+        Path, typer.Argument(help="A picture, or a folder: all pictures below it are explained.")
+    ],
+    prompt: Annotated[
+        list[str] | None,
         typer.Argument(
             help="What to look for: words, or a model's classes by label or index where it reads "
             "no words.",
-            metavar="PROMPT...",
+            metavar="[PROMPT]...",
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the overlays.")] = Path(
-        "explanations"
-    ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File of further prompts, one a line; # begins a comment.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for overlays (PNG), raw maps (npy) and manifest.jsonl."
+        ),
+    ] = Path("explanations"),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
     layers: Annotated[
         str | None, typer.Option(help="Count of last blocks, or `all`; the last two if none.")
@@ -92,48 +101,62 @@ def explain(
     fit: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Explains pictures on this machine, without a server, and writes overlays."""
-    pictures = _pictures(image)
+    """Explains pictures on this machine, without a server.
+
+    A folder is explained in batches. Started again, it goes on where it ended; pictures that failed
+    are tried again.
+    """
+    pictures = find_pictures(image)
+    if not pictures:
+        _errors.print(f"There is no picture in {image}.", markup=False)
+        raise typer.Exit(2)
     chosen_layers = _layers(layers)
-    table = Table("Picture", "Prompt", "Similarity", "Probability", "Peak at", "Overlay")
-    failed = False
     try:
+        asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
+        if not asked:
+            raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
         reference = ModelReference.parse(model)
         reference.check()
         explainer = Explainer.load(reference.name, reference.pretrained, device=device)
-        explainer.resolve_layers(chosen_layers)
-        targets = _targets(explainer, prompts)
-        output.mkdir(parents=True, exist_ok=True)
-    except (LegradError, OSError) as error:
-        _fail(error)
-    for path in track(pictures, "Explaining", console=_errors, disable=len(pictures) == 1):
-        try:
-            picture = decode(path)
-            (found,) = explainer.explain(
-                picture, targets, layers=chosen_layers, score=score, size=size,
-                fit=fit,
-            )  # fmt: skip
-        except LegradError as error:
-            failed = True
-            _errors.print(f"{path}: {error}", markup=False)
-            continue
-        heatmaps = normalize(upsample(found.maps, found.geometry, picture.size))
-        for index, prompt in enumerate(prompts):
-            target = output / f"{path.stem}-{_slug(prompt)}.png"
-            target.write_bytes(encode_png(overlay(picture, heatmaps[index])))
-            peak = summarize(found.maps[index], found.geometry).peak_position
-            table.add_row(
-                path.name,
-                prompt,
-                f"{found.similarities[index]:.3f}",
-                f"{found.probabilities[index]:.3f}",
-                f"{peak[0]}, {peak[1]}",
-                str(target),
+        question = Question(
+            explainer, model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit
+        )
+        question.check()
+        root = image if image.is_dir() else image.parent
+        outcomes = [
+            _report_failure(outcome)
+            for outcome in track(
+                explain_pictures(question, pictures, root, output),
+                "Explaining",
+                total=len(pictures),
+                console=_errors,
+                disable=len(pictures) == 1,
             )
-    if table.row_count:
-        _console.print(table)
-    if failed:
+        ]
+    except (LegradError, ManifestError, OSError, UnicodeDecodeError) as error:
+        _fail(error)
+    _summarize(outcomes, output)
+    if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What `legrad explain` has written.")] = Path(
+        "explanations"
+    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; report.html in the folder if none."),
+    ] = None,
+) -> None:
+    """Makes one self-contained HTML page of all explanations in a folder."""
+    target = output or folder / "report.html"
+    try:
+        target.write_text(contact_sheet(folder), encoding="utf-8")
+    except (ManifestError, OSError) as error:
+        _fail(error)
+    _console.print(str(target), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -173,20 +196,33 @@ def contract() -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _pictures(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURE_SUFFIXES)
-    if not found:
-        _errors.print(f"There is no picture in {path}.", markup=False)
-        raise typer.Exit(2)
-    return found
+def _report_failure(outcome: Outcome) -> Outcome:
+    if outcome.error:
+        _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
+    return outcome
 
 
-def _targets(explainer: Explainer, prompts: list[str]) -> list[str] | list[ClassTarget]:
-    if explainer.classifier is None:
-        return prompts
-    return [ClassTarget(int(text) if text.isdecimal() else text) for text in prompts]
+def _summarize(outcomes: Sequence[Outcome], output: Path) -> None:
+    """The numbers of a single picture; of several, how many there are."""
+    new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
+    known = sum(not outcome.entries for outcome in outcomes)
+    if len(outcomes) == len(new) == 1:
+        table = Table("Prompt", "Similarity", "Probability", "Peak at", "Overlay")
+        for entry in new[0].entries:
+            table.add_row(
+                entry.prompt,
+                f"{entry.similarity:.3f}",
+                "" if entry.probability is None else f"{entry.probability:.3f}",
+                "{}, {}".format(*entry.peak_position),
+                str(output / entry.overlay),
+            )
+        _console.print(table)
+        return
+    failed = len(outcomes) - len(new) - known
+    counts = [f"{len(new)} explained"]
+    counts += [f"{known} done before"] if known else []
+    counts += [f"{failed} failed"] if failed else []
+    _console.print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
 
 
 def _layers(text: str | None) -> Layers | None:
@@ -197,10 +233,6 @@ def _layers(text: str | None) -> Layers | None:
     if not text.isdigit():
         raise typer.BadParameter(f"layers is a number or 'all', not {text!r}.")
     return int(text)
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60] or "prompt"
 
 
 def _fail(error: Exception) -> None:
