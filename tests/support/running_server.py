@@ -23,12 +23,12 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 class Server:
-    """``legrad serve`` on a free port; a context manager that ends only its own process."""
+    """``legrad serve``, on a free port if none is given; ends only its own process when left."""
 
     def __init__(self, models: str, **settings: object) -> None:
         self._process = subprocess.Popen(
-            [str(LEGRAD), "serve", "--port", "0"],
-            env=environment(models=models, compute_threads=1, **settings),
+            [str(LEGRAD), "serve"],
+            env=environment(**{"port": 0, "models": models, "compute_threads": 1, **settings}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
