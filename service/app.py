@@ -96,7 +96,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         HTTPException,
     ):
         app.add_exception_handler(kind, handle)
-    app.add_middleware(RequestScope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestScope, metrics=metrics, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

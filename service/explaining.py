@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,10 +21,10 @@ from service.fetching.rules import ImageUrl
 from service.metrics import Metrics
 from service.off_loop import run_sized
 from service.pictures import Picture, Pictures
+from service.places import Place, Places
 from service.pool.model_pool import ModelPool
 from service.pool.served_model import Explained, ExplainItem, ServedModel
-from service.problems import TooManyRequestsError
-from service.rendering import RenderedImage, render
+from service.rendering import RenderedImage, drawing_size, drawings_of_each_target, render
 from service.schemas.answers import Grid, ImageExplanation, Size, TargetExplanation, Timings
 from service.settings import Settings
 from service.targets import encoded_images, name_target, with_prepared
@@ -50,6 +51,7 @@ class _Plan:
 class _Drawing:
     """What is needed of a picture after its explanation; ``seconds`` is None if not decoded."""
 
+    size: tuple[int, int]
     key: TraceKey | None
     canvas: Canvas | None
     seconds: float | None
@@ -72,7 +74,7 @@ class ExplainingService:
         self._url_images = url_images
         self._settings = settings
         self._metrics = metrics
-        self._in_progress = 0
+        self._places = Places(settings, metrics)
         self._threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
         self._pictures = Pictures(pool.traces, self._threads, settings.max_image_pixels)
 
@@ -80,27 +82,20 @@ class ExplainingService:
         """Ends the picture threads; the caller has awaited every command."""
         self._threads.shutdown(cancel_futures=True)
 
-    @contextlib.contextmanager
-    def permit(self) -> Iterator[None]:
+    def permit(self) -> contextlib.AbstractContextManager[Place]:
         """Holds one of the places for requests in progress, from before the body is read.
 
         Raises:
             TooManyRequestsError: every place is taken.
         """
-        if self._in_progress >= self._settings.max_requests_in_progress:
-            raise TooManyRequestsError(
-                f"{self._in_progress} requests are in progress; try again in a moment."
-            )
-        self._in_progress += 1
-        self._metrics.requests_in_progress.set(self._in_progress)
-        try:
-            yield
-        finally:
-            self._in_progress -= 1
-            self._metrics.requests_in_progress.set(self._in_progress)
+        return self._places.take()
 
-    async def explain(self, command: ExplainCommand) -> ExplainOutcome:
+    async def explain(self, command: ExplainCommand, place: Place) -> ExplainOutcome:
         """Carries out a command.
+
+        Args:
+            command: what is wanted.
+            place: the request's, held until its answer is sent.
 
         Raises:
             LegradError: the pictures, prompts or options cannot be explained.
@@ -113,19 +108,23 @@ class ExplainingService:
         async with self._pool.lease(command.model, command.deadline) as served:
             try:
                 async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
-                    return await self._explain(command, served)
+                    return await self._explain(command, served, place)
             except TimeoutError as error:
                 raise DeadlineExceededError(time.monotonic() - command.received) from error
 
-    async def explain_all(self, commands: Sequence[ExplainCommand]) -> list[ExplainOutcome]:
-        """Carries out commands side by side; the first error gives up the others.
+    async def explain_all(
+        self, commands: Sequence[ExplainCommand], place: Place
+    ) -> list[ExplainOutcome]:
+        """Carries out commands of one request side by side; the first error gives up the others.
 
         Raises:
             Exception: see :meth:`explain`.
         """
-        return await self._all([self.explain(command) for command in commands])
+        return await self._all([self.explain(command, place) for command in commands])
 
-    async def _explain(self, command: ExplainCommand, served: ServedModel) -> ExplainOutcome:
+    async def _explain(
+        self, command: ExplainCommand, served: ServedModel, place: Place
+    ) -> ExplainOutcome:
         explainer, options = served.explainer, command.options
         with naming_fields():
             layers = explainer.resolve_layers(options.layers)
@@ -147,6 +146,8 @@ class ExplainingService:
                 )
             ]
         )
+        drawn = drawings_of_each_target(command.output) * len(question.targets)
+        place.reserve(drawn * sum(math.prod(each.drawing.size) for each in prepared))
         submissions = self._submit_all(served, prepared, command.deadline)
         drawings = [each.drawing for each in prepared]
         # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
@@ -252,7 +253,8 @@ class ExplainingService:
         cost = served.cost(geometry, plan.layers, question.rows, traced=traced)
         # What is embedded is embedded once for all pictures of the command.
         cost += served.target_cost(question, texts) / len(command.images)
-        return _Prepared(item, cost, _Drawing(picture.key, canvas, seconds))
+        size = drawing_size(geometry.image_size, command.output.max_side)
+        return _Prepared(item, cost, _Drawing(size, picture.key, canvas, seconds))
 
     def _submit_all(
         self, served: ServedModel, prepared: Sequence[_Prepared], deadline: float

@@ -22,6 +22,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 LoadOutcome = Literal["loaded", "failed", "refused"]
 """A refused load found no room within the memory for models."""
 
+ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many"]
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
@@ -49,7 +51,13 @@ class Metrics:
             "request_duration_seconds", "Time to answer a request.", _SECONDS, "route"
         )
         self.requests_in_progress = self._gauge(
-            "requests_in_progress", "Explanations accepted and not yet answered."
+            "requests_in_progress", "Explanations accepted and not yet sent."
+        )
+        self.body_bytes_in_progress = self._gauge(
+            "body_bytes_in_progress", "Bytes received of the bodies of requests in progress."
+        )
+        self.connections_closed = self._counter(
+            "connections_closed", "Connections given up for what the client did not do.", "reason"
         )
         self.queue_wait = self._histogram(
             "queue_wait_seconds", "Time an image waited for the worker.", _SECONDS, "model"
@@ -117,6 +125,8 @@ class Metrics:
             self.request_duration.labels(route)
             for status in _STATUSES:
                 self.requests.labels(route, status)
+        for closed in get_args(ClosedConnection):
+            self.connections_closed.labels(closed)
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)
         for outcome in URL_OUTCOMES:

@@ -92,6 +92,11 @@ def render(
     return RenderedImage(rendered, time.perf_counter() - began)
 
 
+def drawings_of_each_target(output: OutputOptions) -> int:
+    """How many pictures of :func:`drawing_size` an answer has for each target."""
+    return (output.heatmap in ("png", "png16")) + output.overlay
+
+
 def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """(width, height) of a picture's heatmaps and overlays, no larger than the picture itself.
 

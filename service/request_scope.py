@@ -1,6 +1,7 @@
 """The outermost layer of every request: its id, its body limit, its log line and its metrics."""
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -11,10 +12,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
-from service.problems import INTERNAL_ERROR, BodyTooLargeError, respond
+from service.problems import INTERNAL_ERROR, BodyTooLargeError, TooManyRequestsError, respond
 from service.routes.accepting import ClientLeftError
+from service.settings import Settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
 _SHUTTING_DOWN = "shutting-down"
 
@@ -24,10 +27,12 @@ _log = structlog.get_logger("legrad.request")
 class RequestScope:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_bytes_in_progress = settings.max_body_bytes_in_progress
+        self._bytes_in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request; other scopes pass through."""
@@ -47,10 +52,13 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
+            await _send_in_pieces(send, message)
 
+        until_sent = contextlib.ExitStack()
+        state["until_sent"] = until_sent
         try:
-            await self._app(scope, self._limited(headers, receive), send_with_id)
+            limited = self._limited(headers, receive, until_sent)
+            await self._app(scope, limited, send_with_id)
         except (ClientLeftError, ClientDisconnect):
             # Nobody reads it; the number is what proxies log for a client that left.
             status = 499
@@ -67,13 +75,18 @@ class RequestScope:
                 raise
             await respond(INTERNAL_ERROR, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
+            until_sent.close()
             self._record(scope, State(state), status, time.perf_counter() - began)
 
-    def _limited(self, headers: Headers, receive: Receive) -> Receive:
-        """Receives the body, but no more of it than the limit."""
+    def _limited(
+        self, headers: Headers, receive: Receive, until_sent: contextlib.ExitStack
+    ) -> Receive:
+        """Receives the body, but no more of it, and of all bodies together, than the limits."""
         limit = self._max_body_bytes
         length = headers.get("content-length", "")
         received = 0
+
+        until_sent.callback(lambda: self._hold(-received))
 
         async def limited() -> Message:
             nonlocal received
@@ -82,15 +95,23 @@ class RequestScope:
                     f"The body has {length} bytes; this server accepts {limit}.", field="body"
                 )
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._hold(size)
             if received > limit:
                 raise BodyTooLargeError(
                     f"The body has more than the {limit} bytes that this server accepts.",
                     field="body",
                 )
+            if self._bytes_in_progress > self._max_bytes_in_progress:
+                raise TooManyRequestsError("The server holds too many bodies; try again later.")
             return message
 
         return limited
+
+    def _hold(self, body_bytes: int) -> None:
+        self._bytes_in_progress += body_bytes
+        self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
 
     def _record(self, scope: Scope, state: State, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
@@ -108,4 +129,24 @@ class RequestScope:
             seconds=round(seconds, 6),
             model=getattr(state, "model", None),
             problem=problem,
+        )
+
+
+async def _send_in_pieces(send: Send, message: Message) -> None:
+    """Sends each piece of an answer once the client has read most of what came before.
+
+    In one piece all of it would lie in the connection's buffer, and nobody would wait for it.
+    """
+    body: bytes = message.get("body", b"")
+    if len(body) <= _PIECE_BYTES:
+        await send(message)
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        last = start + _PIECE_BYTES >= len(body)
+        await send(
+            {
+                "type": message["type"],
+                "body": body[start : start + _PIECE_BYTES],
+                "more_body": not last or message.get("more_body", False),
+            }
         )

@@ -12,6 +12,7 @@ import uvicorn
 from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
 from service.app import create_app
+from service.connections import guarded
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -50,8 +51,11 @@ def serve(settings: Settings) -> None:
     resolve_device(settings.device)
     _check_models(settings)
     listener = listen(settings.host, settings.port)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
+        http=guarded(settings, app.state.metrics),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="How long a stopping server finishes what it has accepted."
     )
     max_requests_in_progress: int = Field(
-        256, ge=1, description="Requests decoded, queued, computed or rendered at once."
+        256, ge=1, description="Requests read, decoded, queued, computed, drawn or sent at once."
     )
     picture_threads: int = Field(2, ge=1, description="Threads that decode and render pictures.")
 
@@ -87,7 +87,27 @@ class Settings(BaseSettings):
         "own memory, on the GPU if it runs there.",
     )
 
+    max_connections: int = Field(
+        1000, ge=1, description="Most open connections; a further one is closed at once."
+    )
+    head_timeout_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="How long a connection may take to send the head of a request; an idle one is "
+        "closed after 5 s.",
+    )
+    send_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="How long a client may take to read its answer before it is given up.",
+    )
+
     max_body_bytes: int = Field(32_000_000, ge=1, description="Largest accepted request body.")
+    max_body_bytes_in_progress: int = Field(
+        512_000_000,
+        ge=1,
+        description="Most bytes of all bodies of requests in progress; beyond it requests get 429.",
+    )
     max_image_pixels: int = Field(
         40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
     )
@@ -111,6 +131,15 @@ class Settings(BaseSettings):
     )
     max_output_side: int = Field(
         2048, ge=1, description="Longest side of a heatmap or overlay, in pixels."
+    )
+    max_drawn_pixels: int = Field(
+        100_000_000, ge=1, description="Most pixels of all heatmaps and overlays of one request."
+    )
+    max_drawn_pixels_in_progress: int = Field(
+        400_000_000,
+        ge=1,
+        description="Most pixels of heatmaps and overlays of all requests in progress; beyond it "
+        "requests get 429.",
     )
 
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from fastapi import Request
 
 from service.commands import ExplainCommand, ExplainOutcome
 from service.explaining import ExplainingService
+from service.places import Place
 from service.problems import SlowBodyError
 from service.schemas.answers import Timings
 from service.settings import Settings
@@ -36,11 +37,13 @@ class AcceptedRequest:
         request: the request; its body is not read yet.
         received: when it arrived, on the monotonic clock in seconds.
         deadline: when its answer is of no more use, on the same clock.
+        place: what it holds until its answer is sent.
     """
 
     request: Request
     received: float
     deadline: float
+    place: Place
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
         """What is read of the body.
@@ -76,7 +79,7 @@ class AcceptedRequest:
     async def carry_out_all(self, commands: Sequence[ExplainCommand]) -> list[ExplainOutcome]:
         """Carries out commands to the same model side by side, all of them or none.
 
-        Each takes a place, as if it were a request of its own.
+        Each takes a place until all are sent, as if it were a request of its own.
 
         Raises:
             TooManyRequestsError: there are not as many places.
@@ -84,10 +87,9 @@ class AcceptedRequest:
             Exception: see :meth:`ExplainingService.explain`.
         """
         explaining: ExplainingService = self.request.app.state.explaining
-        with contextlib.ExitStack() as places:
-            for _ in commands[1:]:
-                places.enter_context(explaining.permit())
-            outcomes = await self._unless_client_leaves(explaining.explain_all(commands))
+        for _ in commands[1:]:
+            self.request.state.until_sent.enter_context(explaining.permit())
+        outcomes = await self._unless_client_leaves(explaining.explain_all(commands, self.place))
         self.request.state.model = outcomes[0].model
         self.request.state.timings = _slowest(outcomes)
         return outcomes
@@ -106,11 +108,10 @@ class AcceptedRequest:
             await asyncio.gather(work, leaving, return_exceptions=True)
 
 
-@contextlib.contextmanager
-def accept(request: Request) -> Iterator[AcceptedRequest]:
-    """Holds a place for the request, from before its body is read until it is carried out.
+def accept(request: Request) -> AcceptedRequest:
+    """Takes a place for the request, from before its body is read until its answer is sent.
 
-    A server that is full holds no bodies either.
+    A server that is full holds no bodies either, and an answer that nobody reads is not forgotten.
 
     Raises:
         TooManyRequestsError: every place is taken.
@@ -119,8 +120,9 @@ def accept(request: Request) -> Iterator[AcceptedRequest]:
     received = time.monotonic()
     explaining: ExplainingService = request.app.state.explaining
     timeout = _timeout(request, request.app.state.settings)
-    with explaining.permit():
-        yield AcceptedRequest(request, received, received + timeout)
+    until_sent: contextlib.ExitStack = request.state.until_sent
+    place = until_sent.enter_context(explaining.permit())
+    return AcceptedRequest(request, received, received + timeout, place)
 
 
 def _timeout(request: Request, settings: Settings) -> float:

@@ -95,9 +95,9 @@ async def explain(request: Request) -> Response:
     `Accept: image/png`, one picture and one target are answered by the overlay itself.
     """
     wants_png = _wants_png(request)
-    with accept(request) as accepted:
-        intake = await accepted.read(read_request(request, request.app.state.settings))
-        outcome = await accepted.carry_out(_command(accepted, intake, wants_png))
+    accepted = accept(request)
+    intake = await accepted.read(read_request(request, request.app.state.settings))
+    outcome = await accepted.carry_out(_command(accepted, intake, wants_png))
     if wants_png:
         return Response(
             base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG

@@ -10,6 +10,7 @@ import uvicorn
 from pictures import request_of
 
 from service.app import create_app
+from service.connections import guarded
 from service.fetching.network import Network
 from service.server import listen
 from service.settings import Settings
@@ -33,7 +34,13 @@ class RunningApp:
         listener = listen("127.0.0.1", 0)
         self.host, self.port = listener.getsockname()[:2]
         self._server = uvicorn.Server(
-            uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=30)
+            uvicorn.Config(
+                self.app,
+                http=guarded(chosen, self.app.state.metrics),
+                ws="none",
+                log_config=None,
+                timeout_graceful_shutdown=30,
+            )
         )
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()

@@ -1,0 +1,112 @@
+"""Connections that cost this server memory or a descriptor and bring it nothing are closed.
+
+uvicorn closes a connection that stays silent after an answer. It waits for ever for the first
+request, for a head that arrives in drops, and for a client that does not read its answer, and it
+takes heads of any size.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.metrics import ClosedConnection, Metrics
+from service.settings import Settings
+
+_MOST_PIPELINED = 32
+# One read may bring so much at once; what is parsed of it is known only afterwards.
+_READ_BYTES = 262_144
+_MOST_HEAD_BYTES = _READ_BYTES + 65_536
+# A byte of a body may bring along the size and the ends of a chunk of its own.
+_CHUNKED_BYTES = 8
+
+
+class GuardedConnection(HttpToolsProtocol):
+    """One connection, with a limit on each state in which it waits for its client."""
+
+    def __init__(self, *, settings: Settings, metrics: Metrics, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._settings = settings
+        self._closed = metrics.connections_closed
+        self._awaiting_request: asyncio.TimerHandle | None = None
+        self._awaiting_reader: asyncio.TimerHandle | None = None
+        self._given_up = False
+        self._unanswered = 0
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes the connection, unless there are too many already."""
+        super().connection_made(transport)
+        if len(self.connections) > self._settings.max_connections:
+            self._abort("too-many")
+        else:
+            self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what arrived; heads and trailers are limited here, bodies by the application."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            self._abort("large-head")
+
+    def on_headers_complete(self) -> None:
+        """The head of a request has arrived; its body is limited by the request's deadline."""
+        self._stop(self._awaiting_request)
+        self._head_bytes = 0
+        self._unanswered += 1
+        if self._unanswered > _MOST_PIPELINED:
+            self._abort("too-many")
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._head_bytes = max(0, self._head_bytes - _CHUNKED_BYTES * len(body))
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as its answer is written."""
+        super().pause_writing()
+        if self._awaiting_reader is None:
+            self._awaiting_reader = self.loop.call_later(
+                self._settings.send_timeout_seconds, self._abort, "slow-reader"
+            )
+
+    def on_response_complete(self) -> None:
+        """All of an answer but what the transport holds has been read."""
+        self._stop(self._awaiting_reader)
+        self._awaiting_reader = None
+        self._unanswered -= 1
+        super().on_response_complete()
+        if not self._unanswered:
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Lets go of the connection."""
+        self._stop(self._awaiting_request)
+        self._stop(self._awaiting_reader)
+        super().connection_lost(exc)
+
+    def _await_request(self) -> None:
+        # Also bounds how long the rest of a refused body, or of an answer, may take.
+        self._awaiting_request = self.loop.call_later(
+            self._settings.head_timeout_seconds, self._abort, "slow-request"
+        )
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+    def _abort(self, reason: ClosedConnection) -> None:
+        if not self._given_up:
+            self._given_up = True
+            self._closed.labels(reason).inc()
+            # Not closed: that waits until the client has read what is left.
+            self.transport.abort()
+
+
+def guarded(settings: Settings, metrics: Metrics) -> Any:
+    """What uvicorn makes its connections with."""
+    return partial(GuardedConnection, settings=settings, metrics=metrics)

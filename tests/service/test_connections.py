@@ -1,0 +1,217 @@
+"""Clients that do not send, do not read, or hold connections: each is given up, and counted."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from answers import refused
+from pictures import data_url, encoded, picture, request_of
+from running_app import Held, RunningApp
+
+HEAD = b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+PATIENCE = 60.0
+
+
+def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    connection.settimeout(PATIENCE)
+    if receive_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.connect((running.host, running.port))
+    return connection
+
+
+def posted(body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server ends the connection, within the patience of a test."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def closed(running: RunningApp, reason: str) -> float:
+    return running.metric(f'legrad_connections_closed_total{{reason="{reason}"}}')
+
+
+LARGE = {
+    "images": [data_url(encoded(picture(1500, 1500, seed=seed))) for seed in range(4)],
+    "prompts": [f"thing {number}" for number in range(4)],
+    "output": {"heatmap": "png16", "max_side": 1500},
+}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /health/li",
+        HEAD,
+        b"\r\n" * 10,
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\nGET ",
+        b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nhalf",
+    ],
+    ids=["nothing", "path", "headers", "newlines", "second", "refused-body"],
+)
+def test_a_request_that_does_not_arrive_is_given_up(tiny_model: str, sent: bytes) -> None:
+    with (
+        RunningApp(tiny_model, head_timeout_seconds=0.3) as running,
+        connect(running) as connection,
+    ):
+        connection.sendall(sent)
+        assert is_closed(connection)
+        running.eventually(lambda: closed(running, "slow-request") >= 1)
+        assert running.explain().status_code == 200
+
+
+def send_until_closed(connection: socket.socket, pieces: Iterator[bytes]) -> None:
+    """Fails where the server takes all of it."""
+    try:
+        for piece in pieces:
+            connection.sendall(piece)
+    except ConnectionError:
+        return
+    pytest.fail("The server took everything.")
+
+
+def test_a_head_in_drops_is_given_up_all_the_same(tiny_model: str) -> None:
+    def drops() -> Iterator[bytes]:
+        pause = threading.Event()
+        yield b"GET /health/live HTTP/1.1\r\n"
+        for number in range(1000):
+            pause.wait(0.05)
+            yield b"X-%d: y\r\n" % number
+
+    with (
+        RunningApp(tiny_model, head_timeout_seconds=0.5) as running,
+        connect(running) as connection,
+    ):
+        send_until_closed(connection, drops())
+        assert closed(running, "slow-request") >= 1
+
+
+def test_an_endless_head_is_given_up(running: RunningApp) -> None:
+    before = closed(running, "large-head")
+    with connect(running) as connection:
+        start = [b"GET /health/live HTTP/1.1\r\nX: "]
+        send_until_closed(connection, iter(start + [b"y" * 65536] * 2000))
+    assert closed(running, "large-head") == before + 1
+
+
+def test_endless_trailers_are_given_up(running: RunningApp) -> None:
+    before = closed(running, "large-head")
+    with connect(running) as connection:
+        start = [HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"]
+        send_until_closed(connection, iter(start + [b"X: " + b"y" * 1000 + b"\r\n"] * 100_000))
+    assert closed(running, "large-head") == before + 1
+
+
+def test_a_body_in_tiny_chunks_is_read(running: RunningApp) -> None:
+    content = json.dumps(request_of(output={"heatmap": "none", "overlay": False})).encode()
+    content += b" " * 200_000
+    with connect(running) as connection:
+        connection.sendall(HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"".join(b"1\r\n%c\r\n" % each for each in content) + b"0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_requests_sent_ahead_without_end_are_given_up(running: RunningApp) -> None:
+    before = closed(running, "too-many")
+    with connect(running) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
+        assert is_closed(connection)
+    assert closed(running, "too-many") == before + 1
+
+
+def test_a_connection_too_many_is_closed_and_others_work_on(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_connections=3) as running:
+        kept = [connect(running) for _ in range(2)]
+        with connect(running) as refused_one:
+            assert is_closed(refused_one)
+        assert closed(running, "too-many") == 1
+        assert running.explain().status_code == 200
+        for connection in kept:
+            connection.close()
+
+
+def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, max_requests_in_progress=1) as running,
+        connect(running, 4096) as reader,
+    ):
+        reader.sendall(posted(LARGE))
+        assert reader.recv(100).startswith(b"HTTP/1.1 200")
+        refused_one = running.explain()
+        assert (refused_one.status_code, refused_one.json()["error"]) == (429, "too-many-requests")
+        assert running.metric("legrad_requests_in_progress") == 1
+        reader.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        rest = b"".join(iter(lambda: reader.recv(1_000_000), b""))
+        assert rest.endswith(b'{"status":"alive"}')
+        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 0)
+        assert running.explain().status_code == 200
+
+
+def test_an_answer_that_is_not_read_is_given_up(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, send_timeout_seconds=0.5) as running,
+        connect(running, 4096) as reader,
+    ):
+        reader.sendall(posted(LARGE))
+        assert reader.recv(100).startswith(b"HTTP/1.1 200")
+        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 0)
+        assert closed(running, "slow-reader") == 1
+        assert is_closed(reader)
+        slowest = 'legrad_request_duration_seconds_sum{route="/explain"}'
+        assert running.metric(slowest) >= 0.5
+
+
+def test_a_request_that_would_draw_too_much_is_told_so(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_drawn_pixels=20_000) as running:
+        one = request_of(prompts=["a cat", "a dog"])  # 2 targets, 2 drawings of 80 x 60 each
+        assert running.explain(one).status_code == 200
+        three = request_of(prompts=["a cat", "a dog", "a bird"])
+        response = running.explain(three)
+        assert "28800 pixels" in refused(response, 422, "limit-exceeded", "output")
+        assert running.explain(three | {"output": {"overlay": False}}).status_code == 200
+        assert running.explain(three | {"output": {"max_side": 40}}).status_code == 200
+
+
+def test_requests_together_draw_no_more_than_the_server_holds(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, max_drawn_pixels_in_progress=15_000) as running,
+        Held(running) as held,
+    ):
+        first = running.explain_in_background()
+        assert held.entered.wait(PATIENCE)
+        busy = running.explain()
+        assert (busy.status_code, busy.json()["error"]) == (429, "too-many-requests")
+        held.release()
+        assert first.result(PATIENCE).status_code == 200
+        assert running.explain().status_code == 200
+
+
+def test_bodies_together_are_no_more_than_the_server_holds(tiny_model: str) -> None:
+    def two_thirds(running: RunningApp) -> httpx.Response:
+        return running.client.post(
+            "/explain", content=b" " * 600_000, headers={"content-type": "application/json"}
+        )
+
+    with RunningApp(tiny_model, max_body_bytes_in_progress=1_000_000) as running:
+        with connect(running) as waiting:
+            waiting.sendall(HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 600_000)
+            held = "legrad_body_bytes_in_progress"
+            running.eventually(lambda: running.metric(held) == 600_000)
+            assert two_thirds(running).status_code == 429
+        running.eventually(lambda: two_thirds(running).status_code == 400)
+        assert running.explain().status_code == 200
