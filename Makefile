@@ -11,7 +11,8 @@ IMAGE ?=
 PROMPTS ?=
 MINUTES ?= 10
 
-.PHONY: help install demo serve test test-quick lint format bench soak openapi models-page starter-eval clean
+.PHONY: help install demo serve test test-quick lint format bench soak lock openapi models-page \
+	starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -19,7 +20,8 @@ help:
 	@echo "make serve         start the server on port 8000"
 	@echo "make test          run all tests (JOBS=2 at a time)"
 	@echo "make test-quick    run those that take no patience"
-	@echo "make lint          formatting, typing, imports, contract"
+	@echo "make lint          formatting, typing, imports, contract, security"
+	@echo "make lock          pin what pyproject.toml asks for, with hashes: requirements*.lock"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make bench         measure speed against the reference and plain forward passes"
 	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency"
@@ -54,11 +56,24 @@ lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive legrad_engine service
 	$(BIN)/legrad openapi | diff - openapi.yaml
 
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is pinned stays so while pyproject.toml admits it; delete a lock to take what is new.
+# For Linux on x86-64 with Python 3.11, as in the images. The lock for images that get torch from
+# an index of its own, without CUDA, is the same less torch and what only torch needs.
+IMAGE_EXTRAS := hf
+COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet
+
+lock: $(TOOLS)
+	$(COMPILE) $(IMAGE_EXTRAS:%=--extra %) --output-file requirements.lock pyproject.toml
+	awk '/^[a-z]/ { kept = !/^(torch|torchvision|triton|cuda-|nvidia-)/ } /^#/ || kept' \
+		requirements.lock > requirements-cpu.lock
+	$(COMPILE) --constraint requirements.lock --all-extras --output-file requirements-dev.lock pyproject.toml
 
 openapi: install
 	$(BIN)/legrad openapi --output openapi.yaml

@@ -67,7 +67,7 @@ class _Observing(_AttentionMode):
     def __init__(self, *, stop: bool) -> None:
         super().__init__()
         self.stop = stop
-        self.attention: Attention | None = None
+        self.seen: list[Attention] = []
 
     def attend(self, *args: Any, **kwargs: Any) -> Tensor:
         output: Tensor = F.scaled_dot_product_attention(*args, **kwargs)
@@ -75,7 +75,7 @@ class _Observing(_AttentionMode):
         if value.shape[1] != output.shape[1]:
             # Grouped queries: several heads share one value.
             value = value.repeat_interleave(output.shape[1] // value.shape[1], 1)
-        self.attention = Attention(value, output)
+        self.seen.append(Attention(value, output))
         if self.stop:
             raise _Seen
         return output
@@ -100,8 +100,7 @@ def run_observed(run: Callable[[], Tensor]) -> tuple[Attention, Tensor]:
     with mode:
         result = run()
     mode.require_call()
-    assert mode.attention is not None
-    return mode.attention, result
+    return mode.seen[0], result
 
 
 def attention_of(run: Callable[[], Tensor]) -> Attention:
@@ -113,8 +112,7 @@ def attention_of(run: Callable[[], Tensor]) -> Attention:
     except _Seen:
         pass
     mode.require_call()
-    assert mode.attention is not None
-    return mode.attention
+    return mode.seen[0]
 
 
 def run_with_attention(run: Callable[[], Tensor], output: Tensor) -> Tensor:

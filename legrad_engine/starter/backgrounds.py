@@ -46,8 +46,8 @@ def photographs() -> tuple[torch.Tensor, ...]:
     return tuple(loaded)
 
 
-def _colour(random: np.random.Generator) -> torch.Tensor:
-    return torch.tensor(random.uniform(0.05, 1.0, size=(3, 1, 1)), dtype=torch.float32)
+def _colour(generator: np.random.Generator) -> torch.Tensor:
+    return torch.tensor(generator.uniform(0.05, 1.0, size=(3, 1, 1)), dtype=torch.float32)
 
 
 def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -60,33 +60,33 @@ def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
     )[0]
 
 
-def _gradient(random: np.random.Generator, size: int) -> torch.Tensor:
-    angle = random.uniform(0, 2 * np.pi)
+def _gradient(generator: np.random.Generator, size: int) -> torch.Tensor:
+    angle = generator.uniform(0, 2 * np.pi)
     line = torch.linspace(-0.5, 0.5, size)
     ramp = (np.cos(angle) * line[None, :] + np.sin(angle) * line[:, None]) / 1.42 + 0.5
-    return torch.lerp(_colour(random), _colour(random), ramp[None])
+    return torch.lerp(_colour(generator), _colour(generator), ramp[None])
 
 
-def _noise(random: np.random.Generator, size: int) -> torch.Tensor:
-    result = _colour(random).expand(3, size, size).clone()
+def _noise(generator: np.random.Generator, size: int) -> torch.Tensor:
+    result = _colour(generator).expand(3, size, size).clone()
     for cells in (3, 7, 15, 40):
-        amplitude = random.uniform(0.0, 0.2)
-        channels = 3 if random.random() < 0.5 else 1
+        amplitude = generator.uniform(0.0, 0.2)
+        channels = 3 if generator.random() < 0.5 else 1
         field = torch.from_numpy(
-            random.standard_normal((channels, cells, cells)).astype(np.float32)
+            generator.standard_normal((channels, cells, cells)).astype(np.float32)
         )
         result += amplitude * functional.interpolate(field[None], (size, size), mode="bicubic")[0]
     return result.clamp(0, 1)
 
 
-def _texture(random: np.random.Generator, size: int) -> torch.Tensor:
-    angle = random.uniform(0, np.pi)
-    period = size * random.uniform(0.06, 0.3)
+def _texture(generator: np.random.Generator, size: int) -> torch.Tensor:
+    angle = generator.uniform(0, np.pi)
+    period = size * generator.uniform(0.06, 0.3)
     line = torch.arange(size, dtype=torch.float32)
     across = np.cos(angle) * line[None, :] + np.sin(angle) * line[:, None]
     along = -np.sin(angle) * line[None, :] + np.cos(angle) * line[:, None]
     wave_across, wave_along = (torch.sin(2 * np.pi * t / period) for t in (across, along))
-    shape = random.integers(4)
+    shape = generator.integers(4)
     if shape == 0:
         pattern = wave_across
     elif shape == 1:
@@ -95,43 +95,45 @@ def _texture(random: np.random.Generator, size: int) -> torch.Tensor:
         pattern = wave_across + wave_along - 0.8
     else:
         pattern = torch.maximum(wave_across, wave_along) - 0.9
-    sharpness = float(np.exp(random.uniform(np.log(1.5), np.log(12))))
-    return torch.lerp(_colour(random), _colour(random), torch.sigmoid(sharpness * pattern)[None])
+    sharpness = float(np.exp(generator.uniform(np.log(1.5), np.log(12))))
+    return torch.lerp(
+        _colour(generator), _colour(generator), torch.sigmoid(sharpness * pattern)[None]
+    )
 
 
-def _photograph(random: np.random.Generator, size: int, recolour: float) -> torch.Tensor:
-    source = photographs()[random.integers(len(PHOTOGRAPHS))]
+def _photograph(generator: np.random.Generator, size: int, recolour: float) -> torch.Tensor:
+    source = photographs()[generator.integers(len(PHOTOGRAPHS))]
     height, width = source.shape[1:]
-    side = int(random.uniform(0.35, 1.0) * min(height, width))
-    top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+    side = int(generator.uniform(0.35, 1.0) * min(height, width))
+    top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
     crop = _resize(source[:, top : top + side, left : left + side], size)
-    if random.random() < 0.5:
+    if generator.random() < 0.5:
         crop = crop.flip(2)
-    if random.random() < recolour:
-        crop = crop[random.permutation(3)]
-        gain = torch.tensor(random.uniform(0.6, 1.3, size=(3, 1, 1)), dtype=torch.float32)
+    if generator.random() < recolour:
+        crop = crop[generator.permutation(3)]
+        gain = torch.tensor(generator.uniform(0.6, 1.3, size=(3, 1, 1)), dtype=torch.float32)
         crop = (crop * gain).clamp(0, 1)
     return crop
 
 
-def background(random: np.random.Generator, size: int, recolour: float = 0.5) -> torch.Tensor:
+def background(generator: np.random.Generator, size: int, recolour: float = 0.5) -> torch.Tensor:
     """Draw one background.
 
     Args:
-        random: Source of every random choice.
+        generator: Source of every random choice.
         size: Side in pixels.
         recolour: Probability that a photograph's channels are permuted and scaled.
 
     Returns:
         float32 `[3, size, size]` in 0..1.
     """
-    kind = KINDS[random.choice(len(KINDS), p=_KIND_WEIGHTS)]
+    kind = KINDS[generator.choice(len(KINDS), p=_KIND_WEIGHTS)]
     if kind == "flat":
-        return _colour(random).expand(3, size, size).clone()
+        return _colour(generator).expand(3, size, size).clone()
     if kind == "gradient":
-        return _gradient(random, size)
+        return _gradient(generator, size)
     if kind == "noise":
-        return _noise(random, size)
+        return _noise(generator, size)
     if kind == "texture":
-        return _texture(random, size)
-    return _photograph(random, size, recolour)
+        return _texture(generator, size)
+    return _photograph(generator, size, recolour)

@@ -139,16 +139,16 @@ def localisation(
         total: Number of scenes.
         make_maps: What to measure.
     """
-    random = np.random.default_rng(_ABSENT_SEED)
+    generator = np.random.default_rng(_ABSENT_SEED)
     names = [concept.name for concept in sprites.concepts]
     tallies: dict[str, _Tally] = {}
     for scenes in _chunks(sprites, styles, (2, 3), _FEW_STICKERS_SEED, total):
         shown = [[c for c in row if c >= 0] for row in scenes.concepts.tolist()]
         prompts = []
         for present in shown:
-            absent = random.choice(np.setdiff1d(np.arange(len(names)), present))
+            absent = generator.choice(np.setdiff1d(np.arange(len(names)), present))
             prompts.append([names[concept] for concept in (*present, absent)])
-        given = [int(random.integers(len(present))) for present in shown]
+        given = [int(generator.integers(len(present))) for present in shown]
         images = pictures(scenes)
         for maker in make_maps:
             for method, maps_of_all in maker(images, prompts).items():
@@ -216,8 +216,8 @@ def centre_maps(explainer: Explainer) -> MapMaker:
 
 def random_maps(explainer: Explainer, seed: int = 0) -> MapMaker:
     """Uniform noise over the patch grid, drawn anew for every picture."""
-    random = np.random.default_rng(seed)
-    return _same_for_every_prompt(explainer, "Random map", lambda _, grid: random.random(grid))
+    generator = np.random.default_rng(seed)
+    return _same_for_every_prompt(explainer, "Random map", lambda _, grid: generator.random(grid))
 
 
 def attention_maps(explainer: Explainer) -> MapMaker:

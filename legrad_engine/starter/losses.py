@@ -35,7 +35,7 @@ def read_targets(
     scenes: Scenes,
     concept_count: int,
     patches: int | None,
-    random: np.random.Generator,
+    generator: np.random.Generator,
     patch: int = 14,
 ) -> Targets:
     """Derive targets from the visible masks.
@@ -44,12 +44,14 @@ def read_targets(
         scenes: The scenes.
         concept_count: Number of concepts.
         patches: Patches to keep in each scene, background left out first; None for all.
-        random: Decides which background stays.
+        generator: Decides which background stays.
         patch: Side of a patch in pixels.
     """
     cover = functional.avg_pool2d(scenes.masks.float(), patch).flatten(2)
     is_background = cover.sum(1) < _BACKGROUND_COVER
-    order = is_background + torch.from_numpy(random.random(is_background.shape, dtype=np.float32))
+    order = is_background + torch.from_numpy(
+        generator.random(is_background.shape, dtype=np.float32)
+    )
     kept = order.argsort(1)[:, :patches]
     cover = cover.gather(2, kept[:, None].expand(-1, cover.shape[1], -1))
     best, slot = cover.max(1)

@@ -34,7 +34,7 @@ def write_test_scenes(sprites: Sprites, folder: Path) -> None:
     A mask is an indexed PNG: 0 is background, i is the i-th sticker's visible pixels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(_SEED)
     names = [concept.name for concept in sprites.concepts]
     entries = []
     for count, total in _SCENES_BY_COUNT.items():
@@ -53,7 +53,7 @@ def write_test_scenes(sprites: Sprites, folder: Path) -> None:
             mask.putpalette([0, 0, 0, 228, 26, 28, 55, 126, 184, 77, 175, 74])
             mask.save(folder / f"{stem}-mask.png", optimize=True, bits=2)
             present = [names[concept] for concept in scenes.concepts[index, :count].tolist()]
-            absent = str(random.choice([name for name in names if name not in present]))
+            absent = str(generator.choice([name for name in names if name not in present]))
             entries.append({"name": stem, "stickers": present, "absent": absent})
     lines = ",\n".join("  " + json.dumps(entry) for entry in entries)
     (folder / "scenes.json").write_text(f"[\n{lines}\n]\n")

@@ -138,27 +138,29 @@ def _covered(centre: NDArray[np.float64], side: float, placed: list[_Placement])
 
 
 def _place(
-    random: np.random.Generator,
+    generator: np.random.Generator,
     recipe: Recipe,
     drawable: list[NDArray[np.int64]],
     weights: NDArray[np.float64],
     scene: int,
 ) -> list[_Placement]:
-    count = int(random.choice(recipe.sticker_counts, p=recipe.count_weights))
+    count = int(generator.choice(recipe.sticker_counts, p=recipe.count_weights))
     low, high = recipe.sides[count]
     placed: list[_Placement] = []
     used: set[int] = set()
     for slot in range(count):
-        style = int(random.choice(len(weights), p=weights))
-        concept = int(random.choice(drawable[style]))
+        style = int(generator.choice(len(weights), p=weights))
+        concept = int(generator.choice(drawable[style]))
         while concept in used:
-            concept = int(random.choice(drawable[style]))
+            concept = int(generator.choice(drawable[style]))
         used.add(concept)
-        side = float(random.uniform(low, high))
+        side = float(generator.uniform(low, high))
         best, best_cover = np.zeros(2), np.inf
         for _ in range(12):
             centre = (
-                random.uniform(side * 0.5, 1 - side * 0.5, size=2) if side < 1 else np.full(2, 0.5)
+                generator.uniform(side * 0.5, 1 - side * 0.5, size=2)
+                if side < 1
+                else np.full(2, 0.5)
             )
             cover = _covered(centre, side, placed)
             if cover < best_cover:
@@ -173,15 +175,15 @@ def _place(
                 concept=concept,
                 side=side,
                 centre=(float(best[0]), float(best[1])),
-                angle=float(np.deg2rad(random.uniform(-recipe.tilt, recipe.tilt))),
-                flip=bool(random.random() < 0.5),
+                angle=float(np.deg2rad(generator.uniform(-recipe.tilt, recipe.tilt))),
+                flip=bool(generator.random() < 0.5),
             )
         )
     return placed
 
 
 def _sampling_grid(
-    random: np.random.Generator, placements: list[_Placement], recipe: Recipe
+    generator: np.random.Generator, placements: list[_Placement], recipe: Recipe
 ) -> torch.Tensor:
     """Where each picture pixel samples its sticker: float32 `[stickers, size, size, 2]`."""
     matrices = np.zeros((len(placements), 2, 3), dtype=np.float32)
@@ -200,7 +202,7 @@ def _sampling_grid(
     shape = [len(placements), 1, recipe.size, recipe.size]
     grid = functional.affine_grid(torch.from_numpy(matrices), shape, align_corners=False)
     if recipe.warp > 0:
-        field = random.uniform(
+        field = generator.uniform(
             -2 * recipe.warp, 2 * recipe.warp, size=(len(placements), 2, 5, 5)
         ).astype(np.float32)
         smooth = functional.interpolate(
@@ -211,10 +213,10 @@ def _sampling_grid(
 
 
 def _stickers(
-    sprites: Sprites, placements: list[_Placement], recipe: Recipe, random: np.random.Generator
+    sprites: Sprites, placements: list[_Placement], recipe: Recipe, generator: np.random.Generator
 ) -> torch.Tensor:
     """The stickers in place: float32 `[stickers, 4, size, size]`, premultiplied RGBA."""
-    grid = _sampling_grid(random, placements, recipe)
+    grid = _sampling_grid(generator, placements, recipe)
     result = torch.empty(len(placements), 4, recipe.size, recipe.size)
     # Sprites that will be shrunk much are halved first, since bilinear sampling alone would alias.
     shrunk = np.array([placement.side * recipe.size < _HALVE_BELOW for placement in placements])
@@ -231,7 +233,7 @@ def _stickers(
     return result
 
 
-def _shadow(alpha: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+def _shadow(alpha: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
     """How much one sticker, `alpha` `[size, size]`, darkens the ground: soft and shifted down."""
     size = alpha.shape[-1]
     shift = max(1, round(size * 0.016))
@@ -240,8 +242,8 @@ def _shadow(alpha: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)) * 2:
         blurred = functional.avg_pool2d(blurred, window, 1, (window[0] // 2, window[1] // 2))
     blurred = functional.interpolate(blurred, alpha.shape, mode="bilinear", align_corners=False)
-    sideways = int(random.integers(-shift, shift + 1))
-    return float(random.uniform(0.2, 0.5)) * torch.roll(blurred[0, 0], (shift, sideways), (0, 1))
+    sideways = int(generator.integers(-shift, shift + 1))
+    return float(generator.uniform(0.2, 0.5)) * torch.roll(blurred[0, 0], (shift, sideways), (0, 1))
 
 
 def compose(
@@ -256,28 +258,28 @@ def compose(
         seed: Decides everything random.
         count: Number of scenes.
     """
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     weights = np.array([styles.get(name, 0.0) for name in sprites.styles])
     weights /= weights.sum()
     drawable = [np.flatnonzero(sprites.present[style]) for style in range(len(sprites.styles))]
     placements = [
-        p for scene in range(count) for p in _place(random, recipe, drawable, weights, scene)
+        p for scene in range(count) for p in _place(generator, recipe, drawable, weights, scene)
     ]
-    stickers = _stickers(sprites, placements, recipe, random)
+    stickers = _stickers(sprites, placements, recipe, generator)
     if recipe.vary_style:
-        stickers = vary_style(stickers, random)
+        stickers = vary_style(stickers, generator)
     else:
         tint = torch.from_numpy(
-            random.uniform(0.9, 1.1, size=(len(placements), 3, 1, 1)).astype(np.float32)
+            generator.uniform(0.9, 1.1, size=(len(placements), 3, 1, 1)).astype(np.float32)
         )
         stickers[:, :3] = torch.minimum(stickers[:, :3] * tint, stickers[:, 3:])
-    images = torch.stack([background(random, recipe.size) for _ in range(count)])
+    images = torch.stack([background(generator, recipe.size) for _ in range(count)])
     masks = torch.zeros(count, MOST_STICKERS, recipe.size, recipe.size, dtype=torch.bool)
     concepts = torch.full((count, MOST_STICKERS), -1, dtype=torch.int64)
     for index, placement in enumerate(placements):
         scene, colour, alpha = placement.scene, stickers[index, :3], stickers[index, 3]
-        if not recipe.vary_style or random.random() < 0.4:
-            images[scene] *= 1 - _shadow(alpha, random)
+        if not recipe.vary_style or generator.random() < 0.4:
+            images[scene] *= 1 - _shadow(alpha, generator)
         images[scene].mul_(1 - alpha).add_(colour)
         visible = alpha > _VISIBLE_ALPHA
         masks[scene, : placement.slot] &= ~visible

@@ -69,7 +69,7 @@ def fit_text_tower(
         steps: Number of training steps.
         seed: Decides which prompts are drawn.
     """
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     known = [names(concept, concepts) for concept in concepts]
     taken = {part for group in known for name in group for part in name.split()}
     unknown = [word for word in _whole_words(tokenizer) if word not in taken]
@@ -88,15 +88,17 @@ def fit_text_tower(
             group["lr"] = _PEAK_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
         prompts, targets = [], []
         for _ in range(_BATCH):
-            if random.random() < _UNKNOWN_SHARE:
-                words = " ".join(random.choice(unknown, size=int(random.integers(1, 3))))
+            if generator.random() < _UNKNOWN_SHARE:
+                words = " ".join(generator.choice(unknown, size=int(generator.integers(1, 3))))
                 target = len(concepts)
             else:
-                target = int(random.integers(len(concepts)))
+                target = int(generator.integers(len(concepts)))
                 # The name itself half of the time, else any of its synonyms and plurals.
-                index = 0 if random.random() < 0.5 else int(random.integers(len(known[target])))
+                index = (
+                    0 if generator.random() < 0.5 else int(generator.integers(len(known[target])))
+                )
                 words = known[target][index]
-            prompts.append(fill(str(random.choice(templates)), words))
+            prompts.append(fill(str(generator.choice(templates)), words))
             targets.append(target)
         wanted = torch.tensor(targets)
         encoded = _encode(model, tokenizer(prompts))

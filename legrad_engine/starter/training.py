@@ -212,9 +212,9 @@ def _run_stage(
             group["lr"] = group["rate"] * _rate_factor(seen, schedule)
         seed = schedule.seed + seen + rank * share
         scenes = compose(sprites, TRAINING_STYLES, recipe, seed, share)
-        random = np.random.default_rng(seed)
-        varied = vary_scenes(scenes.images, random)
-        targets = read_targets(scenes, concept_count, stage.patches, random)
+        generator = np.random.default_rng(seed)
+        varied = vary_scenes(scenes.images, generator)
+        targets = read_targets(scenes, concept_count, stage.patches, generator)
         terms = loss(learner, normalise(varied), targets)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
