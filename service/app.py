@@ -14,6 +14,10 @@ from starlette.exceptions import HTTPException
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
+from service.access.control import AccessControl
+from service.access.cors import allow_origins
+from service.access.headers import SecurityHeaders
+from service.access.routing import SECURITY_SCHEMES, AccessRouter
 from service.batching import BatchingError
 from service.explaining import ExplainingService
 from service.fetching.images import UrlImages
@@ -22,14 +26,22 @@ from service.metrics import Metrics
 from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
-from service.routes import explain, models, operations
+from service.routes import documentation, explain, models, operations
 from service.schemas.answers import ProblemDetails
 from service.schemas.base import component_schemas
 from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
 
-_ROUTERS = (explain.router, models.router, operations.router)
+# Each says who may use it; one that does not is no router of this application.
+_ROUTERS: tuple[AccessRouter, ...] = (
+    explain.router,
+    models.router,
+    models.admin_router,
+    operations.router,
+    operations.metrics_router,
+    documentation.router,
+)
 _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
     "heatmaps, overlays, regions and scores. Errors are RFC 9457 problem details."
@@ -47,10 +59,12 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
     Raises:
         UnknownModelError: a model in the settings does not say which weights.
+        InvalidOptionError: the file of keys cannot be used.
     """
     settings = settings or Settings()
     routes = [route.path for router in _ROUTERS for route in router.routes]  # type: ignore[attr-defined]
     metrics = Metrics((reference.id for reference in settings.model_references), routes)
+    access = AccessControl(settings, metrics)
     pool = ModelPool(settings, metrics)
     metrics.registry.register(ServerState(pool, settings))
 
@@ -63,21 +77,24 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            yield
+            async with access.watching():
+                yield
         finally:
             drained = await pool.close(settings.drain_timeout_seconds)
             app.state.explaining.close()
             url_images.close()
             _log.info("stopped", drained=drained)
 
-    # Its documentation page comes from this server, not from a content delivery network.
+    # The files of its documentation page come from this server, not from a delivery network.
     app = FastAPIOffline(
         title="LeGrad",
         version=version("legrad-service"),
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        static_url=documentation.STATIC_URL,
         responses={
             "4XX": {"description": "The request is at fault.", "content": _problem_content()},
             "5XX": {"description": "The server is at fault.", "content": _problem_content()},
@@ -86,6 +103,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.pool = pool
+    app.state.access = access
     for router in _ROUTERS:
         app.include_router(router)
     for kind in (
@@ -97,6 +115,9 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     ):
         app.add_exception_handler(kind, handle)
     app.add_middleware(RequestScope, metrics=metrics, settings=settings)
+    allow_origins(app, settings.cors_origins)
+    # The outermost: errors carry its headers too.
+    app.add_middleware(SecurityHeaders)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -116,7 +137,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         template = "#/components/schemas/{model}"
-        components = document.setdefault("components", {}).setdefault("schemas", {})
+        document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+        components = document["components"].setdefault("schemas", {})
         for model in (ExplainRequest, ProblemDetails):
             components |= component_schemas(model, template)
         app.openapi_schema = document

@@ -1,5 +1,6 @@
-"""The command line: ``legrad serve | explain | report | models | openapi``."""
+"""The command line: ``legrad serve | explain | report | models | key | openapi``."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models import STARTER, ModelReference, catalogue
+from service.access.keys import digest, new_key, read_keys
 from service.app import create_app
 from service.offline.folders import (
     Outcome,
@@ -62,7 +64,8 @@ def serve(
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name = "_".join(str(part) for part in each["loc"]).upper()
-            _errors.print(f"LEGRAD_{name}: {each['msg']}", markup=False)
+            # What is wrong with two together names both itself.
+            _errors.print(f"LEGRAD_{name}: {each['msg']}" if name else each["msg"], markup=False)
         raise typer.Exit(2) from error
     except (LegradError, OSError) as error:
         _fail(error)
@@ -174,6 +177,35 @@ def models(
         elif everything:
             table.add_row(f"[dim]{entry.name}[/]", f"[dim]{entry.refusal}[/]")
     _console.print(table)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="What logs call it.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="What it opens: explain, admin or metrics. Repeat for several."),
+    ],
+    max_concurrent: Annotated[int | None, typer.Option(help="Most requests at once.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Most requests in a time, such as 10/second.")
+    ] = None,
+) -> None:
+    """Makes an API key: prints the key, once, and then its entry for the list of keys."""
+    secret = new_key()
+    fields = {
+        "name": name,
+        "sha256": digest(secret.encode()).hex(),
+        "scopes": sorted(set(scope)),
+        "max_concurrent": max_concurrent,
+        "rate": rate,
+    }
+    entry = {field: value for field, value in fields.items() if value is not None}
+    try:
+        read_keys(json.dumps([entry]), "the key")
+    except LegradError as error:
+        _fail(error)
+    typer.echo(f"{secret}\n{json.dumps(entry)}")
 
 
 @app.command()

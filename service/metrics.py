@@ -102,6 +102,9 @@ class Metrics:
             "url_fetch_seconds", "Time to fetch a picture, or to fail in it.", _SECONDS
         )
         self.url_fetches = self._counter("url_fetches", "Pictures fetched, or not.", "outcome")
+        self.key_file_broken = self._gauge(
+            "key_file_broken", "Whether the file of keys as it is now cannot be used."
+        )
         self.similarity = self._histogram(
             "similarity",
             "Cosine between image and prompt.",
@@ -186,6 +189,8 @@ REJECTION_REASONS = (
     "worker-unavailable",
     "shutting-down",
     "client-left",
+    "key-concurrency",
+    "key-rate",
 )
 
 

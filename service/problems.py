@@ -138,23 +138,6 @@ class ModelTooLargeError(ServiceError):
     status, code, title = 507, "model-too-large", "The model is larger than the memory for models"
 
 
-class UnauthorizedError(ServiceError):
-    """The admin key is missing or wrong."""
-
-    status, code, title = 401, "unauthorized", "The admin key is missing or wrong"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """How to authenticate."""
-        return {"WWW-Authenticate": 'Bearer realm="admin"'}
-
-
-class AdminDisabledError(ServiceError):
-    """The server has no admin key, so its admin routes are off."""
-
-    status, code, title = 403, "admin-disabled", "The admin routes are off"
-
-
 class InvalidUrlError(ServiceError):
     """The address of a picture is not an http or https address, or an ambiguous one."""
 

@@ -129,6 +129,8 @@ class RequestScope:
             seconds=round(seconds, 6),
             model=getattr(state, "model", None),
             problem=problem,
+            client=scope["client"] and scope["client"][0],
+            key=getattr(state, "key", None),
         )
 
 

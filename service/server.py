@@ -1,4 +1,4 @@
-"""Running the application: one listening socket, one exit status, signals that drain."""
+"""Running the application: its listening sockets, one exit status, signals that drain."""
 
 import contextlib
 import math
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
+from service.access.proxies import trusted_networks
 from service.app import create_app
 from service.connections import guarded
 from service.logs import configure_logs
@@ -45,14 +47,39 @@ def serve(settings: Settings) -> None:
     Raises:
         InvalidOptionError: the device in the settings does not exist.
         LegradError: no model in the settings can be loaded; the first one's reason.
-        OSError: the address cannot be listened on.
+        OSError: an address cannot be listened on.
     """
     configure_logs(settings.log_level)
     resolve_device(settings.device)
     _check_models(settings)
-    listener = listen(settings.host, settings.port)
-    app = create_app(settings)
-    config = uvicorn.Config(
+    settings, listeners = listen_for(settings)
+    config = server_config(create_app(settings), settings)
+    # For a person or a program that asked for any free port.
+    for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
+        print(f"{purpose} on {_url(listener)}", flush=True)
+    _DrainingServer(config).run(sockets=listeners)
+
+
+def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:
+    """The listening sockets, the admin one last if there is one.
+
+    Returns:
+        the settings with the ports that were taken, and the sockets.
+
+    Raises:
+        OSError: an address cannot be listened on.
+    """
+    listeners = [listen(settings.host, settings.port)]
+    ports = {"port": listeners[0].getsockname()[1]}
+    if settings.admin_port is not None:
+        listeners.append(listen(settings.admin_host or settings.host, settings.admin_port))
+        ports["admin_port"] = listeners[1].getsockname()[1]
+    return settings.model_copy(update=ports), listeners
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
         app,
         http=guarded(settings, app.state.metrics),
         ws="none",
@@ -61,11 +88,15 @@ def serve(settings: Settings) -> None:
         server_header=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
+        # Nobody is believed by default: uvicorn would believe everything on this machine.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=trusted_networks(settings.trusted_proxies),
     )
+
+
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    # For a person or a program that asked for any free port.
-    print(f"Listening on http://{host}:{port}", flush=True)
-    _DrainingServer(config).run(sockets=[listener])
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _check_models(settings: Settings) -> None:

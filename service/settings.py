@@ -1,22 +1,61 @@
 """All settings of the service, read from ``LEGRAD_*`` environment variables."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
+from service.access.cors import check_origins
+from service.access.keys import read_keys
+from service.access.proxies import trusted_networks
 from service.fetching.rules import UrlRules
 
 
 class Settings(BaseSettings):
     """Every limit and choice of a running service. Environment prefix: ``LEGRAD_``."""
 
-    model_config = SettingsConfigDict(env_prefix="LEGRAD_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LEGRAD_",
+        frozen=True,
+        # Some are secret.
+        hide_input_in_errors=True,
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    admin_host: str | None = Field(
+        None, description="Address to listen on for `LEGRAD_ADMIN_PORT`; `LEGRAD_HOST` if unset."
+    )
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of a second address, which alone answers loading, unloading and "
+        "`/metrics`, and explains nothing; 0 picks a free one. Unset, one address answers all.",
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="API keys with their scopes and limits, as a JSON list; see docs/access.md. "
+        "Without keys explaining and metrics are open to all, and loading and unloading are off.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="A file with this list, instead; what changes in it takes effect within "
+        "seconds.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of proxies whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed, separated by commas; unset believes nobody.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose web pages may ask, such as `https://app.example.org`, "
+        "separated by commas, or `*`; unset allows none.",
+    )
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("starter",),
@@ -37,11 +76,6 @@ class Settings(BaseSettings):
         ge=1,
         description="Most bytes of weights in memory. A model that needs room unloads those that "
         "were not used for longest and have no work; unset has no limit.",
-    )
-    admin_key: SecretStr | None = Field(
-        None,
-        description="Key of `POST /models/{id}/load` and `DELETE /models/{id}`, sent as "
-        "`Authorization: Bearer KEY`; unset turns these routes off.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
@@ -173,7 +207,7 @@ class Settings(BaseSettings):
         "info", description="Least important log entry that is written."
     )
 
-    @field_validator("models", "url_hosts", mode="before")
+    @field_validator("models", "url_hosts", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -186,11 +220,43 @@ class Settings(BaseSettings):
         UrlRules(value, private_addresses=False)
         return value
 
-    @field_validator("admin_key", mode="before")
+    @field_validator("api_keys", "api_keys_file", "admin_host", "admin_port", mode="before")
     @classmethod
-    def _empty_key_is_none(cls, value: object) -> object:
-        # What a variable that was left empty in a compose file means; it must open nothing.
+    def _empty_is_unset(cls, value: object) -> object:
+        # What a variable that was left empty in a compose file means.
         return None if value == "" else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                read_keys(value.get_secret_value(), "the setting")
+            except InvalidOptionError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        trusted_networks(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_origins(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.api_keys is not None and self.api_keys_file is not None:
+            raise ValueError("Set LEGRAD_API_KEYS or LEGRAD_API_KEYS_FILE, not both.")
+        if self.admin_host is not None and self.admin_port is None:
+            raise ValueError("LEGRAD_ADMIN_HOST needs LEGRAD_ADMIN_PORT.")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError("LEGRAD_ADMIN_PORT must be another port than LEGRAD_PORT.")
+        return self
 
     @property
     def url_rules(self) -> UrlRules:

@@ -3,8 +3,10 @@
 import base64
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
+from service.access.control import EXPLAIN
+from service.access.routing import AccessRouter
 from service.commands import ExplainCommand, ExplainOutcome
 from service.intake import JSON, MULTIPART, Intake, read_request
 from service.off_loop import run_sized
@@ -12,7 +14,7 @@ from service.problems import NotAcceptableError
 from service.routes.accepting import TIMEOUT_PARAMETER, AcceptedRequest, accept
 from service.schemas.answers import ExplainResponse
 
-router = APIRouter(tags=["explain"])
+router = AccessRouter(needs=EXPLAIN, tags=["explain"])
 
 _PNG = "image/png"
 

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 
-from service.auth import require_admin
+from service.access.control import ADMIN, EXPLAIN
+from service.access.routing import AccessRouter
 from service.pool.model_pool import ModelPool
 from service.problems import NotReadyError
 from service.schemas.answers import Health, ModelInfo, ModelList
 
-router = APIRouter(tags=["models"])
+router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
+admin_router = AccessRouter(needs=ADMIN, tags=["models"])
 
 ModelId = Annotated[str, Path(description="The model's id.", examples=["starter"])]
 WaitSeconds = Annotated[
@@ -49,11 +51,10 @@ async def model_ready(request: Request, model_id: ModelId) -> Health:
     return Health(status="ready")
 
 
-@router.post(
+@admin_router.post(
     "/models/{model_id}/load",
     summary="Load a model",
     status_code=202,
-    dependencies=[Depends(require_admin)],
     responses={
         200: {"description": "It is ready.", "model": ModelInfo},
         202: {"description": "It is loading."},
@@ -64,7 +65,8 @@ async def load_model(
 ) -> ModelInfo:
     """Loads a model into memory; does nothing if it is there.
 
-    A model that was unloaded or that failed to load is tried at once. Needs the admin key.
+    A model that was unloaded or that failed to load is tried at once. Needs a key with the
+    scope admin.
     """
     pool: ModelPool = request.app.state.pool
     model = await pool.load(model_id, wait_seconds)
@@ -73,11 +75,10 @@ async def load_model(
     return model.info()
 
 
-@router.delete(
+@admin_router.delete(
     "/models/{model_id}",
     summary="Unload a model",
     status_code=202,
-    dependencies=[Depends(require_admin)],
     responses={
         200: {"description": "It is unloaded.", "model": ModelInfo},
         202: {"description": "It is finishing its work, and leaves then."},
@@ -89,7 +90,8 @@ async def unload_model(
     """Unloads a model when what it has accepted is answered; does nothing if it is not loaded.
 
     A server that loads its models at start leaves it unloaded until it is loaded by the route
-    above; one that loads them on demand loads it again for the next request. Needs the admin key.
+    above; one that loads them on demand loads it again for the next request. Needs a key
+    with the scope admin.
     """
     pool: ModelPool = request.app.state.pool
     model = await pool.unload(model_id, wait_seconds)

@@ -1,13 +1,16 @@
 """What operators and their machines ask: health and metrics."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
+from service.access.control import METRICS, OPEN
+from service.access.routing import AccessRouter
 from service.metrics import CONTENT_TYPE, Metrics
 from service.pool.model_pool import ModelPool
 from service.problems import NotReadyError
 from service.schemas.answers import Health
 
-router = APIRouter(tags=["operations"])
+router = AccessRouter(needs=OPEN, tags=["operations"])
+metrics_router = AccessRouter(needs=METRICS, tags=["operations"])
 
 
 @router.head("/health/live", include_in_schema=False)
@@ -31,7 +34,7 @@ async def ready(request: Request) -> Health:
     return Health(status="ready")
 
 
-@router.get(
+@metrics_router.get(
     "/metrics",
     summary="Prometheus metrics",
     response_class=Response,

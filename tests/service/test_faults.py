@@ -16,11 +16,12 @@ from legrad_engine.explainer import Explainer
 EXPLAIN = 'route="/explain"'
 
 
-def raw_request(body: dict[str, Any]) -> bytes:
+def raw_request(body: dict[str, Any], **headers: str) -> bytes:
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     content = json.dumps(body).encode()
     head = (
         "POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
+        f"Content-Length: {len(content)}\r\n{more}\r\n"
     )
     return head.encode() + content
 

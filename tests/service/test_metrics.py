@@ -45,12 +45,19 @@ FROM_THE_START = [
     ),
     *(
         f'legrad_rejected_total{{reason="{reason}"}}'
-        for reason in ("queue-full", "deadline-exceeded", "body-too-large", "client-left")
+        for reason in (
+            "queue-full",
+            "deadline-exceeded",
+            "body-too-large",
+            "client-left",
+            "key-rate",
+        )
     ),
     *(
         f'legrad_dropped_total{{model="tiny-tiny",reason="{reason}"}}'
         for reason in ("cancelled", "closed", "deadline", "worker_died")
     ),
+    "legrad_key_file_broken",
     "legrad_url_fetch_seconds_count",
     *(
         f'legrad_url_fetches_total{{outcome="{outcome}"}}'
@@ -165,5 +172,6 @@ def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
     routes = set(re.findall(r'route="([^"]*)"', text))
     assert routes == {
         "/explain", "/models", "/models/{model_id}", "/models/{model_id}/ready",
-        "/models/{model_id}/load", "/health/live", "/health/ready", "/metrics", "unmatched",
+        "/models/{model_id}/load", "/health/live", "/health/ready", "/metrics", "/docs",
+        "unmatched",
     }  # fmt: skip

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import timm
 import torch
+from api_keys import bearer
 from pictures import request_of
 from running_app import Held, RunningApp
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,6 @@ from legrad_engine.models import ModelReference
 from legrad_engine.models.size import weights_bytes
 
 KEY = "let me in"
-ADMIN = {"Authorization": f"Bearer {KEY}"}
 # The ids of the models in `models`, and the size of each: they differ in nothing but their name.
 A, B, C = "pool-a-pool-a", "pool-b-pool-b", "pool-c-pool-c"
 BROKEN = "pool-a-broken"
@@ -108,11 +108,11 @@ def ask(running: RunningApp, model: str | None = None, **headers: str) -> httpx.
 
 def load(running: RunningApp, model: str, wait: float = 60) -> httpx.Response:
     address = f"/models/{model}/load?wait_seconds={wait}"
-    return running.client.post(address, headers=ADMIN)
+    return running.client.post(address)
 
 
 def unload(running: RunningApp, model: str, wait: float = 60) -> httpx.Response:
-    return running.client.delete(f"/models/{model}?wait_seconds={wait}", headers=ADMIN)
+    return running.client.delete(f"/models/{model}?wait_seconds={wait}")
 
 
 def problem(response: httpx.Response) -> tuple[int, str]:
@@ -124,12 +124,12 @@ def threads(prefix: str) -> int:
 
 
 def on_demand(models: list[str], **settings: Any) -> RunningApp:
-    settings = {"load_models": "on-demand", "admin_key": KEY, **settings}
+    settings = {"load_models": "on-demand", "key": KEY, **settings}
     return RunningApp(",".join(models), **settings)
 
 
 def at_start(models: list[str], **settings: Any) -> RunningApp:
-    return RunningApp(",".join(models), **{"admin_key": KEY, **settings})
+    return RunningApp(",".join(models), **{"key": KEY, **settings})
 
 
 # On demand.
@@ -180,7 +180,7 @@ def test_a_client_that_leaves_does_not_stop_the_load(
 ) -> None:
     with on_demand(models) as running, GatedLoads(monkeypatch) as gate:
         with socket.create_connection((running.host, running.port)) as leaving:
-            leaving.sendall(raw_request(request_of(model=C)))
+            leaving.sendall(raw_request(request_of(model=C), **bearer(KEY)))
             assert gate.entered.wait(60)
         running.eventually(
             lambda: running.metric('legrad_rejected_total{reason="client-left"}') == 1
@@ -411,7 +411,7 @@ def test_a_load_waits_until_the_memory_is_really_free(models: list[str], size: i
         assert ask(running, A).status_code == 200
         with Held(running, A) as held:
             with socket.create_connection((running.host, running.port)) as leaving:
-                leaving.sendall(raw_request(request_of(model=A)))
+                leaving.sendall(raw_request(request_of(model=A), **bearer(KEY)))
                 assert held.entered.wait(60)
             running.eventually(lambda: running.client.get(f"/models/{A}").json()["in_flight"] == 0)
             # Nobody waits for the answer any more, but the worker still makes it.

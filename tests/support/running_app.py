@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
+from api_keys import bearer, entry, listed
 from pictures import request_of
 
 from service.app import create_app
-from service.connections import guarded
 from service.fetching.network import Network
-from service.server import listen
+from service.server import listen_for, server_config
 from service.settings import Settings
 
 _PATIENCE_SECONDS = 60.0
@@ -27,24 +27,32 @@ class RunningApp:
         *,
         wait: bool = True,
         network: Network | None = None,
+        key: str | None = None,
         **settings: Any,
     ) -> None:
-        chosen = Settings.model_validate({"models": models, "compute_threads": 1, **settings})
-        self.app = create_app(chosen, network)
-        listener = listen("127.0.0.1", 0)
-        self.host, self.port = listener.getsockname()[:2]
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                http=guarded(chosen, self.app.state.metrics),
-                ws="none",
-                log_config=None,
-                timeout_graceful_shutdown=30,
-            )
+        """Starts it.
+
+        Args:
+            models: those of the settings.
+            wait: whether to wait until it is ready.
+            network: where pictures are fetched from.
+            key: a key that opens everything, which the client sends; none needs none.
+            settings: all others.
+        """
+        if key is not None:
+            settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
+        chosen = Settings.model_validate(
+            {"models": models, "port": 0, "compute_threads": 1, **settings}
         )
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        chosen, listeners = listen_for(chosen)
+        self.app = create_app(chosen, network)
+        self.host, self.port = listeners[0].getsockname()[:2]
+        self.admin_port = chosen.admin_port
+        self._server = uvicorn.Server(server_config(self.app, chosen))
+        self._thread = threading.Thread(target=self._server.run, args=(listeners,), daemon=True)
         self._thread.start()
         self.client = httpx.Client(base_url=f"http://{self.host}:{self.port}", timeout=60)
+        self.client.headers.update({} if key is None else bearer(key))
         self._callers = ThreadPoolExecutor(64)
         # Answered only once the application has started.
         assert self.client.get("/health/live").status_code == 200

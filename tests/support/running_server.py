@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from api_keys import bearer, entry, listed
 
 LEGRAD = Path(sys.executable).with_name("legrad")
 _START_SECONDS = 60.0
@@ -25,7 +26,10 @@ def environment(**settings: object) -> dict[str, str]:
 class Server:
     """``legrad serve``, on a free port if none is given; ends only its own process when left."""
 
-    def __init__(self, models: str, **settings: object) -> None:
+    def __init__(self, models: str, *, key: str | None = None, **settings: object) -> None:
+        """Starts it; a key opens everything and is sent by the client, none needs none."""
+        if key is not None:
+            settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
         self._process = subprocess.Popen(
             [str(LEGRAD), "serve"],
             env=environment(**{"port": 0, "models": models, "compute_threads": 1, **settings}),
@@ -44,6 +48,11 @@ class Server:
         self.host, _, port = self.url.removeprefix("http://").rpartition(":")
         self.port = int(port)
         self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client.headers.update({} if key is None else bearer(key))
+        self.admin_url = ""
+        if "admin_port" in settings:
+            _, _, self.admin_url = self._process.stdout.readline().strip().partition("Admin on ")
+            assert self.admin_url
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,6 @@ from tiny_model import FULL_SIZE, save_model
 pytestmark = pytest.mark.slow
 
 KEY = "key"
-ADMIN = {"Authorization": f"Bearer {KEY}"}
 LARGE = "large-large"
 
 
@@ -21,13 +20,13 @@ def test_the_machine_gets_the_memory_of_an_unloaded_model_back(tmp_path: Path) -
         "text_cfg": FULL_SIZE["text_cfg"] | {"width": 64},
     }
     model = save_model(tmp_path, "large", config)
-    with Server(model, load_models="on-demand", admin_key=KEY) as server:
+    with Server(model, load_models="on-demand", key=KEY) as server:
         left = []
         for _ in range(5):
-            loaded = server.client.post(f"/models/{LARGE}/load?wait_seconds=60", headers=ADMIN)
+            loaded = server.client.post(f"/models/{LARGE}/load?wait_seconds=60")
             assert loaded.status_code == 200
             assert server.explain(request_of()).status_code == 200
-            gone = server.client.delete(f"/models/{LARGE}?wait_seconds=60", headers=ADMIN)
+            gone = server.client.delete(f"/models/{LARGE}?wait_seconds=60")
             assert gone.json()["state"] == "unloaded"
             left.append(server.resident_bytes)
         # A heap has a few pages more or fewer each time, but never another model.
