@@ -12,7 +12,7 @@ PROMPTS ?=
 MINUTES ?= 10
 
 .PHONY: help install demo serve test test-quick lint format bench soak lock openapi models-page \
-	starter-eval clean
+	screenshots starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint          formatting, typing, imports, contract, security"
 	@echo "make lock          pin what pyproject.toml asks for, with hashes: requirements*.lock"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
+	@echo "make screenshots   write pictures of the page to build/screenshots (needs Chromium)"
 	@echo "make bench         measure speed against the reference and plain forward passes"
 	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency"
 	@echo "make starter-eval  measure the built-in model's heatmaps against exact ground truth"
@@ -80,6 +81,9 @@ openapi: install
 
 models-page: install
 	$(BIN)/python -m legrad_engine.coverage docs/models.md
+
+screenshots: $(TOOLS)
+	PYTHONPATH=.:tests/support $(BIN)/python tests/browser/screenshots.py build/screenshots
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks

@@ -103,10 +103,43 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise InvalidOptionError(f"alpha {alpha} is not in 0 to 1.", field="alpha")
     levels = _levels(heatmap)
-    ramp = np.clip(np.arange(256) / 255 / _OPAQUE_FROM, 0, 1)
-    opacity = np.rint(255 * alpha * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
+    opacity = np.rint(255 * alpha * opacity_ramp()).astype(np.uint8)
     mask = Image.fromarray(levels).point(opacity.tolist())
     return Image.composite(_colored(levels, colormap), image, mask)
+
+
+def opacity_ramp() -> NDArray[np.float64]:
+    """How opaque an overlay is at each level of a heatmap.
+
+    Returns:
+        float64 [256]: the share, 0 to 1, of the overlay's largest opacity.
+    """
+    ramp = np.clip(np.arange(256) / 255 / _OPAQUE_FROM, 0, 1)
+    opacity: NDArray[np.float64] = ramp * ramp * (3 - 2 * ramp)
+    return opacity
+
+
+@lru_cache(maxsize=len(COLORMAPS))
+def palette(colormap: str) -> bytes:
+    """The colours of a colour map.
+
+    Args:
+        colormap: One of COLORMAPS.
+
+    Returns:
+        256 times red, green and blue, one byte each.
+
+    Raises:
+        InvalidOptionError: The colour map is unknown.
+    """
+    if colormap not in COLORMAPS:
+        raise InvalidOptionError(
+            f"colormap {colormap!r} is unknown: use one of {', '.join(COLORMAPS)}.",
+            field="colormap",
+        )
+    colors = np.asarray(Colormap(colormap).lut(256))[:, :3]
+    encoded: bytes = np.rint(colors * 255).astype(np.uint8).tobytes()
+    return encoded
 
 
 def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 8) -> bytes:
@@ -159,21 +192,9 @@ def _levels(heatmap: NDArray[np.floating], full_scale: int = 255) -> NDArray[Any
 
 
 def _colored(levels: NDArray[np.uint8], colormap: str) -> Image.Image:
-    if colormap not in COLORMAPS:
-        raise InvalidOptionError(
-            f"colormap {colormap!r} is unknown: use one of {', '.join(COLORMAPS)}.",
-            field="colormap",
-        )
     indexed = Image.fromarray(levels)
-    indexed.putpalette(_palette(colormap))
+    indexed.putpalette(palette(colormap))
     return indexed.convert("RGB")
-
-
-@lru_cache(maxsize=len(COLORMAPS))
-def _palette(colormap: str) -> bytes:
-    colors = np.asarray(Colormap(colormap).lut(256))[:, :3]
-    palette: bytes = np.rint(colors * 255).astype(np.uint8).tobytes()
-    return palette
 
 
 def _png(pixels: NDArray[Any]) -> bytes:

@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
-from service.routes import documentation, explain, models, operations
+from service.routes import documentation, explain, models, operations, page
 from service.schemas.answers import ProblemDetails
 from service.schemas.base import component_schemas
 from service.schemas.requests import ExplainRequest
@@ -36,11 +36,13 @@ from service.settings import Settings
 # Each says who may use it; one that does not is no router of this application.
 _ROUTERS: tuple[AccessRouter, ...] = (
     explain.router,
+    explain.progress_router,
     models.router,
     models.admin_router,
     operations.router,
     operations.metrics_router,
     documentation.router,
+    page.router,
 )
 _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "

@@ -1,6 +1,7 @@
 """What a caller may ask for, what is answered, and how much of it is allowed."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from legrad_engine.targets.questions import Question
 from legrad_engine.targets.text import Templates, resolve_templates
 from service.fetching.rules import ImageUrl
 from service.problems import LimitExceededError
+from service.progress import Progress
 from service.schemas.answers import ImageExplanation, Timings
 from service.schemas.requests import ExplainOptions, OutputOptions
 from service.settings import Settings
@@ -30,6 +32,7 @@ class ExplainCommand:
         output: what is sent back.
         received: when the command arrived, on the monotonic clock in seconds.
         deadline: when the answer is of no more use, on the same clock.
+        progress: where it is told how far the command is.
     """
 
     images: Sequence[bytes | ImageUrl]
@@ -40,6 +43,7 @@ class ExplainCommand:
     output: OutputOptions
     received: float
     deadline: float
+    progress: Progress = dataclasses.field(default_factory=Progress)
 
     @property
     def templates(self) -> Templates:

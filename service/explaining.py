@@ -24,6 +24,7 @@ from service.pictures import Picture, Pictures
 from service.places import Place, Places
 from service.pool.model_pool import ModelPool
 from service.pool.served_model import Explained, ExplainItem, ServedModel
+from service.progress import ProgressBoard
 from service.rendering import RenderedImage, drawing_size, drawings_of_each_target, render
 from service.schemas.answers import Grid, ImageExplanation, Size, TargetExplanation, Timings
 from service.settings import Settings
@@ -75,6 +76,7 @@ class ExplainingService:
         self._settings = settings
         self._metrics = metrics
         self._places = Places(settings, metrics)
+        self.progress = ProgressBoard()
         self._threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
         self._pictures = Pictures(pool.traces, self._threads, settings.max_image_pixels)
 
@@ -104,6 +106,7 @@ class ExplainingService:
             BatchingError: the queue is full, the deadline has passed, or the worker failed.
         """
         check_limits(command, self._settings)
+        command.progress.enter("loading")
         # Held until the answer is drawn: the model is not unloaded under a request.
         async with self._pool.lease(command.model, command.deadline) as served:
             try:
@@ -126,6 +129,7 @@ class ExplainingService:
         self, command: ExplainCommand, served: ServedModel, place: Place
     ) -> ExplainOutcome:
         explainer, options = served.explainer, command.options
+        command.progress.enter("preparing")
         with naming_fields():
             layers = explainer.resolve_layers(options.layers)
             plan = _Plan(command, served, layers, explainer.resolve_score(options.score))
@@ -149,10 +153,14 @@ class ExplainingService:
         drawn = drawings_of_each_target(command.output) * len(question.targets)
         place.reserve(drawn * sum(math.prod(each.drawing.size) for each in prepared))
         submissions = self._submit_all(served, prepared, command.deadline)
+        command.progress.enter_queue(
+            served.batcher.standing, [submission.ticket for submission in submissions]
+        )
         drawings = [each.drawing for each in prepared]
         # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
         del pictures, prepared, encoded
         explained = await self._await_all(submissions)
+        command.progress.enter("drawing")
         self._keep_canvases(drawings)
         names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(

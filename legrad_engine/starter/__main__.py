@@ -107,13 +107,18 @@ def samples(
     example: Annotated[Path, typer.Option(help="Where the example picture goes.")] = (
         _HERE / "example.png"
     ),
+    gallery: Annotated[Path, typer.Option(help="Where the page's gallery goes.")] = (
+        _REPOSITORY / "service" / "web" / "gallery"
+    ),
 ) -> None:
-    """Write the committed test scenes and the example picture again."""
-    from legrad_engine.starter.samples import write_example, write_test_scenes
+    """Write the committed test scenes, the example picture and the page's gallery again."""
+    from legrad_engine.starter.gallery import write_example, write_gallery
+    from legrad_engine.starter.samples import write_test_scenes
 
     sprites = _sprites(cache)
     write_test_scenes(sprites, scenes)
-    write_example(cache, sprites, example)
+    write_example(cache, sprites.concepts, example)
+    write_gallery(cache, sprites.concepts, gallery)
 
 
 if __name__ == "__main__":

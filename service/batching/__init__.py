@@ -27,7 +27,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor
-from service.batching.live_items import Submission
+from service.batching.live_items import Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
 
@@ -47,6 +47,7 @@ __all__ = [
     "RestartBackoff",
     "ResultCountError",
     "SilentObserver",
+    "Standing",
     "Submission",
     "WorkerDiedError",
     "WorkerUnavailableError",

@@ -24,7 +24,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor, forget_locals, run_in_parts
-from service.batching.live_items import LiveItems, NextBatch, Pending, Submission
+from service.batching.live_items import LiveItems, NextBatch, Pending, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver, notify
 from service.batching.pacing import DrainRate, RestartBackoff
 
@@ -147,8 +147,8 @@ class MicroBatcher(Generic[Item, Result]):
         future may end with ``DeadlineExceededError``, ``BatcherClosedError``, ``WorkerDiedError``,
         ``ResultCountError``, ``ItemOutOfMemoryError``, or what the processor raised for the item.
         """
-        submission: Submission[Result] = Submission()
         ticket = next(self._tickets)
+        submission: Submission[Result] = Submission(ticket)
         # The callback gets the ticket, not the entry: the caller may keep the future for long, and
         # it must not keep the item's memory with it.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
@@ -175,6 +175,18 @@ class MicroBatcher(Generic[Item, Result]):
         """
         with self._admission(cost, deadline):
             pass
+
+    def standing(self, ticket: int) -> Standing | None:
+        """Where a submitted item stands; ``None`` once it is finished."""
+        with self._condition:
+            found = self._live_items.cost_until(ticket)
+            if found is None:
+                return None
+            position, cost = found
+            seconds = self._drain_rate.seconds_for(cost)
+            if seconds is not None:
+                seconds = max(0.0, seconds - self._live_items.seconds_in_flight(self._clock()))
+            return Standing(position, seconds)
 
     def drain(self, timeout: float) -> bool:
         """Refuse new items, finish the queued ones, stop the worker; wait ``timeout`` seconds.

@@ -96,6 +96,18 @@ class BucketQueue(Generic[Entry]):
         self._cost = self._cost - entry.cost if self._entries else 0.0
         return entry
 
+    def cost_until(self, ticket: int) -> tuple[int, float] | None:
+        """How many entries arrived up to this one, and their summed cost; ``None`` if not queued.
+
+        Buckets take turns, so entries of another bucket that arrived later may still go first.
+        """
+        cost = 0.0
+        for position, entry in enumerate(self._entries.values(), start=1):
+            cost += entry.cost
+            if entry.ticket == ticket:
+                return position, cost
+        return None
+
     def remove_expired(self, now: float) -> list[Entry]:
         """Take out every entry whose deadline has passed, in any bucket."""
         return self._remove_all_of([e for e in self._entries.values() if e.expired(now)])

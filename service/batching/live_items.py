@@ -22,11 +22,13 @@ Result = TypeVar("Result")
 class Submission(Generic[Result]):
     """A submitted item: its future and, once that is done, how it went.
 
-    ``queue_seconds`` is the time from ``submit`` until the item left the queue,
-    ``compute_seconds`` from then until its outcome, retries included, and ``batch_size`` the number
-    of items in the call that made the outcome. The last two stay 0 for an item never computed.
+    ``ticket`` names the item to its batcher. ``queue_seconds`` is the time from ``submit`` until
+    the item left the queue, ``compute_seconds`` from then until its outcome, retries included, and
+    ``batch_size`` the number of items in the call that made the outcome. The last two stay 0 for an
+    item never computed.
     """
 
+    ticket: int
     future: Future[Result] = field(default_factory=Future)
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -63,6 +65,18 @@ class Pending(QueueEntry, Generic[Item, Result]):
                 self.submission.future.set_result(outcome)
         except InvalidStateError:
             logger.warning("A future was resolved by its holder; the outcome is discarded")
+
+
+class Standing(NamedTuple):
+    """Where an unfinished item stands.
+
+    ``position`` counts from 1 for the item that has waited longest, and is 0 for an item that is
+    being computed. ``seconds`` estimates when it will be finished; ``None`` before anything was
+    measured.
+    """
+
+    position: int
+    seconds: float | None
 
 
 class Claimed(NamedTuple, Generic[Item, Result]):
@@ -106,6 +120,21 @@ class LiveItems(Generic[Item, Result]):
     def in_flight_cost(self) -> float:
         """Summed cost of the items being computed."""
         return sum(pending.cost for pending in self._in_flight.values())
+
+    def cost_until(self, ticket: int) -> tuple[int, float] | None:
+        """An unfinished item's position and what is computed until it is done, itself included."""
+        if ticket in self._in_flight:
+            return 0, self.in_flight_cost
+        queued = self._queue.cost_until(ticket)
+        if queued is None:
+            return None
+        position, cost = queued
+        return position, self.in_flight_cost + cost
+
+    def seconds_in_flight(self, now: float) -> float:
+        """For how long the items in flight have been computed; 0 if there are none."""
+        begun = (pending.dequeued_at for pending in self._in_flight.values())
+        return now - min(begun, default=now)
 
     def excess(self, cost: float) -> float:
         """By how much one more item of this cost would overfill the queue."""

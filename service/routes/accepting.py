@@ -13,6 +13,7 @@ from service.commands import ExplainCommand, ExplainOutcome
 from service.explaining import ExplainingService
 from service.places import Place
 from service.problems import SlowBodyError
+from service.progress import Progress
 from service.schemas.answers import Timings
 from service.settings import Settings
 from service.validation import invalid
@@ -38,12 +39,14 @@ class AcceptedRequest:
         received: when it arrived, on the monotonic clock in seconds.
         deadline: when its answer is of no more use, on the same clock.
         place: what it holds until its answer is sent.
+        progress: where its caller can follow it, by its id.
     """
 
     request: Request
     received: float
     deadline: float
     place: Place
+    progress: Progress
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
         """What is read of the body.
@@ -122,7 +125,8 @@ def accept(request: Request) -> AcceptedRequest:
     timeout = _timeout(request, request.app.state.settings)
     until_sent: contextlib.ExitStack = request.state.until_sent
     place = until_sent.enter_context(explaining.permit())
-    return AcceptedRequest(request, received, received + timeout, place)
+    progress = until_sent.enter_context(explaining.progress.follow(request.state.request_id))
+    return AcceptedRequest(request, received, received + timeout, place, progress)
 
 
 def _timeout(request: Request, settings: Settings) -> float:

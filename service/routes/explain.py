@@ -1,20 +1,33 @@
 """`POST /explain`."""
 
 import base64
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 
-from service.access.control import EXPLAIN
+from service.access.control import EXPLAIN, OPEN
 from service.access.routing import AccessRouter
 from service.commands import ExplainCommand, ExplainOutcome
+from service.explaining import ExplainingService
 from service.intake import JSON, MULTIPART, Intake, read_request
 from service.off_loop import run_sized
 from service.problems import NotAcceptableError
 from service.routes.accepting import TIMEOUT_PARAMETER, AcceptedRequest, accept
-from service.schemas.answers import ExplainResponse
+from service.schemas.answers import ExplainProgress, ExplainResponse
 
 router = AccessRouter(needs=EXPLAIN, tags=["explain"])
+# Open: asking how far a request is takes nothing from its key's limits, and an id that its caller
+# chose well is as good as a key for that little.
+progress_router = AccessRouter(needs=OPEN, tags=["explain"])
+
+RequestId = Annotated[
+    str,
+    Path(
+        max_length=128,
+        description="The `X-Request-ID` that the request was sent with.",
+        examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"],
+    ),
+]
 
 _PNG = "image/png"
 
@@ -135,6 +148,21 @@ def _command(accepted: AcceptedRequest, intake: Intake, wants_png: bool) -> Expl
         output=body.output,
         received=accepted.received,
         deadline=accepted.deadline,
+        progress=accepted.progress,
+    )
+
+
+@progress_router.get("/explain/{request_id}/progress", summary="How far a request is")
+async def explain_progress(request: Request, request_id: RequestId) -> ExplainProgress:
+    """How far an explanation is that is not answered yet, by the `X-Request-ID` it was sent with.
+
+    Only the replica that holds the request knows it, and only until it is answered. Choose an id
+    that nobody guesses: whoever knows it may ask.
+    """
+    explaining: ExplainingService = request.app.state.explaining
+    reading = explaining.progress.read(request_id)
+    return ExplainProgress(
+        stage=reading.stage, position=reading.position, estimated_seconds=reading.seconds
     )
 
 

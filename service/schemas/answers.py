@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.targets.text import TemplateSet
+from service.progress import Stage
 from service.schemas.base import (
     Contract,
 )
@@ -185,6 +186,27 @@ class ExplainResponse(Contract):
         examples=[
             {"decode": 0.011, "queue": 0.002, "compute": 0.038, "render": 0.021, "total": 0.073}
         ],
+    )
+
+
+class ExplainProgress(Contract):
+    """How far an explanation is that is not answered yet."""
+
+    stage: Stage = Field(
+        description="`receiving` its body, `loading` the model, `preparing` the pictures, "
+        "`queued`, `computing` or `drawing`; `unknown` if it was answered, has not arrived, or "
+        "is held by another replica.",
+        examples=["queued"],
+    )
+    position: int | None = Field(
+        description="While it is queued, its place in the order of arrival, from 1; null else. "
+        "Requests with other options take turns, so one that came later may go first.",
+        examples=[3],
+    )
+    estimated_seconds: float | None = Field(
+        description="While it is queued or computed, about how long until it is computed, from "
+        "the work ahead and the measured speed; null where nothing was measured yet.",
+        examples=[1.4],
     )
 
 

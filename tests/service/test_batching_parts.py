@@ -141,7 +141,7 @@ class TestLiveItems:
             deadline=deadline,
             enqueued_at=0.0,
             item="item",
-            submission=Submission(),
+            submission=Submission(ticket),
         )
 
     def test_an_item_cancelled_just_before_it_is_taken_is_counted_and_left_out(self) -> None:

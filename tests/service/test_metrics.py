@@ -171,7 +171,7 @@ def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
     assert "BREW" not in text
     routes = set(re.findall(r'route="([^"]*)"', text))
     assert routes == {
-        "/explain", "/models", "/models/{model_id}", "/models/{model_id}/ready",
-        "/models/{model_id}/load", "/health/live", "/health/ready", "/metrics", "/docs",
-        "unmatched",
+        "/", "/web/{path:path}", "/explain", "/explain/{request_id}/progress", "/models",
+        "/models/{model_id}", "/models/{model_id}/ready", "/models/{model_id}/load",
+        "/health/live", "/health/ready", "/metrics", "/docs", "unmatched",
     }  # fmt: skip
