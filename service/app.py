@@ -32,6 +32,7 @@ from service.schemas.base import component_schemas
 from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
+from service.shutdown import Shutdown
 
 # Each says who may use it; one that does not is no router of this application.
 _ROUTERS: tuple[AccessRouter, ...] = (
@@ -67,7 +68,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     routes = [route.path for router in _ROUTERS for route in router.routes]  # type: ignore[attr-defined]
     metrics = Metrics((reference.id for reference in settings.model_references), routes)
     access = AccessControl(settings, metrics)
-    pool = ModelPool(settings, metrics)
+    shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
+    pool = ModelPool(settings, metrics, shutdown)
     metrics.registry.register(ServerState(pool, settings))
 
     @asynccontextmanager
@@ -82,7 +84,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
             async with access.watching():
                 yield
         finally:
-            drained = await pool.close(settings.drain_timeout_seconds)
+            drained = await pool.close(shutdown.drain_left)
             app.state.explaining.close()
             url_images.close()
             _log.info("stopped", drained=drained)
@@ -106,6 +108,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.metrics = metrics
     app.state.pool = pool
     app.state.access = access
+    app.state.shutdown = shutdown
     for router in _ROUTERS:
         app.include_router(router)
     for kind in (
@@ -116,7 +119,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         HTTPException,
     ):
         app.add_exception_handler(kind, handle)
-    app.add_middleware(RequestScope, metrics=metrics, settings=settings)
+    app.add_middleware(RequestScope, metrics=metrics, settings=settings, shutdown=shutdown)
     allow_origins(app, settings.cors_origins)
     # The outermost: errors carry its headers too.
     app.add_middleware(SecurityHeaders)

@@ -60,7 +60,7 @@ def serve(
         settings = Settings.model_validate(
             Settings().model_dump() | {name: v for name, v in given.items() if v is not None}
         )
-        run_server(settings)
+        status = run_server(settings)
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name = "_".join(str(part) for part in each["loc"]).upper()
@@ -69,6 +69,7 @@ def serve(
         raise typer.Exit(2) from error
     except (LegradError, OSError) as error:
         _fail(error)
+    raise typer.Exit(status)
 
 
 @app.command()

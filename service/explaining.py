@@ -81,8 +81,9 @@ class ExplainingService:
         self._pictures = Pictures(pool.traces, self._threads, settings.max_image_pixels)
 
     def close(self) -> None:
-        """Ends the picture threads; the caller has awaited every command."""
-        self._threads.shutdown(cancel_futures=True)
+        """Ends the picture threads once they are idle; the caller has awaited every command."""
+        # Not waited for: one that never ends must not hold the event loop.
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def permit(self) -> contextlib.AbstractContextManager[Place]:
         """Holds one of the places for requests in progress, from before the body is read.

@@ -240,6 +240,12 @@ INTERNAL_ERROR = Problem(
     "Something went wrong inside the server",
     "The error was logged under this request id; the request can be sent again.",
 )
+CUT_SHORT = Problem(
+    503,
+    "shutting-down",
+    "The server is shutting down",
+    "The server had to stop before the request was answered; send it again, to another server.",
+)
 
 
 def retry_after(seconds: float) -> str:

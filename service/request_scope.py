@@ -12,14 +12,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
-from service.problems import INTERNAL_ERROR, BodyTooLargeError, TooManyRequestsError, respond
+from service.problems import (
+    CUT_SHORT,
+    INTERNAL_ERROR,
+    BodyTooLargeError,
+    TooManyRequestsError,
+    respond,
+)
 from service.routes.accepting import ClientLeftError
 from service.settings import Settings
+from service.shutdown import Shutdown
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
-_SHUTTING_DOWN = "shutting-down"
 
 _log = structlog.get_logger("legrad.request")
 
@@ -27,9 +33,12 @@ _log = structlog.get_logger("legrad.request")
 class RequestScope:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, settings: Settings, shutdown: Shutdown
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._shutdown = shutdown
         self._max_body_bytes = settings.max_body_bytes
         self._max_bytes_in_progress = settings.max_body_bytes_in_progress
         self._bytes_in_progress = 0
@@ -51,11 +60,16 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                response_headers = MutableHeaders(scope=message)
+                response_headers["X-Request-ID"] = request_id
+                if self._shutdown.announced:
+                    # The next request of this client goes to a server that stays.
+                    response_headers["Connection"] = "close"
             await _send_in_pieces(send, message)
 
         until_sent = contextlib.ExitStack()
         state["until_sent"] = until_sent
+        self._shutdown.requests += 1
         try:
             limited = self._limited(headers, receive, until_sent)
             await self._app(scope, limited, send_with_id)
@@ -65,9 +79,11 @@ class RequestScope:
             state["problem"] = _CLIENT_LEFT
         except asyncio.CancelledError:
             # The server stops before this request could be answered.
-            status = status or 503
-            state["problem"] = _SHUTTING_DOWN
-            raise
+            self._shutdown.abandoned += 1
+            state["problem"] = CUT_SHORT.code
+            if status:
+                raise
+            await respond(CUT_SHORT, scope["path"], request_id)(scope, receive, send_with_id)
         except Exception:
             _log.exception("failed", request_id=request_id, path=scope["path"])
             state["problem"] = INTERNAL_ERROR.code
@@ -76,6 +92,7 @@ class RequestScope:
             await respond(INTERNAL_ERROR, scope["path"], request_id)(scope, receive, send_with_id)
         finally:
             until_sent.close()
+            self._shutdown.requests -= 1
             self._record(scope, State(state), status, time.perf_counter() - began)
 
     def _limited(

@@ -5,6 +5,7 @@ import math
 import signal
 import socket
 from collections.abc import Iterator
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -17,6 +18,7 @@ from service.app import create_app
 from service.connections import guarded
 from service.logs import configure_logs
 from service.settings import Settings
+from service.shutdown import Shutdown
 
 _BACKLOG = 2048
 
@@ -24,11 +26,15 @@ _log = structlog.get_logger("legrad.service")
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn's server, except that a signal which was obeyed is not raised again.
+    """uvicorn's server, which goes on for a while after a signal, and does not raise it again.
 
     uvicorn ends its own process by the signal after a clean shutdown, so that supervisors see a
     failure where everything was answered.
     """
+
+    def __init__(self, config: uvicorn.Config, shutdown: Shutdown) -> None:
+        super().__init__(config)
+        self._shutdown = shutdown
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,9 +46,24 @@ class _DrainingServer(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A second signal does not wait for the delay.
+        if not self._shutdown.announce() or not self._shutdown.delay_left:
+            super().handle_exit(sig, frame)
 
-def serve(settings: Settings) -> None:
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit |= self._shutdown.announced and not self._shutdown.delay_left
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT, then answers what was accepted and returns.
+
+    After the settings' delay and drain timeout, and a few seconds more, the process ends, whatever
+    still runs in it.
+
+    Returns:
+        The exit status: 0 if everything accepted was answered.
 
     Raises:
         InvalidOptionError: the device in the settings does not exist.
@@ -53,11 +74,15 @@ def serve(settings: Settings) -> None:
     resolve_device(settings.device)
     _check_models(settings)
     settings, listeners = listen_for(settings)
-    config = server_config(create_app(settings), settings)
+    app = create_app(settings)
+    shutdown: Shutdown = app.state.shutdown
+    config = server_config(app, settings)
     # For a person or a program that asked for any free port.
     for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
         print(f"{purpose} on {_url(listener)}", flush=True)
-    _DrainingServer(config).run(sockets=listeners)
+    with shutdown.ending_in_time():
+        _DrainingServer(config, shutdown).run(sockets=listeners)
+    return shutdown.exit_status
 
 
 def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:

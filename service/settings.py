@@ -108,6 +108,13 @@ class Settings(BaseSettings):
     drain_timeout_seconds: float = Field(
         30.0, gt=0, description="How long a stopping server finishes what it has accepted."
     )
+    shutdown_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long a server that was told to stop still accepts requests while "
+        "`/health/ready` is 503, before that draining begins; a little longer than a load balancer "
+        "takes to notice.",
+    )
     max_requests_in_progress: int = Field(
         256, ge=1, description="Requests read, decoded, queued, computed, drawn or sent at once."
     )

@@ -16,6 +16,7 @@ from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel
 from service.problems import NotReadyError
 from service.settings import Settings
+from service.shutdown import Shutdown
 from service.trace_cache import TraceCache
 
 # A load that outlasts a request takes seconds at least.
@@ -27,9 +28,10 @@ _log = structlog.get_logger("legrad.models")
 class ModelPool:
     """Every model of the settings, by id; the first one is the default."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> None:
         references = settings.model_references
         self._settings = settings
+        self._shutdown = shutdown
         self._default = references[0].id
         self._models = {
             reference.id: PooledModel(reference, default=position == 0)
@@ -60,8 +62,11 @@ class ModelPool:
 
     @property
     def ready(self) -> bool:
-        """Whether loading at start is over and a request without a model would be answered."""
-        return self._started and self.get(None).answers
+        """Whether loading at start is over and a request without a model would be answered.
+
+        Never once the server is about to stop, so that balancers leave before it refuses anybody.
+        """
+        return self._started and not self._shutdown.announced and self.get(None).answers
 
     def start(self) -> None:
         """Begins to load what is loaded at start. To be called on the running event loop."""

@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,12 +28,19 @@ def environment(**settings: object) -> dict[str, str]:
 class Server:
     """``legrad serve``, on a free port if none is given; ends only its own process when left."""
 
-    def __init__(self, models: str, *, key: str | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        models: str,
+        *,
+        key: str | None = None,
+        program: Sequence[str] = (str(LEGRAD),),
+        **settings: object,
+    ) -> None:
         """Starts it; a key opens everything and is sent by the client, none needs none."""
         if key is not None:
             settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
         self._process = subprocess.Popen(
-            [str(LEGRAD), "serve"],
+            [*program, "serve"],
             env=environment(**{"port": 0, "models": models, "compute_threads": 1, **settings}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,16 +110,28 @@ class Server:
             response = self.client.get(path)
             if wanted(response):
                 return response
-            assert time.monotonic() < deadline, response.text
+            assert time.monotonic() < deadline, response.text[:1000]
             pause.wait(0.02)
+
+    def wait_until_refused(self) -> None:
+        """Tries new connections until the server accepts none; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection((self.host, self.port), timeout=10).close()
+            except ConnectionRefusedError:
+                return
+            pause.wait(0.02)
+        raise AssertionError("It still accepts connections.")
 
     def metric(self, sample: str) -> float:
         """The value of one sample, written as in the exposition."""
-        for line in self.client.get("/metrics").text.splitlines():
-            name, _, value = line.rpartition(" ")
-            if name == sample:
-                return float(value)
-        raise AssertionError(f"{sample} is not exposed")
+        return _value(self.client.get("/metrics"), sample)
+
+    def poll_metric(self, sample: str, value: float) -> None:
+        """Polls until the sample has the value; fails after a bounded time."""
+        self.poll("/metrics", lambda response: _value(response, sample) == value)
 
     def signal(self, number: int) -> None:
         """Sends a signal to the server's process."""
@@ -126,3 +147,11 @@ class Server:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._errors.append(line)
+
+
+def _value(exposition: httpx.Response, sample: str) -> float:
+    for line in exposition.text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    raise AssertionError(f"{sample} is not exposed")

@@ -1,7 +1,6 @@
 """The real process: how it starts, what it writes, and how it ends."""
 
 import json
-import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -101,33 +100,6 @@ def test_logs_are_one_object_a_line_and_keep_secrets(server: Server) -> None:
     assert secret not in "".join(server.log_lines)
     assert base64_of(image)[40:80] not in "".join(server.log_lines)
     assert secret not in server.client.get("/metrics").text
-
-
-def test_sigterm_answers_what_was_accepted_and_exits_cleanly(tiny_model: str) -> None:
-    with Server(
-        tiny_model,
-        max_queue_cost=10_000,
-        request_timeout_seconds=120,
-        drain_timeout_seconds=120,
-    ) as server:
-        server.wait_for_health()
-        body = request_of(
-            images=[data_url(encoded(picture(seed=seed))) for seed in range(4)],
-            image=None,
-            prompts=[f"thing {number}" for number in range(8)],
-            options={"size": 256, "cache": False},
-        )
-        with ThreadPoolExecutor(24) as callers:
-            answers = [callers.submit(server.explain, body) for _ in range(24)]
-            server.poll(
-                "/metrics",
-                lambda response: "legrad_requests_in_progress 24.0" in response.text,
-            )
-            server.signal(signal.SIGTERM)
-            statuses = [answer.result(120).status_code for answer in answers]
-        assert statuses == [200] * 24
-        assert server.wait() == 0
-        assert any(entry.get("drained") is True for entry in server.log)
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_by_a_living_server(
