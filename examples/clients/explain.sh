@@ -1,0 +1,5 @@
+#!/bin/sh
+# Asks a running server about a picture and writes the overlay: explain.sh PICTURE PROMPT > overlay.png
+set -eu
+curl --fail-with-body --silent --show-error "${LEGRAD_URL:-http://localhost:8000}/explain" \
+  -F "image=@$1" -F "prompts=$2" -H 'Accept: image/png'
