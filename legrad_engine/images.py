@@ -160,6 +160,8 @@ def _read(stream: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image, max_pixels)
     if image.width * image.height > max_pixels:
         raise _too_large(f"The image is {image.width} x {image.height} pixels", max_pixels)
     if 0 in image.size:
@@ -176,6 +178,15 @@ def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
     # An orientation left in the metadata would turn the picture again when it is next decoded.
     upright.info.clear()
     return upright
+
+
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """A tile is decoded whole, however little of the picture is in it."""
+    width, height = (
+        image.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength)
+    )
+    if isinstance(width, int) and isinstance(height, int) and width * height > max_pixels:
+        raise _too_large(f"The image has tiles of {width} x {height} pixels", max_pixels)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,7 +11,7 @@ from legrad_engine.targets import TextTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.text import Templates, resolve_templates
 from service.fetching.rules import ImageUrl
-from service.problems import LimitExceededError
+from service.problems import LimitExceededError, ServiceError
 from service.progress import Progress
 from service.schemas.answers import ImageExplanation, Timings
 from service.schemas.requests import ExplainOptions, OutputOptions
@@ -112,7 +112,7 @@ def naming_fields(**names: str) -> Iterator[None]:
     """Errors from inside blame a field by the caller's name for it, not the engine's."""
     try:
         yield
-    except LegradError as error:
+    except (LegradError, ServiceError) as error:
         if error.field in ExplainOptions.model_fields:
             error.field = as_option(error.field)
         elif error.field in names:

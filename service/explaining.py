@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
@@ -20,6 +20,7 @@ from service.fetching.images import UrlImages
 from service.fetching.rules import ImageUrl
 from service.metrics import Metrics
 from service.off_loop import run_sized
+from service.picture_threads import PictureThreads
 from service.pictures import Picture, Pictures
 from service.places import Place, Places
 from service.pool.model_pool import ModelPool
@@ -77,13 +78,13 @@ class ExplainingService:
         self._metrics = metrics
         self._places = Places(settings, metrics)
         self.progress = ProgressBoard()
-        self._threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="picture")
+        self._threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
         self._pictures = Pictures(pool.traces, self._threads, settings.max_image_pixels)
 
     def close(self) -> None:
-        """Ends the picture threads once they are idle; the caller has awaited every command."""
+        """Ends the picture threads; the caller has awaited every command."""
         # Not waited for: one that never ends must not hold the event loop.
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def permit(self) -> contextlib.AbstractContextManager[Place]:
         """Holds one of the places for requests in progress, from before the body is read.
@@ -142,10 +143,11 @@ class ExplainingService:
         )
         # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
         texts = await asyncio.to_thread(self._check_question, plan)
-        question = await self._prepare_targets(explainer, command.question)
+        self._threads.check_time(command.deadline)
+        question = await self._prepare_targets(explainer, command.question, place)
         prepared = await self._all(
             [
-                self._prepare(plan, question, texts, field, picture, image)
+                self._prepare(plan, question, texts, field, picture, image, place)
                 for field, picture, image in zip(
                     command.image_fields, pictures, encoded, strict=True
                 )
@@ -166,12 +168,16 @@ class ExplainingService:
         names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(
             [
-                self._on_picture_thread(
-                    render,
-                    each.explanation,
-                    drawing.canvas and drawing.canvas.picture,
-                    names,
-                    command.output,
+                self._threads.run(
+                    place,
+                    "draw",
+                    partial(
+                        render,
+                        each.explanation,
+                        drawing.canvas.picture if drawing.canvas else None,
+                        names,
+                        command.output,
+                    ),
                 )
                 for each, drawing in zip(explained, drawings, strict=True)
             ]
@@ -205,20 +211,27 @@ class ExplainingService:
         self._metrics.cache_misses.labels("prompts").inc(texts.missing)
         return texts
 
-    async def _prepare_targets(self, explainer: Explainer, question: Question) -> Question:
+    async def _prepare_targets(
+        self, explainer: Explainer, question: Question, place: Place
+    ) -> Question:
         images = encoded_images(question)
         prepared = await self._all(
             [
-                self._on_picture_thread(self._prepare_target, explainer, encoded, field)
+                self._prepare_target(explainer, encoded, field, place)
                 for encoded, field in images.values()
             ]
         )
         return with_prepared(question, dict(zip(images, prepared, strict=True)))
 
-    def _prepare_target(self, explainer: Explainer, encoded: bytes, field: str) -> PreparedImage:
-        with naming_fields(image=field):
+    async def _prepare_target(
+        self, explainer: Explainer, encoded: bytes, field: str, place: Place
+    ) -> PreparedImage:
+        def prepare() -> PreparedImage:
             picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
             return explainer.prepare_decoded(picture)
+
+        with naming_fields(image=field):
+            return await self._threads.run(place, "decode", prepare)
 
     async def _fetch(self, plan: _Plan) -> list[bytes]:
         command = plan.command
@@ -248,12 +261,13 @@ class ExplainingService:
         field: str,
         picture: Picture,
         encoded: bytes,
+        place: Place,
     ) -> _Prepared:
         command, served = plan.command, plan.served
         drawn_side = command.output.max_side if command.output.overlay else None
         with naming_fields(image=field):
             geometry, canvas, seconds = await self._pictures.prepare(
-                picture, plan.explainer, encoded, command.options, drawn_side
+                picture, plan.explainer, encoded, command.options, drawn_side, place
             )
         item = ExplainItem(picture, question, plan.layers, plan.score, command.templates)
         # One whose trace another request is about to make still counts in full: it may be left to
@@ -292,12 +306,6 @@ class ExplainingService:
             if each.key is not None and each.canvas is not None:
                 size = each.canvas.picture.size
                 self._pool.traces.put(CanvasKey(each.key.digest, size), each.canvas)
-
-    async def _on_picture_thread(
-        self, function: Callable[..., _Answer], *arguments: object
-    ) -> _Answer:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *arguments)
 
     @staticmethod
     async def _all(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:

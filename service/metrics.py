@@ -182,6 +182,7 @@ REJECTION_REASONS = (
     "deadline-exceeded",
     "body-too-large",
     "image-too-large",
+    "picture-timeout",
     "out-of-memory",
     "no-room",
     "model-too-large",

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from PIL import Image
@@ -12,6 +12,7 @@ from legrad_engine.explainer import Explainer
 from legrad_engine.geometry import Geometry
 from legrad_engine.images import PreparedImage, decode
 from legrad_engine.trace import Trace
+from service.picture_threads import PictureThreads
 from service.rendering import drawing_size
 from service.schemas.requests import ExplainOptions
 from service.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
@@ -64,7 +65,7 @@ class Pictures:
     the next one does it in its place.
     """
 
-    def __init__(self, traces: TraceCache, threads: Executor, max_pixels: int) -> None:
+    def __init__(self, traces: TraceCache, threads: PictureThreads, max_pixels: int) -> None:
         self._traces = traces
         self._threads = threads
         self._max_pixels = max_pixels
@@ -90,6 +91,7 @@ class Pictures:
         encoded: bytes,
         options: ExplainOptions,
         max_side: int | None,
+        owner: object,
     ) -> tuple[Geometry, Canvas | None, float | None]:
         """Decodes a picture, as far as that is needed to compute and to draw it.
 
@@ -99,6 +101,7 @@ class Pictures:
             encoded: the picture's bytes.
             options: how it is fitted to the model.
             max_side: longest side of a drawing in pixels, or None where none is wanted.
+            owner: the request that wants it.
 
         Returns:
             The picture's geometry, its canvas, if one is wanted, and the seconds that decoding
@@ -106,15 +109,17 @@ class Pictures:
 
         Raises:
             LegradError: see :func:`legrad_engine.images.decode` and :meth:`Explainer.prepare`.
+            PictureTimeoutError: decoding took too long.
         """
         async with picture.decoding:
             geometry = picture.geometry
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
                 return geometry, canvas, None
-            loop = asyncio.get_running_loop()
-            decoded = await loop.run_in_executor(
-                self._threads, self._decode, explainer, encoded, options, max_side, geometry
+            decoded = await self._threads.run(
+                owner,
+                "decode",
+                partial(self._decode, explainer, encoded, options, max_side, geometry),
             )
             picture.prepared = decoded.prepared or picture.prepared
             picture.canvas = decoded.canvas or picture.canvas

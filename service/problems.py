@@ -84,6 +84,12 @@ class LimitExceededError(ServiceError):
     status, code, title = 422, "limit-exceeded", "The request exceeds a limit"
 
 
+class PictureTimeoutError(ServiceError):
+    """Decoding or drawing a picture took too long."""
+
+    status, code, title = 422, "picture-timeout", "The picture takes too long"
+
+
 class NotFiniteError(ServiceError):
     """What the model computed of a picture is not finite numbers."""
 

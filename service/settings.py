@@ -118,7 +118,13 @@ class Settings(BaseSettings):
     max_requests_in_progress: int = Field(
         256, ge=1, description="Requests read, decoded, queued, computed, drawn or sent at once."
     )
-    picture_threads: int = Field(2, ge=1, description="Threads that decode and render pictures.")
+    picture_threads: int = Field(2, ge=1, description="Threads that decode and draw pictures.")
+    picture_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="How long decoding or drawing one picture may take; beyond it the request gets "
+        "422, and the thread is busy until it is done.",
+    )
 
     trace_cache_bytes: int = Field(
         256_000_000,

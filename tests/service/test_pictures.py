@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pictures import encoded, picture
 from legrad_engine import Explainer
 from legrad_engine.errors import ImageDecodeError
 from service.metrics import Metrics, TraceCacheMetrics
+from service.picture_threads import PictureThreads
 from service.pictures import Pictures
 from service.schemas.requests import ExplainOptions
 from service.trace_cache import TraceCache, TraceKey
@@ -28,26 +28,28 @@ def explainer(tiny_model: str) -> Explainer:
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
+def threads() -> Iterator[PictureThreads]:
+    one = PictureThreads(1, 60)
+    yield one
+    one.close()
 
 
 @pytest.fixture
-def pictures(threads: ThreadPoolExecutor) -> Pictures:
+def pictures(threads: PictureThreads) -> Pictures:
     cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
     return Pictures(cache, threads, max_pixels=1_000_000)
 
 
 @contextlib.contextmanager
-def occupied(threads: ThreadPoolExecutor) -> Iterator[threading.Event]:
+def occupied(threads: PictureThreads) -> Iterator[threading.Event]:
     """Keeps the only thread busy until the event is set."""
     free = threading.Event()
-    threads.submit(free.wait, 60)
+    busy = asyncio.ensure_future(threads.run(object(), "decode", lambda: free.wait(60)))
     try:
         yield free
     finally:
         free.set()
+        busy.add_done_callback(lambda done: done.result())
 
 
 async def preparing(
@@ -55,7 +57,7 @@ async def preparing(
 ) -> "asyncio.Task[Any]":
     shared = pictures.find(explainer, KEY)
     task = asyncio.ensure_future(
-        pictures.prepare(shared, explainer, data, ExplainOptions(), max_side)
+        pictures.prepare(shared, explainer, data, ExplainOptions(), max_side, object())
     )
     # It runs until it waits for the thread, or for the one that does.
     await asyncio.sleep(0)
@@ -63,7 +65,7 @@ async def preparing(
 
 
 def test_pictures_on_their_way_are_decoded_once(
-    pictures: Pictures, threads: ThreadPoolExecutor, explainer: Explainer
+    pictures: Pictures, threads: PictureThreads, explainer: Explainer
 ) -> None:
     async def several() -> list[Any]:
         with occupied(threads) as free:
@@ -79,7 +81,7 @@ def test_pictures_on_their_way_are_decoded_once(
 
 
 def test_where_the_first_leaves_the_next_decodes(
-    pictures: Pictures, threads: ThreadPoolExecutor, explainer: Explainer
+    pictures: Pictures, threads: PictureThreads, explainer: Explainer
 ) -> None:
     async def first_leaves() -> Any:
         with occupied(threads) as free:
@@ -98,7 +100,7 @@ def test_where_the_first_leaves_the_next_decodes(
 
 
 def test_where_the_first_fails_the_next_decodes(
-    pictures: Pictures, threads: ThreadPoolExecutor, explainer: Explainer
+    pictures: Pictures, threads: PictureThreads, explainer: Explainer
 ) -> None:
     async def first_fails() -> Any:
         with occupied(threads) as free:
