@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from legrad_engine import LegradError
@@ -27,8 +28,10 @@ from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
 from service.routes import documentation, explain, models, operations, page
+from service.routes.compat import kserve_v1, open_inference, torchserve
 from service.schemas.answers import ProblemDetails
 from service.schemas.base import component_schemas
+from service.schemas.compat import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
@@ -44,6 +47,18 @@ _ROUTERS: tuple[AccessRouter, ...] = (
     operations.metrics_router,
     documentation.router,
     page.router,
+    kserve_v1.router,
+    open_inference.router,
+    open_inference.health_router,
+    torchserve.router,
+    torchserve.health_router,
+)
+# Bodies that a route reads by itself, and errors that a handler answers with.
+_SCHEMAS: tuple[type[BaseModel], ...] = (
+    ExplainRequest,
+    InstancesRequest,
+    InferenceRequest,
+    ProblemDetails,
 )
 _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
@@ -144,7 +159,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         template = "#/components/schemas/{model}"
         document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
         components = document["components"].setdefault("schemas", {})
-        for model in (ExplainRequest, ProblemDetails):
+        for model in _SCHEMAS:
             components |= component_schemas(model, template)
         app.openapi_schema = document
     return app.openapi_schema

@@ -63,6 +63,15 @@ class ExplainOutcome:
     images: list[ImageExplanation]
     timings: Timings
 
+    @property
+    def pictured_bytes(self) -> int:
+        """Bytes of all heatmaps and overlays as they are sent: what an answer is large by."""
+        return sum(
+            len(target.heatmap or "") + len(target.overlay or "")
+            for image in self.images
+            for target in image.targets
+        )
+
 
 def check_limits(command: ExplainCommand, settings: Settings) -> None:
     """Refuses a command that asks for more than the settings allow.

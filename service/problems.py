@@ -114,6 +114,12 @@ class UnsupportedMediaTypeError(ServiceError):
     status, code, title = 415, "unsupported-media-type", "The content type is not accepted"
 
 
+class UnknownVersionError(ServiceError):
+    """The model has no such version."""
+
+    status, code, title = 404, "unknown-version", "The model has no such version"
+
+
 class NotAcceptableError(ServiceError):
     """The answer cannot be given in the media type that was asked for."""
 

@@ -68,6 +68,30 @@ class ModelPool:
         """
         return self._started and not self._shutdown.announced and self.get(None).answers
 
+    def require_ready(self) -> None:
+        """Refuses while a request without a model would not be answered.
+
+        Raises:
+            NotReadyError: the server is about to stop, or what state each model is in.
+        """
+        if self._shutdown.announced:
+            raise NotReadyError("The server is shutting down: send requests to another one.")
+        if not self.ready:
+            states = ", ".join(f"{model.id} is {model.state}" for model in self)
+            raise NotReadyError(f"The server cannot answer yet: {states}.")
+
+    def require_model(self, model: str) -> PooledModel:
+        """A model that is in memory and takes requests.
+
+        Raises:
+            UnknownModelError: no model has this id.
+            NotReadyError: it cannot answer now.
+        """
+        found = self.get(model)
+        if found.state != "ready":
+            raise NotReadyError(f"Model {found.id!r} is {found.state}.")
+        return found
+
     def start(self) -> None:
         """Begins to load what is loaded at start. To be called on the running event loop."""
         if self._settings.load_models == "on-demand":

@@ -31,6 +31,36 @@ RequestId = Annotated[
 
 _PNG = "image/png"
 
+# Beside the picture, in every multipart body.
+TEXT_PARTS: dict[str, Any] = {
+    "prompts": {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string"},
+        "description": "What to look for; repeat the field for several prompts.",
+        "example": ["a cat", "a dog"],
+    },
+    "targets": {
+        "type": "string",
+        "contentMediaType": JSON,
+        "description": "A list of `targets` as JSON; needed where there are no prompts. Target "
+        "pictures in it are data URLs.",
+        "example": '[{"type": "text", "text": "a cat"}]',
+    },
+    "options": {
+        "type": "string",
+        "contentMediaType": JSON,
+        "description": "`ExplainOptions` as JSON.",
+        "example": '{"layers": 2}',
+    },
+    "output": {
+        "type": "string",
+        "contentMediaType": JSON,
+        "description": "`OutputOptions` as JSON.",
+        "example": '{"heatmap": "none"}',
+    },
+}
+
 _MULTIPART_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["image"],
@@ -42,37 +72,12 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "format": "binary"},
             "description": "The picture as a file; repeat the field for several pictures.",
         },
-        "prompts": {
-            "type": "array",
-            "minItems": 1,
-            "items": {"type": "string"},
-            "description": "What to look for; repeat the field for several prompts.",
-            "example": ["a cat", "a dog"],
-        },
-        "targets": {
-            "type": "string",
-            "contentMediaType": JSON,
-            "description": "A list of `targets` as JSON; needed where there are no prompts. Target "
-            "pictures in it are data URLs.",
-            "example": '[{"type": "text", "text": "a cat"}]',
-        },
         "model": {
             "type": "string",
             "description": "Id of a model from `/models`.",
             "example": "starter",
         },
-        "options": {
-            "type": "string",
-            "contentMediaType": JSON,
-            "description": "`ExplainOptions` as JSON.",
-            "example": '{"layers": 2}',
-        },
-        "output": {
-            "type": "string",
-            "contentMediaType": JSON,
-            "description": "`OutputOptions` as JSON.",
-            "example": '{"heatmap": "none"}',
-        },
+        **TEXT_PARTS,
     },
 }
 
@@ -117,12 +122,7 @@ async def explain(request: Request) -> Response:
         return Response(
             base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG
         )
-    content = await run_sized(
-        _pictured(outcome),
-        _serialize,
-        request.state.request_id,
-        outcome,
-    )
+    content = await run_sized(outcome.pictured_bytes, _serialize, request.state.request_id, outcome)
     return Response(content, media_type=JSON)
 
 
@@ -163,14 +163,6 @@ async def explain_progress(request: Request, request_id: RequestId) -> ExplainPr
     reading = explaining.progress.read(request_id)
     return ExplainProgress(
         stage=reading.stage, position=reading.position, estimated_seconds=reading.seconds
-    )
-
-
-def _pictured(outcome: ExplainOutcome) -> int:
-    return sum(
-        len(target.heatmap or "") + len(target.overlay or "")
-        for image in outcome.images
-        for target in image.targets
     )
 
 

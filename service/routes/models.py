@@ -7,7 +7,6 @@ from fastapi import Path, Query, Request, Response
 from service.access.control import ADMIN, EXPLAIN
 from service.access.routing import AccessRouter
 from service.pool.model_pool import ModelPool
-from service.problems import NotReadyError
 from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
@@ -45,9 +44,7 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
 async def model_ready(request: Request, model_id: ModelId) -> Health:
     """True while the model is in memory and its worker takes requests."""
     pool: ModelPool = request.app.state.pool
-    model = pool.get(model_id)
-    if model.state != "ready":
-        raise NotReadyError(f"Model {model.id!r} is {model.state}.")
+    pool.require_model(model_id)
     return Health(status="ready")
 
 

@@ -6,9 +6,7 @@ from service.access.control import METRICS, OPEN
 from service.access.routing import AccessRouter
 from service.metrics import CONTENT_TYPE, Metrics
 from service.pool.model_pool import ModelPool
-from service.problems import NotReadyError
 from service.schemas.answers import Health
-from service.shutdown import Shutdown
 
 router = AccessRouter(needs=OPEN, tags=["operations"])
 metrics_router = AccessRouter(needs=METRICS, tags=["operations"])
@@ -31,12 +29,7 @@ async def ready(request: Request) -> Health:
     Other models may have failed: `/models/{model_id}/ready` tells of each.
     """
     pool: ModelPool = request.app.state.pool
-    shutdown: Shutdown = request.app.state.shutdown
-    if shutdown.announced:
-        raise NotReadyError("The server is shutting down: send requests to another one.")
-    if not pool.ready:
-        states = ", ".join(f"{model.id} is {model.state}" for model in pool)
-        raise NotReadyError(f"The server cannot answer yet: {states}.")
+    pool.require_ready()
     return Health(status="ready")
 
 
