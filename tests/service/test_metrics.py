@@ -174,4 +174,12 @@ def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
         "/", "/web/{path:path}", "/explain", "/explain/{request_id}/progress", "/models",
         "/models/{model_id}", "/models/{model_id}/ready", "/models/{model_id}/load",
         "/health/live", "/health/ready", "/metrics", "/docs", "unmatched",
+        "/v1/models", "/v1/models/{model_id}", "/v1/models/{model_id}:explain",
+        "/v2", "/v2/", "/v2/health/live", "/v2/health/ready",
+        *(
+            f"/v2/models/{{model_id}}{version}{what}"
+            for version in ("", "/versions/{version}")
+            for what in ("", "/ready", "/infer")
+        ),
+        "/explanations/{model_id}", "/explanations/{model_id}/{version}", "/ping",
     }  # fmt: skip

@@ -118,6 +118,8 @@ class _Asked:
     outputs: Mapping[str, bool]
 
 
+# KServe's server has it without the slash, the specification with it.
+@router.get("/", include_in_schema=False)
 @router.get("", summary="Describe the server (V2)")
 async def describe_server(request: Request) -> ServerMetadata:
     """What this server is, and which extensions of the protocol it speaks."""
