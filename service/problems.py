@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from legrad_engine.errors import (
     ImageDecodeError,
@@ -217,6 +218,9 @@ _KINDS: dict[type[Exception], tuple[int, str, str]] = {
     BatchingError: (500, "internal-error", "Something went wrong inside the server"),
 }
 
+ErrorForm = Callable[[Problem, str], dict[str, Any]]
+"""Makes a problem, and the id of its request, into the JSON of a protocol."""
+
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
 
 
@@ -291,13 +295,15 @@ def shorten(text: str) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
-def respond(problem: Problem, instance: str, request_id: str) -> JSONResponse:
-    """The response of a problem."""
+def respond(problem: Problem, scope: Scope) -> JSONResponse:
+    """The response of a problem: in the form of the route's protocol, if it has one."""
+    request_id = scope["state"]["request_id"]
+    form: ErrorForm | None = getattr(scope.get("route"), "error_form", None)
     return JSONResponse(
-        body_of(problem, instance, request_id),
+        body_of(problem, scope["path"], request_id) if form is None else form(problem, request_id),
         problem.status,
         headers=dict(problem.headers),
-        media_type=MEDIA_TYPE,
+        media_type=MEDIA_TYPE if form is None else "application/json",
     )
 
 
@@ -307,7 +313,7 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
     if problem is None:
         raise error
     request.state.problem = problem.code
-    return respond(problem, request.url.path, request.state.request_id)
+    return respond(problem, request.scope)
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

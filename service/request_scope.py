@@ -83,13 +83,13 @@ class RequestScope:
             state["problem"] = CUT_SHORT.code
             if status:
                 raise
-            await respond(CUT_SHORT, scope["path"], request_id)(scope, receive, send_with_id)
+            await respond(CUT_SHORT, scope)(scope, receive, send_with_id)
         except Exception:
             _log.exception("failed", request_id=request_id, path=scope["path"])
             state["problem"] = INTERNAL_ERROR.code
             if status:
                 raise
-            await respond(INTERNAL_ERROR, scope["path"], request_id)(scope, receive, send_with_id)
+            await respond(INTERNAL_ERROR, scope)(scope, receive, send_with_id)
         finally:
             until_sent.close()
             self._shutdown.requests -= 1

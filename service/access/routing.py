@@ -7,6 +7,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.access.control import AccessControl, Needs
+from service.problems import ErrorForm
 
 SCHEME = "ApiKey"
 SECURITY_SCHEMES: dict[str, Any] = {
@@ -27,20 +28,24 @@ class AccessRouter(APIRouter):
     answer the route gives, its key's place is given back when that is sent.
     """
 
-    def __init__(self, needs: Needs, **options: Any) -> None:
+    def __init__(
+        self, needs: Needs, *, error_form: ErrorForm | None = None, **options: Any
+    ) -> None:
         """Makes a router.
 
         Args:
             needs: the scopes of which a caller's key must have one.
+            error_form: how its protocol writes errors; problem details if None.
             options: those of :class:`fastapi.APIRouter`.
         """
-        super().__init__(route_class=_route_class(needs), **options)
+        super().__init__(route_class=_route_class(needs, error_form), **options)
 
 
 class AccessRoute(APIRoute):
     """A route that is held to what its router says."""
 
     needs: Needs
+    error_form: ErrorForm | None
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, if the request may pass."""
@@ -49,7 +54,7 @@ class AccessRoute(APIRoute):
             await super().handle(scope, receive, send)
 
 
-def _route_class(router_needs: Needs) -> type[AccessRoute]:
+def _route_class(router_needs: Needs, form: ErrorForm | None) -> type[AccessRoute]:
     # One of these is enough; without keys there is need of none, but for admin routes.
     security: list[dict[str, list[str]]] = [{SCHEME: [scope]} for scope in sorted(router_needs)]
     if router_needs != {"admin"}:
@@ -57,6 +62,8 @@ def _route_class(router_needs: Needs) -> type[AccessRoute]:
 
     class Route(AccessRoute):
         needs = router_needs
+        # Of the class it would be a method.
+        error_form = None if form is None else staticmethod(form)
 
         def __init__(self, *args: Any, openapi_extra: Any = None, **options: Any) -> None:
             if router_needs:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from answers import check_against_contract
+from api_keys import bearer, entry, listed
 from httpx import Response
 from pictures import base64_of, bomb, data_url, encoded, picture
 from protocols import RAW_MAPS, explained, map_of, refused_as_kserve_does
@@ -112,6 +113,20 @@ def test_a_model_that_is_not_loaded_is_not_ready(tiny_model: str) -> None:
             refused_as_kserve_does(app.client.get(path), 503, "not-ready", None)
         assert ask(app, {"instances": [instance()]}, model).status_code == 200
         assert app.client.get(f"/v1/models/{model}").status_code == 200
+
+
+def test_keys_are_asked_for_in_each_protocols_form(tiny_model: str) -> None:
+    keys = listed(entry("asker", "asker", "explain"))
+    with RunningApp(tiny_model, api_keys=keys) as app:
+        model = app.model.id
+        for path in (f"/v1/models/{model}", "/v2", f"/v2/models/{model}"):
+            refused_as_kserve_does(app.client.get(path), 401, "unauthorized", "Authorization")
+            assert app.client.get(path, headers=bearer("asker")).status_code == 200
+        refused = app.client.post(f"/explanations/{model}")
+        assert refused.json()["type"] == "unauthorized"
+        assert refused.headers["www-authenticate"]
+        for path in ("/v2/health/live", "/v2/health/ready", "/ping"):
+            assert app.client.get(path).status_code == 200
 
 
 def test_a_deadline_and_a_full_server_are_errors_in_the_protocols_form(tiny_model: str) -> None:

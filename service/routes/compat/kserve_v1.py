@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from legrad_engine.errors import LegradError
 from legrad_engine.targets.questions import Question
+from service.access.control import EXPLAIN
+from service.access.routing import AccessRouter
 from service.commands import ExplainCommand
 from service.fetching.rules import ImageUrl
 from service.intake import (
@@ -21,7 +23,7 @@ from service.intake import (
 from service.off_loop import run_sized
 from service.pool.model_pool import ModelPool
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
-from service.routes.compat.protocol_route import kserve_error, route_class
+from service.routes.compat.errors import kserve_error
 from service.routes.models import ModelId
 from service.schemas.answers import ImageExplanation
 from service.schemas.compat import (
@@ -37,10 +39,11 @@ from service.schemas.compat import (
 from service.settings import Settings
 from service.validation import validated
 
-router = APIRouter(
+router = AccessRouter(
+    needs=EXPLAIN,
+    error_form=kserve_error,
     prefix="/v1",
     tags=["KServe V1"],
-    route_class=route_class(kserve_error),
     responses=errors_of(ProtocolError),
 )
 
@@ -86,23 +89,24 @@ async def explain(request: Request, model_id: ModelId) -> Response:
     Instances that ask the same are one request to the model; those that do not are as many, and
     count as such.
     """
-    with accept(request) as accepted:
-        asked = await accepted.read(_read(request))
-        outcomes = await accepted.carry_out_all(
-            [
-                ExplainCommand(
-                    images=each.images,
-                    image_fields=[f"instances.{position}.image" for position in each.positions],
-                    question=each.question,
-                    model=model_id,
-                    options=each.body.options,
-                    output=each.body.output,
-                    received=accepted.received,
-                    deadline=accepted.deadline,
-                )
-                for each in asked
-            ]
-        )
+    accepted = accept(request)
+    asked = await accepted.read(_read(request))
+    outcomes = await accepted.carry_out_all(
+        [
+            ExplainCommand(
+                images=each.images,
+                image_fields=[f"instances.{position}.image" for position in each.positions],
+                question=each.question,
+                model=model_id,
+                options=each.body.options,
+                output=each.body.output,
+                received=accepted.received,
+                deadline=accepted.deadline,
+                progress=accepted.progress,
+            )
+            for each in asked
+        ]
+    )
     explained = {
         position: image
         for each, outcome in zip(asked, outcomes, strict=True)

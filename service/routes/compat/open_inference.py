@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.targets.questions import Question
+from service.access.control import EXPLAIN, OPEN
+from service.access.routing import AccessRouter
 from service.commands import ExplainCommand, ExplainOutcome
 from service.intake import JSON, check_image_count, image_bytes, read_body
 from service.off_loop import run_sized
 from service.pool.model_pool import ModelPool
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
-from service.routes.compat.protocol_route import kserve_error, only_version, route_class
+from service.routes.compat.errors import kserve_error, only_version
 from service.routes.compat.tensors import (
     JSON_LENGTH_HEADER,
     BytesTensor,
@@ -53,11 +55,11 @@ _OUTPUTS = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
 _KIND: dict[str, Any] = {
     "prefix": "/v2",
     "tags": ["Open Inference Protocol"],
-    "route_class": route_class(kserve_error),
+    "error_form": kserve_error,
     "responses": errors_of(ProtocolError),
 }
-router = APIRouter(**_KIND, dependencies=[Depends(only_version(_VERSION))])
-health_router = APIRouter(**_KIND)
+router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
+health_router = AccessRouter(OPEN, **_KIND)
 
 _BYTES_AFTER_JSON: dict[str, Any] = {
     "schema": {"type": "string", "format": "binary"},
@@ -195,24 +197,25 @@ async def infer(request: Request, model_id: ModelId) -> Response:
     Pictures whose grids differ, which only `fit=native` makes, do not fit one tensor: ask for
     them one by one, or for the other outputs alone.
     """
-    with accept(request) as accepted:
-        asked = await accepted.read(_read(request))
-        outcome = await accepted.carry_out(
-            ExplainCommand(
-                images=asked.images,
-                image_fields=asked.image_fields,
-                question=asked.question,
-                model=model_id,
-                options=asked.options,
-                output=OutputOptions(
-                    heatmap="npy" if "HEATMAP" in asked.outputs else "none",
-                    overlay=False,
-                    regions_threshold=None,
-                ),
-                received=accepted.received,
-                deadline=accepted.deadline,
-            )
+    accepted = accept(request)
+    asked = await accepted.read(_read(request))
+    outcome = await accepted.carry_out(
+        ExplainCommand(
+            images=asked.images,
+            image_fields=asked.image_fields,
+            question=asked.question,
+            model=model_id,
+            options=asked.options,
+            output=OutputOptions(
+                heatmap="npy" if "HEATMAP" in asked.outputs else "none",
+                overlay=False,
+                regions_threshold=None,
+            ),
+            received=accepted.received,
+            deadline=accepted.deadline,
+            progress=accepted.progress,
         )
+    )
     response = InferenceResponse(
         model_name=outcome.model,
         model_version=_VERSION,

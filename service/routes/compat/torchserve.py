@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from legrad_engine.targets.questions import Question
+from service.access.control import EXPLAIN, OPEN
+from service.access.routing import AccessRouter
 from service.commands import ExplainCommand
 from service.intake import JSON, MULTIPART, form_parts, from_texts, read_body
 from service.off_loop import run_sized
 from service.pool.model_pool import ModelPool
-from service.problems import Problem, UnsupportedMediaTypeError, shorten
+from service.problems import UnsupportedMediaTypeError
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
-from service.routes.compat.protocol_route import only_version, route_class
+from service.routes.compat.errors import only_version, torchserve_error
 from service.routes.explain import TEXT_PARTS
 from service.routes.models import ModelId
 from service.schemas.answers import ImageExplanation
@@ -25,19 +27,13 @@ _RAW = "application/octet-stream"
 _PART = "data"
 
 
-def _error(problem: Problem, request_id: str) -> dict[str, Any]:  # noqa: ARG001
-    return TorchServeError(
-        code=problem.status, type=problem.code, message=shorten(problem.detail)
-    ).model_dump()
-
-
 _KIND: dict[str, Any] = {
     "tags": ["TorchServe"],
-    "route_class": route_class(_error),
+    "error_form": torchserve_error,
     "responses": errors_of(TorchServeError),
 }
-router = APIRouter(**_KIND, dependencies=[Depends(only_version(_VERSION))])
-health_router = APIRouter(**_KIND)
+router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
+health_router = AccessRouter(OPEN, **_KIND)
 
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _EXPLAIN: dict[str, Any] = {
@@ -111,20 +107,21 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
     Prompts, targets and options are in the query, or in other parts of the multipart body.
     """
-    with accept(request) as accepted:
-        image, body, question = await accepted.read(_read(request))
-        outcome = await accepted.carry_out(
-            ExplainCommand(
-                images=[image],
-                image_fields=[_PART],
-                question=question,
-                model=model_id,
-                options=body.options,
-                output=body.output,
-                received=accepted.received,
-                deadline=accepted.deadline,
-            )
+    accepted = accept(request)
+    image, body, question = await accepted.read(_read(request))
+    outcome = await accepted.carry_out(
+        ExplainCommand(
+            images=[image],
+            image_fields=[_PART],
+            question=question,
+            model=model_id,
+            options=body.options,
+            output=body.output,
+            received=accepted.received,
+            deadline=accepted.deadline,
+            progress=accepted.progress,
         )
+    )
     (explanation,) = outcome.images
     content = await run_sized(outcome.pictured_bytes, explanation.model_dump_json)
     return Response(content, media_type=JSON)
