@@ -23,7 +23,11 @@ KEYS = {
     "prometheus": ("metrics",),
     "everything": ("explain", "admin", "metrics"),
 }
-OPEN = {"/health/live", "/health/ready", "/docs", "/openapi.json", "/static-offline-docs", "/"}
+OPEN = {
+    "/health/live", "/health/ready", "/docs", "/openapi.json", "/static-offline-docs", "/",
+    "/v2/health/live", "/v2/health/ready", "/ping",
+    "/explain/{request_id}/progress", "/web/{path:path}",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def test_the_contract_says_who_may_use_it(guarded: RunningApp) -> None:
                 assert (answer.status_code == 403) != passes, f"{name} {method} {path}"
 
 
-@pytest.mark.parametrize("path", sorted(OPEN - {"/", "/static-offline-docs"}))
+@pytest.mark.parametrize("path", sorted(OPEN - {"/", "/static-offline-docs", "/web/{path:path}"}))
 def test_what_is_open_needs_no_key(guarded: RunningApp, path: str) -> None:
     assert guarded.client.get(path).status_code == 200
     assert guarded.client.get(path, headers=bearer("wrong")).status_code == 200
