@@ -96,7 +96,10 @@ class Metrics:
             "model_evictions", "Times the model was unloaded to make room for another.", "model"
         )
         self.worker_restarts = self._counter(
-            "worker_restarts", "Workers that died and were replaced.", "model"
+            "worker_restarts", "Workers that died or hung and were replaced.", "model"
+        )
+        self.worker_stalls = self._counter(
+            "worker_stalls", "Workers that hung and were given up.", "model"
         )
         self.url_fetch = self._histogram(
             "url_fetch_seconds", "Time to fetch a picture, or to fail in it.", _SECONDS
@@ -150,6 +153,7 @@ class Metrics:
                 self.model_bytes,
                 self.model_evictions,
                 self.worker_restarts,
+                self.worker_stalls,
                 self.similarity,
                 self.heatmap_entropy,
                 self.heatmap_border_mass,
@@ -187,6 +191,7 @@ REJECTION_REASONS = (
     "no-room",
     "model-too-large",
     "worker-died",
+    "worker-stalled",
     "worker-unavailable",
     "shutting-down",
     "client-left",
@@ -249,3 +254,7 @@ class BatchMetrics:
     def worker_restarted(self) -> None:
         """Counts one restart."""
         self._metrics.worker_restarts.labels(self._model).inc()
+
+    def worker_stalled(self) -> None:
+        """Counts one worker that hung."""
+        self._metrics.worker_stalls.labels(self._model).inc()

@@ -30,6 +30,7 @@ from service.batching import (
     ItemTooLargeError,
     QueueFullError,
     WorkerDiedError,
+    WorkerStalledError,
     WorkerUnavailableError,
 )
 
@@ -213,6 +214,7 @@ _KINDS: dict[type[Exception], tuple[int, str, str]] = {
     ItemTooLargeError: (422, "too-much-work", "The image asks for more work than the queue holds"),
     ItemOutOfMemoryError: (503, "out-of-memory", "The image does not fit the device's memory"),
     WorkerDiedError: (503, "worker-died", "The worker stopped"),
+    WorkerStalledError: (503, "worker-stalled", "The worker hung"),
     WorkerUnavailableError: (503, "worker-unavailable", "The worker is not running"),
     BatcherClosedError: (503, "shutting-down", "The server is shutting down"),
     BatchingError: (500, "internal-error", "Something went wrong inside the server"),

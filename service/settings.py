@@ -11,6 +11,7 @@ from legrad_engine.models import ModelReference
 from service.access.cors import check_origins
 from service.access.keys import read_keys
 from service.access.proxies import trusted_networks
+from service.batching import DEFAULT_STALL_SECONDS
 from service.fetching.rules import UrlRules
 
 
@@ -107,6 +108,12 @@ class Settings(BaseSettings):
     )
     drain_timeout_seconds: float = Field(
         30.0, gt=0, description="How long a stopping server finishes what it has accepted."
+    )
+    stall_timeout_seconds: float = Field(
+        DEFAULT_STALL_SECONDS,
+        gt=0,
+        description="How long a model may compute one batch, much longer than the largest takes. A "
+        "worker that takes longer hangs: its requests get 503, and another worker replaces it.",
     )
     shutdown_delay_seconds: float = Field(
         0.0,

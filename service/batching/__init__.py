@@ -10,10 +10,12 @@ Life cycle::
     batcher.drain(timeout=10)
 
 The worker is a non-daemon thread, because killing a daemon thread at interpreter exit can crash
-inside native code. The interpreter therefore waits for it: ``drain`` is the way to end.
+inside native code. The interpreter therefore waits for it: ``drain`` is the way to end. A worker
+that hangs is given up and replaced, but its thread cannot be ended: a process that has one ends
+with ``os._exit``.
 """
 
-from service.batching.batcher import BatcherState, MicroBatcher
+from service.batching.batcher import DEFAULT_STALL_SECONDS, MicroBatcher
 from service.batching.bucket_queue import BatchLimits
 from service.batching.errors import (
     BatcherClosedError,
@@ -24,14 +26,17 @@ from service.batching.errors import (
     QueueFullError,
     ResultCountError,
     WorkerDiedError,
+    WorkerStalledError,
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor
 from service.batching.live_items import Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
+from service.batching.supervisor import BatcherState
 
 __all__ = [
+    "DEFAULT_STALL_SECONDS",
     "BatchLimits",
     "BatchObserver",
     "BatcherClosedError",
@@ -50,5 +55,6 @@ __all__ = [
     "Standing",
     "Submission",
     "WorkerDiedError",
+    "WorkerStalledError",
     "WorkerUnavailableError",
 ]

@@ -45,6 +45,16 @@ class WorkerDiedError(BatchingError):
     """The worker died while the item was queued or being computed; ``__cause__`` says of what."""
 
 
+class WorkerStalledError(BatchingError):
+    """The worker hung while the item was queued or being computed, and was given up."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(
+            f"The worker did not come back within {limit_seconds:g} s and was given up."
+        )
+        self.limit_seconds = limit_seconds
+
+
 class DeadlineExceededError(BatchingError):
     """The item's deadline passed before it was computed."""
 

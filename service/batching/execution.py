@@ -18,7 +18,10 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 class Processor(Protocol[ItemIn, ResultOut]):
-    """The computation behind a micro-batcher. Every method runs on the worker's own thread."""
+    """The computation behind a micro-batcher.
+
+    Every method but ``abandon`` runs on the worker's own thread.
+    """
 
     def start(self) -> None:
         """Prepare, before the first batch of each worker; a failure is retried later."""
@@ -32,6 +35,13 @@ class Processor(Protocol[ItemIn, ResultOut]):
 
     def stop(self) -> None:
         """Release what ``start`` acquired; called once for every ``start`` that returned."""
+
+    def abandon(self) -> None:
+        """Give up the call that hangs; called in place of ``stop``, on another thread.
+
+        Whatever that call still does must have no effect that anybody sees. ``start`` and
+        ``process`` may follow on a new thread while it still runs.
+        """
 
 
 @dataclass(frozen=True)

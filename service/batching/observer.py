@@ -17,6 +17,7 @@ class DropReason(Enum):
     CLOSED = "closed"
     DEADLINE = "deadline"
     WORKER_DIED = "worker_died"
+    WORKER_STALLED = "worker_stalled"
 
 
 class BatchObserver(Protocol):
@@ -39,7 +40,10 @@ class BatchObserver(Protocol):
         """An item ended without its own result or its own error."""
 
     def worker_restarted(self) -> None:
-        """A dead worker was replaced by a new one, which is about to start."""
+        """A worker that died or hung was replaced by a new one, which is about to start."""
+
+    def worker_stalled(self) -> None:
+        """A worker hung and was given up."""
 
 
 class SilentObserver:
@@ -58,6 +62,9 @@ class SilentObserver:
         """Ignore it."""
 
     def worker_restarted(self) -> None:
+        """Ignore it."""
+
+    def worker_stalled(self) -> None:
         """Ignore it."""
 
 

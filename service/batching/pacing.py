@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+DEFAULT_RETRY_AFTER_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class RestartBackoff:

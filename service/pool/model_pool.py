@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from legrad_engine.errors import UnknownModelError
-from service.batching import BatcherClosedError
+from service.batching import BatcherClosedError, BatcherState
 from service.metrics import Metrics, TraceCacheMetrics
 from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
@@ -138,7 +138,7 @@ class ModelPool:
                 await self._wait_for_load(pooled, until)
             served = pooled.served
             if not served.batcher.ready:
-                raise NotReadyError(f"The worker of {pooled.id} is being replaced.", field="model")
+                raise _without_worker(pooled.id, served.batcher.state)
             pooled.in_flight += 1
         finally:
             pooled.waiting -= 1
@@ -239,3 +239,13 @@ class ModelPool:
     @staticmethod
     def _touch(model: PooledModel) -> None:
         model.last_used, model.last_used_at = time.monotonic(), datetime.now(UTC)
+
+
+def _without_worker(model: str, state: BatcherState) -> NotReadyError:
+    if state is BatcherState.FAILED:
+        return NotReadyError(
+            f"The workers of {model} hang, and none replaces them: the server has to be restarted.",
+            field="model",
+            retry_after_seconds=None,
+        )
+    return NotReadyError(f"The worker of {model} is being replaced.", field="model")

@@ -1,7 +1,9 @@
 """One loaded model: its worker, and what the worker computes."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from legrad_engine import Explainer, Explanation, LegradError
@@ -71,7 +73,12 @@ class Explained:
 
 
 class ExplainProcessor:
-    """Computes batches with a loaded model, on the worker's thread."""
+    """Computes batches with a loaded model, on the worker's thread.
+
+    A call that was given up may come back while another worker computes. It shares nothing with
+    that one but the model, which never changes, and it ends at its next step: its traces are not
+    kept, because nobody knows when it comes, and the model may have been unloaded meanwhile.
+    """
 
     def __init__(
         self, model: str, explainer: Explainer, metrics: Metrics, traces: TraceCache
@@ -80,9 +87,12 @@ class ExplainProcessor:
         self._explainer = explainer
         self._metrics = metrics
         self._traces = traces
+        self._thread: threading.Thread | None = None
+        self._giving_up = threading.Lock()
 
     def start(self) -> None:
         """Says that the model can be used; it was loaded and warmed up before."""
+        self._thread = threading.current_thread()
         self._metrics.model_loaded.labels(self._model).set(1)
 
     def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
@@ -122,12 +132,27 @@ class ExplainProcessor:
             raise
         if made is not None:
             self._keep(list(new), made)
-        explained = iter(self._told_apart(items, explanations, set(new)))
+        with self._unless_given_up():
+            explained = iter(self._told_apart(items, explanations, set(new)))
         return [each if isinstance(each, LegradError) else next(explained) for each in answers]
 
     def stop(self) -> None:
         """The model itself is kept: a worker that replaces this one starts at once."""
         self._metrics.model_loaded.labels(self._model).set(0)
+
+    def abandon(self) -> None:
+        """From now on the call that hangs can change nothing."""
+        with self._giving_up:
+            self._thread = None
+        self._metrics.model_loaded.labels(self._model).set(0)
+
+    @contextlib.contextmanager
+    def _unless_given_up(self) -> Iterator[None]:
+        """Runs the block, which others see, before this call is given up, or ends the thread."""
+        with self._giving_up:
+            if threading.current_thread() is not self._thread:
+                raise SystemExit
+            yield
 
     def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
         """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
@@ -140,8 +165,9 @@ class ExplainProcessor:
             for place, picture in enumerate(pictures):
                 if picture.key is not None:
                     trace = made.select([place])
-                    self._traces.put(picture.key, trace)
-                    picture.trace = trace
+                    with self._unless_given_up():
+                        self._traces.put(picture.key, trace)
+                        picture.trace = trace
         except Exception as error:
             if not self._make_room(error):
                 raise
@@ -173,7 +199,8 @@ class ExplainProcessor:
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        self._metrics.compute.labels(self._model, stage).observe(now - started)
+        with self._unless_given_up():
+            self._metrics.compute.labels(self._model, stage).observe(now - started)
         return now
 
 
@@ -202,6 +229,7 @@ class ServedModel:
             ),
             observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
+            stall_seconds=settings.stall_timeout_seconds,
         )
 
     def start(self) -> None:

@@ -900,7 +900,7 @@ class TestDeadWorker:
         # As in the child of a fork, which inherits the batcher but not its thread.
         batcher = make_batcher(RecordingProcessor())
         with monkeypatch.context() as patched:
-            patched.setattr(batcher, "_worker", threading.Thread())
+            patched.setattr(batcher._supervisor, "_worker", threading.Thread())
             assert not batcher.ready
             with pytest.raises(WorkerUnavailableError):
                 batcher.submit("a", bucket="bucket", cost=1.0)
@@ -1006,13 +1006,13 @@ class TestDraining:
     ) -> None:
         processor = RecordingProcessor()
         batcher = make_batcher(processor)
-        end_life = batcher._end_life
+        end_life = batcher._supervisor._end_life
 
         def end_life_and_linger() -> None:
             end_life()
             threading.Event().wait(0.05)
 
-        monkeypatch.setattr(batcher, "_end_life", end_life_and_linger)
+        monkeypatch.setattr(batcher._supervisor, "_end_life", end_life_and_linger)
         assert batcher.drain(WAIT_SECONDS)
         assert not processor.threads[0].is_alive()
 

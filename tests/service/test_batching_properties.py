@@ -26,10 +26,13 @@ from service.batching import (
     SilentObserver,
     Submission,
     WorkerDiedError,
+    WorkerStalledError,
     WorkerUnavailableError,
 )
 
 WAIT_SECONDS = 10.0
+# More than the scripts let pass in small steps, so that calls stall only where a script says so.
+STALL_SECONDS = 1000.0
 
 
 class Behaviour(Enum):
@@ -61,6 +64,7 @@ class Step(Enum):
     HOLD = auto()
     RELEASE = auto()
     LET_TIME_PASS = auto()
+    LET_A_CALL_STALL = auto()
     AWAIT_READY = auto()
     AWAIT_ALL = auto()
     CLOSE_AT_ONCE = auto()
@@ -91,6 +95,7 @@ class ScriptedProcessor:
         self.open.set()
         self.starts = 0
         self.stops = 0
+        self.abandoned = 0
         self._failing_starts = list(failing_starts)
 
     def start(self) -> None:
@@ -118,10 +123,14 @@ class ScriptedProcessor:
     def stop(self) -> None:
         self.stops += 1
 
+    def abandon(self) -> None:
+        self.abandoned += 1
+
 
 class CountingObserver(SilentObserver):
     def __init__(self) -> None:
         self.drops: Counter[DropReason] = Counter()
+        self.stalls = 0
         self.computed = 0
         self.queue = (0, 0.0)
 
@@ -133,6 +142,9 @@ class CountingObserver(SilentObserver):
 
     def item_dropped(self, reason: DropReason) -> None:
         self.drops[reason] += 1
+
+    def worker_stalled(self) -> None:
+        self.stalls += 1
 
 
 OWN_ENDS: dict[Behaviour, type | None] = {
@@ -148,6 +160,7 @@ DROPPED_BECAUSE = {
     DeadlineExceededError: DropReason.DEADLINE,
     BatcherClosedError: DropReason.CLOSED,
     WorkerDiedError: DropReason.WORKER_DIED,
+    WorkerStalledError: DropReason.WORKER_STALLED,
 }
 
 
@@ -188,6 +201,7 @@ def test_every_item_ends_exactly_once(
         BatchLimits(4, 5.0, 20.0, max_wait_seconds),
         observer=observer,
         restart_backoff=RestartBackoff(0.0001, 0.001),
+        stall_seconds=STALL_SECONDS,
         clock=lambda: now[0],
     )
     batcher.start()
@@ -222,6 +236,9 @@ def test_every_item_ends_exactly_once(
                 processor.open.set()
             case Step.LET_TIME_PASS:
                 now[0] += 1.0
+            case Step.LET_A_CALL_STALL:
+                now[0] += STALL_SECONDS
+                batcher._supervisor._watchdog.look()
             case Step.AWAIT_READY:
                 processor.open.set()
                 batcher.wait_until_ready(WAIT_SECONDS)
@@ -241,7 +258,9 @@ def test_every_item_ends_exactly_once(
     assert ends == Counter(range(len(accepted)))
     reasons = [check_end(item, submission.future) for item, submission in accepted]
     assert observer.drops == Counter(reason for reason in reasons if reason)
-    assert processor.starts == processor.stops
+    assert processor.abandoned == observer.stalls
+    assert processor.starts <= processor.stops + processor.abandoned
+    assert processor.stops <= processor.starts
     assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
     assert observer.queue == (0, 0.0)
     for (_, submission), reason in zip(accepted, reasons, strict=True):
@@ -259,6 +278,8 @@ def test_many_threads_submitting_cancelling_and_waiting_get_their_own_answers() 
             return [item * 2 for item in items]
 
         def stop(self) -> None: ...
+
+        def abandon(self) -> None: ...
 
     threads, items_each = 16, 500
     observer = CountingObserver()
