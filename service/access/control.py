@@ -93,8 +93,9 @@ class AccessControl:
 
 def _identify(scope: Scope, ring: KeyRing) -> ApiKey:
     kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-    # Headers are bytes that are decoded as Latin-1.
-    key = ring.find(given.strip().encode("latin-1")) if kind.lower() == "bearer" else None
+    # Headers are bytes that are decoded as Latin-1. No text is a key, though it has a hash too.
+    given_key = given.strip().encode("latin-1") if kind.lower() == "bearer" else b""
+    key = ring.find(given_key) if given_key else None
     if key is None:
         raise UnauthorizedError("Send a key as 'Authorization: Bearer KEY'.", field="Authorization")
     return key

@@ -214,7 +214,9 @@ class ModelLifecycle:
         self.notify()
 
     def _failure_of(self, model: PooledModel, error: Exception) -> LoadFailure:
-        reason = model.reference.without_folders(str(error) or type(error).__name__)
+        # What is unforeseen may say anything; the log has it, callers do not need it.
+        reason = str(error) if isinstance(error, LegradError) else "it is in the server's log"
+        reason = model.reference.without_folders(reason)
         reason = f"Model {model.id!r} could not be loaded: {reason}"
         if not may_heal(error):
             return LoadFailure(NotReadyError, reason)

@@ -124,6 +124,16 @@ def test_the_key_may_be_any_text_and_the_scheme_in_any_case(guarded: RunningApp)
         assert guarded.client.get("/models", headers=sent).status_code == 200
 
 
+def test_the_hash_of_nothing_opens_nothing(tiny_model: str) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \r\n\r\n"
+    with (
+        RunningApp(tiny_model, api_keys=listed(entry("unset", "", "metrics"))) as running,
+        socket.create_connection((running.host, running.port), timeout=60) as caller,
+    ):
+        caller.sendall(request)
+        assert caller.recv(1000).startswith(b"HTTP/1.1 401 ")
+
+
 def test_a_key_without_the_scope_is_forbidden_and_told_which(guarded: RunningApp) -> None:
     for name, method, path, missing in (
         ("prometheus", "POST", "/explain", "explain"),
