@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -136,6 +137,11 @@ class Server:
     def signal(self, number: int) -> None:
         """Sends a signal to the server's process."""
         self._process.send_signal(number)
+
+    def lift_file_limit(self) -> None:
+        """Lets the process write files of any size from now on; only Linux can do that."""
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
     def wait(self, timeout: float = 60) -> int:
         """The exit code, once the process has ended by itself."""
