@@ -11,13 +11,17 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+import yaml
 from answers import check_against_contract
 from picture_sites import PictureSite, answer, sends
 from pictures import data_url, encoded, picture, request_of
 from running_balancer import Balancer, Load
 from running_server import Server
 
-pytestmark = pytest.mark.slow
+# Servers that start while others are kept busy take their time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
 
 # No connection leaves from these, so that a replica finds its port free when it comes back.
 REPLICA_HOSTS = ("127.0.0.2", "127.0.0.3")
@@ -60,6 +64,15 @@ def replica(model: str, number: int, **settings: object) -> Server:
     return Server(model, **{"host": REPLICA_HOSTS[number], **patient, **settings})
 
 
+def deployed_settings() -> dict[str, str]:
+    """The settings of a replica in the compose file, by the names of Settings."""
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    return {
+        name.removeprefix("LEGRAD_").lower(): value
+        for name, value in compose["services"]["replica-1"]["environment"].items()
+    }
+
+
 def address(server: Server) -> str:
     return f"{server.host}:{server.port}"
 
@@ -98,6 +111,29 @@ def test_a_killed_replica_costs_no_caller_that_asks_twice_an_answer(
         assert set(load.outcomes) == {"200"}, load.outcomes
         # Otherwise nothing was lost, and the test has proved nothing.
         assert sent_again
+
+
+def test_a_rolling_restart_costs_nobody_an_answer(tiny_model: str) -> None:
+    delay = deployed_settings()["shutdown_delay_seconds"]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(replica(tiny_model, number, shutdown_delay_seconds=delay))
+            for number in range(2)
+        ]
+        balancer = stack.enter_context(Balancer(*(address(each) for each in running)))
+        for each in running:
+            each.wait_for_health()
+        balancer.wait_for_replicas("UP", "UP")
+        with Load(balancer.url, MIXED, callers=4) as load:
+            for number, old in enumerate(running):
+                balancer.eventually(lambda number=number: balancer.requests_now(number + 1) > 0)
+                old.signal(signal.SIGTERM)
+                assert old.wait() == 0
+                new = replica(tiny_model, number, port=old.port, shutdown_delay_seconds=delay)
+                stack.enter_context(new).wait_for_health()
+                balancer.wait_for_replicas("UP", "UP")
+            load.wait_for_answers(20)
+        assert set(load.outcomes) == {"200"}, load.outcomes
 
 
 def test_a_replica_that_is_not_ready_gets_no_traffic(
