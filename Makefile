@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 $(TOOLS): $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter,bench,telemetry]'
 	touch $@
 
 demo: install
@@ -67,7 +67,7 @@ format: $(TOOLS)
 # What is pinned stays so while pyproject.toml admits it; delete a lock to take what is new.
 # For Linux on x86-64 with Python 3.11, as in the images. The lock for images that get torch from
 # an index of its own, without CUDA, is the same less torch and what only torch needs.
-IMAGE_EXTRAS := hf
+IMAGE_EXTRAS := hf telemetry
 COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet
 
 lock: $(TOOLS)

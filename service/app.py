@@ -1,5 +1,7 @@
 """The application: wiring and lifespan, nothing else."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -24,6 +26,7 @@ from service.explaining import ExplainingService
 from service.fetching.images import UrlImages
 from service.fetching.network import Network, SystemNetwork
 from service.metrics import Metrics
+from service.off_loop import run_alone
 from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
 from service.request_scope import RequestScope
@@ -36,6 +39,9 @@ from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.telemetry.configuration import configured_tracing
+from service.telemetry.trace_scope import TraceScope
+from service.telemetry.tracing import Tracing
 
 # Each says who may use it; one that does not is no router of this application.
 _ROUTERS: tuple[AccessRouter, ...] = (
@@ -64,6 +70,8 @@ _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
     "heatmaps, overlays, regions and scores. Errors are RFC 9457 problem details."
 )
+# The last spans of a server are worth a moment, not a supervisor's patience.
+_CLOSE_TRACING_SECONDS = 3.0
 
 _log = structlog.get_logger("legrad.service")
 
@@ -84,7 +92,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     metrics = Metrics((reference.id for reference in settings.model_references), routes)
     access = AccessControl(settings, metrics)
     shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
-    pool = ModelPool(settings, metrics, shutdown)
+    tracing = configured_tracing()
+    pool = ModelPool(settings, metrics, shutdown, tracing)
     metrics.registry.register(ServerState(pool, settings))
 
     @asynccontextmanager
@@ -102,6 +111,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
             drained = await pool.close(shutdown.drain_left)
             app.state.explaining.close()
             url_images.close()
+            await _close(tracing)
             _log.info("stopped", drained=drained)
 
     # The files of its documentation page come from this server, not from a delivery network.
@@ -114,6 +124,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         docs_url=None,
         redoc_url=None,
         static_url=documentation.STATIC_URL,
+        # FastAPI's own spans and logs hold paths, queries and what exceptions say.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={
             "4XX": {"description": "The request is at fault.", "content": _problem_content()},
             "5XX": {"description": "The server is at fault.", "content": _problem_content()},
@@ -122,6 +134,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.pool = pool
+    app.state.tracing = tracing
     app.state.access = access
     app.state.shutdown = shutdown
     for router in _ROUTERS:
@@ -138,8 +151,16 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     allow_origins(app, settings.cors_origins)
     # The outermost: errors carry its headers too.
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(TraceScope, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+async def _close(tracing: Tracing) -> None:
+    """Gives a collector that does not answer no more time than a stopping server has to spare."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_TRACING_SECONDS):
+            await run_alone("tracing", tracing.close)
 
 
 def _problem_content() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from legrad_engine import Explanation
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
 from legrad_engine.images import PreparedImage, decode
@@ -29,7 +30,8 @@ from service.progress import ProgressBoard
 from service.rendering import RenderedImage, drawing_size, drawings_of_each_target, render
 from service.schemas.answers import Grid, ImageExplanation, Size, TargetExplanation, Timings
 from service.settings import Settings
-from service.targets import encoded_images, name_target, with_prepared
+from service.targets import TargetName, encoded_images, name_target, with_prepared
+from service.telemetry.stages import Stages
 from service.trace_cache import Canvas, CanvasKey, TraceKey, digests_of
 
 _Answer = TypeVar("_Answer")
@@ -43,6 +45,7 @@ class _Plan:
     served: ServedModel
     layers: tuple[int, ...]
     score: Score
+    stages: Stages
 
     @property
     def explainer(self) -> Explainer:
@@ -94,12 +97,15 @@ class ExplainingService:
         """
         return self._places.take()
 
-    async def explain(self, command: ExplainCommand, place: Place) -> ExplainOutcome:
+    async def explain(
+        self, command: ExplainCommand, place: Place, stages: Stages
+    ) -> ExplainOutcome:
         """Carries out a command.
 
         Args:
             command: what is wanted.
             place: the request's, held until its answer is sent.
+            stages: where each stage is noted once it has ended.
 
         Raises:
             LegradError: the pictures, prompts or options cannot be explained.
@@ -113,28 +119,29 @@ class ExplainingService:
         async with self._pool.lease(command.model, command.deadline) as served:
             try:
                 async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
-                    return await self._explain(command, served, place)
+                    return await self._explain(command, served, place, stages)
             except TimeoutError as error:
                 raise DeadlineExceededError(time.monotonic() - command.received) from error
 
     async def explain_all(
-        self, commands: Sequence[ExplainCommand], place: Place
+        self, commands: Sequence[ExplainCommand], place: Place, stages: Stages
     ) -> list[ExplainOutcome]:
         """Carries out commands of one request side by side; the first error gives up the others.
 
         Raises:
             Exception: see :meth:`explain`.
         """
-        return await self._all([self.explain(command, place) for command in commands])
+        return await self._all([self.explain(command, place, stages) for command in commands])
 
     async def _explain(
-        self, command: ExplainCommand, served: ServedModel, place: Place
+        self, command: ExplainCommand, served: ServedModel, place: Place, stages: Stages
     ) -> ExplainOutcome:
         explainer, options = served.explainer, command.options
         command.progress.enter("preparing")
         with naming_fields():
             layers = explainer.resolve_layers(options.layers)
-            plan = _Plan(command, served, layers, explainer.resolve_score(options.score))
+            score = explainer.resolve_score(options.score)
+            plan = _Plan(command, served, layers, score, stages)
         encoded = await self._fetch(plan)
         pictures = await self._find_pictures(plan, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
@@ -162,23 +169,13 @@ class ExplainingService:
         drawings = [each.drawing for each in prepared]
         # Answers wait to be drawn, perhaps for long: their traces must not live on with them.
         del pictures, prepared, encoded
-        explained = await self._await_all(submissions)
+        explained = await self._await_all(plan, submissions)
         command.progress.enter("drawing")
         self._keep_canvases(drawings)
         names = [name_target(target, explainer.classifier) for target in question.targets]
         rendered = await self._all(
             [
-                self._threads.run(
-                    place,
-                    "draw",
-                    partial(
-                        render,
-                        each.explanation,
-                        drawing.canvas.picture if drawing.canvas else None,
-                        names,
-                        command.output,
-                    ),
-                )
+                self._render(plan, place, each.explanation, drawing.canvas, names)
                 for each, drawing in zip(explained, drawings, strict=True)
             ]
         )
@@ -239,7 +236,11 @@ class ExplainingService:
         if missing:
             # A full queue must stay cheap to say no, and set no other server to work.
             plan.served.batcher.check_room(missing, command.deadline)
-        return await self._url_images.fetch(command.images, command.image_fields)
+        began = time.monotonic()
+        encoded = await self._url_images.fetch(command.images, command.image_fields)
+        if missing:
+            plan.stages.ended("fetch", time.monotonic() - began)
+        return encoded
 
     async def _find_pictures(self, plan: _Plan, encoded: Sequence[bytes]) -> list[Picture]:
         options, explainer = plan.command.options, plan.explainer
@@ -269,7 +270,11 @@ class ExplainingService:
             geometry, canvas, seconds = await self._pictures.prepare(
                 picture, plan.explainer, encoded, command.options, drawn_side, place
             )
-        item = ExplainItem(picture, question, plan.layers, plan.score, command.templates)
+        if seconds is not None:
+            plan.stages.ended("decode", seconds)
+        item = ExplainItem(
+            picture, question, plan.layers, plan.score, command.templates, plan.stages.link()
+        )
         # One whose trace another request is about to make still counts in full: it may be left to
         # make it after all.
         traced = picture.trace is not None
@@ -297,8 +302,37 @@ class ExplainingService:
             raise
         return submissions
 
-    async def _await_all(self, submissions: Sequence[Submission[Explained]]) -> list[Explained]:
-        return await self._all([asyncio.wrap_future(each.future) for each in submissions])
+    async def _await_all(
+        self, plan: _Plan, submissions: Sequence[Submission[Explained]]
+    ) -> list[Explained]:
+        return await self._all([self._await(plan, each) for each in submissions])
+
+    @staticmethod
+    async def _await(plan: _Plan, submission: Submission[Explained]) -> Explained:
+        began = time.monotonic()
+        try:
+            return await asyncio.wrap_future(submission.future)
+        finally:
+            waited = time.monotonic() - began
+            # One that is given up may still be in the queue, or computed for nobody.
+            queue = submission.queue_seconds or waited
+            plan.stages.ended("queue", queue, ago=max(0.0, waited - queue))
+            if submission.batch_size:
+                plan.stages.ended("compute", submission.compute_seconds)
+
+    async def _render(
+        self,
+        plan: _Plan,
+        place: Place,
+        explanation: Explanation,
+        canvas: Canvas | None,
+        names: Sequence[TargetName],
+    ) -> RenderedImage:
+        picture = canvas.picture if canvas else None
+        drawing = partial(render, explanation, picture, names, plan.command.output)
+        rendered = await self._threads.run(place, "draw", drawing)
+        plan.stages.ended("render", rendered.seconds)
+        return rendered
 
     def _keep_canvases(self, drawings: Sequence[_Drawing]) -> None:
         """Only those of answered pictures: one that is refused must not push others out."""

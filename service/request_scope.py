@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders, State
@@ -20,6 +22,7 @@ from service.problems import (
     respond,
 )
 from service.routes.accepting import ClientLeftError
+from service.schemas.answers import Timings
 from service.settings import Settings
 from service.shutdown import Shutdown
 
@@ -40,6 +43,7 @@ class RequestScope:
         self._metrics = metrics
         self._shutdown = shutdown
         self._max_body_bytes = settings.max_body_bytes
+        self._slow_seconds = settings.slow_request_seconds
         self._max_bytes_in_progress = settings.max_body_bytes_in_progress
         self._bytes_in_progress = 0
 
@@ -62,6 +66,8 @@ class RequestScope:
                 status = message["status"]
                 response_headers = MutableHeaders(scope=message)
                 response_headers["X-Request-ID"] = request_id
+                if status == 200 and "timings" in state:
+                    response_headers["Server-Timing"] = _server_timing(state["timings"])
                 if self._shutdown.announced:
                     # The next request of this client goes to a server that stays.
                     response_headers["Connection"] = "close"
@@ -85,7 +91,7 @@ class RequestScope:
                 raise
             await respond(CUT_SHORT, scope)(scope, receive, send_with_id)
         except Exception:
-            _log.exception("failed", request_id=request_id, path=scope["path"])
+            _log.exception("failed", request_id=request_id, route=_route(scope))
             state["problem"] = INTERNAL_ERROR.code
             if status:
                 raise
@@ -131,14 +137,18 @@ class RequestScope:
         self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
 
     def _record(self, scope: Scope, state: State, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
+        route = _route(scope)
+        state.status = status
         problem = getattr(state, "problem", None)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
         if problem in REJECTION_REASONS:
             self._metrics.rejected.labels(problem).inc()
-        _log.info(
-            "answered",
+        slow = seconds > self._slow_seconds
+        stages: Mapping[str, float] = state.stages.seconds if hasattr(state, "stages") else {}
+        _log.log(
+            logging.WARNING if slow else logging.INFO,
+            "answered slowly" if slow else "answered",
             request_id=state.request_id,
             method=scope["method"],
             route=route,
@@ -148,7 +158,21 @@ class RequestScope:
             problem=problem,
             client=scope["client"] and scope["client"][0],
             key=getattr(state, "key", None),
+            timings={stage: round(taken, 6) for stage, taken in stages.items()},
         )
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path, never the path: that is the caller's."""
+    route: str = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
+    return route
+
+
+def _server_timing(timings: Timings) -> str:
+    """https://www.w3.org/TR/server-timing, in milliseconds."""
+    return ", ".join(
+        f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in timings.model_dump().items()
+    )
 
 
 async def _send_in_pieces(send: Send, message: Message) -> None:

@@ -223,6 +223,11 @@ class Settings(BaseSettings):
         16, ge=1, description="Pictures fetched at once, for all requests together."
     )
 
+    slow_request_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="A request that takes longer is logged as a warning, `answered slowly`.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important log entry that is written."
     )

@@ -23,6 +23,7 @@ from service.pool.pooled_model import LoadFailure, PooledModel
 from service.pool.served_model import ServedModel
 from service.problems import ModelTooLargeError, NoRoomError, NotReadyError
 from service.settings import Settings
+from service.telemetry.tracing import Tracing
 from service.trace_cache import TraceCache
 
 # Between loads that fail for a reason that may pass.
@@ -46,11 +47,13 @@ class ModelLifecycle:
         settings: Settings,
         metrics: Metrics,
         traces: TraceCache,
+        tracing: Tracing,
     ) -> None:
         self._models = models
         self._settings = settings
         self._metrics = metrics
         self._traces = traces
+        self._tracing = tracing
         self._budget = settings.max_model_bytes
         self.closing = False
         # Replaced each time something changed, so that many can wait for many conditions.
@@ -157,7 +160,9 @@ class ModelLifecycle:
         # What could not be known before; if it is refused, then from now on before it is loaded.
         model.measured = explainer.nbytes
         self._reserve(model, model.measured)
-        served = ServedModel(model.id, explainer, self._settings, self._metrics, self._traces)
+        served = ServedModel(
+            model.id, explainer, self._settings, self._metrics, self._traces, self._tracing
+        )
         # Known from here on, so that a server that stops now does not forget the worker.
         model.served = served
         await run_alone(name, served.start)

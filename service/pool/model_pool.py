@@ -17,6 +17,7 @@ from service.pool.served_model import ServedModel
 from service.problems import NotReadyError
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.telemetry.tracing import Tracing
 from service.trace_cache import TraceCache
 
 # A load that outlasts a request takes seconds at least.
@@ -28,7 +29,9 @@ _log = structlog.get_logger("legrad.models")
 class ModelPool:
     """Every model of the settings, by id; the first one is the default."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, shutdown: Shutdown, tracing: Tracing
+    ) -> None:
         references = settings.model_references
         self._settings = settings
         self._shutdown = shutdown
@@ -40,7 +43,7 @@ class ModelPool:
         self._starting: asyncio.Task[None] | None = None
         self._started = False
         self.traces = TraceCache(settings.trace_cache_bytes, TraceCacheMetrics(metrics))
-        self._lifecycle = ModelLifecycle(self._models, settings, metrics, self.traces)
+        self._lifecycle = ModelLifecycle(self._models, settings, metrics, self.traces, tracing)
 
     def __iter__(self) -> Iterator[PooledModel]:
         """The models, the default one first."""

@@ -21,6 +21,7 @@ from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
 from service.pictures import Picture
 from service.settings import Settings
+from service.telemetry.tracing import SpanLink, Tracing
 from service.trace_cache import TraceCache
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
@@ -43,6 +44,7 @@ class ExplainItem:
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
+        link: the span of the request that it came with.
     """
 
     picture: Picture
@@ -50,6 +52,7 @@ class ExplainItem:
     layers: tuple[int, ...]
     score: Score
     templates: Templates
+    link: SpanLink | None
 
     @property
     def bucket(self) -> tuple[object, ...]:
@@ -81,7 +84,12 @@ class ExplainProcessor:
     """
 
     def __init__(
-        self, model: str, explainer: Explainer, metrics: Metrics, traces: TraceCache
+        self,
+        model: str,
+        explainer: Explainer,
+        metrics: Metrics,
+        traces: TraceCache,
+        tracing: Tracing,
     ) -> None:
         self._model = model
         self._explainer = explainer
@@ -89,6 +97,7 @@ class ExplainProcessor:
         self._traces = traces
         self._thread: threading.Thread | None = None
         self._giving_up = threading.Lock()
+        self._tracing = tracing
 
     def start(self) -> None:
         """Says that the model can be used; it was loaded and warmed up before."""
@@ -101,6 +110,10 @@ class ExplainProcessor:
         Only pictures without a trace go forward, each once. Their traces are kept, where the caller
         allows it, once all items are explained, so items queued behind them find the traces.
         """
+        with self._tracing.batch(self._model, [item.link for item in items]):
+            return self._compute(items)
+
+    def _compute(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
         explainer = self._explainer
         first = items[0]
         try:
@@ -201,6 +214,7 @@ class ExplainProcessor:
         now = time.perf_counter()
         with self._unless_given_up():
             self._metrics.compute.labels(self._model, stage).observe(now - started)
+        self._tracing.stage(stage, now - started)
         return now
 
 
@@ -214,10 +228,11 @@ class ServedModel:
         settings: Settings,
         metrics: Metrics,
         traces: TraceCache,
+        tracing: Tracing,
     ) -> None:
         self.id = model
         self.explainer = explainer
-        self._processor = ExplainProcessor(model, explainer, metrics, traces)
+        self._processor = ExplainProcessor(model, explainer, metrics, traces, tracing)
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,
             self._processor,

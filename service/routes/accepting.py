@@ -16,6 +16,7 @@ from service.problems import SlowBodyError
 from service.progress import Progress
 from service.schemas.answers import Timings
 from service.settings import Settings
+from service.telemetry.stages import Stages
 from service.validation import invalid
 
 _Body = TypeVar("_Body")
@@ -92,7 +93,11 @@ class AcceptedRequest:
         explaining: ExplainingService = self.request.app.state.explaining
         for _ in commands[1:]:
             self.request.state.until_sent.enter_context(explaining.permit())
-        outcomes = await self._unless_client_leaves(explaining.explain_all(commands, self.place))
+        # There also for a request that fails: the log tells how far it came.
+        self.request.state.stages = stages = Stages(self.request.app.state.tracing)
+        outcomes = await self._unless_client_leaves(
+            explaining.explain_all(commands, self.place, stages)
+        )
         self.request.state.model = outcomes[0].model
         self.request.state.timings = _slowest(outcomes)
         return outcomes

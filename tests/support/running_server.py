@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,6 +125,16 @@ class Server:
                 return
             pause.wait(0.02)
         raise AssertionError("It still accepts connections.")
+
+    def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The one entry that is wanted, once it is written; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while not (found := [entry for entry in self.log if wanted(entry)]):
+            assert time.monotonic() < deadline, self.log_lines[-20:]
+            pause.wait(0.02)
+        (entry,) = found
+        return entry
 
     def metric(self, sample: str) -> float:
         """The value of one sample, written as in the exposition."""

@@ -1,0 +1,53 @@
+"""Around everything else: the trace that a request belongs to, for its spans and its log lines."""
+
+import re
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.telemetry.tracing import Tracing
+
+# https://www.w3.org/TR/trace-context: ids of zeros are not valid, nor is version ff; later versions
+# may add fields at the end.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+
+
+class TraceScope:
+    """ASGI middleware. What it notes of a request is read from the request's own state."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request; other scopes pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        with self._tracing.request(scope["method"], scope["scheme"], headers) as trace:
+
+            async def send_with_trace(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(trace.headers)
+                await send(message)
+
+            # A caller's trace is worth finding in the log even where none is recorded here.
+            trace_id = trace.trace_id or caller_trace_id(headers)
+            known = {} if trace_id is None else {"trace_id": trace_id}
+            try:
+                with structlog.contextvars.bound_contextvars(**known):
+                    await self._app(scope, receive, send_with_trace)
+            finally:
+                state = scope.get("state", {})
+                route = getattr(scope.get("route"), "path", None)
+                trace.answered(route, state.get("status", 500), state.get("problem"))
+
+
+def caller_trace_id(headers: Headers) -> str | None:
+    """The trace id in the request's ``traceparent``; None without a valid one."""
+    found = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
+    return None if found is None else found[1]
