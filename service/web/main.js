@@ -1,6 +1,6 @@
 /** The page: what belongs together, and what happens when. */
 
-import { Problem, ask, explain, newRequestId, progressOf, useKey } from "./api.js";
+import { Problem, ask, explain, hasKey, newRequestId, progressOf, useKey } from "./api.js";
 import { Chips } from "./chips.js";
 import { Colours } from "./colours.js";
 import { byId } from "./dom.js";
@@ -186,13 +186,21 @@ async function askForRegions() {
 /** @param {unknown} error @param {AbortController} [request] */
 function fail(error, request) {
   if (request?.signal.aborted) return;
-  if (error instanceof Problem && error.status === 401) {
-    byId("key").hidden = false;
-    byId("key-value").focus();
-    tell("This server asks for a key.");
+  if (error instanceof Problem && [401, 403].includes(error.status)) {
+    askForKey(error);
     return;
   }
   trouble.show(error);
+}
+
+/** @param {Problem} error */
+function askForKey(error) {
+  const wrong = byId("key-wrong");
+  wrong.textContent = `The key you gave does not open this. ${error.message}`;
+  wrong.hidden = !hasKey();
+  byId("key").hidden = false;
+  byId("key-value").focus();
+  tell(hasKey() ? wrong.textContent : "This server asks for a key.");
 }
 
 byId("ask").addEventListener("submit", (/** @type {Event} */ event) => {
