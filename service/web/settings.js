@@ -5,9 +5,9 @@ import { byId, offer } from "./dom.js";
 /** @typedef {import("./api.js").Settings} Settings */
 
 const SCORES = {
-  mean: "Mean of patches, as in the paper",
-  cls: "Class token, as served",
-  pooler: "Attention pooler, as served",
+  mean: "Mean of patches",
+  cls: "Class token",
+  pooler: "Attention pooler",
 };
 
 /** The fields of one setting, and of the second one to compare with. */

@@ -1,10 +1,16 @@
-"""Write screenshots of the page, at three widths, in light and dark: `make screenshots`."""
+"""Write screenshots of the page, at three widths, in light and dark: `make screenshots`.
 
+README's picture, `docs/images/page.png`, is `page.png` of them.
+"""
+
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from browser import Visitor, chromium
+from PIL import Image
+from playwright.sync_api import Browser
 from running_server import Server
 
 WIDTHS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
@@ -15,6 +21,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with Server("starter") as server, chromium() as browser:
         server.wait_for_health()
+        _write_first_sight(browser, server.url, folder / "page.png")
         for name, (width, height) in WIDTHS.items():
             for scheme in ("light", "dark"):
                 visitor = Visitor(
@@ -29,6 +36,18 @@ def main(folder: Path) -> None:
                     path = folder / f"{name}-{scheme}-{state}.png"
                     visitor.page.screenshot(path=path, full_page=True)
                 visitor.leave()
+
+
+def _write_first_sight(browser: Browser, url: str, path: Path) -> None:
+    """What is seen first of an answer, in as few bytes as without loss."""
+    visitor = Visitor(browser, url, viewport={"width": 1280, "height": 882}, color_scheme="light")
+    page = visitor.arrive()
+    visitor.explain()
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
+    seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    seen.save(path, optimize=True)
+    visitor.leave()
 
 
 def _states(visitor: Visitor) -> Iterator[str]:

@@ -43,12 +43,12 @@ def test_one_click_explains(visitor: Visitor) -> None:
     visitor.explain()
     cards = page.locator(".card")
     assert cards.count() == 3
-    expect(cards.first).to_contain_text("a pizza")
+    expect(cards.first).to_contain_text("a rainbow")
     expect(cards.first).to_contain_text("Probability")
     expect(cards.first).to_contain_text("Similarity")
     name = cards.first.get_by_role("img").get_attribute("aria-label")
     assert name is not None
-    assert name.startswith("Heatmap of a pizza: it peaks at the upper right")
+    assert name.startswith("Heatmap of a rainbow: it peaks at the upper right")
 
 
 def test_an_example_is_explained_by_one_click(visitor: Visitor) -> None:
@@ -75,7 +75,7 @@ def test_what_is_drawn_is_what_the_server_draws(visitor: Visitor, server: Server
             "/explain",
             files={"image": STICKERS.read_bytes()},
             data={
-                "prompts": ["a pizza", "a bicycle", "a cat"],
+                "prompts": ["a rainbow", "a balloon", "a helicopter"],
                 "output": json.dumps({"colormap": colormap, "alpha": opacity / 100}),
             },
         ).json()
@@ -107,7 +107,7 @@ def test_hovering_tells_the_value(visitor: Visitor) -> None:
 def test_regions_are_boxed_above_the_chosen_threshold(visitor: Visitor) -> None:
     page = visitor.arrive()
     visitor.explain()
-    canvas = page.locator(".card canvas").nth(2)
+    canvas = page.locator(".card canvas").nth(1)
     plain = _pixels(canvas)
     page.locator("#regions").check()
     assert (_pixels(canvas) != plain).any()
@@ -127,7 +127,7 @@ def test_two_settings_stand_side_by_side(visitor: Visitor) -> None:
     visitor.explain()
     settings = page.locator(".card .setting").all_text_contents()
     assert settings == ["starter, last 2 blocks", "starter, all blocks"] * 3
-    assert page.locator(".card h3").all_text_contents()[:2] == ["a pizza"] * 2
+    assert page.locator(".card h3").all_text_contents()[:2] == ["a rainbow"] * 2
     first, second = (_pixels(page.locator(".card canvas").nth(place)) for place in (0, 1))
     assert (first != second).any()
     with page.expect_download() as download:
@@ -155,16 +155,16 @@ def test_the_picture_and_the_answer_are_taken_away(visitor: Visitor) -> None:
     visitor.explain()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download PNG").click()
-    assert download.value.suggested_filename == "galaxies-heatmaps.png"
+    assert download.value.suggested_filename == "sky-heatmaps.png"
     sheet = Image.open(download.value.path())
     assert sheet.width == 3 * 640 + 4 * 24
     with page.expect_download() as download:
         page.get_by_role("button", name="Download JSON").click()
     answer = json.loads(Path(download.value.path()).read_text())
     assert [target["prompt"] for target in answer["images"][0]["targets"]] == [
-        "a pizza",
-        "a bicycle",
-        "a cat",
+        "a rainbow",
+        "a balloon",
+        "a helicopter",
     ]
 
 
@@ -176,7 +176,7 @@ def test_copied_commands_work(visitor: Visitor, tmp_path: Path, own: bool) -> No
         name = 'it\'s my "picture"; 1.png'
         (tmp_path / name).write_bytes(STICKERS.read_bytes())
         page.locator("#file").set_input_files(tmp_path / name)
-    page.get_by_role("button", name="Edit a pizza").click()
+    page.get_by_role("button", name="Edit a rainbow").click()
     page.locator(".chip-field").fill(awkward)
     page.locator(".chip-field").press("Enter")
     visitor.explain()
@@ -207,7 +207,7 @@ def test_copied_commands_work(visitor: Visitor, tmp_path: Path, own: bool) -> No
     )
     assert done.stdout.startswith(awkward)
     assert len(list(tmp_path.glob("*pizza*.png"))) == 1
-    assert (tmp_path / "a cat.png").exists()
+    assert (tmp_path / "a helicopter.png").exists()
 
 
 def test_a_picture_is_pasted_or_dropped(visitor: Visitor) -> None:

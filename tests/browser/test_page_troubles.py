@@ -77,13 +77,13 @@ def test_nothing_to_look_for_is_said_before_anything_is_asked(visitor: Visitor) 
     expect(page.locator("#prompt")).to_be_focused()
 
 
-def test_a_limit_is_told_by_the_servers_own_words(browser: Browser, server: Server) -> None:
+def test_what_is_refused_is_told_by_the_servers_own_words(browser: Browser, server: Server) -> None:
     visitor = _visit(browser, server.url)
     page = visitor.page
     page.locator("#prompt").fill("x" * 1001)
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(page.locator("#problem-title")).to_have_text("A prompt or target is not valid")
-    expect(page.locator("#problem-detail")).to_contain_text("1000")
+    expect(page.locator("#problem-detail")).to_contain_text("shorten it")
     expect(page.locator("#problem-id")).to_have_text(re.compile("Request [0-9a-f]{32}"))
     _leave(visitor)
 
