@@ -96,6 +96,7 @@ class ScriptedProcessor:
         self.starts = 0
         self.stops = 0
         self.abandoned = 0
+        self.computing: set[threading.Thread] = set()
         self._failing_starts = list(failing_starts)
 
     def start(self) -> None:
@@ -104,7 +105,9 @@ class ScriptedProcessor:
         self.starts += 1
 
     def process(self, items: Sequence[Submit]) -> Sequence[Submit | Exception]:
+        self.computing.add(threading.current_thread())
         assert self.open.wait(WAIT_SECONDS)
+        self.computing.discard(threading.current_thread())
         behaviours = {item.behaviour for item in items}
         if Behaviour.KILLS_THE_WORKER in behaviours:
             raise SystemExit
@@ -209,6 +212,8 @@ def test_every_item_ends_exactly_once(
     accepted: list[tuple[Submit, Submission[Submit]]] = []
     ends: Counter[int] = Counter()
     retry_hints: list[float] = []
+    stalled: list[threading.Thread] = []
+    pause = threading.Event()
 
     def count_end(number: int, _: Future[Submit]) -> None:
         ends[number] += 1
@@ -236,9 +241,16 @@ def test_every_item_ends_exactly_once(
                 processor.open.set()
             case Step.LET_TIME_PASS:
                 now[0] += 1.0
-            case Step.LET_A_CALL_STALL:
-                now[0] += STALL_SECONDS
-                batcher._supervisor._watchdog.look()
+            case Step.LET_A_CALL_STALL if max_wait_seconds == 0.0:
+                processor.open.clear()
+                for _ in range(20):
+                    worker = batcher._supervisor.worker
+                    if worker in processor.computing:
+                        stalled.append(worker)
+                        now[0] += STALL_SECONDS
+                        batcher._supervisor._watchdog.look()
+                        break
+                    pause.wait(0.0005)
             case Step.AWAIT_READY:
                 processor.open.set()
                 batcher.wait_until_ready(WAIT_SECONDS)
@@ -258,9 +270,10 @@ def test_every_item_ends_exactly_once(
     assert ends == Counter(range(len(accepted)))
     reasons = [check_end(item, submission.future) for item, submission in accepted]
     assert observer.drops == Counter(reason for reason in reasons if reason)
-    assert processor.abandoned == observer.stalls
-    assert processor.starts <= processor.stops + processor.abandoned
-    assert processor.stops <= processor.starts
+    for thread in stalled:
+        thread.join(WAIT_SECONDS)
+    assert processor.abandoned == observer.stalls == len(stalled)
+    assert processor.starts == processor.stops + processor.abandoned
     assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
     assert observer.queue == (0, 0.0)
     for (_, submission), reason in zip(accepted, reasons, strict=True):
