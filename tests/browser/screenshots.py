@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
 
 def _write_first_sight(browser: Browser, url: str, path: Path) -> None:
     """What is seen first of an answer, in as few bytes as without loss."""
-    visitor = Visitor(browser, url, viewport={"width": 1280, "height": 882}, color_scheme="light")
+    visitor = Visitor(browser, url, viewport={"width": 1280, "height": 876}, color_scheme="light")
     page = visitor.arrive()
     visitor.explain()
     page.mouse.move(0, 0)
