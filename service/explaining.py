@@ -89,12 +89,16 @@ class ExplainingService:
         # Not waited for: one that never ends must not hold the event loop.
         self._threads.close()
 
-    def permit(self) -> contextlib.AbstractContextManager[Place]:
+    def permit(self, deadline: float) -> contextlib.AbstractContextManager[Place]:
         """Holds one of the places for requests in progress, from before the body is read.
 
+        Args:
+            deadline: of the request, on the monotonic clock in seconds.
+
         Raises:
-            TooManyRequestsError: every place is taken.
+            TooManyRequestsError: every place is taken, or what is in progress takes until then.
         """
+        self._threads.check_time(deadline)
         return self._places.take()
 
     async def explain(
@@ -119,7 +123,8 @@ class ExplainingService:
         async with self._pool.lease(command.model, command.deadline) as served:
             try:
                 async with asyncio.timeout_at(_on_loop_clock(command.deadline)):
-                    return await self._explain(command, served, place, stages)
+                    with self._threads.promise(command.deadline, len(command.images)):
+                        return await self._explain(command, served, place, stages)
             except TimeoutError as error:
                 raise DeadlineExceededError(time.monotonic() - command.received) from error
 
@@ -150,7 +155,6 @@ class ExplainingService:
         )
         # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
         texts = await asyncio.to_thread(self._check_question, plan)
-        self._threads.check_time(command.deadline)
         question = await self._prepare_targets(explainer, command.question, place)
         prepared = await self._all(
             [

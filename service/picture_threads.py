@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -19,8 +19,8 @@ Work = Literal["draw", "decode"]
 # What is computed is finished before more is begun.
 _BY_URGENCY: tuple[Work, ...] = ("draw", "decode")
 _FIELDS: dict[Work, str] = {"draw": "output", "decode": "image"}
-# A request passes twice: to be decoded, and to be drawn.
-_PASSES = 2
+# Pictures differ, and the machine has other work.
+_MARGIN = 1.5
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,8 @@ class PictureThreads:
         self._threads = threads
         self._seconds = seconds
         self._free = threads
-        self._rate = DrainRate()
+        self._promised = 0
+        self._rates: dict[Work, DrainRate] = {work: DrainRate() for work in _BY_URGENCY}
         self._begun: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: dict[Work, OrderedDict[object, deque[_Job]]] = {
             work: OrderedDict() for work in _BY_URGENCY
@@ -64,23 +65,44 @@ class PictureThreads:
         for _ in range(self._threads):
             self._begun.put(None)
 
-    def check_time(self, deadline: float) -> None:
+    def check_time(self, deadline: float, pictures: int = 1) -> None:
         """Refuses now what could only be given up later.
 
         Args:
             deadline: of a new request, on the monotonic clock.
+            pictures: how many it brings.
 
         Raises:
-            TooManyRequestsError: by the measured rate, pictures that wait take until then.
+            TooManyRequestsError: by the measured rates, what was promised to others and these
+                pictures take until then.
         """
-        waiting = sum(len(jobs) for queue in self._waiting.values() for jobs in queue.values())
-        seconds = self._rate.seconds_for(_PASSES * waiting / self._threads)
-        late = time.monotonic() + (seconds or 0.0) - deadline
-        if waiting and late > 0:
+        if not self._promised:
+            # Always tried: an outdated rate must not refuse for ever.
+            return
+        waiting = sum(map(len, self._waiting["decode"].values()))
+        decoding = self._rates["decode"].seconds_for(waiting + pictures) or 0.0
+        drawing = self._rates["draw"].seconds_for(self._promised + pictures) or 0.0
+        seconds = _MARGIN * (decoding + drawing) / self._threads
+        late = time.monotonic() + seconds - deadline
+        if late > 0:
             raise TooManyRequestsError(
-                "Pictures that wait leave no time for more by the deadline; try again in a moment.",
+                "Pictures of others leave no time for more by the deadline; try again in a moment.",
                 retry_after_seconds=late,
             )
+
+    @contextlib.contextmanager
+    def promise(self, deadline: float, pictures: int) -> Iterator[None]:
+        """Counts pictures from the start of their request until they are drawn.
+
+        Raises:
+            TooManyRequestsError: see :meth:`check_time`.
+        """
+        self.check_time(deadline, pictures)
+        self._promised += pictures
+        try:
+            yield
+        finally:
+            self._promised -= pictures
 
     async def run(self, owner: object, work: Work, function: Callable[[], _Answer]) -> _Answer:
         """What the function returns.
@@ -140,7 +162,7 @@ class PictureThreads:
         if job.timer is not None:
             job.timer.cancel()
         if job.began is not None:
-            self._rate.record(1.0, time.monotonic() - job.began)
+            self._rates[job.work].record(1.0, time.monotonic() - job.began)
         if not job.answer.done():
             if error is None:
                 job.answer.set_result(result)

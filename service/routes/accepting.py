@@ -92,7 +92,7 @@ class AcceptedRequest:
         """
         explaining: ExplainingService = self.request.app.state.explaining
         for _ in commands[1:]:
-            self.request.state.until_sent.enter_context(explaining.permit())
+            self.request.state.until_sent.enter_context(explaining.permit(self.deadline))
         # There also for a request that fails: the log tells how far it came.
         self.request.state.stages = stages = Stages(self.request.app.state.tracing)
         outcomes = await self._unless_client_leaves(
@@ -129,9 +129,10 @@ def accept(request: Request) -> AcceptedRequest:
     explaining: ExplainingService = request.app.state.explaining
     timeout = _timeout(request, request.app.state.settings)
     until_sent: contextlib.ExitStack = request.state.until_sent
-    place = until_sent.enter_context(explaining.permit())
+    deadline = received + timeout
+    place = until_sent.enter_context(explaining.permit(deadline))
     progress = until_sent.enter_context(explaining.progress.follow(request.state.request_id))
-    return AcceptedRequest(request, received, received + timeout, place, progress)
+    return AcceptedRequest(request, received, deadline, place, progress)
 
 
 def _timeout(request: Request, settings: Settings) -> float:

@@ -15,6 +15,7 @@ from service import pictures as service_pictures
 from service.picture_threads import PictureThreads, Work
 from service.problems import PictureTimeoutError, TooManyRequestsError
 
+WORKS: tuple[Work, ...] = ("decode", "draw")
 Tasks = list["asyncio.Task[Any]"]
 
 
@@ -103,13 +104,20 @@ def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused(
     free = threading.Event()
 
     async def busy() -> None:
-        await one_thread.run("a", "decode", lambda: threading.Event().wait(0.1))
+        for work in WORKS:
+            await one_thread.run("a", work, lambda: threading.Event().wait(0.1))
         one_thread.check_time(time.monotonic())
-        tasks = await queued(one_thread, "b", *[lambda: free.wait(60)] * 11)
-        one_thread.check_time(time.monotonic() + 60)
-        with pytest.raises(TooManyRequestsError) as caught:
-            one_thread.check_time(time.monotonic() + 0.5)
-        assert float(caught.value.headers["Retry-After"]) >= 1
+        with one_thread.promise(time.monotonic() + 60, 10):
+            # Ten to draw, one more to decode and to draw, 0.1 s each, and half of it for safety.
+            one_thread.check_time(time.monotonic() + 60)
+            for deadline in (0.1, 1.0, 1.7):
+                with pytest.raises(TooManyRequestsError) as caught:
+                    one_thread.check_time(time.monotonic() + deadline)
+            assert float(caught.value.headers["Retry-After"]) >= 1
+            tasks = await queued(one_thread, "b", *[lambda: free.wait(60)] * 11)
+            with pytest.raises(TooManyRequestsError), one_thread.promise(time.monotonic() + 3.0, 1):
+                raise AssertionError
+        one_thread.check_time(time.monotonic())
         free.set()
         await asyncio.gather(*tasks)
 

@@ -95,6 +95,11 @@ class Server:
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
 
+    @property
+    def threads(self) -> int:
+        """How many threads the process has; only Linux tells."""
+        return len(list(Path(f"/proc/{self._process.pid}/task").iterdir()))
+
     def explain(self, body: dict[str, Any], **headers: str) -> httpx.Response:
         """Posts a JSON body to ``/explain``."""
         return self.client.post("/explain", json=body, headers=headers)
