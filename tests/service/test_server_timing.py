@@ -1,9 +1,11 @@
 """Where the time went, in a header that browsers' tools draw."""
 
+from typing import Any
+
 import httpx
 import pytest
 import structlog
-from pictures import data_url, encoded, picture, request_of
+from pictures import base64_of, data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
 
 
@@ -57,3 +59,35 @@ def test_the_log_of_a_request_that_runs_out_of_time_tells_how_far_it_came(
     assert set(line["timings"]) == {"decode", "queue"}
     assert line["timings"]["queue"] > 0.1
     assert line["problem"] == "deadline-exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models/tiny-tiny:explain", {"json": {"instances": [request_of()]}}),
+        (
+            "/v2/models/tiny-tiny/infer",
+            {
+                "json": {
+                    "inputs": [
+                        {
+                            "name": name,
+                            "datatype": "BYTES",
+                            "shape": [1],
+                            "data": [data],
+                        }
+                        for name, data in (("IMAGE", base64_of(encoded())), ("TEXT", "a cat"))
+                    ]
+                }
+            },
+        ),
+        ("/explanations/tiny-tiny?prompts=a%20cat", {"content": encoded()}),
+    ],
+    ids=["KServe V1", "Open Inference V2", "TorchServe"],
+)
+def test_every_protocol_has_the_header(
+    running: RunningApp, path: str, body: dict[str, Any]
+) -> None:
+    response = running.client.post(path, **body)
+    assert response.status_code == 200, response.text
+    assert list(server_timing(response))[-1] == "total"
