@@ -22,6 +22,7 @@ help:
 	@echo "make test-quick    run those that take no patience"
 	@echo "make lint          formatting, typing, imports, contract, security"
 	@echo "make lock          pin what pyproject.toml asks for, with hashes: requirements*.lock"
+	@echo "make docs          build the documentation's site into build/site"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make screenshots   write pictures of the page to build/screenshots (needs Chromium)"
 	@echo "make bench         measure speed against the reference and plain forward passes"
@@ -78,6 +79,12 @@ lock: $(TOOLS)
 
 openapi: install
 	$(BIN)/legrad openapi --output openapi.yaml
+
+docs: $(TOOLS)
+	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+
+docs-pictures: install
+	$(BIN)/python examples/option_pictures.py
 
 models-page: install
 	$(BIN)/python -m legrad_engine.coverage docs/models.md
