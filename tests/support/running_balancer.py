@@ -18,6 +18,7 @@ import httpx
 
 FOLDER = Path(__file__).parents[2] / "docker" / "haproxy"
 _PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
 _TRY_LATER = {429, 502, 503, 504}
 
 
@@ -130,7 +131,9 @@ class Load:
     """Callers that ask one question after the other, each from a connection of its own.
 
     A caller sends a request again at most ``retries`` times where it was told to try later or
-    the connection broke, and waits before as ``Retry-After`` says.
+    the connection broke, and waits before as ``Retry-After`` says. HAProxy closes a connection
+    that a caller has kept where it would answer the first request of one with 502, so that a
+    caller waits then as long as a 502 says.
     """
 
     def __init__(
@@ -178,20 +181,20 @@ class Load:
                     self._changed.notify_all()
 
     def _ask(self, client: httpx.Client, body: dict[str, Any]) -> str:
+        failures = []
         for attempt in range(self._retries + 1):
             if attempt:
                 with self._changed:
                     self.retried += 1
-            pause = 0.0
+            pause = _PAUSE_SECONDS
             try:
                 answer = client.post("/explain", json=body)
             except httpx.TransportError as error:
-                outcome = type(error).__name__
+                failures.append(repr(error))
             else:
-                outcome = f"{answer.status_code}"
                 if answer.status_code not in _TRY_LATER:
-                    return outcome
-                outcome += f" {answer.text}"
-                pause = float(answer.headers.get("retry-after", 0))
+                    return str(answer.status_code)
+                failures.append(f"{answer.status_code} {answer.text}")
+                pause = float(answer.headers.get("retry-after", pause))
             self._stop.wait(pause)
-        return outcome
+        return ", then ".join(failures)
