@@ -10,9 +10,10 @@ TOOLS := $(VENV)/.tools
 IMAGE ?=
 PROMPTS ?=
 MINUTES ?= 10
+SECONDS ?= 60
 
-.PHONY: help install demo serve test test-quick lint format bench soak lock openapi models-page \
-	screenshots starter-eval clean
+.PHONY: help install demo serve test test-quick lint format bench soak audit audit-if-possible \
+	fuzz lock openapi models-page screenshots starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
@@ -20,7 +21,9 @@ help:
 	@echo "make serve         start the server on port 8000"
 	@echo "make test          run all tests (JOBS=2 at a time)"
 	@echo "make test-quick    run those that take no patience"
-	@echo "make lint          formatting, typing, imports, contract, security"
+	@echo "make lint          formatting, typing, imports, contract, security, known vulnerabilities"
+	@echo "make audit         look the locked packages up among the known vulnerabilities"
+	@echo "make fuzz          hostile pictures and bodies, guided by coverage, SECONDS=60 for each target"
 	@echo "make lock          pin what pyproject.toml asks for, with hashes: requirements*.lock"
 	@echo "make docs          build the documentation's site into build/site"
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
@@ -60,10 +63,27 @@ lint: $(TOOLS)
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive legrad_engine service
 	$(BIN)/legrad openapi | diff - openapi.yaml
+	$(MAKE) --no-print-directory audit-if-possible
 
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+LOCKS := requirements.lock requirements-dev.lock
+
+audit: $(TOOLS)
+	$(BIN)/python -m tools.audit $(LOCKS)
+
+# Exit status 2 means that no vulnerability service was in reach, which says nothing of the code.
+audit-if-possible:
+	$(BIN)/python -m tools.audit $(LOCKS) || [ $$? -eq 2 ]
+
+# Of each target; a find fails, and its bytes are in build/fuzz.
+fuzz: $(TOOLS)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	for target in decode multipart json text; do \
+		$(BIN)/python -m tests.fuzz $$target $(SECONDS) || exit 1; \
+	done
 
 # What is pinned stays so while pyproject.toml admits it; delete a lock to take what is new.
 # For Linux on x86-64 with Python 3.11, as in the images. The lock for images that get torch from

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
@@ -88,8 +89,10 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         InvalidOptionError: the file of keys cannot be used.
     """
     settings = settings or Settings()
-    routes = [route.path for router in _ROUTERS for route in router.routes]  # type: ignore[attr-defined]
-    metrics = Metrics((reference.id for reference in settings.model_references), routes)
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    metrics = Metrics(
+        (reference.id for reference in settings.model_references), (route.path for route in routes)
+    )
     access = AccessControl(settings, metrics)
     shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
     tracing = configured_tracing()
@@ -136,6 +139,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.pool = pool
     app.state.tracing = tracing
     app.state.access = access
+    app.state.routes = routes
     app.state.shutdown = shutdown
     for router in _ROUTERS:
         app.include_router(router)

@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from legrad_engine.errors import (
@@ -314,8 +315,23 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
     problem = describe(error)
     if problem is None:
         raise error
+    if problem.status == 405:
+        allow = _methods_of(request, problem.headers.get("Allow", ""))
+        problem = dataclasses.replace(problem, headers={"Allow": allow})
     request.state.problem = problem.code
     return respond(problem, request.scope)
+
+
+def _methods_of(request: Request, named: str) -> str:
+    """The methods of all routes of a path; the first of them, which refused, named but its own."""
+    routes: Sequence[Route] = request.app.state.routes
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    # `/v1/models/{id}` matches what was meant for `/v1/models/{id}:explain`.
+    meant = max((route.path for route in matching), key=len, default="")
+    methods = {
+        method for route in matching if route.path == meant for method in route.methods or ()
+    }
+    return ", ".join(sorted(methods)) or named
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

@@ -4,6 +4,7 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
+from pydantic import TypeAdapter
 
 from service.access.control import EXPLAIN, OPEN
 from service.access.routing import AccessRouter
@@ -14,6 +15,7 @@ from service.off_loop import run_sized
 from service.problems import NotAcceptableError
 from service.routes.accepting import TIMEOUT_PARAMETER, AcceptedRequest, accept
 from service.schemas.answers import ExplainProgress, ExplainResponse
+from service.schemas.targets import Targets
 
 router = AccessRouter(needs=EXPLAIN, tags=["explain"])
 # Open: asking how far a request is takes nothing from its key's limits, and an id that its caller
@@ -31,6 +33,9 @@ RequestId = Annotated[
 
 _PNG = "image/png"
 
+_TARGETS_SCHEMA = TypeAdapter(Targets).json_schema(ref_template="#/components/schemas/{model}")
+# They are among the components already, with the JSON body.
+del _TARGETS_SCHEMA["$defs"]
 # Beside the picture, in every multipart body.
 TEXT_PARTS: dict[str, Any] = {
     "prompts": {
@@ -41,24 +46,23 @@ TEXT_PARTS: dict[str, Any] = {
         "example": ["a cat", "a dog"],
     },
     "targets": {
-        "type": "string",
-        "contentMediaType": JSON,
-        "description": "A list of `targets` as JSON; needed where there are no prompts. Target "
-        "pictures in it are data URLs.",
-        "example": '[{"type": "text", "text": "a cat"}]',
+        **_TARGETS_SCHEMA,
+        "description": "`targets` as JSON, in one field; needed where there are no prompts.",
+        "example": [{"type": "text", "text": "a cat"}],
     },
     "options": {
-        "type": "string",
-        "contentMediaType": JSON,
-        "description": "`ExplainOptions` as JSON.",
-        "example": '{"layers": 2}',
+        "$ref": "#/components/schemas/ExplainOptions",
+        "description": "What is computed, as JSON.",
+        "example": {"layers": 2},
     },
     "output": {
-        "type": "string",
-        "contentMediaType": JSON,
-        "description": "`OutputOptions` as JSON.",
-        "example": '{"heatmap": "none"}',
+        "$ref": "#/components/schemas/OutputOptions",
+        "description": "What is sent back, as JSON.",
+        "example": {"heatmap": "none"},
     },
+}
+TEXT_ENCODING: dict[str, Any] = {
+    name: {"contentType": JSON} for name in ("targets", "options", "output")
 }
 
 _MULTIPART_SCHEMA: dict[str, Any] = {
@@ -79,6 +83,7 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
         },
         **TEXT_PARTS,
     },
+    "anyOf": [{"required": ["prompts"]}, {"required": ["targets"]}],
 }
 
 REQUEST_BODY: dict[str, Any] = {
@@ -87,7 +92,10 @@ REQUEST_BODY: dict[str, Any] = {
         JSON: {"schema": {"$ref": "#/components/schemas/ExplainRequest"}},
         MULTIPART: {
             "schema": _MULTIPART_SCHEMA,
-            "encoding": {"image": {"contentType": "image/*, application/octet-stream"}},
+            "encoding": {
+                "image": {"contentType": "image/*, application/octet-stream"},
+                **TEXT_ENCODING,
+            },
         },
     },
 }

@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    Tag,
+)
 
 from service.fetching.rules import LONGEST_URL
 
@@ -24,6 +33,29 @@ class Request(Contract):
 
     model_config = ConfigDict(strict=True)
 
+
+def one_of(*names: str) -> dict[str, JsonValue]:
+    """For ``json_schema_extra``: exactly one of these fields is there and not null."""
+    return {"oneOf": [_given(name) for name in names]}
+
+
+def any_of(*names: str) -> dict[str, JsonValue]:
+    """For ``json_schema_extra``: at least one of these fields is there and not null."""
+    return {"anyOf": [_given(name) for name in names]}
+
+
+def _given(name: str) -> JsonValue:
+    anything_but_null = ["array", "boolean", "number", "object", "string"]
+    return {"required": [name], "properties": {name: {"type": [*anything_but_null]}}}
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON has one kind of number: 2.0 is as whole as 2. Goes behind the bounds of an integer, or the
+# contract would lose them.
+WHOLE = BeforeValidator(_whole)
 
 # A ceiling of the contract, far above what a server allows; its settings say how much that is.
 Texts = Annotated[list[str], Field(min_length=1, max_length=10_000, fail_fast=True)]

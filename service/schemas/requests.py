@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from legrad_engine.families import Score
 from legrad_engine.geometry import Fit
@@ -17,11 +17,14 @@ from legrad_engine.targets.text import TemplateSet
 from service.schemas import targets as target_schemas
 from service.schemas.base import (
     EXAMPLE_IMAGE,
+    WHOLE,
     AnyImage,
     EncodedImage,
     Request,
     Texts,
     UrlImage,
+    any_of,
+    one_of,
 )
 from service.schemas.targets import NegativePrompts, Targets
 
@@ -29,14 +32,15 @@ HeatmapFormat = Literal["png", "png16", "npy", "none"]
 
 # Ceilings of the contract, far above what a server allows; its settings say how much that is.
 _MOST_PIXELS = 65_536
-_Index = Annotated[int, Field(ge=-1000, le=999)]
+_Count = Annotated[int, Field(ge=1, le=1000), WHOLE]
+_Index = Annotated[int, Field(ge=-1000, le=999), WHOLE]
 _Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class ExplainOptions(Request):
     """What is computed."""
 
-    layers: Annotated[int, Field(ge=1, le=1000)] | Literal["all"] | _Indices | None = Field(
+    layers: _Count | Literal["all"] | _Indices | None = Field(
         None,
         description="Explained blocks: a count of last blocks, `all`, or block indices from 0 "
         "(negative ones count from the end); null for the last two.",
@@ -49,10 +53,8 @@ class ExplainOptions(Request):
         "pooler; null for the first of the model's `scores`.",
         examples=["mean"],
     )
-    size: int | None = Field(
+    size: Annotated[int, Field(ge=1, le=_MOST_PIXELS), WHOLE] | None = Field(
         None,
-        ge=1,
-        le=_MOST_PIXELS,
         description="Side of the model's input in pixels, a multiple of its patch; null for the "
         "model's own size. Larger gives a finer map and costs more.",
         examples=[224],
@@ -120,10 +122,8 @@ class OutputOptions(Request):
         "for no regions.",
         examples=[0.5],
     )
-    max_side: int = Field(
+    max_side: Annotated[int, Field(ge=16, le=_MOST_PIXELS), WHOLE] = Field(
         1024,
-        ge=16,
-        le=_MOST_PIXELS,
         description="Longest side of PNG heatmaps and overlays in pixels; smaller pictures keep "
         "their size.",
         examples=[1024],
@@ -132,6 +132,8 @@ class OutputOptions(Request):
 
 class ExplainBody(Request):
     """What is asked of pictures, by prompts, targets, or both, and what is sent back."""
+
+    model_config = ConfigDict(json_schema_extra=any_of("prompts", "targets"))
 
     prompts: Texts | None = Field(
         None,
@@ -156,6 +158,10 @@ class ExplainBody(Request):
 
 class ExplainRequest(ExplainBody):
     """One or several pictures, and what to look for in each: prompts, targets, or both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={**any_of("prompts", "targets"), **one_of("image", "images")}
+    )
 
     image: AnyImage | None = Field(
         None,

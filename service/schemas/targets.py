@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
-from service.schemas.base import EXAMPLE_IMAGE, ImageField, Request, Texts
+from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts, one_of
 
 # Ceilings of the contract, above any real model and any useful question.
 _MOST_VALUES = 65_536
@@ -15,6 +15,8 @@ _MOST_CLASSES = 1_000_000
 
 class TextTarget(Request):
     """Words. Give `text` or `texts`."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("text", "texts"))
 
     type: Literal["text"] = Field(description="Kind of target.", examples=["text"])
     text: str | None = Field(None, description="What to look for, in words.", examples=["a cat"])
@@ -67,9 +69,11 @@ class ImageTarget(Request):
 class ClassTarget(Request):
     """A class of the model's own classifier. Give `index` or `label`."""
 
+    model_config = ConfigDict(json_schema_extra=one_of("index", "label"))
+
     type: Literal["class"] = Field(description="Kind of target.", examples=["class"])
-    index: int | None = Field(
-        None, ge=0, le=_MOST_CLASSES, description="Index of the class.", examples=[281]
+    index: Annotated[int, Field(ge=0, le=_MOST_CLASSES), WHOLE] | None = Field(
+        None, description="Index of the class.", examples=[281]
     )
     label: str | None = Field(
         None, max_length=1000, description="Name of the class.", examples=["tabby"]
@@ -112,10 +116,8 @@ class ResidualTarget(Request):
         "pursuit, the best explaining first.",
         examples=[[_DOG]],
     )
-    atoms: int | None = Field(
+    atoms: Annotated[int, Field(ge=1, le=_MOST_DISTRACTORS), WHOLE] | None = Field(
         None,
-        ge=1,
-        le=_MOST_DISTRACTORS,
         description="Most distractors to take away; null for all.",
         examples=[2],
     )

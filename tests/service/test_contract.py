@@ -236,6 +236,25 @@ def test_wrong_addresses_are_problems(
     assert ("allow" in response.headers) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/models/{}", "DELETE, GET"), ("/health/live", "GET, HEAD"), ("/explain", "POST")],
+)
+def test_a_wrong_method_is_told_every_right_one(
+    running: RunningApp, path: str, allowed: str
+) -> None:
+    (model,) = running.client.get("/models").json()["models"]
+    response = running.client.patch(path.format(model["id"]))
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
+def test_a_whole_number_may_have_a_decimal_point(running: RunningApp) -> None:
+    written = targets_of(running, options={"layers": 2.0, "size": 96.0})
+    assert written == targets_of(running, options={"layers": 2, "size": 96})
+    refused = running.explain(request_of(options={"layers": 2.5}))
+    assert refused.status_code == 422
+
+
 def test_head_has_no_body(running: RunningApp) -> None:
     response = running.client.head("/explain")
     assert (response.status_code, response.content) == (405, b"")

@@ -14,7 +14,7 @@ from service.pool.model_pool import ModelPool
 from service.problems import UnsupportedMediaTypeError
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
 from service.routes.compat.errors import only_version, torchserve_error
-from service.routes.explain import TEXT_PARTS
+from service.routes.explain import TEXT_ENCODING, TEXT_PARTS
 from service.routes.models import ModelId
 from service.schemas.answers import ImageExplanation
 from service.schemas.compat import Ping, TorchServeError, errors_of
@@ -35,8 +35,13 @@ _KIND: dict[str, Any] = {
 router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
 health_router = AccessRouter(OPEN, **_KIND)
 
+
+def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {JSON: {"schema": schema}}} if name in TEXT_ENCODING else {"schema": schema}
+
+
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_EXPLAIN: dict[str, Any] = {
+_REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -55,7 +60,8 @@ _EXPLAIN: dict[str, Any] = {
                         },
                         **TEXT_PARTS,
                     },
-                }
+                },
+                "encoding": TEXT_ENCODING,
             },
         },
     },
@@ -65,7 +71,7 @@ _EXPLAIN: dict[str, Any] = {
             "in": "query",
             "required": False,
             "description": schema["description"],
-            "schema": {key: value for key, value in schema.items() if key != "description"},
+            **_in_query(name, {key: schema[key] for key in schema if key != "description"}),
         }
         for name, schema in TEXT_PARTS.items()
     ]
@@ -78,6 +84,16 @@ _OF_A_VERSION: dict[str, Any] = {
     "description": "The model's version; there is one.",
     "schema": {"type": "string", "const": _VERSION},
 }
+_EXPLAIN: dict[str, Any] = {
+    "summary": "Explain a picture (TorchServe)",
+    "response_model": ImageExplanation,
+    "openapi_extra": _REQUEST,
+}
+_EXPLAIN_VERSION: dict[str, Any] = {
+    "summary": "Explain a picture with a version of a model (TorchServe)",
+    "response_model": ImageExplanation,
+    "openapi_extra": {**_REQUEST, "parameters": [*_REQUEST["parameters"], _OF_A_VERSION]},
+}
 
 
 @health_router.get("/ping", summary="Whether the server can answer (TorchServe)")
@@ -88,20 +104,10 @@ async def ping(request: Request) -> Ping:
     return Ping(status="Healthy")
 
 
-@router.put("/explanations/{model_id}/{version}", include_in_schema=False)
-@router.put("/explanations/{model_id}", include_in_schema=False)
-@router.post(
-    "/explanations/{model_id}/{version}",
-    summary="Explain a picture with a version of a model (TorchServe)",
-    response_model=ImageExplanation,
-    openapi_extra={**_EXPLAIN, "parameters": [*_EXPLAIN["parameters"], _OF_A_VERSION]},
-)
-@router.post(
-    "/explanations/{model_id}",
-    summary="Explain a picture (TorchServe)",
-    response_model=ImageExplanation,
-    openapi_extra=_EXPLAIN,
-)
+@router.put("/explanations/{model_id}/{version}", **_EXPLAIN_VERSION)
+@router.post("/explanations/{model_id}/{version}", **_EXPLAIN_VERSION)
+@router.put("/explanations/{model_id}", **_EXPLAIN)
+@router.post("/explanations/{model_id}", **_EXPLAIN)
 async def explain(request: Request, model_id: ModelId) -> Response:
     """Explains one picture: the body itself, or the part `data` of a multipart body.
 
