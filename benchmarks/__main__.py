@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import against_peers, engine, families, http, memory, report, workload
+from benchmarks import against_peers, engine, families, http, memory, overload, report, workload
 from benchmarks.report import Row
 
 
@@ -22,6 +22,7 @@ class Part(StrEnum):
     MEMORY = "memory"
     HTTP = "http"
     PEERS = "peers"
+    OVERLOAD = "overload"
 
 
 def main(
@@ -58,6 +59,7 @@ def main(
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
             Part.PEERS: lambda: against_peers.measure(rounds),
+            Part.OVERLOAD: lambda: overload.measure(rounds),
         }
         for each in parts:
             with console.status(f"Measuring: {each}"):

@@ -151,7 +151,7 @@ class ExplainingService:
         pictures = await self._find_pictures(plan, encoded)
         # Refused before any picture is decoded: a full queue must stay cheap to say no.
         served.batcher.check_room(
-            sum(_least_cost(plan, picture) for picture in pictures), command.deadline
+            sum(_least_cost(plan, picture) for picture in pictures), self._computed_by(command)
         )
         # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
         texts = await asyncio.to_thread(self._check_question, plan)
@@ -166,6 +166,7 @@ class ExplainingService:
         )
         drawn = drawings_of_each_target(command.output) * len(question.targets)
         place.reserve(drawn * sum(math.prod(each.drawing.size) for each in prepared))
+        served.batcher.check_room(sum(each.cost for each in prepared), self._computed_by(command))
         submissions = self._submit_all(served, prepared, command.deadline)
         command.progress.enter_queue(
             served.batcher.standing, [submission.ticket for submission in submissions]
@@ -239,7 +240,7 @@ class ExplainingService:
         missing = sum(isinstance(image, ImageUrl) for image in command.images)
         if missing:
             # A full queue must stay cheap to say no, and set no other server to work.
-            plan.served.batcher.check_room(missing, command.deadline)
+            plan.served.batcher.check_room(missing, self._computed_by(command))
         began = time.monotonic()
         encoded = await self._url_images.fetch(command.images, command.image_fields)
         if missing:
@@ -287,6 +288,10 @@ class ExplainingService:
         cost += served.target_cost(question, texts) / len(command.images)
         size = drawing_size(geometry.image_size, command.output.max_side)
         return _Prepared(item, cost, _Drawing(size, picture.key, canvas, seconds))
+
+    def _computed_by(self, command: ExplainCommand) -> float:
+        """When the pictures must be computed, so that they can still be drawn with their batch."""
+        return command.deadline - self._threads.drawing_seconds(self._settings.max_batch_images)
 
     def _submit_all(
         self, served: ServedModel, prepared: Sequence[_Prepared], deadline: float

@@ -80,10 +80,9 @@ class PictureThreads:
             # Always tried: an outdated rate must not refuse for ever.
             return
         waiting = sum(map(len, self._waiting["decode"].values()))
-        decoding = self._rates["decode"].seconds_for(waiting + pictures) or 0.0
-        drawing = self._rates["draw"].seconds_for(self._promised + pictures) or 0.0
-        seconds = _MARGIN * (decoding + drawing) / self._threads
-        late = time.monotonic() + seconds - deadline
+        decoding = self._estimate("decode", waiting + pictures)
+        drawing = self._estimate("draw", self._promised + pictures)
+        late = time.monotonic() + decoding + drawing - deadline
         if late > 0:
             raise TooManyRequestsError(
                 "Pictures of others leave no time for more by the deadline; try again in a moment.",
@@ -103,6 +102,10 @@ class PictureThreads:
             yield
         finally:
             self._promised -= pictures
+
+    def drawing_seconds(self, pictures: int) -> float:
+        """How long drawing so many pictures takes, by the measured rate; 0 before the first."""
+        return self._estimate("draw", pictures)
 
     async def run(self, owner: object, work: Work, function: Callable[[], _Answer]) -> _Answer:
         """What the function returns.
@@ -128,6 +131,9 @@ class PictureThreads:
                 queue[owner].remove(job)
                 if not queue[owner]:
                     del queue[owner]
+
+    def _estimate(self, work: Work, pictures: int) -> float:
+        return _MARGIN * (self._rates[work].seconds_for(pictures) or 0.0) / self._threads
 
     def _begin_next(self) -> None:
         while self._free and (job := self._take_next()) is not None:

@@ -57,6 +57,21 @@ def test_many_callers_at_once_get_their_own_answers_from_shared_batches(tiny_mod
         assert len(similarities) > 32
 
 
+def test_work_that_is_late_by_the_server_s_own_deadline_is_never_computed(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, request_timeout_seconds=0.4) as running,
+        Held(running) as held,
+    ):
+        answers = [running.explain_in_background()]
+        assert held.entered.wait(60)
+        answers += [running.explain_in_background() for _ in range(5)]
+        assert {each.result(60).status_code for each in answers} == {504}
+        held.release()
+        running.eventually(lambda: running.model.batcher.queue_depth == 0)
+        assert running.metric('legrad_rejected_total{reason="deadline-exceeded"}') == 6
+        assert len(held.seen) == 1
+
+
 def test_a_late_answer_is_a_gateway_timeout(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, Held(running) as held:
         first = running.explain_in_background()
@@ -98,19 +113,29 @@ def test_more_requests_than_the_server_holds_are_refused(tiny_model: str) -> Non
         assert first.result(60).status_code == 200
 
 
-def test_pictures_of_a_request_that_does_not_fit_are_taken_back(tiny_model: str) -> None:
-    with RunningApp(tiny_model, max_queue_cost=5) as running, Held(running) as held:
+def test_of_a_request_that_does_not_fit_no_picture_is_queued(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_queue_cost=6.5) as running, Held(running) as held:
         first = running.explain_in_background()
         assert held.entered.wait(60)
-        big = {
-            "images": [data_url(encoded(picture(seed=seed))) for seed in range(3)],
-            "prompts": ["a cat"],
-            "options": {"size": 96},
-        }
-        assert running.explain(big).status_code == 429
-        running.eventually(lambda: running.model.batcher.queue_depth == 0)
+        second = running.explain_in_background()
+        running.eventually(lambda: running.model.batcher.queue_depth == 1)
+
+        def large(count: int) -> Any:
+            return running.explain(
+                {
+                    "images": [data_url(encoded(picture(seed=seed))) for seed in range(count)],
+                    "prompts": ["a cat"],
+                    "options": {"size": 96},
+                }
+            )
+
+        assert large(2).status_code == 429
+        # No queue will ever be empty enough for it.
+        assert large(3).json()["error"] == "too-much-work"
+        assert running.model.batcher.queue_depth == 1
         held.release()
-        assert first.result(60).status_code == 200
+        assert [each.result(60).status_code for each in (first, second)] == [200, 200]
+        assert large(2).status_code == 200
 
 
 def test_what_nobody_waits_for_is_not_computed(tiny_model: str) -> None:

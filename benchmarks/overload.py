@@ -1,0 +1,114 @@
+"""Ten times more than the service can do: what it still does, and what it says to the rest."""
+
+import base64
+import json
+import statistics
+
+import psutil
+
+from benchmarks import servers, workload
+from benchmarks.load import Load, closed_loop, open_loop, raw_request
+from benchmarks.report import Row
+from benchmarks.servers import RunningServer
+from legrad_engine.models import STARTER
+
+TIMES_CAPACITY = 10
+SECONDS = 20.0
+DEADLINE_SECONDS = 10.0
+CLIENTS = 16
+REQUESTS_PER_ROUND = 96
+PICTURES = 64
+LEAST_SHARE_OF_SATURATION = 0.95
+_MOST_ROUNDS = 5
+_PATIENCE_SECONDS = 60.0
+_PROMPTS = ["a cat", "a dog", "a car", "a tree"]
+
+
+def measure(repeats: int) -> list[Row]:
+    """Throughput under overload over that at saturation, waits, refusals and memory."""
+    with servers.legrad(STARTER, request_timeout_seconds=DEADLINE_SECONDS) as server:
+        rounds = min(repeats, _MOST_ROUNDS)
+        saturated = [_saturate(server) for _ in range(rounds + 1)][1:]
+        capacity = statistics.median(load.rate() for load in saturated)
+        before = _resident_bytes(server)
+        loads = [_overload(server, TIMES_CAPACITY * capacity) for _ in range(rounds)]
+        grown = _resident_bytes(server) - before
+    return _rows(capacity, loads, grown)
+
+
+def _saturate(server: RunningServer) -> Load:
+    load = closed_loop(
+        server.url,
+        _requests(),
+        clients=CLIENTS,
+        count=REQUESTS_PER_ROUND,
+        patience=_PATIENCE_SECONDS,
+    )
+    if load.count(200) != REQUESTS_PER_ROUND:
+        raise RuntimeError("the server did not answer all requests at saturation")
+    return load
+
+
+def _overload(server: RunningServer, rate: float) -> Load:
+    return open_loop(
+        server.url, _requests(), rate=rate, seconds=SECONDS, patience=_PATIENCE_SECONDS
+    )
+
+
+def _rows(capacity: float, loads: list[Load], grown: int) -> list[Row]:
+    case = f"at {TIMES_CAPACITY} x capacity, {STARTER}"
+    answers = [each for load in loads for each in load.answers]
+    foreseen = [
+        each for each in answers if each.status == 200 or (each.status == 429 and each.retry_after)
+    ]
+    statuses = {
+        status: sum(each.status == status for each in answers)
+        for status in sorted({each.status for each in answers})
+    }
+    rates = [load.rate() for load in loads]
+    return [
+        Row(
+            f"{case}: images per second / at saturation",
+            statistics.median(rates) / capacity,
+            LEAST_SHARE_OF_SATURATION,
+            "at least",
+            details={"at_saturation": capacity, "images_per_second": rates},
+        ),
+        Row(
+            f"{case}: p99 of what was accepted / deadline",
+            statistics.median(load.percentile(99) for load in loads) / DEADLINE_SECONDS,
+            1.0,
+            "at most",
+        ),
+        Row(
+            f"{case}: answers other than 200 and 429 with Retry-After",
+            len(answers) - len(foreseen),
+            0,
+            "at most",
+            unit="",
+            details={"statuses": statuses},
+        ),
+        Row(f"{case}: p99 of refusals", loads[-1].percentile(99, status=429), unit="s"),
+        Row(f"{case}: memory grown by", grown / 2**20, unit="MiB"),
+    ]
+
+
+def _requests() -> list[bytes]:
+    return [
+        raw_request(
+            "/explain",
+            json.dumps(
+                {
+                    "image": base64.b64encode(workload.jpeg(256, 256, seed)).decode(),
+                    "prompts": _PROMPTS,
+                    "options": {"cache": False},
+                }
+            ).encode(),
+        )
+        for seed in range(PICTURES)
+    ]
+
+
+def _resident_bytes(server: RunningServer) -> int:
+    resident: int = psutil.Process(server.pid).memory_info().rss
+    return resident
