@@ -59,6 +59,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("too-many")
         else:
             super().on_headers_complete()
+            self._await_reader()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -68,10 +69,7 @@ class GuardedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as its answer is written."""
         super().pause_writing()
-        if self._awaiting_reader is None:
-            self._awaiting_reader = self.loop.call_later(
-                self._settings.send_timeout_seconds, self._abort, "slow-reader"
-            )
+        self._await_reader()
 
     def on_response_complete(self) -> None:
         """All of an answer but what the transport holds has been read."""
@@ -79,7 +77,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_reader = None
         self._unanswered -= 1
         super().on_response_complete()
-        if not self._unanswered:
+        if self._unanswered:
+            self._await_reader()
+        else:
             self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,6 +93,13 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_request = self.loop.call_later(
             self._settings.head_timeout_seconds, self._abort, "slow-request"
         )
+
+    def _await_reader(self) -> None:
+        # Also for an answer that cannot begin: its client has not read the end of the last one.
+        if self._awaiting_reader is None and self._unanswered and self.flow.write_paused:
+            self._awaiting_reader = self.loop.call_later(
+                self._settings.send_timeout_seconds, self._abort, "slow-reader"
+            )
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:

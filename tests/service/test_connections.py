@@ -1,5 +1,6 @@
 """Clients that do not send, do not read, or hold connections: each is given up, and counted."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -8,9 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from answers import refused
 from pictures import data_url, encoded, picture, request_of
 from running_app import Held, RunningApp
+from starlette.responses import Response
+from uvicorn.server import ServerState
+
+from service.connections import GuardedConnection
+from service.metrics import Metrics
+from service.settings import Settings
 
 HEAD = b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 PATIENCE = 60.0
@@ -174,6 +182,56 @@ def test_an_answer_that_is_not_read_is_given_up(tiny_model: str) -> None:
         assert is_closed(reader)
         slowest = 'legrad_request_duration_seconds_sum{route="/explain"}'
         assert running.metric(slowest) >= 0.5
+
+
+class UnreadTransport(asyncio.Transport):
+    """Takes what is written, and says after the first answer that nobody reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection: GuardedConnection | None = None
+        self.written = b""
+        self.aborted = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        self.written += data
+        if self.connection is not None and b"the end" in self.written:
+            self.connection.pause_writing()
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def test_an_answer_that_cannot_begin_for_the_last_one_is_not_read_is_given_up() -> None:
+    async def ask_twice() -> bytes:
+        metrics = Metrics((), ())
+        connection = GuardedConnection(
+            settings=Settings(send_timeout_seconds=0.05),
+            metrics=metrics,
+            config=uvicorn.Config(Response("the end"), ws="none", log_config=None),
+            server_state=ServerState(),
+            app_state={},
+        )
+        transport = UnreadTransport()
+        transport.connection = connection
+        connection.connection_made(transport)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await transport.aborted.wait()
+        finally:
+            connection.connection_lost(ConnectionAbortedError())
+        assert metrics.connections_closed.labels("slow-reader")._value.get() == 1
+        return transport.written
+
+    assert asyncio.run(ask_twice()).count(b"the end") == 1
 
 
 def test_a_request_that_would_draw_too_much_is_told_so(tiny_model: str) -> None:
