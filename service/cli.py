@@ -110,7 +110,9 @@ def explain(
     A folder is explained in batches. Started again, it goes on where it ended; pictures that failed
     are tried again.
     """
-    pictures = find_pictures(image)
+    if image.is_dir() and output.resolve() == image.resolve():
+        raise typer.BadParameter("explanations need a folder of their own: choose one with -o.")
+    pictures = find_pictures(image, output)
     if not pictures:
         _errors.print(f"There is no picture in {image}.", markup=False)
         raise typer.Exit(2)

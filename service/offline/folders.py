@@ -111,15 +111,20 @@ class _Read:
     error: str | None = None
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """A picture itself, or all pictures below a folder but for hidden ones, in order."""
+def find_pictures(path: Path, output: Path) -> list[Path]:
+    """A picture itself, or all pictures below a folder, in order.
+
+    Left out are hidden ones, and those below ``output``: the overlays of an earlier run.
+    """
     if not path.is_dir():
         return [path]
+    own = output.resolve()
     return sorted(
         each
         for each in path.rglob("*")
         if each.suffix.lower() in _PICTURE_SUFFIXES
         and each.is_file()
+        and own not in each.resolve().parents
         and not any(part.startswith(".") for part in each.relative_to(path).parts)
     )
 

@@ -93,6 +93,20 @@ def test_it_goes_on_where_it_ended_and_tries_failures_again(
     assert len(lines(output)) == 5
 
 
+def test_explanations_below_their_own_pictures_are_not_explained(
+    folder: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "broken.png").unlink()
+    monkeypatch.chdir(folder)
+    for source, said in ((".", "4 explained"), (folder, "0 explained, 4 done before")):
+        done = run("explain", source, "a cat", "--model", tiny_model)
+        assert done.exit_code == 0, done.output
+        assert said in done.stdout
+    refused = run("explain", ".", "a cat", "-o", folder, "--model", tiny_model)
+    assert refused.exit_code == 2
+    assert "folder of their own" in refused.output
+
+
 def test_another_question_is_another_explanation(
     folder: Path, tiny_model: str, tmp_path: Path
 ) -> None:
