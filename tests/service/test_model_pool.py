@@ -165,7 +165,7 @@ def test_waiting_for_a_load_ends_at_the_request_s_own_deadline(
 ) -> None:
     with on_demand(models) as running, GatedLoads(monkeypatch) as gate:
         patient = running.explain_in_background()
-        late = ask(running, **{"X-Request-Timeout-Ms": "100"})
+        late = ask(running, **{"X-Request-Timeout-Ms": "1000"})
         assert problem(late) == (503, "not-ready")
         assert int(late.headers["retry-after"]) >= 1
         # A model that loads holds up nobody else.
@@ -415,7 +415,7 @@ def test_a_load_waits_until_the_memory_is_really_free(models: list[str], size: i
                 assert held.entered.wait(60)
             running.eventually(lambda: running.client.get(f"/models/{A}").json()["in_flight"] == 0)
             # Nobody waits for the answer any more, but the worker still makes it.
-            late = ask(running, B, **{"X-Request-Timeout-Ms": "300"})
+            late = ask(running, B, **{"X-Request-Timeout-Ms": "2000"})
             assert problem(late) == (503, "not-ready")
             assert states(running) == {A: "unloading", B: "loading", C: "unloaded"}
             assert bytes_loaded(running) == {A: size, B: 0, C: 0}

@@ -235,7 +235,7 @@ def test_a_request_that_leaves_takes_nothing_from_those_with_the_same_picture(
         with Held(running) as held:
             other = running.explain_in_background(body_of(2))
             assert held.entered.wait(60)
-            leaving = running.explain(body_of(1), **{"X-Request-Timeout-Ms": "200"})
+            leaving = running.explain(body_of(1), **{"X-Request-Timeout-Ms": "2000"})
             assert leaving.status_code == 504
             staying = running.explain_in_background(body_of(1))
             running.eventually(lambda: running.model.batcher.queue_depth == 1)

@@ -369,7 +369,7 @@ def test_a_client_that_leaves_ends_the_fetch(fetching: FetchingApp) -> None:
 
 def test_the_requests_own_deadline_ends_the_fetch(fetching: FetchingApp) -> None:
     with fetching.site(is_silent) as (url, _):
-        response = fetching.explain_url(url, **{"X-Request-Timeout-Ms": "200"})
+        response = fetching.explain_url(url, **{"X-Request-Timeout-Ms": "1000"})
     assert (response.status_code, response.json()["error"]) == (504, "deadline-exceeded")
 
 

@@ -89,7 +89,7 @@ def test_logs_are_one_object_a_line_and_keep_secrets(server: Server) -> None:
     server.explain(request_of(prompts=[secret, ""]), **{"X-Request-ID": "logged-3"})
     corrupt = b"II*\0" + b"\xff" * 60
     server.explain(request_of(image=data_url(corrupt)), **{"X-Request-ID": "logged-4"})
-    server.client.get("/metrics")
+    server.wait_for_log(lambda entry: entry.get("request_id") == "logged-4")
     found = {entry["request_id"]: entry for entry in server.log if "request_id" in entry}
     assert found["logged-1"]["status"] == 200
     assert found["logged-1"]["route"] == "/explain"
