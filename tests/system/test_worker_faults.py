@@ -216,12 +216,17 @@ def test_readiness_is_false_exactly_when_requests_would_fail(faulty: Server) -> 
         faulty_server.HANG,
     )
     with sampled(faulty) as samples:
+
+        def wait_for_samples(more: int) -> None:
+            wanted = len(samples) + more
+            faulty.poll("/health/live", lambda _: len(samples) >= wanted)
+
         for fault in faults:
             faulty.wait_for_health()
+            wait_for_samples(1)
             assert faulty.explain(asking(fault)).status_code in (500, 503)
         faulty.wait_for_health(503)
-        seen = len(samples)
-        faulty.poll("/health/live", lambda _: len(samples) > seen + 3)
+        wait_for_samples(3)
     for before, (status, error), after in samples:
         if error in ("worker-died", "worker-stalled", "worker-unavailable"):
             continue  # accepted while ready, and then struck by the fault that ended readiness
