@@ -1,11 +1,15 @@
-"""A model and a running application that the tests of this folder share."""
+"""A model, a running application and batchers that the tests of this folder share."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
+from recording_batcher import ROOMY, WAIT_SECONDS, MakeBatcher, RecordingProcessor
 from running_app import RunningApp
 from tiny_model import save_model
+
+from service.batching import BatchLimits, MicroBatcher, RestartBackoff
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +40,30 @@ def _silent_logs() -> None:
         processors=[structlog.processors.JSONRenderer()],
         logger_factory=structlog.ReturnLoggerFactory(),
     )
+
+
+@pytest.fixture
+def make_batcher() -> Iterator[MakeBatcher]:
+    """Starts batchers, and sees that none is left with work."""
+    made: list[tuple[MicroBatcher[Any, Any], RecordingProcessor]] = []
+
+    def make(
+        processor: RecordingProcessor,
+        limits: BatchLimits = ROOMY,
+        *,
+        ready: bool = True,
+        **rest: Any,
+    ) -> MicroBatcher[Any, Any]:
+        rest.setdefault("restart_backoff", RestartBackoff(0.001, 0.001))
+        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", processor, limits, **rest)
+        made.append((batcher, processor))
+        batcher.start()
+        if ready:
+            assert batcher.wait_until_ready(WAIT_SECONDS)
+        return batcher
+
+    yield make
+    for batcher, processor in made:
+        processor.release()
+        assert batcher.drain(WAIT_SECONDS)
+        assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
