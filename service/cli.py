@@ -53,7 +53,10 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
 ) -> None:
-    """Starts the server. Every other setting is an environment variable, LEGRAD_*."""
+    """Starts the server.
+
+    Every other setting is an environment variable, LEGRAD_*; docs/settings.md lists them.
+    """
     given = {"host": host, "port": port, "models": tuple(model) if model else None}
     given["device"] = device
     try:
@@ -75,14 +78,17 @@ def serve(
 @app.command()
 def explain(
     image: Annotated[
-        Path, typer.Argument(help="A picture, or a folder: all pictures below it are explained.")
+        Path,
+        typer.Argument(
+            exists=True, help="A picture, or a folder: all pictures below it are explained."
+        ),
     ],
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
             help="What to look for: words, or a model's classes by label or index where it reads "
             "no words.",
-            metavar="[PROMPT]...",
+            metavar="PROMPT",
         ),
     ] = None,
     prompts: Annotated[
@@ -194,7 +200,11 @@ def key(
         str | None, typer.Option(help="Most requests in a time, such as 10/second.")
     ] = None,
 ) -> None:
-    """Makes an API key: prints the key, once, and then its entry for the list of keys."""
+    """Makes an API key: prints the key, once, and then its entry for the list of keys.
+
+    The list is the value of LEGRAD_API_KEYS, or the file that LEGRAD_API_KEYS_FILE names;
+    docs/access.md tells more.
+    """
     secret = new_key()
     fields = {
         "name": name,

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def image_bytes(image: ImageField, field: str) -> bytes:
         return base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageDecodeError(
-            f"The picture is not valid base64 ({error}).", field=field
+            f"The picture is not valid base64 ({error}): send the file's content in base64, not "
+            "its name, or the file itself as multipart/form-data.",
+            field=field,
         ) from error
 
 
@@ -100,7 +103,8 @@ async def read_request(request: Request, settings: Settings) -> Intake:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in (JSON, MULTIPART):
         raise UnsupportedMediaTypeError(
-            f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}.",
+            f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}: "
+            f"curl -F makes the latter, curl -d needs -H 'Content-Type: {JSON}' beside it.",
             field="Content-Type",
         )
     raw = await read_body(request)
@@ -215,7 +219,7 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
     prompts: list[str] = []
     for name, value in texts:
         if name in ("prompts", "prompt"):
-            prompts.append(value)
+            prompts.append(_one_prompt(name, value))
         elif name in fields:
             raise MalformedBodyError(f"{name} is there more than once.", field=name)
         elif name in ("targets", "options", "output"):
@@ -230,6 +234,23 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
     body = validated(to_json(fields, inf_nan_mode="constants"), model)
     check_asked(body)
     return body, question_of(body)
+
+
+def _one_prompt(name: str, value: str) -> str:
+    """A prompt, not a list of them: as one it would be explained without a complaint.
+
+    Raises:
+        MalformedBodyError: it is a list, as JSON bodies have it.
+    """
+    if value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            if isinstance(from_json(value), list):
+                raise MalformedBodyError(
+                    f"{name} is a list: send a field for each prompt, "
+                    "curl -F prompts='a cat' -F prompts='a pizza'.",
+                    field=name,
+                )
+    return value
 
 
 def question_of(body: ExplainBody) -> Question:

@@ -37,6 +37,9 @@ from service.batching import (
 
 MEDIA_TYPE = "application/problem+json"
 
+MOST_ERRORS = 8
+"""Most mistakes of one body that its problem lists: a union reports every branch it tried."""
+
 # An error may quote what was sent, but must not send megabytes of it back.
 _LONGEST_TEXT = 600
 
@@ -237,9 +240,13 @@ def describe(error: Exception) -> Problem | None:
         )
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, f"http-{error.status_code}")
-        return Problem(
-            error.status_code, code, error.detail, error.detail, headers=error.headers or {}
-        )
+        headers = error.headers or {}
+        detail = error.detail
+        if error.status_code == 404:
+            detail = "This address of the server has nothing at this path; /docs lists the paths."
+        elif "Allow" in headers:
+            detail = f"This path takes {headers['Allow']}; /docs says what it expects."
+        return Problem(error.status_code, code, error.detail, detail, headers=headers)
     if isinstance(error, (LegradError, BatchingError)):
         for kind in type(error).__mro__:
             if kind in _KINDS:
@@ -340,8 +347,7 @@ def _from_validation(error: RequestValidationError) -> Problem:
             "field": shorten(".".join(str(part) for part in each["loc"]) or "body"),
             "message": shorten(each["msg"]),
         }
-        # A union reports every branch it tried; the caller needs the few first.
-        for each in error.errors()[:8]
+        for each in error.errors()[:MOST_ERRORS]
     ]
     first = found[0]
     malformed = any(each["type"] == "json_invalid" for each in error.errors())

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from service.access.proxies import trusted_networks
 from service.app import create_app
 from service.connections import guarded
 from service.logs import configure_logs
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.shutdown import Shutdown
 
 _BACKLOG = 2048
@@ -71,6 +72,8 @@ def serve(settings: Settings) -> int:
         OSError: an address cannot be listened on.
     """
     configure_logs(settings.log_level)
+    for name, similar in unknown_variables(os.environ).items():
+        _log.warning("unknown setting", variable=name, similar=similar)
     resolve_device(settings.device)
     _check_models(settings)
     settings, listeners = listen_for(settings)
@@ -153,7 +156,14 @@ def listen(host: str, port: int) -> socket.socket:
     )[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another port; 0 picks "
+            "a free one."
+        ) from error
     # From here on nobody is refused: connections wait until the application has started.
     listener.listen(_BACKLOG)
     return listener

@@ -1,5 +1,7 @@
 """All settings of the service, read from ``LEGRAD_*`` environment variables."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -304,3 +306,14 @@ class Settings(BaseSettings):
                 field="models",
             )
         return references
+
+
+def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:
+    """Variables that look like settings and are none, each with the setting it resembles most."""
+    prefix = Settings.model_config["env_prefix"]
+    known = [f"{prefix}{field}".upper() for field in Settings.model_fields]
+    return {
+        name: next(iter(get_close_matches(name.upper(), known, 1, 0.8)), None)
+        for name in sorted(variables)
+        if name.upper().startswith(prefix) and name.upper() not in known
+    }

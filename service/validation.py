@@ -1,16 +1,18 @@
 """Whether what a caller sent fits the contract, and where it does not."""
 
+from difflib import get_close_matches
 from typing import TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from service.problems import LimitExceededError
-from service.schemas.requests import FIELD_NAMES
+from service.problems import MOST_ERRORS, LimitExceededError
+from service.schemas.requests import FIELD_NAMES, HOMES
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 
 _MOST_VALUES = 100_000
 _BEFORE_VALUES = (b",", b"[", b"{")
+_LONGEST_NAME = max(map(len, FIELD_NAMES)) + 4
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -56,10 +58,35 @@ def validated(
     except ValidationError as error:
         raise RequestValidationError(
             [
-                {**each, "loc": (*within, *_as_sent(each["loc"], each["type"], names))}
-                for each in error.errors(include_input=False)
+                {
+                    **each,
+                    "loc": (*within, *_as_sent(each["loc"], each["type"], names)),
+                    "msg": _said(each["loc"], each["type"], each["msg"], names, within),
+                }
+                for each in error.errors(include_input=False)[:MOST_ERRORS]
             ]
         ) from error
+
+
+def _said(
+    location: tuple[int | str, ...],
+    kind: str,
+    message: str,
+    names: frozenset[str],
+    within: tuple[str, ...],
+) -> str:
+    """What to do about a mistake, where the library's words leave it open."""
+    if kind == "list_type":
+        return "Write a list, in square brackets."
+    if kind != "extra_forbidden":
+        return message
+    name = str(location[-1])
+    home = HOMES.get(name)
+    if len(location) == 1 and not within and home is not None:
+        return f"There is no such field here: it belongs in {home!r}."
+    # Nothing that is much longer resembles a name, and comparing it would take long.
+    similar = get_close_matches(name, sorted(names), 1) if len(name) <= _LONGEST_NAME else []
+    return f"There is no such field{f': is it {similar[0]!r}?' if similar else '.'}"
 
 
 def _as_sent(

@@ -49,7 +49,7 @@ _PREFERRED_WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 _REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 
@@ -131,7 +131,8 @@ def config_of(name: str) -> ModelConfig:
         return _read_config(Path(name))
     if name not in open_clip.list_models():
         raise UnknownModelError(
-            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has.",
+            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has. A "
+            "config of your own is named with its ending: CONFIG.json@CHECKPOINT.",
             field="model",
         )
     return ModelConfig(open_clip.get_model_config(name))
@@ -323,7 +324,7 @@ def tags_of(architecture: str) -> str:
 
 
 def _weights_in(name: str) -> Path:
-    return checkpoints.find(Path(name.removeprefix(FOLDER)), _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
+    return checkpoints.find(Path(name.removeprefix(FOLDER)), _PREFERRED_WEIGHTS, WEIGHT_SUFFIXES)
 
 
 def _tagged(record: Mapping[str, Any]) -> Path:

@@ -59,6 +59,12 @@ class ModelReference:
             if name != timm_models.SCHEMA and bool(at) == bool(path):
                 return cls(name, path or None)
         else:
+            if "@" not in text and text.endswith(openclip_models.WEIGHT_SUFFIXES):
+                raise UnknownModelError(
+                    f"Model {text!r} does not say which architecture: write NAME@{text} for one of "
+                    f"open_clip's, or CONFIG.json@{text} for an open_clip config of your own.",
+                    field="model",
+                )
             config, is_config, path = text.partition(".json@")
             if is_config:
                 name = f"{config}.json" if config else ""
@@ -68,7 +74,8 @@ class ModelReference:
                 return cls(name, path)
         raise UnknownModelError(
             f"Model {text!r} does not say which weights: write NAME/TAG, such as "
-            "ViT-B-16/laion2b_s34b_b88k, NAME@PATH for a local checkpoint, hf-hub:ORG/REPO, "
+            "ViT-B-16/laion2b_s34b_b88k, NAME@PATH for a local checkpoint, CONFIG.json@PATH for an "
+            "open_clip config of your own, hf-hub:ORG/REPO, "
             "local-dir:FOLDER, timm:NAME, or 'starter'." + openclip_models.tags_of(name),
             field="model",
         )

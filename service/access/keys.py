@@ -12,6 +12,11 @@ KeyScope = Literal["explain", "admin", "metrics"]
 
 _PREFIX = "legrad_"
 _LONGEST_PART = 32
+_FORMS = {
+    "name": "write lower-case letters, digits, '.', '_' and '-', at most 63",
+    "sha256": "write the SHA-256 of the key, 64 hexadecimal digits in lower case",
+    "rate": "write N/second, N/minute or N/hour, such as 10/second",
+}
 
 
 class ApiKey(BaseModel):
@@ -68,10 +73,12 @@ def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
             raise InvalidOptionError(
                 f"{source} is not a JSON list of keys: {first['msg']}.", field=source
             ) from None
+        form = _FORMS.get(str(first["loc"][-1]))
+        message = form if form and first["type"] == "string_pattern_mismatch" else first["msg"]
         # A field's name can be a key that was pasted at the wrong place.
         place = ".".join(str(part)[:_LONGEST_PART] for part in first["loc"][1:])
         raise InvalidOptionError(
-            f"{source}, entry {int(first['loc'][0]) + 1}{place and ', ' + place}: {first['msg']}.",
+            f"{source}, entry {int(first['loc'][0]) + 1}{place and ', ' + place}: {message}.",
             field=source,
         ) from None
     for attribute, noun in (("name", "the same name"), ("sha256", "the same key")):

@@ -19,6 +19,8 @@ class _Base:
     """What both clients share: everything but the sending."""
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
+        if httpx.URL(url).scheme not in ("http", "https"):
+            raise ValueError(f"Write the server's address as http://localhost:8000, not {url!r}.")
         headers = {"Accept": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -76,6 +78,9 @@ class LegradClient(_Base):
         Args:
             url: address of the server or of the balancer in front of it.
             api_key: the key that the server asks for, if it does.
+
+        Raises:
+            ValueError: the address does not begin with http:// or https://.
         """
         super().__init__(url, api_key=api_key)
         self._client = httpx.Client(**self._settings)

@@ -194,3 +194,10 @@ FIELD_NAMES = frozenset(
     )
     for name in model.model_fields
 )
+
+HOMES = {
+    name: home
+    for home, model in (("options", ExplainOptions), ("output", OutputOptions))
+    for name in model.model_fields
+}
+"""The field of a request that each field of its options is in."""
