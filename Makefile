@@ -35,6 +35,7 @@ help:
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV): a few minutes, and up to 6 GB where torch brings CUDA."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@

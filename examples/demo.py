@@ -63,6 +63,7 @@ def main(
     console.print(
         f"Answered in {1000 * total:.0f} ms by {answer['model']}; see {output / 'overview.png'}."
     )
+    console.print("A prompt for something absent has a heatmap too: compare the similarities.")
     raise typer.Exit(status)
 
 

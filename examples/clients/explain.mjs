@@ -2,6 +2,10 @@
 import { readFile, writeFile } from "node:fs/promises";
 
 const [picture, ...prompts] = process.argv.slice(2);
+if (prompts.length === 0) {
+  console.error("usage: node explain.mjs PICTURE PROMPT...");
+  process.exit(2);
+}
 const form = new FormData();
 form.append("image", new Blob([await readFile(picture)]), "picture");
 for (const prompt of prompts) form.append("prompts", prompt);

@@ -5,6 +5,8 @@ import sys
 
 from service.client import LegradClient
 
+if len(sys.argv) < 3:
+    raise SystemExit(__doc__)
 picture, *prompts = sys.argv[1:]
 with LegradClient(os.environ.get("LEGRAD_URL", "http://localhost:8000")) as client:
     explanation = client.explain(picture, prompts)

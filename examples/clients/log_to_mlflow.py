@@ -47,6 +47,8 @@ def log(picture: str, explanation: Explanation) -> None:
 
 def main() -> None:
     """Explains a picture with a running server, and logs it."""
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
     picture, *prompts = sys.argv[1:]
     with LegradClient(os.environ.get("LEGRAD_URL", "http://localhost:8000")) as client:
         log(picture, client.explain(picture, prompts))
