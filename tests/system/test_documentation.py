@@ -131,8 +131,9 @@ class Reader:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a fresh clone has that pages speak of."""
+    """What a fresh clone has, after `make`, that pages speak of."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
 
