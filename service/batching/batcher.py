@@ -188,13 +188,12 @@ class MicroBatcher(Generic[Item, Result]):
                 raise RuntimeError("The worker cannot wait for itself to stop.")
             self._supervisor.begin_draining()
             stopped = self._condition.wait_for(lambda: self.state is BatcherState.STOPPED, timeout)
-            worker = self._supervisor.worker
             claimed = self._live_items.claim_all(self._clock())
         self._endings.fail_all(
             claimed, lambda: BatcherClosedError("The batcher was closed."), DropReason.CLOSED
         )
-        if stopped and worker is not None:
-            worker.join()
+        if stopped:
+            self._supervisor.join()
         return stopped
 
     # Under the lock: the caller of each of these holds self._condition.

@@ -158,6 +158,12 @@ class Supervisor(Generic[Item, Result]):
 
     # Without the lock.
 
+    def join(self) -> None:
+        """Wait for the threads to end, once stopped; one that was given up is not waited for."""
+        if self._worker is not None:
+            self._worker.join()
+        self._watchdog.join()
+
     def launch(self) -> None:
         """Start a worker's thread; where there is none to be had, the batcher has failed."""
         # Explicitly not a daemon: a thread otherwise inherits that from whoever starts it.

@@ -74,6 +74,11 @@ class Watchdog:
         """End the thread; a later call that is watched starts another."""
         self._closed.set()
 
+    def join(self) -> None:
+        """Wait for the thread to end, once closed: until then it keeps what it would tell of."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
     def _ensure_alive(self) -> None:
         if self._thread is not None and not self._closed.is_set():
             if self._thread.is_alive():
