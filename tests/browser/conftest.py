@@ -8,9 +8,9 @@ from playwright.sync_api import Browser
 from running_server import Server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for a file's tests: while it runs, no other event loop runs on its thread."""
     with chromium() as started:
         yield started
 

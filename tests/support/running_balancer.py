@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import psutil
 
 FOLDER = Path(__file__).parents[2] / "docker" / "haproxy"
 _PATIENCE_SECONDS = 60.0
@@ -73,14 +74,12 @@ class Balancer:
 
     def reload(self) -> None:
         """Has a new worker take over with the configuration read anew."""
-        before = self.uptime_seconds
+        before = self._workers()
         self._process.send_signal(signal.SIGUSR2)
-        self.eventually(lambda: self.uptime_seconds < before)
+        self.eventually(lambda: bool(self._workers() - before))
 
-    @property
-    def uptime_seconds(self) -> float:
-        """How long ago the worker that answers was started."""
-        return float(self.metric("haproxy_process_uptime_seconds"))
+    def _workers(self) -> set[int]:
+        return {child.pid for child in psutil.Process(self._process.pid).children()}
 
     def metric(self, sample: str) -> str:
         """The value of one sample, written as in the exposition."""

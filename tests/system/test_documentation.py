@@ -193,3 +193,19 @@ def test_every_picture_of_a_page_is_there() -> None:
         if not (page.parent / path).is_file()
     ]
     assert missing == []
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = [
+        (page.name, *each)
+        for page in pages()
+        for each in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
+    ]
+    assert len(named) > 20
+    missing = [
+        (page, path, name)
+        for page, path, name in named
+        if not (ROOT / path).is_file()
+        or (name and f"\ndef {name}(" not in (ROOT / path).read_text())
+    ]
+    assert missing == []

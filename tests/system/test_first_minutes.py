@@ -1,4 +1,4 @@
-"""What a newcomer runs first: the demo, and the README's lines of Python."""
+"""What a newcomer runs first: the demo."""
 
 import re
 import subprocess
@@ -62,10 +62,3 @@ def test_the_demo_tells_what_is_in_the_picture_from_what_is_not(demo: tuple[Path
         if found := re.search(r"(a \w+) +\S +(-?[\d.]+)", line):
             similarity[found[1]] = float(found[2])
     assert min(similarity[prompt] for prompt in STICKERS) > similarity["a dog"]
-
-
-def test_the_readme_s_python_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert blocks
-    for block in blocks:
-        run(["-c", block])
