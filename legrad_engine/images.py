@@ -26,6 +26,7 @@ from PIL import (
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
 from legrad_engine.geometry import Geometry
+from legrad_engine.slow_images import check_jpeg, check_plain_netpbm
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -44,6 +45,10 @@ class PreparedImage:
     pixels: torch.Tensor
     geometry: Geometry
 
+
+# Pillow keeps an address for each row, and resizing keeps more for each row and column: a strip of
+# one pixel's width takes ten times the memory of a square of as many pixels.
+_LONGEST_SIDE = 1_000_000
 
 _ACCEPTED = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 
@@ -84,7 +89,7 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
         max_pixels: Largest accepted width x height, checked before pixels are decoded.
 
     Raises:
-        ImageTooLargeError: The picture has more than max_pixels.
+        ImageTooLargeError: The picture has more than max_pixels, or a side of more than a million.
         ImageDecodeError: The file cannot be read, or does not hold a whole picture in an accepted
             format.
     """
@@ -148,6 +153,11 @@ def _read(stream: BinaryIO, max_pixels: int) -> Image.Image:
             f"The data is not an image in an accepted format: send a {_ACCEPTED} file.",
             field="image",
         )
+    if reader is JpegImagePlugin.JpegImageFile:
+        check_jpeg(stream.read())
+    elif head.startswith((b"P1", b"P2", b"P3")):
+        check_plain_netpbm(stream.read())
+    stream.seek(0)
     try:
         with reader(stream) as image:
             return _to_upright_rgb(image, max_pixels)
@@ -164,6 +174,12 @@ def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         _check_tiles(image, max_pixels)
     if image.width * image.height > max_pixels:
         raise _too_large(f"The image is {image.width} x {image.height} pixels", max_pixels)
+    if max(image.size) > _LONGEST_SIDE:
+        raise ImageTooLargeError(
+            f"The image is {image.width} x {image.height} pixels; no side may be longer than "
+            f"{_LONGEST_SIDE}: send a part of it.",
+            field="image",
+        )
     if 0 in image.size:
         raise ImageDecodeError("The image has no pixels: send one that does.", field="image")
     # Pillow's readers let nearly any exception escape on hostile bytes, from struct.error to

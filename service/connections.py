@@ -3,12 +3,17 @@
 uvicorn closes a connection that stays silent after an answer. It waits for ever for the first
 request, for a head that arrives in drops, and for a client that does not read its answer, and it
 takes heads of any size.
+
+It also loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client
+and curl's ``--http2`` do, and takes what arrives of it later for the next request.
 """
 
 import asyncio
+import sys
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.metrics import ClosedConnection, Metrics
@@ -34,6 +39,8 @@ class GuardedConnection(HttpToolsProtocol):
         self._given_up = False
         self._unanswered = 0
         self._head_bytes = 0
+        self._data = b""
+        self._head_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, unless there are too many already."""
@@ -46,14 +53,28 @@ class GuardedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
         self._head_bytes += len(data)
+        self._data = data
         super().data_received(data)
         if self._head_bytes > _MOST_HEAD_BYTES:
             self._abort("large-head")
 
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if not self._head_known:
+            super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has arrived, or a trailer."""
+        if not self._head_known:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head of a request has arrived; its body is limited by the request's deadline."""
-        self._stop(self._awaiting_request)
         self._head_bytes = 0
+        if self._head_known:
+            self._head_known = False
+            return
+        self._stop(self._awaiting_request)
         self._unanswered += 1
         if self._unanswered > _MOST_PIPELINED:
             self._abort("too-many")
@@ -65,6 +86,29 @@ class GuardedConnection(HttpToolsProtocol):
         """A piece of a body."""
         self._head_bytes = max(0, self._head_bytes - _CHUNKED_BYTES * len(body))
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """All of a request has arrived, unless the parser expects another protocol to follow."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Goes on in HTTP/1.1, as a server may that is offered another protocol (RFC 9110, 7.8).
+
+        The parser has no such choice: another one is told the length of the body, and goes on.
+        """
+        error = sys.exception()
+        if self._given_up or not isinstance(error, httptools.HttpParserUpgrade):
+            return
+        head = [b"POST / HTTP/1.1"]
+        head += [
+            name + b": " + value
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        self.parser = httptools.HttpRequestParser(self)
+        self._head_known = True
+        self.data_received(b"\r\n".join((*head, b"", self._data[error.args[0] :])))
 
     def pause_writing(self) -> None:
         """The client does not read as fast as its answer is written."""

@@ -113,9 +113,11 @@ class RequestScope:
 
         async def limited() -> Message:
             nonlocal received
-            if length.isascii() and length.isdigit() and int(length) > limit:
+            # Zeros before a number are allowed, and count as digits where Python limits them.
+            digits = length.lstrip("0")
+            if digits.isascii() and digits.isdigit() and int(digits) > limit:
                 raise BodyTooLargeError(
-                    f"The body has {length} bytes; this server accepts {limit}.", field="body"
+                    f"The body has {digits} bytes; this server accepts {limit}.", field="body"
                 )
             message = await receive()
             size = len(message.get("body", b""))

@@ -88,6 +88,27 @@ def _avif() -> bytes:
     return bytes(data)
 
 
+def _jpeg_comment(text: bytes) -> bytes:
+    plain = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    return plain[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + plain[2:]
+
+
+def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
+    """One that refines its picture that often, in a hundred bytes each time."""
+    plain = encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    return plain[:-2] + (hidden + plain[last:-2]) * count + plain[-2:]
+
+
+_COMMENTS = b"#\n" * 200_000
+
+# Cheap to send, and decoded for many seconds.
+SLOW = {
+    "jpeg scans": _jpeg_scans(5_000),
+    "jpeg scans after a reserved marker": _jpeg_scans(5_000, b"\xff\x02\xff\xff"),
+    **{f"plain P{kind} comments": b"P%d 9 9 255 " % kind + _COMMENTS for kind in (1, 2, 3)},
+}
+
 _TEXT = zlib.compress(bytes(200_000_000), 9)
 
 TOO_LARGE = {
@@ -106,6 +127,8 @@ TOO_LARGE = {
     "webp huge canvas": _webp_canvas(32_768),
     "webp lossy": _webp_lossy(),
     "avif": _avif(),
+    "png strip": encoded(Image.new("L", (1, 2_000_000))),
+    "png line": encoded(Image.new("L", (2_000_000, 1))),
 }
 
 DAMAGED = {
@@ -120,6 +143,10 @@ DAMAGED = {
 _EXIF = b"II*\0" + struct.pack("<IH", 8, 60_000) + struct.pack("<HHII", 274, 3, 1, 6) * 60_000
 
 HARMLESS = {
+    "jpeg of some scans": _jpeg_scans(20),
+    "jpeg before something else": encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 1000,
+    "jpeg metadata like scans": _jpeg_comment(b"\xff\xda" * 1000),
+    "ppm of any bytes": b"P6\n8 8\n255\n" + b"#" * 192,
     "png EXIF": _png_with((b"eXIf", _EXIF)),
     "tiff strip beyond the picture": _tiff_strips(6_000_000),
 }

@@ -1,5 +1,6 @@
 """Two replicas behind the balancer that is deployed: what callers see when one goes."""
 
+import re
 import signal
 import ssl
 from collections.abc import Iterator
@@ -237,6 +238,12 @@ def test_a_request_keeps_its_id_or_gets_one(
     balancer.eventually(
         lambda: any(entry.get("request_id") == found for each in replicas for entry in each.log)
     )
+
+
+def test_a_second_id_cannot_break_the_balancer_s_answer_or_log(balancer: Balancer) -> None:
+    ids = [("X-Request-ID", "balanced-1"), ("X-Request-ID", '","error":"x')]
+    answered = problem(balancer.client.get("/metrics", headers=ids), 403, "replica-only")
+    assert re.fullmatch("[0-9a-f-]{36}", answered["request_id"])
 
 
 def test_a_body_of_the_largest_size_passes_and_a_larger_one_is_the_service_s_to_refuse(
