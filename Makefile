@@ -51,8 +51,12 @@ serve: install
 	$(BIN)/legrad serve
 
 # One thread for each of the jobs: more would only wait for each other.
+# schemathesis gives all operations one id, and of several tests with one id pytest-xdist runs one:
+# its tests have a process of their own.
+CONTRACT_TESTS := tests/system/test_schemathesis.py
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --ignore=$(CONTRACT_TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(CONTRACT_TESTS)
 
 test-quick: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow'

@@ -24,13 +24,3 @@ def server(tiny_model: str) -> Iterator[Server]:
     ) as started:
         started.wait_for_health()
         yield started
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each operation that schemathesis tests an id of its own.
-
-    It gives all of them one, and of several tests with one id pytest-xdist runs the first.
-    """
-    for item in items:
-        if item.name not in item.nodeid:
-            item._nodeid = f"{item.nodeid.partition('::')[0]}::{item.name}"
