@@ -143,10 +143,13 @@ class InputTensor(Request):
     )
 
 
+OutputName = Literal["HEATMAP", "SIMILARITY", "PROBABILITY"]
+
+
 class RequestedOutput(Request):
     """A tensor that is wanted."""
 
-    name: str = Field(description="`HEATMAP`, `SIMILARITY` or `PROBABILITY`.", examples=["HEATMAP"])
+    name: OutputName = Field(description="Its name.", examples=["HEATMAP"])
     parameters: Parameters | None = Field(
         None,
         description="`binary_data`: whether the tensor follows the JSON as bytes. Others are "
@@ -200,7 +203,7 @@ class InferenceRequest(Request):
 class OutputTensor(Contract):
     """A tensor of an answer."""
 
-    name: str = Field(description="`HEATMAP`, `SIMILARITY` or `PROBABILITY`.", examples=["HEATMAP"])
+    name: OutputName = Field(description="Its name.", examples=["HEATMAP"])
     datatype: Literal["FP32"] = Field(description="Type of its elements.", examples=["FP32"])
     shape: list[int] = Field(
         description="[images, texts, rows, columns] of maps, [images, texts] of the others.",

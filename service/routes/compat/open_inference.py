@@ -35,6 +35,7 @@ from service.schemas.compat import (
     InferenceResponse,
     ModelMetadata,
     ModelReadiness,
+    OutputName,
     ProtocolError,
     ServerLive,
     ServerMetadata,
@@ -50,7 +51,7 @@ from service.validation import invalid, validated
 _VERSION = "1"
 _BINARY = "application/octet-stream"
 _INPUTS = ("IMAGE", "TEXT")
-_OUTPUTS = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
+_OUTPUTS: dict[OutputName, int] = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
 
 _KIND: dict[str, Any] = {
     "prefix": "/v2",
@@ -239,14 +240,10 @@ def _parse(raw: bytes, json_length: str | None, settings: Settings) -> _Asked:
     body = validated(json, InferenceRequest, INFERENCE_NAMES)
     parameters = dict(body.parameters or {})
     all_binary = parameters.pop("binary_data_output", False) is True
-    outputs = {}
-    for position, output in enumerate(body.outputs or ()):
-        if output.name not in _OUTPUTS:
-            raise invalid(
-                f"Outputs are {', '.join(_OUTPUTS)}, not {output.name!r}.",
-                "outputs", position, "name",
-            )  # fmt: skip
-        outputs[output.name] = (output.parameters or {}).get("binary_data", all_binary) is True
+    outputs: dict[str, bool] = {
+        output.name: (output.parameters or {}).get("binary_data", all_binary) is True
+        for output in body.outputs or ()
+    }
     tensors = read_tensors(body.inputs, appended, _INPUTS)
     pictures = tensors["IMAGE"]
     check_image_count(len(pictures.elements), settings)
