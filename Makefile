@@ -13,7 +13,7 @@ MINUTES ?= 10
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-quick lint format bench soak audit audit-if-possible \
-	fuzz lock openapi models-page screenshots starter-eval clean
+	fuzz lock openapi docs docs-pictures models-page screenshots starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
