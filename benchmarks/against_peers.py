@@ -1,7 +1,8 @@
 """The service against the same engine behind LitServe, and behind a bare FastAPI handler.
 
-All of them answer the same JSON with the same numbers, on the same cores, and take turns. Under too
-much load, requests come at a steady rate of ten times what the service can do.
+All of them answer the same JSON with the same numbers, on the same cores, and take turns; while one
+has its turn the others are suspended. Under too much load, requests come at a steady rate of ten
+times what the service can do.
 """
 
 import base64
@@ -9,10 +10,8 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import psutil
 
 from benchmarks import servers, workload
 from benchmarks.load import BROKEN, Load, closed_loop, open_loop, raw_request
@@ -24,7 +23,7 @@ OURS = "legrad"
 LITSERVE = "LitServe"
 BARE = "bare FastAPI"
 CLIENTS = 32
-REQUESTS_PER_ROUND = 96
+REQUESTS_PER_ROUND = 256
 TIMES_CAPACITY = 10
 OVERLOAD_SECONDS = 20.0
 DEADLINE_SECONDS = 10.0
@@ -54,8 +53,18 @@ def measure(repeats: int) -> list[Row]:
         rows = _saturation_rows(loads)
         rate = TIMES_CAPACITY * statistics.median(load.rate() for load in loads[OURS])
         for name, server in running.items():
-            rows += _overload(name, server, rate)
+            with _alone(server, running):
+                rows += _overload(name, server, rate)
     return rows
+
+
+@contextlib.contextmanager
+def _alone(server: RunningServer, running: Mapping[str, RunningServer]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for other in running.values():
+            if other is not server:
+                stack.enter_context(other.suspended())
+        yield
 
 
 def _saturate(running: Mapping[str, RunningServer], rounds: int) -> dict[str, list[Load]]:
@@ -63,15 +72,16 @@ def _saturate(running: Mapping[str, RunningServer], rounds: int) -> dict[str, li
     loads: dict[str, list[Load]] = {name: [] for name in running}
     for turn in range(-1, rounds):
         for name, server in running.items():
-            load = closed_loop(
-                server.url,
-                requests,
-                clients=CLIENTS,
-                count=REQUESTS_PER_ROUND,
-                patience=_RECOVERY_SECONDS,
-            )
+            with _alone(server, running):
+                load = closed_loop(
+                    server.url,
+                    requests,
+                    clients=CLIENTS,
+                    count=REQUESTS_PER_ROUND,
+                    patience=_RECOVERY_SECONDS,
+                )
             if load.count(200) != REQUESTS_PER_ROUND:
-                raise RuntimeError(f"{name} did not answer all requests: {_statuses(load)}")
+                raise RuntimeError(f"{name} did not answer all requests: {load.statuses()}")
             if turn >= 0:
                 loads[name].append(load)
     return loads
@@ -99,7 +109,7 @@ def _saturation_rows(loads: Mapping[str, list[Load]]) -> list[Row]:
 
 
 def _overload(name: str, server: RunningServer, rate: float) -> list[Row]:
-    before = _resident_bytes(server)
+    before = server.resident_bytes()
     load = open_loop(
         server.url,
         _requests(),
@@ -107,9 +117,9 @@ def _overload(name: str, server: RunningServer, rate: float) -> list[Row]:
         seconds=OVERLOAD_SECONDS,
         patience=_PATIENCE_SECONDS,
     )
-    grown = _resident_bytes(server) - before
+    grown = server.resident_bytes() - before
     recovered = _seconds_until_answered(server)
-    details: dict[str, object] = {"requests_per_second": rate, "statuses": _statuses(load)}
+    details: dict[str, object] = {"requests_per_second": rate, "statuses": load.statuses()}
     case = f"at {TIMES_CAPACITY} x capacity, {name}"
     in_time = load.within(DEADLINE_SECONDS) / load.seconds
     return [
@@ -133,7 +143,7 @@ def _seconds_until_answered(server: RunningServer) -> float:
         load = closed_loop(server.url, _requests(), clients=1, count=1, patience=_RECOVERY_SECONDS)
         answered = load.count(200)
         if time.perf_counter() - began > _RECOVERY_SECONDS:
-            raise RuntimeError(f"no answer after the load: {_statuses(load)}")
+            raise RuntimeError(f"no answer after the load: {load.statuses()}")
     return time.perf_counter() - began
 
 
@@ -150,13 +160,3 @@ def _body(seed: int) -> dict[str, Any]:
         "options": {"cache": False},
         "output": {"heatmap": "npy", "overlay": False, "regions_threshold": None},
     }
-
-
-def _resident_bytes(server: RunningServer) -> int:
-    first = psutil.Process(server.pid)
-    return sum(process.memory_info().rss for process in (first, *first.children(recursive=True)))
-
-
-def _statuses(load: Load) -> dict[int, int]:
-    statuses = sorted({each.status for each in load.answers})
-    return {status: load.count(status) for status in statuses}

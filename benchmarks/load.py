@@ -7,6 +7,7 @@ answer no more than its status and length.
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -54,6 +55,10 @@ class Load:
         """Answers of a status."""
         return sum(each.status == status for each in self.answers)
 
+    def statuses(self) -> dict[int, int]:
+        """How many answers there are of each status."""
+        return dict(sorted(Counter(each.status for each in self.answers).items()))
+
     def within(self, seconds: float) -> int:
         """Answers of status 200 that took no longer."""
         return sum(each.status == 200 and each.seconds <= seconds for each in self.answers)
@@ -80,9 +85,7 @@ class _Connections:
             return Answered(BROKEN, time.perf_counter() - due)
 
     async def _ask(self, request: bytes, due: float) -> Answered:
-        reader, writer = (
-            self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
-        )
+        reader, writer = self._take() or await asyncio.open_connection(*self._address)
         kept = False
         try:
             writer.write(request)
@@ -100,6 +103,15 @@ class _Connections:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
+
+    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """One that the server has not closed while it was idle."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         for _, writer in self._idle:

@@ -4,8 +4,6 @@ import base64
 import json
 import statistics
 
-import psutil
-
 from benchmarks import servers, workload
 from benchmarks.load import Load, closed_loop, open_loop, raw_request
 from benchmarks.report import Row
@@ -30,9 +28,9 @@ def measure(repeats: int) -> list[Row]:
         rounds = min(repeats, _MOST_ROUNDS)
         saturated = [_saturate(server) for _ in range(rounds + 1)][1:]
         capacity = statistics.median(load.rate() for load in saturated)
-        before = _resident_bytes(server)
+        before = server.resident_bytes()
         loads = [_overload(server, TIMES_CAPACITY * capacity) for _ in range(rounds)]
-        grown = _resident_bytes(server) - before
+        grown = server.resident_bytes() - before
     return _rows(capacity, loads, grown)
 
 
@@ -107,8 +105,3 @@ def _requests() -> list[bytes]:
         )
         for seed in range(PICTURES)
     ]
-
-
-def _resident_bytes(server: RunningServer) -> int:
-    resident: int = psutil.Process(server.pid).memory_info().rss
-    return resident

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import torch
 
 _START_SECONDS = 300.0
@@ -30,6 +31,25 @@ class RunningServer:
 
     url: str
     pid: int
+
+    def resident_bytes(self) -> int:
+        """Memory of all its processes."""
+        return sum(each.memory_info().rss for each in self._processes())
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Meanwhile none of its processes runs: some keep a core busy although nobody asks them."""
+        for process in self._processes():
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in self._processes():
+                process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
 
 
 @contextmanager

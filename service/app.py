@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
@@ -28,8 +29,10 @@ from service.fetching.images import UrlImages
 from service.fetching.network import Network, SystemNetwork
 from service.metrics import Metrics
 from service.off_loop import run_alone
+from service.picture_threads import PictureThreads
 from service.pool.model_pool import ModelPool
 from service.problems import MEDIA_TYPE, ServiceError, handle
+from service.readiness import Readiness
 from service.request_scope import RequestScope
 from service.routes import documentation, explain, models, operations, page
 from service.routes.compat import kserve_v1, open_inference, torchserve
@@ -96,23 +99,30 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     access = AccessControl(settings, metrics)
     shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
     tracing = configured_tracing()
-    pool = ModelPool(settings, metrics, shutdown, tracing)
-    metrics.registry.register(ServerState(pool, settings))
+    pool = ModelPool(settings, metrics, tracing)
+    threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
+    readiness = Readiness(pool, threads, shutdown)
+    metrics.registry.register(ServerState(pool, readiness, settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.compute_threads is not None:
             use_threads(settings.compute_threads)
         url_images = UrlImages(settings, metrics, network or SystemNetwork())
-        app.state.explaining = ExplainingService(pool, url_images, settings, metrics)
+        app.state.explaining = ExplainingService(pool, threads, url_images, settings, metrics)
+        threads.start()
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            async with access.watching():
-                yield
+            # Maps are enlarged by small products, one on each picture thread. More threads for one
+            # gain nothing, and wait for the next product in a loop that keeps a core busy.
+            with threadpool_limits(1, user_api="blas"):
+                async with access.watching():
+                    yield
         finally:
             drained = await pool.close(shutdown.drain_left)
-            app.state.explaining.close()
+            # Not waited for: one that never ends must not hold the event loop.
+            threads.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
@@ -137,6 +147,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.pool = pool
+    app.state.readiness = readiness
     app.state.tracing = tracing
     app.state.access = access
     app.state.routes = routes

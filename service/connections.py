@@ -5,11 +5,13 @@ request, for a head that arrives in drops, and for a client that does not read i
 takes heads of any size.
 
 It also loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client
-and curl's ``--http2`` do, and takes what arrives of it later for the next request.
+and curl's ``--http2`` do, and takes what arrives of it later for the next request. And where it
+closes a connection after its answer, it does so while a client may still be sending.
 """
 
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,37 @@ _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A byte of a body may bring along the size and the ends of a chunk of its own.
 _CHUNKED_BYTES = 8
 
+IDLE_SECONDS = 75
+"""How long a connection may stay silent after an answer: longer than the minute for which balancers
+keep theirs, so that it is never this server that closes one which a request is on its way to."""
+
+
+class _LingeringTransport:
+    """A transport that is closed once the client has sent all, and at once only for reading.
+
+    The kernel resets a connection that is closed with bytes unread, and a client that is still
+    sending then never sees its answer. How long that may take is bounded by the connection's timer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, unread: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._unread = unread
+        self._closing = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._unread():
+            self._transport.close()
+            return
+        self._closing = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+
 
 class GuardedConnection(HttpToolsProtocol):
     """One connection, with a limit on each state in which it waits for its client."""
@@ -38,28 +71,41 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_reader: asyncio.TimerHandle | None = None
         self._given_up = False
         self._unanswered = 0
+        self._receiving = False
+        self._idle_since: float | None = None
         self._head_bytes = 0
         self._data = b""
         self._head_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the connection, unless there are too many already."""
-        super().connection_made(transport)
-        if len(self.connections) > self._settings.max_connections:
+        """Takes the connection, if need be in the place of the one that was idle for longest."""
+        super().connection_made(
+            _LingeringTransport(transport, lambda: self._receiving)  # type: ignore[arg-type]
+        )
+        if len(self.connections) > self._settings.max_connections and not self._close_idle():
             self._abort("too-many")
         else:
             self._await_request()
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
+        if self._idle_since is not None:
+            self._idle_since = None
+            self._await_request()
         self._head_bytes += len(data)
         self._data = data
         super().data_received(data)
         if self._head_bytes > _MOST_HEAD_BYTES:
             self._abort("large-head")
 
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP; nothing more of it can be read."""
+        self._receiving = False
+        super().send_400_response(msg)
+
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._receiving = True
         if not self._head_known:
             super().on_message_begin()
 
@@ -89,8 +135,12 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of a request has arrived, unless the parser expects another protocol to follow."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        self._receiving = False
+        super().on_message_complete()
+        if self.transport.is_closing():
+            self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Goes on in HTTP/1.1, as a server may that is offered another protocol (RFC 9110, 7.8).
@@ -123,8 +173,10 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self._unanswered:
             self._await_reader()
-        else:
+        elif self._receiving:
             self._await_request()
+        else:
+            self._idle_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets go of the connection."""
@@ -133,7 +185,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _await_request(self) -> None:
-        # Also bounds how long the rest of a refused body, or of an answer, may take.
+        # Also bounds how long the rest of a refused body may take.
         self._awaiting_request = self.loop.call_later(
             self._settings.head_timeout_seconds, self._abort, "slow-request"
         )
@@ -144,6 +196,21 @@ class GuardedConnection(HttpToolsProtocol):
             self._awaiting_reader = self.loop.call_later(
                 self._settings.send_timeout_seconds, self._abort, "slow-reader"
             )
+
+    def _close_idle(self) -> bool:
+        """Makes room: a client that has its answer loses nothing. Whether there was one."""
+        idle = {
+            connection._idle_since: connection
+            for connection in self.connections
+            if isinstance(connection, GuardedConnection) and connection._idle_since is not None
+        }
+        if not idle:
+            return False
+        oldest = idle[min(idle)]
+        oldest._idle_since = None
+        self._closed.labels("idle").inc()
+        oldest.transport.close()
+        return True
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:

@@ -22,7 +22,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 LoadOutcome = Literal["loaded", "failed", "refused"]
 """A refused load found no room within the memory for models."""
 
-ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many"]
+ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many", "idle"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
@@ -233,15 +233,19 @@ class BatchMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
+        # Looked up once: the worker and the event loop would wait for each other at every look.
+        self._depth = metrics.queue_depth.labels(model)
+        self._cost = metrics.queue_cost.labels(model)
+        self._wait = metrics.queue_wait.labels(model)
 
     def queue_changed(self, depth: int, cost: float) -> None:
         """Sets the gauges of the queue."""
-        self._metrics.queue_depth.labels(self._model).set(depth)
-        self._metrics.queue_cost.labels(self._model).set(cost)
+        self._depth.set(depth)
+        self._cost.set(cost)
 
     def queue_waited(self, seconds: float) -> None:
         """Counts one wait."""
-        self._metrics.queue_wait.labels(self._model).observe(seconds)
+        self._wait.observe(seconds)
 
     def batch_finished(self, size: int, cost: float, seconds: float) -> None:  # noqa: ARG002
         """Counts one batch; its stages are timed where they run."""

@@ -29,6 +29,7 @@ class _Job:
     function: Callable[[], Any]
     answer: "asyncio.Future[Any]"
     began: float | None = None
+    overdue: bool = False
     timer: asyncio.TimerHandle | None = field(default=None)
 
 
@@ -41,7 +42,7 @@ class PictureThreads:
     """
 
     def __init__(self, threads: int, seconds: float) -> None:
-        """Starts the threads.
+        """Nothing runs until the threads are started.
 
         Args:
             threads: how many.
@@ -50,18 +51,27 @@ class PictureThreads:
         self._threads = threads
         self._seconds = seconds
         self._free = threads
+        self._overdue = 0
         self._promised = 0
         self._rates: dict[Work, DrainRate] = {work: DrainRate() for work in _BY_URGENCY}
         self._begun: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: dict[Work, OrderedDict[object, deque[_Job]]] = {
             work: OrderedDict() for work in _BY_URGENCY
         }
-        for number in range(threads):
+
+    @property
+    def stuck(self) -> bool:
+        """Whether every thread is busy with a function that has exceeded its time."""
+        return self._overdue == self._threads
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for number in range(self._threads):
             # Daemons: a process must be able to end although a picture is stuck in its decoder.
             threading.Thread(target=self._serve, name=f"picture-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the threads, each after what it does."""
+        """Ends the threads, each after what it does; nobody waits for them."""
         for _ in range(self._threads):
             self._begun.put(None)
 
@@ -154,6 +164,8 @@ class PictureThreads:
         return None
 
     def _expire(self, job: _Job) -> None:
+        job.overdue = True
+        self._overdue += 1
         if not job.answer.done():
             job.answer.set_exception(
                 PictureTimeoutError(
@@ -165,6 +177,7 @@ class PictureThreads:
 
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._free += 1
+        self._overdue -= job.overdue
         if job.timer is not None:
             job.timer.cancel()
         if job.began is not None:

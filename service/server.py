@@ -16,7 +16,7 @@ from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
 from service.access.proxies import trusted_networks
 from service.app import create_app
-from service.connections import guarded
+from service.connections import IDLE_SECONDS, guarded
 from service.logs import configure_logs
 from service.settings import Settings, unknown_variables
 from service.shutdown import Shutdown
@@ -115,6 +115,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
         # Nobody is believed by default: uvicorn would believe everything on this machine.
         proxy_headers=bool(settings.trusted_proxies),

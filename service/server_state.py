@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.pool.model_pool import ModelPool
+from service.readiness import Readiness
 from service.schemas.answers import ModelState
 from service.settings import Settings
 
@@ -24,8 +25,9 @@ class ServerState(Collector):
     The limits are there for alerts: a rule that knows them needs no number of its own.
     """
 
-    def __init__(self, pool: ModelPool, settings: Settings) -> None:
+    def __init__(self, pool: ModelPool, readiness: Readiness, settings: Settings) -> None:
         self._pool = pool
+        self._readiness = readiness
         self._limits = {
             "legrad_request_timeout_seconds": (
                 "Longest deadline of a request.",
@@ -46,7 +48,7 @@ class ServerState(Collector):
         yield GaugeMetricFamily(
             "legrad_ready",
             "Whether a request that names no model would be answered.",
-            value=float(self._pool.ready),
+            value=float(self._readiness.ready),
         )
         states = GaugeMetricFamily(
             "legrad_model_state",

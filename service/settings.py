@@ -144,13 +144,16 @@ class Settings(BaseSettings):
     )
 
     max_connections: int = Field(
-        1000, ge=1, description="Most open connections; a further one is closed at once."
+        1000,
+        ge=1,
+        description="Most open connections. A further one takes the place of the one that is idle "
+        "for longest; where none is, it is closed at once.",
     )
     head_timeout_seconds: float = Field(
         15.0,
         gt=0,
-        description="How long a connection may take to send the head of a request; an idle one is "
-        "closed after 5 s.",
+        description="How long a connection may take to send the head of a request; one that stays "
+        "idle after an answer is closed after 75 s.",
     )
     send_timeout_seconds: float = Field(
         60.0,

@@ -142,6 +142,8 @@ class TextEncoder:
             raise InvalidTargetError(
                 "A prompt is empty: say in words what to look for.", field="prompts"
             )
+        if self.is_cached(prompt, templates):
+            return
         count, limit = self._count(prompt)
         if limit is None:
             return

@@ -30,7 +30,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor
-from service.batching.live_items import Standing, Submission
+from service.batching.live_items import Room, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
 from service.batching.supervisor import BatcherState
@@ -51,6 +51,7 @@ __all__ = [
     "QueueFullError",
     "RestartBackoff",
     "ResultCountError",
+    "Room",
     "SilentObserver",
     "Standing",
     "Submission",

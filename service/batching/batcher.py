@@ -14,7 +14,7 @@ from service.batching.bucket_queue import BatchLimits
 from service.batching.endings import Endings
 from service.batching.errors import BatcherClosedError, ItemTooLargeError, QueueFullError
 from service.batching.execution import Processor, run_in_parts
-from service.batching.live_items import LiveItems, NextBatch, Pending, Standing, Submission
+from service.batching.live_items import LiveItems, NextBatch, Pending, Room, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver, notify
 from service.batching.pacing import DEFAULT_RETRY_AFTER_SECONDS, DrainRate, RestartBackoff
 from service.batching.supervisor import BatcherState, Supervisor
@@ -120,14 +120,20 @@ class MicroBatcher(Generic[Item, Result]):
             return self._supervisor.ready
 
     def submit(
-        self, item: Item, *, bucket: Hashable, cost: float, deadline: float | None = None
+        self,
+        item: Item,
+        *,
+        bucket: Hashable,
+        cost: float,
+        deadline: float | None = None,
+        room: Room | None = None,
     ) -> Submission[Result]:
         """Queue an item and return at once.
 
         Items with equal ``bucket`` may be computed together. ``cost`` is positive, in the unit of
         the limits. An item not begun by ``deadline``, an instant on the batcher's clock, is
         dropped; one that by the measured drain rate would not be is refused. Cancelling the future
-        takes the item out of the queue.
+        takes the item out of the queue. Where its ``room`` was held, there is room and time.
 
         Raises ``WorkerUnavailableError``, ``BatcherClosedError``, ``QueueFullError``,
         ``ItemTooLargeError``, or ``ValueError`` for a cost that is not positive and finite. The
@@ -140,7 +146,9 @@ class MicroBatcher(Generic[Item, Result]):
         # The callback gets the ticket, not the entry: the caller may keep the future for long, and
         # it must not keep the item's memory with it.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
-        with self._admission(cost, deadline):
+        with self._admission(cost, deadline, room):
+            if room is not None:
+                room.take(cost)
             self._live_items.enqueue(
                 Pending(
                     ticket=ticket,
@@ -163,6 +171,30 @@ class MicroBatcher(Generic[Item, Result]):
         """
         with self._admission(cost, deadline):
             pass
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Room]:
+        """Room for items that are yet to be made; what is left of it is given back at the end.
+
+        It is empty at first; ``resize`` makes it as large as they are. Work on items that would
+        then be refused is wasted, so it is held before that work begins.
+        """
+        room = Room()
+        with self._condition:
+            self._live_items.hold(room)
+        try:
+            yield room
+        finally:
+            with self._condition:
+                self._live_items.release(room)
+
+    def resize(self, room: Room, cost: float, deadline: float | None = None) -> None:
+        """Hold so much from now on. Raises as ``submit`` does, and then the room stays as it was.
+
+        ``deadline`` is an instant on the batcher's clock by which the items have to be begun.
+        """
+        with self._admission(cost, deadline, room):
+            room.cost = cost
 
     def standing(self, ticket: int) -> Standing | None:
         """Where a submitted item stands; ``None`` once it is finished."""
@@ -203,9 +235,10 @@ class MicroBatcher(Generic[Item, Result]):
         seconds = self._drain_rate.seconds_for(ahead)
         return DEFAULT_RETRY_AFTER_SECONDS if seconds is None else seconds
 
-    def _require_time(self, cost: float, deadline: float | None) -> None:
+    def _require_time(self, cost: float, deadline: float | None, room: Room) -> None:
         """Refuse what would be given up later, after others have waited behind it."""
-        ahead = self._live_items.in_flight_cost + self._live_items.queue_cost
+        live = self._live_items
+        ahead = live.in_flight_cost + live.queue_cost + live.held_cost - room.cost
         # With nothing ahead an item is always tried: an outdated rate must not refuse for ever.
         seconds = self._drain_rate.seconds_for(ahead + cost) if ahead else None
         if deadline is None or seconds is None:
@@ -294,22 +327,26 @@ class MicroBatcher(Generic[Item, Result]):
     # On any thread, without the lock.
 
     @contextlib.contextmanager
-    def _admission(self, cost: float, deadline: float | None) -> Iterator[None]:
+    def _admission(
+        self, cost: float, deadline: float | None, held: Room | None = None
+    ) -> Iterator[None]:
         """Hold the lock over the block if an item of this cost can be queued; else refuse it."""
         if not (math.isfinite(cost) and cost > 0):
             raise ValueError("cost must be positive and finite")
         if cost > self._limits.max_queue_cost:
             raise ItemTooLargeError(cost, self._limits.max_queue_cost)
+        room = held or Room()
         expired: list[Pending[Item, Result]] = []
         cancelled = 0
         try:
             with self._condition:
                 self._supervisor.require_ready()
-                if self._live_items.excess(cost) > 0:
-                    expired, cancelled = self._live_items.claim_expired(self._clock())
-                if self._live_items.excess(cost) > 0:
-                    raise QueueFullError(self._seconds_until_room(cost))
-                self._require_time(cost, deadline)
+                if missing := room.lacks(cost):
+                    if self._live_items.excess(missing) > 0:
+                        expired, cancelled = self._live_items.claim_expired(self._clock())
+                    if self._live_items.excess(missing) > 0:
+                        raise QueueFullError(self._seconds_until_room(missing))
+                    self._require_time(cost, deadline, room)
                 yield
         finally:
             self._endings.report_cancelled(cancelled)

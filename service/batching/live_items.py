@@ -14,6 +14,9 @@ from service.batching.bucket_queue import BatchLimits, BucketQueue, QueueEntry
 
 logger = logging.getLogger(__name__)
 
+# Sums of costs differ by so much with the order in which they are added.
+_ROUNDING = 1e-9
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,6 +36,22 @@ class Submission(Generic[Result]):
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     batch_size: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Room:
+    """Room in a queue that is held for items which are not made yet; see the batcher."""
+
+    cost: float = 0.0
+
+    def lacks(self, cost: float) -> float:
+        """How much more there would have to be; 0 for what is only rounding."""
+        missing = cost - self.cost
+        return missing if missing > _ROUNDING * cost else 0.0
+
+    def take(self, cost: float) -> None:
+        """An item has left it for the queue."""
+        self.cost = max(0.0, self.cost - cost)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -105,6 +124,7 @@ class LiveItems(Generic[Item, Result]):
         self._max_queue_cost = limits.max_queue_cost
         self._queue: BucketQueue[Pending[Item, Result]] = BucketQueue(limits)
         self._in_flight: dict[int, Pending[Item, Result]] = {}
+        self._rooms: set[Room] = set()
 
     @property
     def queue_depth(self) -> int:
@@ -136,9 +156,22 @@ class LiveItems(Generic[Item, Result]):
         begun = (pending.dequeued_at for pending in self._in_flight.values())
         return now - min(begun, default=now)
 
+    @property
+    def held_cost(self) -> float:
+        """Summed cost of all room that is held."""
+        return sum(room.cost for room in self._rooms)
+
     def excess(self, cost: float) -> float:
         """By how much one more item of this cost would overfill the queue."""
-        return self._queue.cost + cost - self._max_queue_cost
+        return self._queue.cost + self.held_cost + cost - self._max_queue_cost
+
+    def hold(self, room: Room) -> None:
+        """Count a room from now on."""
+        self._rooms.add(room)
+
+    def release(self, room: Room) -> None:
+        """Give back what is left of a room."""
+        self._rooms.discard(room)
 
     def enqueue(self, pending: Pending[Item, Result]) -> None:
         """Queue an item that fits."""

@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 import structlog
 
 from legrad_engine.errors import UnknownModelError
-from service.batching import BatcherClosedError, BatcherState
+from service.batching import BatcherClosedError, BatcherState, BatchingError, QueueFullError
 from service.metrics import Metrics, TraceCacheMetrics
 from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel
 from service.problems import NotReadyError
 from service.settings import Settings
-from service.shutdown import Shutdown
 from service.telemetry.tracing import Tracing
 from service.trace_cache import TraceCache
 
+# A queue with no more room than this share of it is as good as full.
+_LEAST_ROOM_SHARE = 0.01
 # A load that outlasts a request takes seconds at least.
 _STILL_LOADING_RETRY_SECONDS = 5.0
 
@@ -29,13 +30,11 @@ _log = structlog.get_logger("legrad.models")
 class ModelPool:
     """Every model of the settings, by id; the first one is the default."""
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, shutdown: Shutdown, tracing: Tracing
-    ) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
         references = settings.model_references
         self._settings = settings
-        self._shutdown = shutdown
         self._default = references[0].id
+        self._least_room = _LEAST_ROOM_SHARE * settings.max_queue_cost
         self._models = {
             reference.id: PooledModel(reference, default=position == 0)
             for position, reference in enumerate(references)
@@ -64,24 +63,9 @@ class ModelPool:
         return self._models[chosen]
 
     @property
-    def ready(self) -> bool:
-        """Whether loading at start is over and a request without a model would be answered.
-
-        Never once the server is about to stop, so that balancers leave before it refuses anybody.
-        """
-        return self._started and not self._shutdown.announced and self.get(None).answers
-
-    def require_ready(self) -> None:
-        """Refuses while a request without a model would not be answered.
-
-        Raises:
-            NotReadyError: the server is about to stop, or what state each model is in.
-        """
-        if self._shutdown.announced:
-            raise NotReadyError("The server is shutting down: send requests to another one.")
-        if not self.ready:
-            states = ", ".join(f"{model.id} is {model.state}" for model in self)
-            raise NotReadyError(f"The server cannot answer yet: {states}.")
+    def answers(self) -> bool:
+        """Whether loading at start is over and a request without a model finds one."""
+        return self._started and self.get(None).answers
 
     def require_model(self, model: str) -> PooledModel:
         """A model that is in memory and takes requests.
@@ -94,6 +78,34 @@ class ModelPool:
         if found.state != "ready":
             raise NotReadyError(f"Model {found.id!r} is {found.state}.")
         return found
+
+    def check_room(self, computed_by: float) -> None:
+        """Refuses a request of which nothing is known yet, where no model can take it.
+
+        Saying no this early costs a fifth of what it costs once the body is read and parsed.
+
+        Args:
+            computed_by: when its pictures would have to be computed, on the monotonic clock.
+
+        Raises:
+            QueueFullError: every model is loaded, and has no room or no time for anything more.
+        """
+        soonest: QueueFullError | None = None
+        for model in self:
+            if model.phase != "loaded" or model.served is None:
+                return
+            try:
+                model.served.batcher.check_room(self._least_room, computed_by)
+            except QueueFullError as error:
+                if soonest is None or error.retry_after_seconds < soonest.retry_after_seconds:
+                    soonest = error
+            except BatchingError:
+                # What is wrong with it is told to those who ask for it.
+                return
+            else:
+                return
+        if soonest is not None:
+            raise soonest
 
     def start(self) -> None:
         """Begins to load what is loaded at start. To be called on the running event loop."""

@@ -5,7 +5,7 @@ from fastapi import Request, Response
 from service.access.control import METRICS, OPEN
 from service.access.routing import AccessRouter
 from service.metrics import CONTENT_TYPE, Metrics
-from service.pool.model_pool import ModelPool
+from service.readiness import Readiness
 from service.schemas.answers import Health
 
 router = AccessRouter(needs=OPEN, tags=["operations"])
@@ -28,8 +28,8 @@ async def ready(request: Request) -> Health:
 
     Other models may have failed: `/models/{model_id}/ready` tells of each.
     """
-    pool: ModelPool = request.app.state.pool
-    pool.require_ready()
+    readiness: Readiness = request.app.state.readiness
+    readiness.require()
     return Health(status="ready")
 
 

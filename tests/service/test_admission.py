@@ -2,9 +2,15 @@
 
 import re
 import socket
+from collections import Counter
+from typing import Any
 
-from pictures import request_of
-from running_app import RunningApp
+import pytest
+from answers import refused
+from pictures import data_url, encoded, picture, request_of
+from running_app import Held, RunningApp
+
+from service import pictures as service_pictures
 
 
 def answer_to_a_body_that_stops_halfway(running: RunningApp) -> bytes:
@@ -37,6 +43,52 @@ def test_a_slow_body_holds_one_of_the_places(tiny_model: str) -> None:
         refused = running.explain()
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
+
+
+def unlike(seed: int) -> dict[str, Any]:
+    return request_of(image=data_url(encoded(picture(40, 40, seed=seed))))
+
+
+def test_a_full_queue_says_no_before_the_body_is_sent(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, max_queue_cost=3) as running,
+        running.model.batcher.holding() as room,
+        socket.create_connection((running.host, running.port), timeout=30) as connection,
+    ):
+        running.model.batcher.resize(room, 3)
+        connection.sendall(
+            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n"
+        )
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b'"error":"queue-full"' in answer
+        assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer)
+
+
+def test_a_queue_smaller_than_a_picture_says_so(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_queue_cost=0.5) as running:
+        refused(running.explain(), 422, "too-much-work", None)
+
+
+def test_nothing_is_decoded_that_is_then_refused(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    decode = service_pictures.decode
+
+    def counting(source: bytes, **options: Any) -> Any:
+        decoded.append(source)
+        return decode(source, **options)
+
+    monkeypatch.setattr(service_pictures, "decode", counting)
+    with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
+        with Held(running):
+            answers = [running.explain_in_background(unlike(number)) for number in range(40)]
+            running.eventually(lambda: sum(answer.done() for answer in answers) >= 30)
+        statuses = Counter(answer.result().status_code for answer in answers)
+    assert statuses.keys() == {200, 429}
+    assert len(decoded) == statuses[200]
 
 
 def test_texts_to_encode_count_as_work(tiny_model: str) -> None:

@@ -185,13 +185,69 @@ def test_requests_sent_ahead_without_end_are_given_up(running: RunningApp) -> No
 
 def test_a_connection_too_many_is_closed_and_others_work_on(tiny_model: str) -> None:
     with RunningApp(tiny_model, max_connections=3) as running:
-        kept = [connect(running) for _ in range(2)]
+        kept = [connect(running) for _ in range(3)]
         with connect(running) as refused_one:
             assert is_closed(refused_one)
-        assert closed(running, "too-many") == 1
-        assert running.explain().status_code == 200
         for connection in kept:
             connection.close()
+        running.eventually(lambda: closed(running, "too-many") == 1)
+        assert running.explain().status_code == 200
+
+
+def answered_once(running: RunningApp) -> socket.socket:
+    connection = connect(running)
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    return connection
+
+
+def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_connections=3) as running:
+        oldest, newest = answered_once(running), answered_once(running)
+        with connect(running) as silent, answered_once(running) as another:
+            assert is_closed(oldest)
+            for connection in (newest, another):
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            silent.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert silent.recv(65536).startswith(b"HTTP/1.1 200")
+            assert is_closed(silent)
+        newest.close()
+        # The first was the connection with which this test had asked whether the server is ready.
+        assert closed(running, "idle") == 2
+
+
+def test_a_client_that_wants_to_close_reads_why_its_large_body_was_refused(
+    tiny_model: str,
+) -> None:
+    """As Python's urllib does, it sends all of its body before it reads."""
+    content = b"0" * 20_000_000
+    with (
+        RunningApp(tiny_model, max_body_bytes=1_000_000) as running,
+        connect(running) as connection,
+    ):
+        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(content))
+        assert connection.recv(12) == b"HTTP/1.1 413"
+        connection.sendall(content)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert b"application/problem+json" in answer
+        assert answer.rstrip().endswith(b"}")
+
+
+def test_a_refused_body_that_never_ends_is_given_up(tiny_model: str) -> None:
+    def zeros() -> Iterator[bytes]:
+        pause = threading.Event()
+        for _ in range(1000):
+            pause.wait(0.02)
+            yield b"0" * 1000
+
+    with (
+        RunningApp(tiny_model, max_body_bytes=1000, head_timeout_seconds=0.5) as running,
+        connect(running) as connection,
+    ):
+        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: 9999999\r\n\r\n")
+        send_until_closed(connection, zeros())
+        assert closed(running, "slow-request") == 1
 
 
 def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:

@@ -22,6 +22,7 @@ Tasks = list["asyncio.Task[Any]"]
 @pytest.fixture
 def one_thread() -> Iterator[PictureThreads]:
     threads = PictureThreads(1, 60)
+    threads.start()
     yield threads
     threads.close()
 
@@ -71,6 +72,7 @@ def test_what_nobody_waits_for_is_not_run(one_thread: PictureThreads) -> None:
 
 def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
     threads = PictureThreads(1, 0.05)
+    threads.start()
     free = threading.Event()
 
     async def stuck() -> int:

@@ -30,6 +30,7 @@ def explainer(tiny_model: str) -> Explainer:
 @pytest.fixture
 def threads() -> Iterator[PictureThreads]:
     one = PictureThreads(1, 60)
+    one.start()
     yield one
     one.close()
 

@@ -427,7 +427,7 @@ def test_a_trace_that_cannot_be_kept_is_still_answered(
 
 def test_nothing_but_the_cache_outlives_a_request(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
-        pictures = running.app.state.explaining._pictures
+        pictures = running.app.state.explaining._preparation._pictures
         for seed in range(3):
             answer_to(running, request_of(image=image_url(seed)))
         running.explain(request_of(image=data_url(b"no picture")))

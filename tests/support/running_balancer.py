@@ -33,7 +33,12 @@ def haproxy() -> str:
 class Balancer:
     """HAProxy on free loopback ports in front of two replicas, given as `HOST:PORT`."""
 
-    def __init__(self, *replicas: str, tls_certificate: Path | None = None) -> None:
+    def __init__(
+        self,
+        *replicas: str,
+        tls_certificate: Path | None = None,
+        requests_of_an_address: int | None = None,
+    ) -> None:
         # The process gets them as they are, so that nobody else takes their ports meanwhile.
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         callers, statistics, tls = listeners
@@ -43,6 +48,8 @@ class Balancer:
             "BALANCER_TLS_ADDRESS": f"fd@{tls.fileno()}",
             "BALANCER_TLS_CERTIFICATE": str(tls_certificate),
         }
+        if requests_of_an_address is not None:
+            environment["BALANCER_ADDRESS_LIMIT"] = str(requests_of_an_address)
         environment |= {f"REPLICA_{number}": each for number, each in enumerate(replicas, start=1)}
         files = ["haproxy.cfg", "tls.cfg"] if tls_certificate else ["haproxy.cfg"]
         self._process = subprocess.Popen(

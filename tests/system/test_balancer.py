@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -282,6 +283,33 @@ def test_callers_cannot_claim_another_address() -> None:
         # No connection is kept that the replica might be about to close.
         assert "connection: close" in lines
         assert "server" not in answered.headers
+
+
+def test_slow_bodies_of_one_address_leave_places_for_others(
+    replicas: tuple[Server, Server],
+) -> None:
+    slow = (
+        b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 1000\r\n\r\n{"
+    )
+    with ExitStack() as stack:
+        balancer = stack.enter_context(
+            Balancer(*(address(each) for each in replicas), requests_of_an_address=2)
+        )
+        balancer.wait_for_replicas("UP", "UP")
+        port = int(balancer.url.rpartition(":")[2])
+        for _ in range(2):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            held.sendall(slow)
+        balancer.eventually(lambda: balancer.requests_now(1) + balancer.requests_now(2) == 2)
+        refused = balancer.client.post("/explain", json=work(20, 0))
+        check_against_contract(refused)
+        assert (refused.status_code, refused.json()["error"]) == (429, "too-many-requests")
+        assert refused.headers["retry-after"] == "1"
+        elsewhere = httpx.HTTPTransport(local_address="127.0.0.5")
+        other = stack.enter_context(httpx.Client(transport=elsewhere, timeout=60))
+        answered = other.post(f"http://127.0.0.1:{port}/explain", json=work(20, 0))
+        assert answered.status_code == 200, answered.text
 
 
 def test_tls_ends_at_the_balancer(replicas: tuple[Server, Server], tmp_path: Path) -> None:

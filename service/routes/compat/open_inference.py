@@ -19,6 +19,7 @@ from service.commands import ExplainCommand, ExplainOutcome
 from service.intake import JSON, check_image_count, image_bytes, read_body
 from service.off_loop import run_sized
 from service.pool.model_pool import ModelPool
+from service.readiness import Readiness
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
 from service.routes.compat.errors import kserve_error, only_version
 from service.routes.compat.tensors import (
@@ -140,8 +141,8 @@ async def live() -> ServerLive:
 @health_router.get("/health/ready", summary="Whether the server can answer (V2)")
 async def ready(request: Request) -> ServerReady:
     """As `/health/ready`."""
-    pool: ModelPool = request.app.state.pool
-    pool.require_ready()
+    readiness: Readiness = request.app.state.readiness
+    readiness.require()
     return ServerReady(ready=True)
 
 

@@ -10,8 +10,8 @@ from service.access.routing import AccessRouter
 from service.commands import ExplainCommand
 from service.intake import JSON, MULTIPART, form_parts, from_texts, read_body
 from service.off_loop import run_sized
-from service.pool.model_pool import ModelPool
 from service.problems import UnsupportedMediaTypeError
+from service.readiness import Readiness
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
 from service.routes.compat.errors import only_version, torchserve_error
 from service.routes.explain import TEXT_ENCODING, TEXT_PARTS
@@ -99,8 +99,8 @@ _EXPLAIN_VERSION: dict[str, Any] = {
 @health_router.get("/ping", summary="Whether the server can answer (TorchServe)")
 async def ping(request: Request) -> Ping:
     """As `/health/ready`."""
-    pool: ModelPool = request.app.state.pool
-    pool.require_ready()
+    readiness: Readiness = request.app.state.readiness
+    readiness.require()
     return Ping(status="Healthy")
 
 
