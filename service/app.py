@@ -101,7 +101,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     tracing = configured_tracing()
     pool = ModelPool(settings, metrics, tracing)
     threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
-    readiness = Readiness(pool, threads, shutdown)
+    readiness = Readiness(pool, threads, shutdown, settings.request_timeout_seconds)
     metrics.registry.register(ServerState(pool, readiness, settings))
 
     @asynccontextmanager

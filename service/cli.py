@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -31,17 +32,32 @@ from service.offline.report import contact_sheet
 from service.server import serve as run_server
 from service.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="LeGrad heatmaps: where a model looked."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
 # Not wrapped: paths in messages are there to be copied.
 _errors = Console(stderr=True, soft_wrap=True)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(metadata.version("legrad-service"))
+        raise typer.Exit
+
 
 _MODEL_HELP = (
     "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
     "`local-dir:` or `timm:` names."
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Says which it is."),
+    ] = False,
+) -> None:
+    """LeGrad heatmaps: where a model looked."""
 
 
 @app.command()

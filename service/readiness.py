@@ -9,10 +9,17 @@ from service.shutdown import Shutdown
 class Readiness:
     """What balancers and dashboards are told. To be asked on the event loop."""
 
-    def __init__(self, pool: ModelPool, threads: PictureThreads, shutdown: Shutdown) -> None:
+    def __init__(
+        self,
+        pool: ModelPool,
+        threads: PictureThreads,
+        shutdown: Shutdown,
+        request_timeout_seconds: float,
+    ) -> None:
         self._pool = pool
         self._threads = threads
         self._shutdown = shutdown
+        self._timeout = request_timeout_seconds
 
     @property
     def ready(self) -> bool:
@@ -20,19 +27,28 @@ class Readiness:
 
         Never once the server is about to stop, so that balancers leave before it refuses anybody.
         """
-        return self._pool.answers and not self._threads.stuck and not self._shutdown.announced
+        return self._problem() is None
 
     def require(self) -> None:
         """Refuses while a request without a model would not be answered.
 
         Raises:
-            NotReadyError: the server is about to stop, its picture threads are stuck, or what state
-                each model is in.
+            NotReadyError: the server is about to stop, it is stuck, or what state each model is in.
         """
+        problem = self._problem()
+        if problem is not None:
+            raise NotReadyError(problem)
+
+    def _problem(self) -> str | None:
         if self._shutdown.announced:
-            raise NotReadyError("The server is shutting down: send requests to another one.")
+            return "The server is shutting down: send requests to another one."
         if self._threads.stuck:
-            raise NotReadyError("All picture threads are busy with pictures that take too long.")
-        if not self.ready:
+            return "All picture threads are busy with pictures that take too long."
+        if not self._pool.answers:
             states = ", ".join(f"{model.id} is {model.state}" for model in self._pool)
-            raise NotReadyError(f"The server cannot answer yet: {states}.")
+            return f"The server cannot answer yet: {states}."
+        served = self._pool.get(None).served
+        # Long before the watchdog gives it up: whoever came with this batch is past the deadline.
+        if served is not None and served.batcher.seconds_in_flight > self._timeout:
+            return f"Model {served.id!r} computes one batch for longer than a request may take."
+        return None

@@ -99,6 +99,12 @@ class MicroBatcher(Generic[Item, Result]):
         with self._condition:
             return self._live_items.queue_cost
 
+    @property
+    def seconds_in_flight(self) -> float:
+        """For how long the present batch has been computed; 0 between batches."""
+        with self._condition:
+            return self._live_items.seconds_in_flight(self._clock())
+
     def start(self) -> None:
         """Start the worker and return at once; ``wait_until_ready`` waits for it.
 

@@ -9,9 +9,9 @@ import pytest
 from answers import check_against_contract
 from api_keys import bearer, entry, listed
 from pictures import request_of
+from raw_requests import posted
 from running_app import Held, RunningApp
 from structlog.testing import capture_logs
-from test_faults import raw_request
 
 from service.access.routing import AccessRoute
 
@@ -200,7 +200,7 @@ def test_a_key_has_no_more_requests_at_once_than_it_may(tiny_model: str) -> None
 def test_a_client_that_leaves_gives_its_place_back(tiny_model: str) -> None:
     with limited(tiny_model, max_concurrent=1) as running, Held(running) as held:
         with socket.create_connection((running.host, running.port)) as leaving:
-            leaving.sendall(raw_request(request_of(), **bearer("asker")))
+            leaving.sendall(posted(request_of(), **bearer("asker")))
             assert held.entered.wait(60)
             refused = running.client.get("/models", headers=bearer("asker"))
             assert problem(refused) == (429, "key-concurrency")

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from answers import refused
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import HEAD, posted
 from running_app import Held, RunningApp
 from starlette.responses import Response
 from uvicorn.server import ServerState
@@ -20,7 +21,6 @@ from service.connections import GuardedConnection
 from service.metrics import Metrics
 from service.settings import Settings
 
-HEAD = b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 PATIENCE = 60.0
 
 
@@ -31,11 +31,6 @@ def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.soc
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.connect((running.host, running.port))
     return connection
-
-
-def posted(body: dict[str, Any]) -> bytes:
-    content = json.dumps(body).encode()
-    return HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
 
 
 def is_closed(connection: socket.socket) -> bool:

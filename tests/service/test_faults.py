@@ -1,29 +1,22 @@
 """Full queues, late answers, leaving clients, dying workers: every request gets its one answer."""
 
 import asyncio
-import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import posted
 from running_app import Held, RunningApp
 
 from legrad_engine.explainer import Explainer
 
 EXPLAIN = 'route="/explain"'
-
-
-def raw_request(body: dict[str, Any], **headers: str) -> bytes:
-    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    content = json.dumps(body).encode()
-    head = (
-        "POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n{more}\r\n"
-    )
-    return head.encode() + content
 
 
 def test_many_callers_at_once_get_their_own_answers_from_shared_batches(tiny_model: str) -> None:
@@ -102,6 +95,52 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: str) -> None:
         assert running.explain().status_code == 200
 
 
+def test_a_server_whose_model_is_stuck_says_so_before_its_requests_are_late(
+    tiny_model: str,
+) -> None:
+    with RunningApp(tiny_model, request_timeout_seconds=0.5) as running, Held(running) as held:
+        first = running.explain_in_background()
+        assert held.entered.wait(60)
+        running.eventually(lambda: running.client.get("/health/ready").status_code == 503)
+        assert "for longer than" in running.client.get("/health/ready").json()["detail"]
+        assert running.client.get("/health/live").status_code == 200
+        assert first.result(60).status_code == 504
+        held.release()
+        running.eventually(lambda: running.client.get("/health/ready").status_code == 200)
+        assert running.explain().status_code == 200
+
+
+@pytest.mark.slow
+def test_pictures_take_no_threads_from_the_model() -> None:
+    program = """
+import asyncio
+from threadpoolctl import threadpool_info
+from service.app import create_app
+from service.settings import Settings
+
+def threads():
+    return sorted(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+
+async def serve():
+    app = create_app(Settings(load_models="on-demand"))
+    before = threads()
+    async with app.router.lifespan_context(app):
+        print(before, threads())
+
+asyncio.run(serve())
+"""
+    many = str(min(2, os.cpu_count() or 1))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": many},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines()[0] == f"[{many}, {many}] [1, 1]"
+
+
 def test_more_requests_than_the_server_holds_are_refused(tiny_model: str) -> None:
     with RunningApp(tiny_model, max_requests_in_progress=1) as running, Held(running) as held:
         first = running.explain_in_background()
@@ -144,7 +183,7 @@ def test_what_nobody_waits_for_is_not_computed(tiny_model: str) -> None:
         first = running.explain_in_background()
         assert held.entered.wait(60)
         with socket.create_connection((running.host, running.port)) as leaving:
-            leaving.sendall(raw_request(request_of(prompts=["abandoned"])))
+            leaving.sendall(posted(request_of(prompts=["abandoned"])))
             running.eventually(lambda: running.model.batcher.queue_depth == 1)
         running.eventually(lambda: running.model.batcher.queue_depth == 0)
         running.eventually(
@@ -275,7 +314,7 @@ def test_leaving_the_application_answers_what_was_accepted(tiny_model: str) -> N
 
 def test_requests_on_one_connection_are_answered_in_turn(running: RunningApp) -> None:
     with socket.create_connection((running.host, running.port), timeout=60) as connection:
-        one = raw_request(request_of(prompts=["first"], output={"heatmap": "none"}))
+        one = posted(request_of(prompts=["first"], output={"heatmap": "none"}))
         two = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         connection.sendall(one + two)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))

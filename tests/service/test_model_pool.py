@@ -16,9 +16,9 @@ import timm
 import torch
 from api_keys import bearer
 from pictures import request_of
+from raw_requests import posted
 from running_app import Held, RunningApp
 from safetensors.torch import load_file, save_file
-from test_faults import raw_request
 from tiny_model import save_model
 
 from legrad_engine import Explainer
@@ -180,7 +180,7 @@ def test_a_client_that_leaves_does_not_stop_the_load(
 ) -> None:
     with on_demand(models) as running, GatedLoads(monkeypatch) as gate:
         with socket.create_connection((running.host, running.port)) as leaving:
-            leaving.sendall(raw_request(request_of(model=C), **bearer(KEY)))
+            leaving.sendall(posted(request_of(model=C), **bearer(KEY)))
             assert gate.entered.wait(60)
         running.eventually(
             lambda: running.metric('legrad_rejected_total{reason="client-left"}') == 1
@@ -411,7 +411,7 @@ def test_a_load_waits_until_the_memory_is_really_free(models: list[str], size: i
         assert ask(running, A).status_code == 200
         with Held(running, A) as held:
             with socket.create_connection((running.host, running.port)) as leaving:
-                leaving.sendall(raw_request(request_of(model=A), **bearer(KEY)))
+                leaving.sendall(posted(request_of(model=A), **bearer(KEY)))
                 assert held.entered.wait(60)
             running.eventually(lambda: running.client.get(f"/models/{A}").json()["in_flight"] == 0)
             # Nobody waits for the answer any more, but the worker still makes it.

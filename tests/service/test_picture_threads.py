@@ -142,7 +142,30 @@ def test_a_picture_that_takes_too_long_is_named_and_others_are_answered(
         try:
             body = {"images": [data_url(encoded()), data_url(slow)], "prompts": ["a cat"]}
             refused(running.explain(body), 422, "picture-timeout", "images.1")
+            assert running.client.get("/health/ready").status_code == 200
             assert running.metric('legrad_rejected_total{reason="picture-timeout"}') == 1
             assert running.explain(request_of(prompts=["a dog"])).status_code == 200
         finally:
             free.set()
+
+
+def test_a_server_whose_picture_threads_are_all_stuck_is_not_ready(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    decode = service_pictures.decode
+
+    def hang(data: bytes, **limits: Any) -> Any:
+        free.wait(60)
+        return decode(data, **limits)
+
+    monkeypatch.setattr(service_pictures, "decode", hang)
+    with RunningApp(tiny_model, picture_threads=1, picture_timeout_seconds=0.3) as running:
+        try:
+            refused(running.explain(), 422, "picture-timeout", "image")
+            assert running.client.get("/health/ready").status_code == 503
+            assert running.metric("legrad_ready") == 0
+        finally:
+            free.set()
+        running.eventually(lambda: running.client.get("/health/ready").status_code == 200)
+        assert running.explain().status_code == 200

@@ -1,15 +1,12 @@
 """Many requests at once over plain sockets: cheap to send, and every answer counted."""
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 _PATIENCE_SECONDS = 120.0
-HEAD = "POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 @dataclass(frozen=True)
@@ -19,15 +16,6 @@ class Answered:
     status: int
     seconds: float
     retry_after: int | None
-
-
-def posted(body: dict[str, Any], **headers: str) -> bytes:
-    """A whole request, on a connection of its own."""
-    content = json.dumps(body).encode()
-    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{HEAD}{extra}Connection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode() + (
-        content
-    )
 
 
 async def send(host: str, port: int, request: bytes) -> Answered:

@@ -303,7 +303,7 @@ def test_slow_bodies_of_one_address_leave_places_for_others(
             held.sendall(slow)
         balancer.eventually(lambda: balancer.requests_now(1) + balancer.requests_now(2) == 2)
         refused = balancer.client.post("/explain", json=work(20, 0))
-        check_against_contract(refused)
+        check_against_contract(refused.json(), "ProblemDetails")
         assert (refused.status_code, refused.json()["error"]) == (429, "too-many-requests")
         assert refused.headers["retry-after"] == "1"
         elsewhere = httpx.HTTPTransport(local_address="127.0.0.5")

@@ -6,8 +6,9 @@ import socket
 import time
 
 import pytest
-from load import one_after_another, open_loop, posted
+from load import one_after_another, open_loop
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import posted_alone
 from running_server import Server
 
 pytestmark = pytest.mark.slow
@@ -31,12 +32,14 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
     tiny_model: str,
 ) -> None:
     deadline = 8.0
-    with Server(tiny_model, request_timeout_seconds=deadline, log_level="warning") as server:
+    # Room for as many as ask at once while the capacity is measured.
+    settings = {"request_timeout_seconds": deadline, "max_queue_cost": 1000}
+    with Server(tiny_model, log_level="warning", **settings) as server:
         server.wait_for_health()
 
         def at_most(count: int, at_once: int) -> float:
             began = time.monotonic()
-            requests = [posted(work(number)) for number in range(count)]
+            requests = [posted_alone(work(number)) for number in range(count)]
             answers = asyncio.run(one_after_another(server.host, server.port, requests, at_once))
             assert {each.status for each in answers} == {200}
             return count / (time.monotonic() - began)
@@ -44,7 +47,9 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
         at_most(8, 4)
         capacity = at_most(24, 8)
         before = server.resident_bytes
-        requests = [posted(work(number)) for number in range(max(200, int(10 * capacity * 5)))]
+        requests = [
+            posted_alone(work(number)) for number in range(max(200, int(10 * capacity * 5)))
+        ]
         answers = asyncio.run(open_loop(server.host, server.port, requests, 10 * capacity))
         assert len(answers) == len(requests)
         assert {each.status for each in answers} == {200, 429}
@@ -65,7 +70,9 @@ def test_work_that_would_be_late_is_never_computed(tiny_model: str) -> None:
         server.wait_for_health()
         long = work(0, images=16) | {"options": {"size": 512, "cache": False}}
         with held_by(server, long, queued=10):
-            late = posted(request_of(options={"size": 512}), **{"X-Request-Timeout-Ms": "200"})
+            late = posted_alone(
+                request_of(options={"size": 512}), **{"X-Request-Timeout-Ms": "200"}
+            )
             # Refused where a first rate is known already, given up where it is not.
             answers = asyncio.run(
                 one_after_another(server.host, server.port, [late] * 20, at_once=20)
@@ -92,7 +99,7 @@ def test_work_of_clients_that_left_costs_nothing(tiny_model: str) -> None:
                     socket.create_connection((server.host, server.port), timeout=PATIENCE)
                 )
                 connection.sendall(
-                    posted(request_of(prompts=[f"thing {number}"], options={"size": 512}))
+                    posted_alone(request_of(prompts=[f"thing {number}"], options={"size": 512}))
                 )
             in_progress = "legrad_requests_in_progress"
             server.poll("/metrics", lambda _: server.metric(in_progress) == leaving + 1)
@@ -108,7 +115,7 @@ def test_work_of_clients_that_left_costs_nothing(tiny_model: str) -> None:
 def held_by(server: Server, body: dict[str, object], queued: int):  # type: ignore[no-untyped-def]
     """Keeps the worker busy with one request, which is answered before this ends."""
     with socket.create_connection((server.host, server.port), timeout=PATIENCE) as connection:
-        connection.sendall(posted(body))
+        connection.sendall(posted_alone(body))
         server.poll("/metrics", lambda _: server.metric(DEPTH) >= queued)
         yield
         answer = b"".join(iter(lambda: connection.recv(1_000_000), b""))
