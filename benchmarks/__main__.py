@@ -59,7 +59,7 @@ def main(
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
             Part.PEERS: lambda: against_peers.measure(rounds),
-            Part.OVERLOAD: lambda: overload.measure(rounds),
+            Part.OVERLOAD: lambda: overload.measure(weights, rounds),
         }
         for each in parts:
             with console.status(f"Measuring: {each}"):

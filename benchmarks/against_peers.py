@@ -51,7 +51,7 @@ def measure(repeats: int) -> list[Row]:
         }
         loads = _saturate(running, rounds)
         rows = _saturation_rows(loads)
-        rate = TIMES_CAPACITY * statistics.median(load.rate() for load in loads[OURS])
+        rate = TIMES_CAPACITY * statistics.median(load.steady_rate() for load in loads[OURS])
         for name, server in running.items():
             with _alone(server, running):
                 rows += _overload(name, server, rate)
@@ -88,7 +88,7 @@ def _saturate(running: Mapping[str, RunningServer], rounds: int) -> dict[str, li
 
 
 def _saturation_rows(loads: Mapping[str, list[Load]]) -> list[Row]:
-    rates = {name: [load.rate() for load in found] for name, found in loads.items()}
+    rates = {name: [load.steady_rate() for load in found] for name, found in loads.items()}
     waits = {name: [load.percentile(99) for load in found] for name, found in loads.items()}
     rows = []
     for name in (LITSERVE, BARE):

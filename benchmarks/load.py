@@ -8,11 +8,13 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
+import uvloop
 
 BROKEN = 0
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -27,11 +29,13 @@ class Answered:
     Attributes:
         status: of the answer; ``BROKEN`` where none came in time or the connection broke.
         seconds: from the moment it was due to the end of its answer.
+        ended: when that was, on the performance counter.
         retry_after: whether the answer says when to come back.
     """
 
     status: int
     seconds: float
+    ended: float
     retry_after: bool = False
 
 
@@ -41,15 +45,31 @@ class Load:
 
     Attributes:
         answers: one for each request that was due.
-        seconds: from the first request until the last answer.
+        began: when the first request was due, on the performance counter.
+        seconds: from then until the last answer.
+        sending_seconds: from then until the last request.
     """
 
     answers: Sequence[Answered]
+    began: float
     seconds: float
+    sending_seconds: float
 
     def rate(self, status: int = 200) -> float:
         """Answers of a status per second."""
         return self.count(status) / self.seconds
+
+    def steady_rate(self) -> float:
+        """Answers of status 200 per second while requests came: the slope of a line through them.
+
+        Answers come in batches, of which neither the first nor the last may count for more.
+        """
+        last = self.began + self.sending_seconds
+        ends = sorted(
+            each.ended for each in self.answers if each.status == 200 and each.ended <= last
+        )
+        slope, _ = np.polyfit(ends, np.arange(len(ends)), 1)
+        return float(slope)
 
     def count(self, status: int) -> int:
         """Answers of a status."""
@@ -69,53 +89,104 @@ class Load:
         return float(np.percentile(found, percent)) if found else float("nan")
 
 
-class _Connections:
-    """Kept connections to one server; the one used last is taken first."""
+class _Connection(asyncio.Protocol):
+    """One connection, which asks one request after the other."""
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    def __init__(self, done: Callable[["_Connection", Answered], None]) -> None:
+        self._done = done
+        self._head = b""
+        self._missing = 0
+        self._answer: Answered | None = None
+        self._due: float | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self.open = False
 
-    async def ask(self, request: bytes, patience: float, due: float) -> Answered:
-        try:
-            async with asyncio.timeout(patience):
-                return await self._ask(request, due)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return Answered(BROKEN, time.perf_counter() - due)
-
-    async def _ask(self, request: bytes, due: float) -> Answered:
-        reader, writer = self._take() or await asyncio.open_connection(*self._address)
-        kept = False
-        try:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            await reader.readexactly(int(length[1]) if length else 0)
-            kept = not _CLOSES.search(head)
-            return Answered(
-                int(head.split(b" ", 2)[1]),
-                time.perf_counter() - due,
-                _RETRY_AFTER.search(head) is not None,
-            )
-        finally:
-            if kept:
-                self._idle.append((reader, writer))
-            else:
-                writer.close()
-
-    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """One that the server has not closed while it was idle."""
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()
-        return None
+    def ask(self, request: bytes, due: float, patience: float) -> None:
+        """Sends a request; ``done`` is called once, with its answer."""
+        self._due, self._head, self._answer = due, b"", None
+        self._patience = asyncio.get_running_loop().call_later(patience, self._transport.abort)
+        self._transport.write(request)
 
     def close(self) -> None:
-        for _, writer in self._idle:
-            writer.close()
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n") + 4
+            if end < 4 or self._due is None:
+                return
+            head, data = self._head[:end], self._head[end:]
+            length = _LENGTH.search(head)
+            self._missing = int(length[1]) if length else 0
+            self.open = not _CLOSES.search(head)
+            status = int(head.split(b" ", 2)[1])
+            self._answer = Answered(status, 0.0, 0.0, _RETRY_AFTER.search(head) is not None)
+        self._missing -= len(data)
+        if self._missing <= 0:
+            self._finish(self._answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.open = False
+        self._finish(Answered(BROKEN, 0.0, 0.0))
+
+    def _finish(self, answer: Answered) -> None:
+        if self._due is None:
+            return
+        due, now, self._due = self._due, time.perf_counter(), None
+        if self._patience is not None:
+            self._patience.cancel()
+        self._done(self, replace(answer, seconds=now - due, ended=now))
+
+
+class _Client:
+    """Asks one server over kept connections; the one that was used last is taken first."""
+
+    def __init__(self, url: str, patience: float, answered: Callable[[Answered], None]) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._patience = patience
+        self._answered = answered
+        self._idle: list[_Connection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def ask(self, request: bytes, due: float) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                connection.ask(request, due, self._patience)
+                return
+        task = asyncio.create_task(self._connect_and_ask(request, due))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    async def _connect_and_ask(self, request: bytes, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._patience):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._done), *self._address
+                )
+        except (OSError, TimeoutError):
+            now = time.perf_counter()
+            self._answered(Answered(BROKEN, now - due, now))
+        else:
+            connection.ask(request, due, self._patience)
+
+    def _done(self, connection: _Connection, answer: Answered) -> None:
+        if connection.open:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._answered(answer)
 
 
 def closed_loop(
@@ -130,7 +201,7 @@ def closed_loop(
         count: requests in all.
         patience: seconds that a client waits for an answer.
     """
-    return asyncio.run(_closed_loop(url, requests, clients, count, patience))
+    return uvloop.run(_closed_loop(url, requests, clients, count, patience))
 
 
 def open_loop(
@@ -145,41 +216,62 @@ def open_loop(
         seconds: how long they come.
         patience: seconds that each waits for its answer.
     """
-    return asyncio.run(_open_loop(url, requests, rate, seconds, patience))
+    return uvloop.run(_open_loop(url, requests, rate, seconds, patience))
 
 
 async def _closed_loop(
     url: str, requests: Sequence[bytes], clients: int, count: int, patience: float
 ) -> Load:
-    connections = _Connections(url)
-    numbers = iter(range(count))
     answers: list[Answered] = []
+    all_answered = asyncio.Event()
+    numbers = iter(range(count))
 
-    async def client() -> None:
-        for number in numbers:
-            request = requests[number % len(requests)]
-            answers.append(await connections.ask(request, patience, time.perf_counter()))
+    last_sent = 0.0
 
+    def ask_next() -> None:
+        nonlocal last_sent
+        number = next(numbers, None)
+        if number is not None:
+            last_sent = time.perf_counter()
+            client.ask(requests[number % len(requests)], last_sent)
+
+    def answered(answer: Answered) -> None:
+        answers.append(answer)
+        if len(answers) == count:
+            all_answered.set()
+        ask_next()
+
+    client = _Client(url, patience, answered)
     began = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    connections.close()
-    return Load(answers, time.perf_counter() - began)
+    for _ in range(clients):
+        ask_next()
+    await all_answered.wait()
+    client.close()
+    return Load(answers, began, time.perf_counter() - began, last_sent - began)
 
 
 async def _open_loop(
     url: str, requests: Sequence[bytes], rate: float, seconds: float, patience: float
 ) -> Load:
-    connections = _Connections(url)
-    asked: list[asyncio.Task[Answered]] = []
+    count = int(rate * seconds)
+    answers: list[Answered] = []
+    all_answered = asyncio.Event()
+
+    def answered(answer: Answered) -> None:
+        answers.append(answer)
+        if len(answers) == count:
+            all_answered.set()
+
+    client = _Client(url, patience, answered)
     began = time.perf_counter()
-    for number in range(int(rate * seconds)):
+    for number in range(count):
         due = began + number / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        request = requests[number % len(requests)]
-        asked.append(asyncio.create_task(connections.ask(request, patience, due)))
-    answers = await asyncio.gather(*asked)
-    connections.close()
-    return Load(answers, time.perf_counter() - began)
+        if (early := due - time.perf_counter()) > 0:
+            await asyncio.sleep(early)
+        client.ask(requests[number % len(requests)], due)
+    await all_answered.wait()
+    client.close()
+    return Load(answers, began, time.perf_counter() - began, count / rate)
 
 
 def raw_request(
