@@ -13,13 +13,13 @@ from legrad_engine.models import STARTER
 
 TIMES_CAPACITY = 10
 # Of a request, for each model: half as long as requests come.
-DEADLINES = {workload.ARCHITECTURE: 20.0, STARTER: 10.0}
+DEADLINES = {workload.ARCHITECTURE: 30.0, STARTER: 10.0}
 CLIENTS = 32
-REQUESTS_PER_ROUND = 160
+REQUESTS_PER_ROUND = 128
 PICTURES = 64
 LEAST_SHARE_OF_SATURATION = 0.95
 _MOST_ROUNDS = 5
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 120.0
 _PROMPTS = ["a cat", "a dog", "a car", "a tree"]
 
 

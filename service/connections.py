@@ -91,6 +91,8 @@ class GuardedConnection(HttpToolsProtocol):
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
         if self._idle_since is not None:
             self._idle_since = None
+            self._stop(self._awaiting_reader)
+            self._awaiting_reader = None
             self._await_request()
         self._head_bytes += len(data)
         self._data = data
@@ -99,9 +101,12 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("large-head")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP; nothing more of it can be read."""
+        """Answers what is no HTTP, unless it is refused already; no more of it can be read."""
         self._receiving = False
-        super().send_400_response(msg)
+        if self.transport.is_closing():
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -177,6 +182,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._await_request()
         else:
             self._idle_since = self.loop.time()
+            self._await_end_of_answer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets go of the connection."""
@@ -197,12 +203,25 @@ class GuardedConnection(HttpToolsProtocol):
                 self._settings.send_timeout_seconds, self._abort, "slow-reader"
             )
 
+    def _await_end_of_answer(self) -> None:
+        """The last of it is in the transport, which would wait for ever until it is read."""
+        if self.transport.get_write_buffer_size():
+            self._awaiting_reader = self.loop.call_later(
+                self._settings.send_timeout_seconds, self._abort_unread
+            )
+
+    def _abort_unread(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self._abort("slow-reader")
+
     def _close_idle(self) -> bool:
         """Makes room: a client that has its answer loses nothing. Whether there was one."""
         idle = {
             connection._idle_since: connection
             for connection in self.connections
-            if isinstance(connection, GuardedConnection) and connection._idle_since is not None
+            if isinstance(connection, GuardedConnection)
+            and connection._idle_since is not None
+            and not connection.transport.get_write_buffer_size()
         }
         if not idle:
             return False

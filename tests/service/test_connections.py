@@ -277,18 +277,22 @@ def test_an_answer_that_is_not_read_is_given_up(tiny_model: str) -> None:
 
 
 class UnreadTransport(asyncio.Transport):
-    """Takes what is written, and says after the first answer that nobody reads it."""
+    """Takes what is written, of which nobody reads anything, and says so if it ``pauses``."""
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: bool) -> None:
         super().__init__()
+        self._pauses = pauses
         self.connection: GuardedConnection | None = None
         self.written = b""
         self.aborted = asyncio.Event()
 
     def write(self, data: Any) -> None:
         self.written += data
-        if self.connection is not None and b"the end" in self.written:
+        if self._pauses and self.connection is not None and b"the end" in self.written:
             self.connection.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
 
     def abort(self) -> None:
         self.aborted.set()
@@ -301,8 +305,26 @@ class UnreadTransport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def test_an_answer_that_cannot_begin_for_the_last_one_is_not_read_is_given_up() -> None:
-    async def ask_twice() -> bytes:
+def test_nonsense_after_a_refusal_ends_the_connection(
+    tiny_model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        RunningApp(tiny_model, max_body_bytes=100_000) as running,
+        connect(running) as connection,
+    ):
+        chunked = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(HEAD + chunked + b"20000\r\n" + b"0" * 0x20000 + b"\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 413"
+        connection.sendall(b"this is no chunk\r\n")
+        assert is_closed(connection)
+        assert running.explain().status_code == 200
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
+    """What is written to a client that reads nothing, until it is given up for that."""
+
+    async def ask() -> bytes:
         metrics = Metrics((), ())
         connection = GuardedConnection(
             settings=Settings(send_timeout_seconds=0.05),
@@ -311,10 +333,10 @@ def test_an_answer_that_cannot_begin_for_the_last_one_is_not_read_is_given_up() 
             server_state=ServerState(),
             app_state={},
         )
-        transport = UnreadTransport()
+        transport = UnreadTransport(pauses)
         transport.connection = connection
         connection.connection_made(transport)
-        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        connection.data_received(requests)
         try:
             async with asyncio.timeout(PATIENCE):
                 await transport.aborted.wait()
@@ -323,7 +345,17 @@ def test_an_answer_that_cannot_begin_for_the_last_one_is_not_read_is_given_up() 
         assert metrics.connections_closed.labels("slow-reader")._value.get() == 1
         return transport.written
 
-    assert asyncio.run(ask_twice()).count(b"the end") == 1
+    return asyncio.run(ask())
+
+
+def test_an_answer_that_cannot_begin_for_the_last_one_is_not_read_is_given_up() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert closed_as_unread(2 * request, pauses=True).count(b"the end") == 1
+
+
+def test_the_end_of_an_answer_that_is_not_read_is_given_up() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert closed_as_unread(request, pauses=False).count(b"the end") == 1
 
 
 def test_a_request_that_would_draw_too_much_is_told_so(tiny_model: str) -> None:

@@ -138,7 +138,7 @@ asyncio.run(serve())
         timeout=120,
         check=True,
     )
-    assert done.stdout.splitlines()[0] == f"[{many}, {many}] [1, 1]"
+    assert f"[{many}, {many}] [1, 1]" in done.stdout.splitlines()
 
 
 def test_more_requests_than_the_server_holds_are_refused(tiny_model: str) -> None:
