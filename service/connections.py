@@ -11,7 +11,6 @@ closes a connection after its answer, it does so while a client may still be sen
 
 import asyncio
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,10 +39,12 @@ class _LingeringTransport:
     sending then never sees its answer. How long that may take is bounded by the connection's timer.
     """
 
-    def __init__(self, transport: asyncio.Transport, unread: Callable[[], bool]) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._unread = unread
         self._closing = False
+        # Told by the connection: a transport that knew it would keep it, and what a client sent,
+        # until the collector of cycles comes.
+        self.receiving = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -52,7 +53,7 @@ class _LingeringTransport:
         return self._closing or self._transport.is_closing()
 
     def close(self) -> None:
-        if self.is_closing() or not self._unread():
+        if self.is_closing() or not self.receiving:
             self._transport.close()
             return
         self._closing = True
@@ -71,7 +72,6 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_reader: asyncio.TimerHandle | None = None
         self._given_up = False
         self._unanswered = 0
-        self._receiving = False
         self._idle_since: float | None = None
         self._head_bytes = 0
         self._data = b""
@@ -79,9 +79,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, if need be in the place of the one that was idle for longest."""
-        super().connection_made(
-            _LingeringTransport(transport, lambda: self._receiving)  # type: ignore[arg-type]
-        )
+        self._lingering = _LingeringTransport(transport)
+        super().connection_made(self._lingering)  # type: ignore[arg-type]
         if len(self.connections) > self._settings.max_connections and not self._close_idle():
             self._abort("too-many")
         else:
@@ -102,7 +101,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, unless it is refused already; no more of it can be read."""
-        self._receiving = False
+        self._lingering.receiving = False
         if self.transport.is_closing():
             self.transport.close()
         else:
@@ -110,7 +109,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._receiving = True
+        self._lingering.receiving = True
         if not self._head_known:
             super().on_message_begin()
 
@@ -142,7 +141,7 @@ class GuardedConnection(HttpToolsProtocol):
         """All of a request has arrived, unless the parser expects another protocol to follow."""
         if self.parser.should_upgrade():
             return
-        self._receiving = False
+        self._lingering.receiving = False
         super().on_message_complete()
         if self.transport.is_closing():
             self.transport.close()
@@ -178,7 +177,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self._unanswered:
             self._await_reader()
-        elif self._receiving:
+        elif self._lingering.receiving:
             self._await_request()
         else:
             self._idle_since = self.loop.time()
@@ -189,6 +188,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
         super().connection_lost(exc)
+        # It knows this connection: together they would keep what the client sent until the
+        # collector of cycles comes.
+        self.cycle = None  # type: ignore[assignment]
 
     def _await_request(self) -> None:
         # Also bounds how long the rest of a refused body may take.

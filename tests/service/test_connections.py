@@ -1,9 +1,11 @@
 """Clients that do not send, do not read, or hold connections: each is given up, and counted."""
 
 import asyncio
+import gc
 import json
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -243,6 +245,20 @@ def test_a_refused_body_that_never_ends_is_given_up(tiny_model: str) -> None:
         connection.sendall(HEAD + b"Connection: close\r\nContent-Length: 9999999\r\n\r\n")
         send_until_closed(connection, zeros())
         assert closed(running, "slow-request") == 1
+
+
+def test_nothing_of_a_connection_is_kept_once_it_is_closed(running: RunningApp) -> None:
+    connections = running._server.server_state.connections
+    before = set(connections)
+    gc.disable()
+    try:
+        with connect(running) as connection:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            (known,) = map(weakref.ref, set(connections) - before)
+        running.eventually(lambda: known() is None)
+    finally:
+        gc.enable()
 
 
 def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:
