@@ -10,6 +10,7 @@ closes a connection after its answer, it does so while a client may still be sen
 """
 
 import asyncio
+import itertools
 import sys
 from functools import partial
 from typing import Any
@@ -30,6 +31,9 @@ _CHUNKED_BYTES = 8
 IDLE_SECONDS = 75
 """How long a connection may stay silent after an answer: longer than the minute for which balancers
 keep theirs, so that it is never this server that closes one which a request is on its way to."""
+
+# Counted: the event loop's clock has one time for many connections.
+_turns = itertools.count()
 
 
 class _LingeringTransport:
@@ -72,7 +76,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_reader: asyncio.TimerHandle | None = None
         self._given_up = False
         self._unanswered = 0
-        self._idle_since: float | None = None
+        self._idle_turn: int | None = None
         self._head_bytes = 0
         self._data = b""
         self._head_known = False
@@ -88,8 +92,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
-        if self._idle_since is not None:
-            self._idle_since = None
+        if self._idle_turn is not None:
+            self._idle_turn = None
             self._stop(self._awaiting_reader)
             self._awaiting_reader = None
             self._await_request()
@@ -180,7 +184,7 @@ class GuardedConnection(HttpToolsProtocol):
         elif self._lingering.receiving:
             self._await_request()
         else:
-            self._idle_since = self.loop.time()
+            self._idle_turn = next(_turns)
             self._await_end_of_answer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -219,16 +223,16 @@ class GuardedConnection(HttpToolsProtocol):
     def _close_idle(self) -> bool:
         """Makes room: a client that has its answer loses nothing. Whether there was one."""
         idle = {
-            connection._idle_since: connection
+            connection._idle_turn: connection
             for connection in self.connections
             if isinstance(connection, GuardedConnection)
-            and connection._idle_since is not None
+            and connection._idle_turn is not None
             and not connection.transport.get_write_buffer_size()
         }
         if not idle:
             return False
         oldest = idle[min(idle)]
-        oldest._idle_since = None
+        oldest._idle_turn = None
         self._closed.labels("idle").inc()
         oldest.transport.close()
         return True
