@@ -55,10 +55,6 @@ class Load:
     seconds: float
     sending_seconds: float
 
-    def rate(self, status: int = 200) -> float:
-        """Answers of a status per second."""
-        return self.count(status) / self.seconds
-
     def steady_rate(self) -> float:
         """Answers of status 200 per second while requests came: the slope of a line through them.
 

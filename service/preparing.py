@@ -200,7 +200,7 @@ class Preparation:
         options, explainer = plan.command.options, plan.explainer
         if not options.cache:
             return [Picture() for _ in encoded]
-        size = (options.size, options.size) if options.size else explainer.own_size
+        size = plan.usual.input_size
         digests = await run_sized(sum(map(len, encoded)), digests_of, encoded)
         keys = (
             TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)

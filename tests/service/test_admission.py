@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from answers import refused
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import HEAD
 from running_app import Held, RunningApp
 
 from service import pictures as service_pictures
@@ -16,8 +17,7 @@ from service import pictures as service_pictures
 def answer_to_a_body_that_stops_halfway(running: RunningApp) -> bytes:
     with socket.create_connection((running.host, running.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b'X-Request-Timeout-Ms: 200\r\nContent-Length: 1000\r\n\r\n{"image": '
+            HEAD + b'X-Request-Timeout-Ms: 200\r\nContent-Length: 1000\r\n\r\n{"image": '
         )
         return connection.recv(65536)
 
@@ -35,10 +35,7 @@ def test_a_slow_body_holds_one_of_the_places(tiny_model: str) -> None:
         RunningApp(tiny_model, max_requests_in_progress=1) as running,
         socket.create_connection((running.host, running.port), timeout=30) as connection,
     ):
-        connection.sendall(
-            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b'Content-Length: 1000\r\n\r\n{"image": '
-        )
+        connection.sendall(HEAD + b'Content-Length: 1000\r\n\r\n{"image": ')
         running.eventually(lambda: running.metric("legrad_requests_in_progress") == 1)
         refused = running.explain()
         assert refused.status_code == 429
@@ -56,10 +53,7 @@ def test_a_full_queue_says_no_before_the_body_is_sent(tiny_model: str) -> None:
         socket.create_connection((running.host, running.port), timeout=30) as connection,
     ):
         running.model.batcher.resize(room, 3)
-        connection.sendall(
-            b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 1000\r\n\r\n"
-        )
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 429")
         assert b'"error":"queue-full"' in answer

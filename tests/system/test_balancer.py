@@ -17,6 +17,7 @@ import yaml
 from answers import check_against_contract
 from picture_sites import PictureSite, answer, sends
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import HEAD
 from running_balancer import Balancer, Load
 from running_server import Server
 
@@ -282,10 +283,6 @@ def test_callers_cannot_claim_another_address() -> None:
 def test_slow_bodies_of_one_address_leave_places_for_others(
     replicas: tuple[Server, Server],
 ) -> None:
-    slow = (
-        b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 1000\r\n\r\n{"
-    )
     with ExitStack() as stack:
         balancer = stack.enter_context(
             Balancer(*(address(each) for each in replicas), requests_of_an_address=2)
@@ -294,7 +291,7 @@ def test_slow_bodies_of_one_address_leave_places_for_others(
         port = int(balancer.url.rpartition(":")[2])
         for _ in range(2):
             held = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            held.sendall(slow)
+            held.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
         balancer.eventually(lambda: balancer.requests_now(1) + balancer.requests_now(2) == 2)
         refused = balancer.client.post("/explain", json=work(20, 0))
         check_against_contract(refused.json(), "ProblemDetails")
