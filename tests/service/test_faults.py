@@ -95,7 +95,7 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: str) -> None:
         assert running.explain().status_code == 200
 
 
-def test_a_server_whose_model_is_stuck_says_so_before_its_requests_are_late(
+def test_a_server_whose_model_is_stuck_is_not_ready_once_its_requests_are_late(
     tiny_model: str,
 ) -> None:
     with RunningApp(tiny_model, request_timeout_seconds=0.5) as running, Held(running) as held:
