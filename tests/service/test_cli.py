@@ -1,6 +1,5 @@
 """The command line, run in this process."""
 
-import os
 from importlib import metadata
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from pictures import encoded, picture
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from service import program
 from service.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -63,20 +61,6 @@ def test_what_cannot_be_explained_is_said_clearly(
 def test_the_program_says_its_version() -> None:
     done = run("--version")
     assert (done.exit_code, done.output.strip()) == (0, metadata.version("legrad-service"))
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "8000"), ("17", "17")])
-def test_the_program_s_threads_wait_briefly_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
-) -> None:
-    # Set first, so that it is put back afterwards.
-    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")
-    if given is None:
-        monkeypatch.delenv("GOMP_SPINCOUNT")
-    seen: list[str | None] = []
-    monkeypatch.setattr("service.cli.app", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
-    program.main()
-    assert seen == [expected]
 
 
 def test_models_lists_what_can_be_explained() -> None:
