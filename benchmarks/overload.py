@@ -3,6 +3,7 @@
 import base64
 import json
 import statistics
+from collections import Counter
 from pathlib import Path
 
 from benchmarks import servers, workload
@@ -70,10 +71,7 @@ def _rows(
     foreseen = [
         each for each in answers if each.status == 200 or (each.status == 429 and each.retry_after)
     ]
-    statuses = {
-        status: sum(each.status == status for each in answers)
-        for status in sorted({each.status for each in answers})
-    }
+    statuses = sum((Counter(load.statuses()) for load in loads), Counter())
     rates = [load.steady_rate() for load in loads]
     return [
         Row(
@@ -95,7 +93,7 @@ def _rows(
             0,
             "at most",
             unit="",
-            details={"statuses": statuses},
+            details={"statuses": dict(statuses)},
         ),
         Row(f"{case}: p99 of refusals", loads[-1].percentile(99, status=429), unit="s"),
         Row(f"{case}: memory grown by", grown / 2**20, unit="MiB"),

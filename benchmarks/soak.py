@@ -1,7 +1,8 @@
 """``python -m benchmarks.soak``: hours of mixed traffic in ten minutes, and what it leaves behind.
 
 Pictures of many sizes and kinds, prompts, two models, mistakes and clients that leave, from a few
-callers at once. Memory, threads and descriptors of the server are read all the while.
+callers at once. Memory, threads and descriptors of the server are read all the while. Then, for
+a point of reference, the same engine behind other servers (:mod:`benchmarks.against_peers`).
 """
 
 import base64
@@ -28,7 +29,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from benchmarks import report, servers, workload
+from benchmarks import against_peers, report, servers, workload
 from benchmarks.load import raw_request
 from benchmarks.report import Row
 from legrad_engine.models import STARTER, ModelReference
@@ -42,6 +43,7 @@ MOST_GROWTH_PERCENT = 1.0
 TRACE_CACHE_BYTES = 16_000_000
 SEED = 20_260_101
 PATIENCE_SECONDS = 60.0
+PEER_ROUNDS = 3
 _WORDS = ("a cat", "a dog", "a pizza", "a red bus", "a tree", "the sky", "a cup", "two people")
 _SIZES = ((224, 224), (640, 480), (480, 640), (1152, 864), (61, 300), (1600, 90))
 _EXPECTED = {
@@ -165,7 +167,10 @@ def main(
         "benchmarks/soak.json"
     ),
 ) -> None:
-    """Sends mixed traffic to a server and fails if it grows, leaks or answers wrongly."""
+    """Sends mixed traffic to a server and fails if it grows, leaks or answers wrongly.
+
+    The comparison with other servers, which takes eight minutes more, is reported.
+    """
     console = Console()
     before = report.environment()
     record = Record()
@@ -179,11 +184,13 @@ def main(
         ) as server:
             with console.status(f"Soaking for {minutes:g} minutes"):
                 _soak(server, ModelReference.parse(other).id, seconds, record)
-            rows = _rows(record, _at_rest(server))
+            soaked = _rows(record, _at_rest(server))
+    with console.status("Measuring: peers"):
+        rows = [*soaked, *against_peers.measure(PEER_ROUNDS)]
     report.show(rows, console)
     report.write(rows, output, before, report.environment())
     console.print(f"Written to {output}")
-    if any(row.verdict == "missed" for row in rows):
+    if any(row.verdict == "missed" for row in soaked):
         raise typer.Exit(1)
 
 
