@@ -42,6 +42,7 @@ from service.schemas.compat import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.server_state import ServerState
 from service.settings import Settings
+from service.shedding import Shedding
 from service.shutdown import Shutdown
 from service.telemetry.configuration import configured_tracing
 from service.telemetry.trace_scope import TraceScope
@@ -162,6 +163,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         HTTPException,
     ):
         app.add_exception_handler(kind, handle)
+    app.add_middleware(Shedding, routes=routes, settings=settings)
     app.add_middleware(RequestScope, metrics=metrics, settings=settings, shutdown=shutdown)
     allow_origins(app, settings.cors_origins)
     # The outermost: errors carry its headers too.

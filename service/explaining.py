@@ -44,8 +44,8 @@ class ExplainingService:
         self._threads = threads
         self._preparation = Preparation(url_images, pool.traces, self._threads, settings, metrics)
 
-    def permit(self, deadline: float) -> contextlib.AbstractContextManager[Place]:
-        """Holds one of the places for requests in progress, from before the body is read.
+    def check_room(self, deadline: float) -> None:
+        """Refuses a request of which nothing but its deadline is known. Promises nothing.
 
         Args:
             deadline: of the request, on the monotonic clock in seconds.
@@ -54,8 +54,16 @@ class ExplainingService:
             TooManyRequestsError: every place is taken, or what is in progress takes until then.
             QueueFullError: no loaded model has room and time for anything more.
         """
+        self._places.check()
         self._threads.check_time(deadline)
         self._pool.check_room(self._preparation.computed_by(deadline))
+
+    def permit(self) -> contextlib.AbstractContextManager[Place]:
+        """Holds one of the places for requests in progress, from before the body is read.
+
+        Raises:
+            TooManyRequestsError: every place is taken.
+        """
         return self._places.take()
 
     async def explain(

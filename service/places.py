@@ -17,9 +17,8 @@ class Places:
         self._taken = 0
         self._drawn_pixels = 0
 
-    @contextlib.contextmanager
-    def take(self) -> Iterator["Place"]:
-        """Holds a place.
+    def check(self) -> None:
+        """Refuses what :meth:`take` would refuse now.
 
         Raises:
             TooManyRequestsError: every place is taken.
@@ -28,6 +27,15 @@ class Places:
             raise TooManyRequestsError(
                 f"{self._taken} requests are in progress; try again in a moment."
             )
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator["Place"]:
+        """Holds a place.
+
+        Raises:
+            TooManyRequestsError: every place is taken.
+        """
+        self.check()
         self._taken += 1
         self._metrics.requests_in_progress.set(self._taken)
         place = Place(self)

@@ -6,10 +6,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders, State
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -99,7 +100,7 @@ class RequestScope:
         finally:
             until_sent.close()
             self._shutdown.requests -= 1
-            self._record(scope, State(state), status, time.perf_counter() - began)
+            self._record(scope, state, status, time.perf_counter() - began)
 
     def _limited(
         self, headers: Headers, receive: Receive, until_sent: contextlib.ExitStack
@@ -138,28 +139,30 @@ class RequestScope:
         self._bytes_in_progress += body_bytes
         self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
 
-    def _record(self, scope: Scope, state: State, status: int, seconds: float) -> None:
+    def _record(
+        self, scope: Scope, state: MutableMapping[str, Any], status: int, seconds: float
+    ) -> None:
         route = _route(scope)
-        state.status = status
-        problem = getattr(state, "problem", None)
+        state["status"] = status
+        problem = state.get("problem")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
         if problem in REJECTION_REASONS:
             self._metrics.rejected.labels(problem).inc()
         slow = seconds > self._slow_seconds
-        stages: Mapping[str, float] = state.stages.seconds if hasattr(state, "stages") else {}
+        stages: Mapping[str, float] = state["stages"].seconds if "stages" in state else {}
         _log.log(
             logging.WARNING if slow else logging.INFO,
             "answered slowly" if slow else "answered",
-            request_id=state.request_id,
+            request_id=state["request_id"],
             method=scope["method"],
             route=route,
             status=status,
             seconds=round(seconds, 6),
-            model=getattr(state, "model", None),
+            model=state.get("model"),
             problem=problem,
             client=scope["client"] and scope["client"][0],
-            key=getattr(state, "key", None),
+            key=state.get("key"),
             timings={stage: round(taken, 6) for stage, taken in stages.items()},
         )
 

@@ -1,18 +1,22 @@
 """What browsers are told about every answer."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "Content-Security-Policy"
 
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
+# As they are sent, since every answer has them.
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     # Answers are data: nothing in one is to be run or loaded. Pages bring a policy of their own.
-    CONTENT_SECURITY_POLICY: "default-src 'none'; frame-ancestors 'none'",
-}
+    (
+        CONTENT_SECURITY_POLICY.lower().encode(),
+        b"default-src 'none'; frame-ancestors 'none'",
+    ),
+)
+_UNKEPT = (b"cache-control", b"no-store")
 
 
 class SecurityHeaders:
@@ -29,12 +33,13 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
-                    headers.setdefault(name, value)
+                headers = list(message.get("headers", ()))
+                own = {name.lower() for name, _ in headers}
+                headers += [header for header in _ALWAYS if header[0] not in own]
                 # Files that can be compared may be kept; explanations and errors may not.
-                if "etag" not in headers:
-                    headers.setdefault("Cache-Control", "no-store")
+                if own.isdisjoint((b"etag", _UNKEPT[0])):
+                    headers.append(_UNKEPT)
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.datastructures import Headers
 
 from service.commands import ExplainCommand, ExplainOutcome
 from service.explaining import ExplainingService
@@ -92,7 +93,7 @@ class AcceptedRequest:
         """
         explaining: ExplainingService = self.request.app.state.explaining
         for _ in commands[1:]:
-            self.request.state.until_sent.enter_context(explaining.permit(self.deadline))
+            self.request.state.until_sent.enter_context(explaining.permit())
         # There also for a request that fails: the log tells how far it came.
         self.request.state.stages = stages = Stages(self.request.app.state.tracing)
         outcomes = await self._unless_client_leaves(
@@ -127,16 +128,21 @@ def accept(request: Request) -> AcceptedRequest:
     """
     received = time.monotonic()
     explaining: ExplainingService = request.app.state.explaining
-    timeout = _timeout(request, request.app.state.settings)
+    timeout = timeout_of(request.headers, request.app.state.settings)
     until_sent: contextlib.ExitStack = request.state.until_sent
     deadline = received + timeout
-    place = until_sent.enter_context(explaining.permit(deadline))
+    place = until_sent.enter_context(explaining.permit())
     progress = until_sent.enter_context(explaining.progress.follow(request.state.request_id))
     return AcceptedRequest(request, received, deadline, place, progress)
 
 
-def _timeout(request: Request, settings: Settings) -> float:
-    header = request.headers.get("x-request-timeout-ms")
+def timeout_of(headers: Headers, settings: Settings) -> float:
+    """Seconds in which a request must be answered: the server's own, or fewer that it names.
+
+    Raises:
+        RequestValidationError: what it names is not a time.
+    """
+    header = headers.get("x-request-timeout-ms")
     if header is None:
         return settings.request_timeout_seconds
     if not (header.isascii() and header.isdigit() and int(header[:12]) > 0):

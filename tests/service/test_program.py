@@ -39,7 +39,7 @@ main()
 
 
 def spins_and_heaps(**environment: str) -> tuple[int, int]:
-    """Turns for which OpenMP's threads wait, and heaps that sixteen threads have of the C library."""
+    """Turns for which OpenMP waits, and heaps of the C library that sixteen threads share."""
     plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", PROBE],

@@ -1,0 +1,65 @@
+"""What a full server says, before it takes a request apart."""
+
+import time
+from collections.abc import Iterable
+
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access.control import EXPLAIN
+from service.access.routing import AccessRoute
+from service.batching import QueueFullError
+from service.explaining import ExplainingService
+from service.problems import Problem, TooManyRequestsError, describe, respond
+from service.routes.accepting import timeout_of
+from service.settings import Settings
+
+
+class Shedding:
+    """ASGI middleware that refuses, in its route's place, what could not be carried out.
+
+    Under too much load nearly every request ends here, and what that costs is lost to the model.
+    So it is not routed, not asked for its key, and nothing of its body is awaited.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Iterable[Route], settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._routes = [
+            route
+            for route in routes
+            if isinstance(route, AccessRoute)
+            and route.needs == EXPLAIN
+            and "POST" in (route.methods or ())
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request; what there is room for passes through."""
+        route = self._explains(scope)
+        problem = None if route is None else self._no_room(scope)
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            scope["route"] = route
+            scope["state"]["problem"] = problem.code
+            await respond(problem, scope)(scope, receive, send)
+
+    def _explains(self, scope: Scope) -> AccessRoute | None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        path = scope["path"]
+        return next((route for route in self._routes if route.path_regex.match(path)), None)
+
+    def _no_room(self, scope: Scope) -> Problem | None:
+        explaining: ExplainingService = scope["app"].state.explaining
+        try:
+            timeout = timeout_of(Headers(scope=scope), self._settings)
+            explaining.check_room(time.monotonic() + timeout)
+        except (QueueFullError, TooManyRequestsError) as error:
+            return describe(error)
+        except RequestValidationError:
+            # The route says what is wrong with it.
+            return None
+        return None
