@@ -82,7 +82,7 @@ class ModelPool:
     def check_room(self, computed_by: float) -> None:
         """Refuses a request of which nothing is known yet, where no model can take it.
 
-        Saying no this early costs a fifth of what it costs once the body is read and parsed.
+        Saying no this early costs a small part of what it costs once the body is read and parsed.
 
         Args:
             computed_by: when its pictures would have to be computed, on the monotonic clock.
