@@ -57,13 +57,13 @@ def spins_and_heaps(**environment: str) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, (8000, 2)),
-        ({"GOMP_SPINCOUNT": "17"}, (17, 2)),
+        ({}, (8000, 4)),
+        ({"GOMP_SPINCOUNT": "17"}, (17, 4)),
         ({"MALLOC_ARENA_MAX": "5"}, (8000, 5)),
-        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, (8000, 4)),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}, (8000, 3)),
     ],
 )
-def test_threads_wait_briefly_and_share_two_heaps_unless_told_otherwise(
+def test_threads_wait_briefly_and_share_four_heaps_unless_told_otherwise(
     given: dict[str, str], expected: tuple[int, int]
 ) -> None:
     assert spins_and_heaps(**given) == expected
