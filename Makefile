@@ -29,7 +29,8 @@ help:
 	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
 	@echo "make screenshots   write pictures of the page to build/screenshots (needs Chromium)"
 	@echo "make bench         measure speed against the reference and plain forward passes"
-	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency"
+	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency;"
+	@echo "                   then the same engine behind other servers (10 minutes)"
 	@echo "make starter-eval  measure the built-in model's heatmaps against exact ground truth"
 
 install: $(INSTALLED)

@@ -169,7 +169,7 @@ def main(
 ) -> None:
     """Sends mixed traffic to a server and fails if it grows, leaks or answers wrongly.
 
-    The comparison with other servers, which takes eight minutes more, is reported.
+    The comparison with other servers, which takes ten minutes more, is reported.
     """
     console = Console()
     before = report.environment()
