@@ -10,8 +10,8 @@ import platform
 _OPENMP_TURNS = "8000"
 
 # GNU's allocator gives each new thread a heap of its own, up to eight for each core, and memory
-# freed in one is of no use to another: for hours of mixed traffic they grow. In fewer, the model's
-# large tensors lie between small things that stay, and leave holes.
+# freed in one is of no use to another: under mixed traffic they go on growing. In fewer than these,
+# the model's large tensors lie between small things that stay, and leave holes.
 _HEAPS = 4
 _HEAPS_PARAMETER = -8  # M_ARENA_MAX of malloc.h
 _HEAPS_VARIABLES = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")

@@ -84,8 +84,8 @@ def serve(settings: Settings) -> int:
     # For a person or a program that asked for any free port.
     for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
         print(f"{purpose} on {_url(listener)}", flush=True)
-    # A quarter of a million objects of libraries: looking through them for garbage halts all
-    # threads for a tenth of a second, and finds none.
+    # Hundreds of thousands of objects of libraries: looking through them for garbage halts all
+    # threads for as long as it takes, and finds none.
     gc.collect()
     gc.freeze()
     with shutdown.ending_in_time():

@@ -60,6 +60,5 @@ class Shedding:
         except (QueueFullError, TooManyRequestsError) as error:
             return describe(error)
         except RequestValidationError:
-            # The route says what is wrong with it.
-            return None
+            pass  # The route says what is wrong with it.
         return None

@@ -34,7 +34,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
-                own = {name.lower() for name, _ in headers}
+                own = {name for name, _ in headers}
                 headers += [header for header in _ALWAYS if header[0] not in own]
                 # Files that can be compared may be kept; explanations and errors may not.
                 if own.isdisjoint((b"etag", _UNKEPT[0])):

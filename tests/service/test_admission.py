@@ -48,11 +48,10 @@ def unlike(seed: int) -> dict[str, Any]:
 
 def test_a_full_queue_says_no_before_the_body_is_sent(tiny_model: str) -> None:
     with (
-        RunningApp(tiny_model, max_queue_cost=3) as running,
-        running.model.batcher.holding() as room,
+        RunningApp(tiny_model) as running,
+        running.full(),
         socket.create_connection((running.host, running.port), timeout=30) as connection,
     ):
-        running.model.batcher.resize(room, 3)
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 429")

@@ -1,32 +1,16 @@
 """What a full server says: to whom, in which form, and what it does not do for it."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from api_keys import bearer, entry, listed
 from running_app import RunningApp
 
 PAGE = "https://app.example.org"
-LIMIT = 3
-
-
-@contextlib.contextmanager
-def full(model: str, **settings: Any) -> Iterator[RunningApp]:
-    """A server of which the queue has no room, though nothing is being computed."""
-    with (
-        RunningApp(model, max_queue_cost=LIMIT, **settings) as running,
-        running.model.batcher.holding() as room,
-    ):
-        running.model.batcher.resize(room, LIMIT)
-        yield running
 
 
 @pytest.mark.parametrize(
     ("path", "route", "found_in"),
     [
-        ("/explain", "/explain", "error"),
+        ("/explain", "/explain", "detail"),
         ("/v1/models/{}:explain", "/v1/models/{model_id}:explain", "error"),
         ("/v2/models/{}/infer", "/v2/models/{model_id}/infer", "error"),
         ("/explanations/{}", "/explanations/{model_id}", "message"),
@@ -35,7 +19,7 @@ def full(model: str, **settings: Any) -> Iterator[RunningApp]:
 def test_every_protocol_is_refused_in_its_own_form(
     tiny_model: str, path: str, route: str, found_in: str
 ) -> None:
-    with full(tiny_model) as running:
+    with RunningApp(tiny_model) as running, running.full():
         answer = running.client.post(
             path.format(running.model.id), content=b"never read", headers={"X-Request-ID": "mine"}
         )
@@ -44,13 +28,13 @@ def test_every_protocol_is_refused_in_its_own_form(
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.headers["X-Request-ID"] == "mine"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert "queue is full" in str(answer.json()[found_in if path != "/explain" else "detail"])
+        assert "queue is full" in answer.json()[found_in]
         assert running.metric(counted) == 1
         assert running.metric('legrad_rejected_total{reason="queue-full"}') == 1
 
 
 def test_whatever_does_not_explain_is_answered(tiny_model: str) -> None:
-    with full(tiny_model) as running:
+    with RunningApp(tiny_model) as running, running.full():
         for path in ("/health/live", "/health/ready", "/models", "/metrics", "/v2/health/ready"):
             assert running.client.get(path).status_code == 200
         assert running.client.get("/explain").status_code == 405
@@ -58,12 +42,12 @@ def test_whatever_does_not_explain_is_answered(tiny_model: str) -> None:
 
 
 def test_a_deadline_that_is_none_is_told_so(tiny_model: str) -> None:
-    with full(tiny_model) as running:
+    with RunningApp(tiny_model) as running, running.full():
         assert running.explain(**{"X-Request-Timeout-Ms": "soon"}).status_code == 422
 
 
 def test_pages_of_other_origins_can_read_it(tiny_model: str) -> None:
-    with full(tiny_model, cors_origins=PAGE) as running:
+    with RunningApp(tiny_model, cors_origins=PAGE) as running, running.full():
         answer = running.explain(Origin=PAGE)
         assert answer.status_code == 429
         assert answer.headers["Access-Control-Allow-Origin"] == PAGE
@@ -72,9 +56,8 @@ def test_pages_of_other_origins_can_read_it(tiny_model: str) -> None:
 
 def test_a_key_is_asked_for_only_where_there_is_room(tiny_model: str) -> None:
     keys = listed(entry("asker", "asker", "explain", rate="1/hour"))
-    with RunningApp(tiny_model, max_queue_cost=LIMIT, api_keys=keys) as running:
-        with running.model.batcher.holding() as room:
-            running.model.batcher.resize(room, LIMIT)
+    with RunningApp(tiny_model, api_keys=keys) as running:
+        with running.full():
             assert running.explain(**bearer("nobody")).status_code == 429
             # Nor does it count for the rate of one that is known.
             assert running.explain(**bearer("asker")).json()["error"] == "queue-full"

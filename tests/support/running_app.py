@@ -1,7 +1,8 @@
 """The application behind a real socket, but in this process, so that tests can reach into it."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -83,6 +84,14 @@ class RunningApp:
     ) -> "Future[httpx.Response]":
         """The same, without waiting for the answer."""
         return self._callers.submit(self.explain, body, **headers)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Meanwhile the default model's queue has no room, though nothing is being computed."""
+        batcher = self.model.batcher
+        with batcher.holding() as room:
+            batcher.resize(room, self.app.state.settings.max_queue_cost)
+            yield
 
     def metric(self, sample: str) -> float:
         """The value of one sample, written as in the exposition."""
