@@ -116,6 +116,15 @@ class MicroBatcher(Generic[Item, Result]):
             self._supervisor.state = BatcherState.STARTING
         self._supervisor.launch()
 
+    def expect(self, cost: float, seconds: float) -> None:
+        """Count what was measured elsewhere as the first batch: so much cost took so long.
+
+        Without it nothing is known of the drain rate until a batch has been computed, and then
+        only of that one.
+        """
+        with self._condition:
+            self._drain_rate.record(cost, seconds)
+
     def wait_until_ready(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for a ready worker; false too if there will be none."""
         hopeless = (BatcherState.DRAINING, BatcherState.STOPPED, BatcherState.FAILED)

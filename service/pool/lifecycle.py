@@ -17,7 +17,7 @@ from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
 from service.metrics import LoadOutcome, Metrics
 from service.off_loop import run_alone
-from service.pool.loading import give_back_memory, load_explainer, may_heal
+from service.pool.loading import give_back_memory, load_warm, may_heal
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.pool.pooled_model import LoadFailure, PooledModel
 from service.pool.served_model import ServedModel
@@ -154,14 +154,14 @@ class ModelLifecycle:
     async def _load(self, model: PooledModel) -> None:
         began = time.monotonic()
         name = f"loader-{model.id}"
-        explainer = await run_alone(name, load_explainer, model.reference, self._settings)
+        warm = await run_alone(name, load_warm, model.reference, self._settings)
         if not model.wanted:
             return
         # What could not be known before; if it is refused, then from now on before it is loaded.
-        model.measured = explainer.nbytes
+        model.measured = warm.explainer.nbytes
         self._reserve(model, model.measured)
         served = ServedModel(
-            model.id, explainer, self._settings, self._metrics, self._traces, self._tracing
+            model.id, warm, self._settings, self._metrics, self._traces, self._tracing
         )
         # Known from here on, so that a server that stops now does not forget the worker.
         model.served = served

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import httpx
 import torch
@@ -13,11 +15,28 @@ from torch import Tensor
 from legrad_engine import Explainer, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
+from legrad_engine.images import PreparedImage
 from legrad_engine.models import ModelReference
 from service.settings import Settings
 
 
-def load_explainer(reference: ModelReference, settings: Settings) -> Explainer:
+@dataclass(frozen=True, slots=True)
+class WarmModel:
+    """A model that has computed once, and how fast it then was.
+
+    Attributes:
+        explainer: ready for its first request.
+        images: how many pictures of the model's own size were computed at once, all layers of them
+            for one target.
+        seconds: what that took.
+    """
+
+    explainer: Explainer
+    images: int
+    seconds: float
+
+
+def load_warm(reference: ModelReference, settings: Settings) -> WarmModel:
     """Loads a model and warms it up.
 
     Raises:
@@ -26,8 +45,7 @@ def load_explainer(reference: ModelReference, settings: Settings) -> Explainer:
     explainer = Explainer.load(
         reference.name, reference.pretrained, device=settings.device, dtype=settings.dtype
     )
-    _warm_up(explainer, warm_up_batches(explainer.device.type, settings.max_batch_images))
-    return explainer
+    return _warm_up(explainer, warm_up_batches(explainer.device.type, settings.max_batch_images))
 
 
 def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
@@ -89,24 +107,32 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> None:
-    picture = Image.new("RGB", explainer.own_size)
-    prepared = explainer.prepare(picture)
+def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
+    prepared = explainer.prepare(Image.new("RGB", explainer.own_size))
+    largest = 1
     for size in batches:
         try:
-            trace = explainer.trace([prepared] * size)
-            _require_finite(trace.embeddings, "image embeddings")
-            (found, *_) = explainer.attribute(trace, trace.embeddings[:1])
-            _require_finite(torch.from_numpy(found.maps), "maps")
+            _compute(explainer, [prepared] * size)
         except Exception as error:
             # The batcher halves such a batch when it comes; the model serves smaller ones.
             if size == 1 or not is_out_of_memory(error):
                 raise
             release_cached_memory()
             break
+        largest = size
     # A model of images alone has no text to read.
     with contextlib.suppress(InvalidTargetError):
         _require_finite(explainer.text.encode(["a photo"]), "text embeddings")
+    began = time.perf_counter()
+    _compute(explainer, [prepared] * largest)
+    return WarmModel(explainer, largest, time.perf_counter() - began)
+
+
+def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> None:
+    trace = explainer.trace(images)
+    _require_finite(trace.embeddings, "image embeddings")
+    (found, *_) = explainer.attribute(trace, trace.embeddings[:1])
+    _require_finite(torch.from_numpy(found.maps), "maps")
 
 
 def _require_finite(numbers: Tensor, what: str) -> None:

@@ -20,6 +20,7 @@ from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
 from service.metrics import TRACES, BatchMetrics, Metrics
 from service.pictures import Picture
+from service.pool.loading import WarmModel
 from service.settings import Settings
 from service.telemetry.tracing import SpanLink, Tracing
 from service.trace_cache import TraceCache
@@ -224,14 +225,14 @@ class ServedModel:
     def __init__(
         self,
         model: str,
-        explainer: Explainer,
+        warm: WarmModel,
         settings: Settings,
         metrics: Metrics,
         traces: TraceCache,
         tracing: Tracing,
     ) -> None:
         self.id = model
-        self.explainer = explainer
+        self.explainer = explainer = warm.explainer
         self._processor = ExplainProcessor(model, explainer, metrics, traces, tracing)
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,
@@ -245,6 +246,12 @@ class ServedModel:
             observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
             stall_seconds=settings.stall_timeout_seconds,
+        )
+        # The first batches of a server that starts under load are small, cold and interrupted: by
+        # them alone it would refuse what it has time for.
+        own = explainer.plan(explainer.own_size)
+        self.batcher.expect(
+            warm.images * self.cost(own, explainer.resolve_layers(), 1), warm.seconds
         )
 
     def start(self) -> None:

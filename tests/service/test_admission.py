@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from raw_requests import HEAD
 from running_app import Held, RunningApp
 
 from service import pictures as service_pictures
+from service.batching import QueueFullError
 
 
 def answer_to_a_body_that_stops_halfway(running: RunningApp) -> bytes:
@@ -57,6 +59,17 @@ def test_a_full_queue_says_no_before_the_body_is_sent(tiny_model: str) -> None:
         assert answer.startswith(b"HTTP/1.1 429")
         assert b'"error":"queue-full"' in answer
         assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer)
+
+
+def test_the_first_promise_is_made_from_what_warming_up_took(tiny_model: str) -> None:
+    with RunningApp(tiny_model) as running, Held(running) as held:
+        first = running.explain_in_background()
+        assert held.entered.wait(60)
+        # Nothing was computed yet, and still it is known that nobody computes so fast.
+        with pytest.raises(QueueFullError, match="no time"):
+            running.model.batcher.check_room(100.0, time.monotonic() + 0.01)
+        held.release()
+        assert first.result(60).status_code == 200
 
 
 def test_a_queue_smaller_than_a_picture_says_so(tiny_model: str) -> None:

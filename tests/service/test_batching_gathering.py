@@ -285,6 +285,18 @@ class TestAdmission:
         assert batcher.drain(WAIT_SECONDS)
         assert "late" not in [item for batch in processor.batches for item in batch]
 
+    def test_what_was_measured_elsewhere_counts_as_the_first_batch(
+        self, make_batcher: MakeBatcher
+    ) -> None:
+        processor = RecordingProcessor()
+        batcher = make_batcher(processor, self.LIMITS, clock=ManualClock())
+        batcher.expect(cost=4.0, seconds=1.0)
+        with processor.busy(batcher):
+            # 1 is being computed, and 2 of its own: 0.75 s, and half of that again for safety.
+            batcher.check_room(2.0, deadline=1.125)
+            with pytest.raises(QueueFullError, match="no time"):
+                batcher.check_room(2.0, deadline=1.1)
+
     def test_an_idle_worker_tries_whatever_the_rate_was(self, make_batcher: MakeBatcher) -> None:
         clock = ManualClock()
 
