@@ -67,18 +67,6 @@ class ModelPool:
         """Whether loading at start is over and a request without a model finds one."""
         return self._started and self.get(None).answers
 
-    def require_model(self, model: str) -> PooledModel:
-        """A model that is in memory and takes requests.
-
-        Raises:
-            UnknownModelError: no model has this id.
-            NotReadyError: it cannot answer now.
-        """
-        found = self.get(model)
-        if found.state != "ready":
-            raise NotReadyError(f"Model {found.id!r} is {found.state}.")
-        return found
-
     def check_room(self, computed_by: float) -> None:
         """Refuses a request of which nothing is known yet, where no model can take it.
 

@@ -7,6 +7,7 @@ from fastapi import Path, Query, Request, Response
 from service.access.control import ADMIN, EXPLAIN
 from service.access.routing import AccessRouter
 from service.pool.model_pool import ModelPool
+from service.readiness import Readiness
 from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
@@ -42,9 +43,9 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
 @router.head("/models/{model_id}/ready", include_in_schema=False)
 @router.get("/models/{model_id}/ready", summary="Whether a model is loaded and can answer")
 async def model_ready(request: Request, model_id: ModelId) -> Health:
-    """True while the model is in memory and its worker takes requests."""
-    pool: ModelPool = request.app.state.pool
-    pool.require_model(model_id)
+    """True while the model is in memory and would answer."""
+    readiness: Readiness = request.app.state.readiness
+    readiness.require_model(model_id)
     return Health(status="ready")
 
 

@@ -17,6 +17,8 @@ from running_app import Held, RunningApp
 from legrad_engine.explainer import Explainer
 
 EXPLAIN = 'route="/explain"'
+# Whether one model can answer, in each protocol that asks for it.
+READY = ("/models/{}/ready", "/v1/models/{}", "/v2/models/{}/ready")
 
 
 def test_many_callers_at_once_get_their_own_answers_from_shared_batches(tiny_model: str) -> None:
@@ -103,10 +105,13 @@ def test_a_server_whose_model_is_stuck_is_not_ready_once_its_requests_are_late(
         assert held.entered.wait(60)
         running.eventually(lambda: running.client.get("/health/ready").status_code == 503)
         assert "for longer than" in running.client.get("/health/ready").json()["detail"]
+        of_the_model = [path.format(running.model.id) for path in READY]
+        assert [running.client.get(path).status_code for path in of_the_model] == [503] * 3
         assert running.client.get("/health/live").status_code == 200
         assert first.result(60).status_code == 504
         held.release()
         running.eventually(lambda: running.client.get("/health/ready").status_code == 200)
+        assert [running.client.get(path).status_code for path in of_the_model] == [200] * 3
         assert running.explain().status_code == 200
 
 

@@ -22,6 +22,7 @@ from service.intake import (
 )
 from service.off_loop import run_sized
 from service.pool.model_pool import ModelPool
+from service.readiness import Readiness
 from service.routes.accepting import TIMEOUT_PARAMETER, accept
 from service.routes.compat.errors import kserve_error
 from service.routes.models import ModelId
@@ -72,9 +73,9 @@ async def list_models(request: Request) -> ModelNames:
 
 @router.get("/models/{model_id}", summary="Whether a model can answer (KServe V1)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
-    """True while the model is in memory and its worker takes requests; otherwise an error."""
-    pool: ModelPool = request.app.state.pool
-    return ModelReadiness(name=pool.require_model(model_id).id, ready=True)
+    """True while the model is in memory and would answer; otherwise an error."""
+    readiness: Readiness = request.app.state.readiness
+    return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
 
 @router.post(

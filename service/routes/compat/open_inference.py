@@ -174,9 +174,9 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
 )
 @router.get("/models/{model_id}/ready", summary="Whether a model can answer (V2)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
-    """True while the model is in memory and its worker takes requests; otherwise an error."""
-    pool: ModelPool = request.app.state.pool
-    return ModelReadiness(name=pool.require_model(model_id).id, ready=True)
+    """True while the model is in memory and would answer; otherwise an error."""
+    readiness: Readiness = request.app.state.readiness
+    return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
 
 @router.post(
