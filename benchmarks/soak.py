@@ -185,10 +185,13 @@ def main(
             with console.status(f"Soaking for {minutes:g} minutes"):
                 _soak(server, ModelReference.parse(other).id, seconds, record)
             soaked = _rows(record, _at_rest(server))
+    report.show(soaked, console)
+    # Ten minutes should not be lost if what is installed beside this project does not start.
+    report.write(soaked, output, before, report.environment())
     with console.status("Measuring: peers"):
-        rows = [*soaked, *against_peers.measure(PEER_ROUNDS)]
-    report.show(rows, console)
-    report.write(rows, output, before, report.environment())
+        compared = against_peers.measure(PEER_ROUNDS)
+    report.show(compared, console)
+    report.write([*soaked, *compared], output, before, report.environment())
     console.print(f"Written to {output}")
     if any(row.verdict == "missed" for row in soaked):
         raise typer.Exit(1)
