@@ -248,11 +248,10 @@ class ServedModel:
             stall_seconds=settings.stall_timeout_seconds,
         )
         # The first batches of a server that starts under load are small, cold and interrupted: by
-        # them alone it would refuse what it has time for.
+        # them it would refuse what it has time for. So this counts as much as a full one does.
         own = explainer.plan(explainer.own_size)
-        self.batcher.expect(
-            warm.images * self.cost(own, explainer.resolve_layers(), 1), warm.seconds
-        )
+        full = settings.max_batch_images * self.cost(own, explainer.resolve_layers(), 1)
+        self.batcher.expect(full, warm.seconds * settings.max_batch_images / warm.images)
 
     def start(self) -> None:
         """Starts the worker and waits until it takes items.
