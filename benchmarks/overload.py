@@ -13,7 +13,7 @@ from benchmarks import servers, workload
 from benchmarks.load import Load, closed_loop, open_loop, raw_request
 from benchmarks.report import Row
 from benchmarks.servers import RunningServer
-from legrad_engine.models import STARTER
+from legrad_engine.models import STARTER, ModelReference
 
 TIMES_CAPACITY = 10
 CLIENTS = 32
@@ -30,20 +30,19 @@ class Case:
     """A server that gets too much.
 
     Attributes:
-        model: its id.
-        served: what the server is asked to serve.
+        served: the model that the server is asked to serve.
         deadline: of a request, in seconds: half as long as requests come.
         threads: for the model.
     """
 
-    model: str
     served: str
     deadline: float
     threads: int
 
     def __str__(self) -> str:
+        model = ModelReference.parse(self.served).name
         left = torch.get_num_threads() - self.threads
-        return self.model + (f" with {left} core left to the rest" if left else "")
+        return model + (f" with {left} core left to the rest" if left else "")
 
 
 def measure(weights: Path, repeats: int) -> list[Row]:
@@ -71,13 +70,13 @@ def measure(weights: Path, repeats: int) -> list[Row]:
 def _cases(weights: Path) -> list[Case]:
     threads = torch.get_num_threads()
     cases = [
-        Case(workload.ARCHITECTURE, f"{workload.ARCHITECTURE}@{weights}", 30.0, threads),
-        Case(STARTER, STARTER, 10.0, threads),
+        Case(f"{workload.ARCHITECTURE}@{weights}", 30.0, threads),
+        Case(STARTER, 10.0, threads),
     ]
     # Of a small model there are so many requests that refusing them, and sending them, takes a
     # noticeable part of the cores; beside a model that takes all of them nothing is left for that.
     if threads > 1:
-        cases.append(Case(STARTER, STARTER, 10.0, threads - 1))
+        cases.append(Case(STARTER, 10.0, threads - 1))
     return cases
 
 

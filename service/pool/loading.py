@@ -28,14 +28,12 @@ class WarmModel:
 
     Attributes:
         explainer: ready for its first request.
-        images: how many pictures of the model's own size were computed at once, all layers of them
-            for one target.
-        seconds: what that took, at best.
+        seconds_per_image: for a picture of the model's own size in the largest batch, all layers of
+            it for one target, at best.
     """
 
     explainer: Explainer
-    images: int
-    seconds: float
+    seconds_per_image: float
 
 
 def load_warm(reference: ModelReference, settings: Settings) -> WarmModel:
@@ -127,7 +125,7 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
         _require_finite(explainer.text.encode(["a photo"]), "text embeddings")
     # Other work on the machine only ever makes it look slower.
     seconds = min(_compute(explainer, [prepared] * largest) for _ in range(_TIMED_PASSES))
-    return WarmModel(explainer, largest, seconds)
+    return WarmModel(explainer, seconds / largest)
 
 
 def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:

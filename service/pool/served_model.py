@@ -250,8 +250,10 @@ class ServedModel:
         # The first batches of a server that starts under load are small, cold and interrupted: by
         # them it would refuse what it has time for. So this counts as much as a full one does.
         own = explainer.plan(explainer.own_size)
-        full = settings.max_batch_images * self.cost(own, explainer.resolve_layers(), 1)
-        self.batcher.expect(full, warm.seconds * settings.max_batch_images / warm.images)
+        images = settings.max_batch_images
+        self.batcher.expect(
+            images * self.cost(own, explainer.resolve_layers(), 1), images * warm.seconds_per_image
+        )
 
     def start(self) -> None:
         """Starts the worker and waits until it takes items.
