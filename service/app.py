@@ -23,6 +23,7 @@ from service.access.control import AccessControl
 from service.access.cors import allow_origins
 from service.access.headers import SecurityHeaders
 from service.access.routing import SECURITY_SCHEMES, AccessRouter
+from service.answered import Answered
 from service.batching import BatchingError
 from service.explaining import ExplainingService
 from service.fetching.images import UrlImages
@@ -99,6 +100,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     )
     access = AccessControl(settings, metrics)
     shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
+    answered = Answered(metrics, settings, shutdown)
     tracing = configured_tracing()
     pool = ModelPool(settings, metrics, tracing)
     threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
@@ -163,8 +165,10 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         HTTPException,
     ):
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Shedding, routes=routes, settings=settings)
-    app.add_middleware(RequestScope, metrics=metrics, settings=settings, shutdown=shutdown)
+    app.add_middleware(
+        RequestScope, metrics=metrics, answered=answered, settings=settings, shutdown=shutdown
+    )
+    app.add_middleware(Shedding, routes=routes, answered=answered, settings=settings)
     allow_origins(app, settings.cors_origins)
     # The outermost: errors carry its headers too.
     app.add_middleware(SecurityHeaders)

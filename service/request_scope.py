@@ -1,20 +1,16 @@
-"""The outermost layer of every request: its id, its body limit, its log line and its metrics."""
+"""Around everything that is carried out: its id, its body limit, its log line and its metrics."""
 
 import asyncio
 import contextlib
-import logging
-import re
 import time
-import uuid
-from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
+from service.answered import Answered, request_id_of, route_of
+from service.metrics import Metrics
 from service.problems import (
     CUT_SHORT,
     INTERNAL_ERROR,
@@ -27,7 +23,6 @@ from service.schemas.answers import Timings
 from service.settings import Settings
 from service.shutdown import Shutdown
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
 
@@ -35,16 +30,21 @@ _log = structlog.get_logger("legrad.request")
 
 
 class RequestScope:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the routes."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, settings: Settings, shutdown: Shutdown
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        answered: Answered,
+        settings: Settings,
+        shutdown: Shutdown,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._answered = answered
         self._shutdown = shutdown
         self._max_body_bytes = settings.max_body_bytes
-        self._slow_seconds = settings.slow_request_seconds
         self._max_bytes_in_progress = settings.max_body_bytes_in_progress
         self._bytes_in_progress = 0
 
@@ -55,8 +55,7 @@ class RequestScope:
             return
         began = time.perf_counter()
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = request_id_of(headers)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -66,12 +65,9 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 response_headers = MutableHeaders(scope=message)
-                response_headers["X-Request-ID"] = request_id
+                self._answered.name(response_headers, request_id)
                 if status == 200 and "timings" in state:
                     response_headers["Server-Timing"] = _server_timing(state["timings"])
-                if self._shutdown.announced:
-                    # The next request of this client goes to a server that stays.
-                    response_headers["Connection"] = "close"
             await _send_in_pieces(send, message)
 
         until_sent = contextlib.ExitStack()
@@ -92,7 +88,7 @@ class RequestScope:
                 raise
             await respond(CUT_SHORT, scope)(scope, receive, send_with_id)
         except Exception:
-            _log.exception("failed", request_id=request_id, route=_route(scope))
+            _log.exception("failed", request_id=request_id, route=route_of(scope))
             state["problem"] = INTERNAL_ERROR.code
             if status:
                 raise
@@ -100,7 +96,7 @@ class RequestScope:
         finally:
             until_sent.close()
             self._shutdown.requests -= 1
-            self._record(scope, state, status, time.perf_counter() - began)
+            self._answered.note(scope, status, time.perf_counter() - began)
 
     def _limited(
         self, headers: Headers, receive: Receive, until_sent: contextlib.ExitStack
@@ -138,39 +134,6 @@ class RequestScope:
     def _hold(self, body_bytes: int) -> None:
         self._bytes_in_progress += body_bytes
         self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
-
-    def _record(
-        self, scope: Scope, state: MutableMapping[str, Any], status: int, seconds: float
-    ) -> None:
-        route = _route(scope)
-        state["status"] = status
-        problem = state.get("problem")
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_duration.labels(route).observe(seconds)
-        if problem in REJECTION_REASONS:
-            self._metrics.rejected.labels(problem).inc()
-        slow = seconds > self._slow_seconds
-        stages: Mapping[str, float] = state["stages"].seconds if "stages" in state else {}
-        _log.log(
-            logging.WARNING if slow else logging.INFO,
-            "answered slowly" if slow else "answered",
-            request_id=state["request_id"],
-            method=scope["method"],
-            route=route,
-            status=status,
-            seconds=round(seconds, 6),
-            model=state.get("model"),
-            problem=problem,
-            client=scope["client"] and scope["client"][0],
-            key=state.get("key"),
-            timings={stage: round(taken, 6) for stage, taken in stages.items()},
-        )
-
-
-def _route(scope: Scope) -> str:
-    """The template of the path, never the path: that is the caller's."""
-    route: str = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
-    return route
 
 
 def _server_timing(timings: Timings) -> str:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.control import EXPLAIN
 from service.access.routing import AccessRoute
+from service.answered import Answered, request_id_of
 from service.batching import QueueFullError
 from service.explaining import ExplainingService
 from service.problems import Problem, TooManyRequestsError, describe, respond
@@ -21,11 +22,19 @@ class Shedding:
     """ASGI middleware that refuses, in its route's place, what could not be carried out.
 
     Under too much load nearly every request ends here, and what that costs is lost to the model.
-    So it is not routed, not asked for its key, and nothing of its body is awaited.
+    So it is before everything that only an answer of its own needs, and the request is not routed,
+    not asked for its key, and nothing of its body is awaited.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[Route], settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Iterable[Route],
+        answered: Answered,
+        settings: Settings,
+    ) -> None:
         self._app = app
+        self._answered = answered
         self._settings = settings
         self._routes = [
             route
@@ -43,8 +52,7 @@ class Shedding:
             await self._app(scope, receive, send)
         else:
             scope["route"] = route
-            scope["state"]["problem"] = problem.code
-            await respond(problem, scope)(scope, receive, send)
+            await self._refuse(problem, scope, receive, send)
 
     def _explains(self, scope: Scope) -> AccessRoute | None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -62,3 +70,14 @@ class Shedding:
         except RequestValidationError:
             pass  # The route says what is wrong with it.
         return None
+
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request_id = request_id_of(Headers(scope=scope))
+        scope.setdefault("state", {}).update(request_id=request_id, problem=problem.code)
+        response = respond(problem, scope)
+        self._answered.name(response.headers, request_id)
+        try:
+            await response(scope, receive, send)
+        finally:
+            self._answered.note(scope, problem.status, time.perf_counter() - began)

@@ -1,10 +1,12 @@
 """Around everything else: the trace that a request belongs to, for its spans and its log lines."""
 
 import re
+from collections.abc import Mapping
+from contextlib import nullcontext
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from service.telemetry.tracing import Tracing
 
@@ -29,22 +31,28 @@ class TraceScope:
             return
         headers = Headers(scope=scope)
         with self._tracing.request(scope["method"], scope["scheme"], headers) as trace:
-
-            async def send_with_trace(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    MutableHeaders(scope=message).update(trace.headers)
-                await send(message)
-
             # A caller's trace is worth finding in the log even where none is recorded here.
             trace_id = trace.trace_id or caller_trace_id(headers)
-            known = {} if trace_id is None else {"trace_id": trace_id}
+            known = nullcontext() if trace_id is None else bound_contextvars(trace_id=trace_id)
             try:
-                with structlog.contextvars.bound_contextvars(**known):
-                    await self._app(scope, receive, send_with_trace)
+                with known:
+                    await self._app(scope, receive, _with_headers(send, trace.headers))
             finally:
                 state = scope.get("state", {})
                 route = getattr(scope.get("route"), "path", None)
                 trace.answered(route, state.get("status", 500), state.get("problem"))
+
+
+def _with_headers(send: Send, added: Mapping[str, str]) -> Send:
+    if not added:
+        return send
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(added)
+        await send(message)
+
+    return send_with_headers
 
 
 def caller_trace_id(headers: Headers) -> str | None:
