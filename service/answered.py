@@ -34,7 +34,7 @@ def route_of(scope: Scope) -> str:
 
 
 class Answered:
-    """Names, counts and logs answers."""
+    """Adds headers to answers, counts and logs them."""
 
     def __init__(self, metrics: Metrics, settings: Settings, shutdown: Shutdown) -> None:
         """Nothing was answered yet."""
@@ -52,7 +52,7 @@ class Answered:
 
         self._counted = counted
 
-    def name(self, headers: MutableHeaders, request_id: str) -> None:
+    def add_headers(self, headers: MutableHeaders, request_id: str) -> None:
         """Adds the headers of every answer."""
         headers["X-Request-ID"] = request_id
         if self._shutdown.announced:

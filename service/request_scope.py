@@ -65,7 +65,7 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 response_headers = MutableHeaders(scope=message)
-                self._answered.name(response_headers, request_id)
+                self._answered.add_headers(response_headers, request_id)
                 if status == 200 and "timings" in state:
                     response_headers["Server-Timing"] = _server_timing(state["timings"])
             await _send_in_pieces(send, message)

@@ -76,7 +76,7 @@ class Shedding:
         request_id = request_id_of(Headers(scope=scope))
         scope.setdefault("state", {}).update(request_id=request_id, problem=problem.code)
         response = respond(problem, scope)
-        self._answered.name(response.headers, request_id)
+        self._answered.add_headers(response.headers, request_id)
         try:
             await response(scope, receive, send)
         finally:
