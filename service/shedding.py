@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.routing import Route
@@ -16,6 +17,8 @@ from service.explaining import ExplainingService
 from service.problems import Problem, TooManyRequestsError, describe, respond
 from service.routes.accepting import timeout_of
 from service.settings import Settings
+
+_log = structlog.get_logger("legrad.request")
 
 
 class Shedding:
@@ -69,6 +72,9 @@ class Shedding:
             return describe(error)
         except RequestValidationError:
             pass  # The route says what is wrong with it.
+        except Exception:
+            # Out here nothing would answer or count it, and the route refuses what it must as well.
+            _log.exception("cannot tell whether there is room")
         return None
 
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:

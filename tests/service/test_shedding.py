@@ -71,3 +71,14 @@ def test_a_server_that_is_about_to_stop_keeps_nobody_that_it_refuses(tiny_model:
         running.app.state.shutdown.announce()
         refused = running.explain()
         assert (refused.status_code, refused.headers["Connection"]) == (429, "close")
+
+
+def test_a_bug_in_telling_whether_there_is_room_costs_nobody_an_answer(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: float) -> None:
+        raise RuntimeError("a bug")
+
+    with RunningApp(tiny_model) as running:
+        monkeypatch.setattr(running.app.state.explaining, "check_room", broken)
+        assert running.explain().status_code == 200
