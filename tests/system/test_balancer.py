@@ -196,6 +196,21 @@ def test_a_reloaded_balancer_drops_nothing(balancer: Balancer) -> None:
     assert set(load.outcomes) == {"200"}, load.outcomes
 
 
+def test_a_connection_kept_over_a_reload_has_its_next_request_answered_and_is_told_to_end(
+    balancer: Balancer,
+) -> None:
+    def told_to_end() -> bool:
+        answered = client.get("/health/live")
+        assert answered.status_code == 200
+        return answered.headers.get("connection") == "close"
+
+    with httpx.Client(base_url=balancer.url, timeout=60) as client:
+        assert not told_to_end()
+        balancer.reload()
+        # Closed while idle, it would be replaced by one that nobody tells to end.
+        balancer.eventually(told_to_end)
+
+
 def test_a_caller_that_leaves_is_seen_by_the_replica(
     balancer: Balancer, replicas: tuple[Server, Server]
 ) -> None:
