@@ -14,7 +14,7 @@ _OPENMP_TURNS = "8000"
 # the model's large tensors lie between small things that stay, and leave holes.
 _HEAPS = 4
 _HEAPS_PARAMETER = -8  # M_ARENA_MAX of malloc.h
-_HEAPS_VARIABLES = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+_HEAPS_TUNABLE = "glibc.malloc.arena_max="
 
 
 def main() -> None:
@@ -28,5 +28,8 @@ def main() -> None:
 
 def _limit_heaps() -> None:
     """Limits the allocator's heaps, where it is GNU's and nobody has set them."""
-    if platform.libc_ver()[0] == "glibc" and not any(map(os.environ.get, _HEAPS_VARIABLES)):
+    chosen = os.environ.get("MALLOC_ARENA_MAX") or (
+        _HEAPS_TUNABLE in os.environ.get("GLIBC_TUNABLES", "")
+    )
+    if platform.libc_ver()[0] == "glibc" and not chosen:
         ctypes.CDLL(None).mallopt(_HEAPS_PARAMETER, _HEAPS)

@@ -61,6 +61,7 @@ def spins_and_heaps(**environment: str) -> tuple[int, int]:
         ({"GOMP_SPINCOUNT": "17"}, (17, 4)),
         ({"MALLOC_ARENA_MAX": "5"}, (8000, 5)),
         ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}, (8000, 3)),
+        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, (8000, 4)),
     ],
 )
 def test_threads_wait_briefly_and_share_four_heaps_unless_told_otherwise(
