@@ -5,18 +5,21 @@ request, for a head that arrives in drops, and for a client that does not read i
 takes heads of any size.
 
 It also loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client
-and curl's ``--http2`` do, and takes what arrives of it later for the next request. And where it
-closes a connection after its answer, it does so while a client may still be sending.
+and curl's ``--http2`` do, and takes what arrives of it later for the next request. Where it closes
+a connection after its answer, it does so while a client may still be sending. And of a client that
+leaves it tells the last request that came, not the one that is being answered.
 """
 
 import asyncio
 import itertools
 import sys
+from collections import deque
 from functools import partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.metrics import ClosedConnection, Metrics
 from service.settings import Settings
@@ -27,6 +30,8 @@ _READ_BYTES = 262_144
 _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A byte of a body may bring along the size and the ends of a chunk of its own.
 _CHUNKED_BYTES = 8
+# A stopping server waits so long for the rest of what it has refused.
+_LAST_SECONDS = 1.0
 
 IDLE_SECONDS = 75
 """How long a connection may stay silent after an answer: longer than the minute for which balancers
@@ -45,7 +50,7 @@ class _LingeringTransport:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._closing = False
+        self.lingers = False
         # Told by the connection: a transport that knew it would keep it, and what a client sent,
         # until the collector of cycles comes.
         self.receiving = False
@@ -54,13 +59,13 @@ class _LingeringTransport:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        return self._closing or self._transport.is_closing()
+        return self.lingers or self._transport.is_closing()
 
     def close(self) -> None:
         if self.is_closing() or not self.receiving:
             self._transport.close()
             return
-        self._closing = True
+        self.lingers = True
         self._transport.write_eof()
         self._transport.resume_reading()
 
@@ -75,7 +80,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_request: asyncio.TimerHandle | None = None
         self._awaiting_reader: asyncio.TimerHandle | None = None
         self._given_up = False
-        self._unanswered = 0
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self._idle_turn: int | None = None
         self._head_bytes = 0
         self._data = b""
@@ -92,11 +97,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
-        if self._idle_turn is not None:
-            self._idle_turn = None
-            self._stop(self._awaiting_reader)
-            self._awaiting_reader = None
-            self._await_request()
+        self._end_idleness()
         self._head_bytes += len(data)
         self._data = data
         super().data_received(data)
@@ -113,6 +114,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._end_idleness()
         self._lingering.receiving = True
         if not self._head_known:
             super().on_message_begin()
@@ -129,11 +131,16 @@ class GuardedConnection(HttpToolsProtocol):
             self._head_known = False
             return
         self._stop(self._awaiting_request)
-        self._unanswered += 1
-        if self._unanswered > _MOST_PIPELINED:
+        if len(self._unanswered) == _MOST_PIPELINED:
             self._abort("too-many")
         else:
             super().on_headers_complete()
+            self._unanswered.append(self.cycle)
+            # uvicorn reads no further while a request waits for the one before it, and would not
+            # see that the client leaves. What is read meanwhile is kept.
+            kept = sum(len(cycle.body) for cycle in self._unanswered)
+            if kept < HIGH_WATER_LIMIT and len(self._unanswered) < _MOST_PIPELINED:
+                self.flow.resume_reading()
             self._await_reader()
 
     def on_body(self, body: bytes) -> None:
@@ -149,6 +156,13 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_message_complete()
         if self.transport.is_closing():
             self.transport.close()
+        elif not self._unanswered:
+            # Refused before all of it had arrived.
+            self._stop(self._awaiting_request)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._begin_idleness()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Goes on in HTTP/1.1, as a server may that is offered another protocol (RFC 9110, 7.8).
@@ -177,24 +191,48 @@ class GuardedConnection(HttpToolsProtocol):
         """All of an answer but what the transport holds has been read."""
         self._stop(self._awaiting_reader)
         self._awaiting_reader = None
-        self._unanswered -= 1
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._unanswered:
             self._await_reader()
         elif self._lingering.receiving:
             self._await_request()
         else:
-            self._idle_turn = next(_turns)
-            self._await_end_of_answer()
+            self._begin_idleness()
+
+    def shutdown(self) -> None:
+        """The server stops: what is being answered is the last, and what was refused is closed."""
+        super().shutdown()
+        if self._lingering.lingers and not self.transport.get_write_buffer_size():
+            self._stop(self._awaiting_request)
+            self._awaiting_request = self.loop.call_later(
+                _LAST_SECONDS, self._abort, "slow-request"
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lets go of the connection."""
+        """Lets go of the connection, and has those know it who still work for it."""
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._unanswered.clear()
         # It knows this connection: together they would keep what the client sent until the
         # collector of cycles comes.
         self.cycle = None  # type: ignore[assignment]
+
+    def _begin_idleness(self) -> None:
+        self._idle_turn = next(_turns)
+        self._await_end_of_answer()
+
+    def _end_idleness(self) -> None:
+        if self._idle_turn is not None:
+            self._idle_turn = None
+            self._stop(self._awaiting_reader)
+            self._awaiting_reader = None
+            self._unset_keepalive_if_required()
+            self._await_request()
 
     def _await_request(self) -> None:
         # Also bounds how long the rest of a refused body may take.

@@ -214,6 +214,41 @@ def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_
         assert closed(running, "idle") == 2
 
 
+def refused_early(running: RunningApp) -> socket.socket:
+    """A connection with an answer, of whose request the body has not been sent."""
+    connection = connect(running)
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+    return connection
+
+
+def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_model: str) -> None:
+    def takes_its_place() -> bool:
+        try:
+            return running.client.get("/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with (
+        RunningApp(tiny_model, max_connections=1, head_timeout_seconds=600) as running,
+        refused_early(running) as refused,
+    ):
+        refused.sendall(b"0123456789")
+        running.eventually(takes_its_place)
+        assert is_closed(refused)
+
+
+def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.server.IDLE_SECONDS", 1)
+    with RunningApp(tiny_model, head_timeout_seconds=600) as running:
+        with refused_early(running) as refused:
+            refused.sendall(b"0123456789")
+            assert is_closed(refused)
+        assert closed(running, "slow-request") == 0
+
+
 def test_a_client_that_wants_to_close_reads_why_its_large_body_was_refused(
     tiny_model: str,
 ) -> None:

@@ -202,6 +202,23 @@ def test_what_nobody_waits_for_is_not_computed(tiny_model: str) -> None:
         assert len(held.seen) == 1
 
 
+def test_a_client_that_leaves_is_noticed_though_it_has_asked_ahead(
+    running: RunningApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    def left() -> float:
+        return running.metric(f'legrad_requests_total{{{EXPLAIN},status="499"}}')
+
+    before = left()
+    ahead = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    with Held(running) as held:
+        with socket.create_connection((running.host, running.port)) as leaving:
+            leaving.sendall(posted(request_of(prompts=["not known yet"])) + ahead)
+            assert held.entered.wait(60)
+            leaving.sendall(ahead)
+        running.eventually(lambda: left() == before + 1)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 def test_a_client_that_leaves_while_sending_is_no_server_error(running: RunningApp) -> None:
     def count(status: str) -> float:
         return running.metric(f'legrad_requests_total{{{EXPLAIN},status="{status}"}}')

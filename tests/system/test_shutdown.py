@@ -1,6 +1,7 @@
 """How the real process ends: what was accepted is answered, and it ends in time whatever hangs."""
 
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,18 @@ def test_a_second_signal_does_not_wait_for_the_delay(tiny_model: str) -> None:
         server.wait_for_health(503)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_refused_client_that_sends_no_more_does_not_hold_the_process(tiny_model: str) -> None:
+    with (
+        Server(tiny_model, head_timeout_seconds=600, drain_timeout_seconds=600) as server,
+        socket.create_connection((server.host, server.port), timeout=60) as refused,
+    ):
+        server.wait_for_health()
+        refused.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        assert refused.recv(65536).startswith(b"HTTP/1.1 404")
+        server.signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_SECONDS) == 0
 
 
 def test_what_hangs_is_abandoned_in_time_and_the_exit_status_tells(
