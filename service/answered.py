@@ -4,12 +4,14 @@ import functools
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import structlog
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import Scope
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
 from service.settings import Settings
@@ -58,6 +60,27 @@ class Answered:
         if self._shutdown.announced:
             # The next request of this client goes to a server that stays.
             headers["Connection"] = "close"
+
+    async def respond(
+        self, make: Callable[[Scope], Response], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers a request that goes no further.
+
+        Args:
+            make: makes the response, from the scope with the request's id in its state.
+            scope: the request's.
+            receive: of its body nothing is read.
+            send: sends the response.
+        """
+        began = time.perf_counter()
+        request_id = request_id_of(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        response = make(scope)
+        self.add_headers(response.headers, request_id)
+        try:
+            await response(scope, receive, send)
+        finally:
+            self.note(scope, response.status_code, time.perf_counter() - began)
 
     def note(self, scope: Scope, status: int, seconds: float) -> None:
         """Notes one answer.

@@ -168,8 +168,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.add_middleware(
         RequestScope, metrics=metrics, answered=answered, settings=settings, shutdown=shutdown
     )
-    app.add_middleware(Shedding, routes=routes, answered=answered, settings=settings)
-    allow_origins(app, settings.cors_origins)
+    app.add_middleware(Shedding, routes=routes, access=access, answered=answered, settings=settings)
+    allow_origins(app, settings.cors_origins, answered)
     # The outermost: errors carry its headers too.
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceScope, tracing=tracing)

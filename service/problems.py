@@ -244,8 +244,6 @@ def describe(error: Exception) -> Problem | None:
         detail = error.detail
         if error.status_code == 404:
             detail = "This address of the server has nothing at this path; /docs lists the paths."
-        elif "Allow" in headers:
-            detail = f"This path takes {headers['Allow']}; /docs says what it expects."
         return Problem(error.status_code, code, error.detail, detail, headers=headers)
     if isinstance(error, (LegradError, BatchingError)):
         for kind in type(error).__mro__:
@@ -324,7 +322,11 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
         raise error
     if problem.status == 405:
         allow = _methods_of(request, problem.headers.get("Allow", ""))
-        problem = dataclasses.replace(problem, headers={"Allow": allow})
+        problem = dataclasses.replace(
+            problem,
+            detail=f"This path takes {allow}; /docs says what it expects.",
+            headers={"Allow": allow},
+        )
     request.state.problem = problem.code
     return respond(problem, request.scope)
 

@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
-from service.access.cors import check_origins
 from service.access.keys import read_keys
+from service.access.origins import check_origins
 from service.access.proxies import trusted_networks
 from service.batching import DEFAULT_STALL_SECONDS
 from service.fetching.rules import UrlRules
@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     head_timeout_seconds: float = Field(
         15.0,
         gt=0,
-        description="How long a connection may take to send the head of a request; one that stays "
-        "idle after an answer is closed after 75 s.",
+        description="How long a connection may take to send the head of a request, or the rest of "
+        "a body that was refused; one that stays idle after an answer is closed after 75 s.",
     )
     send_timeout_seconds: float = Field(
         60.0,

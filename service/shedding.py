@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 from fastapi.exceptions import RequestValidationError
@@ -9,14 +10,16 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access.control import EXPLAIN
+from service.access.control import EXPLAIN, AccessControl
 from service.access.routing import AccessRoute
-from service.answered import Answered, request_id_of
+from service.answered import Answered
 from service.batching import QueueFullError
 from service.explaining import ExplainingService
 from service.problems import Problem, TooManyRequestsError, describe, respond
 from service.routes.accepting import timeout_of
 from service.settings import Settings
+
+_METHODS = frozenset(("POST", "PUT"))
 
 _log = structlog.get_logger("legrad.request")
 
@@ -33,10 +36,12 @@ class Shedding:
         self,
         app: ASGIApp,
         routes: Iterable[Route],
+        access: AccessControl,
         answered: Answered,
         settings: Settings,
     ) -> None:
         self._app = app
+        self._access = access
         self._answered = answered
         self._settings = settings
         self._routes = [
@@ -44,7 +49,7 @@ class Shedding:
             for route in routes
             if isinstance(route, AccessRoute)
             and route.needs == EXPLAIN
-            and "POST" in (route.methods or ())
+            and not _METHODS.isdisjoint(route.methods or ())
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +60,15 @@ class Shedding:
             await self._app(scope, receive, send)
         else:
             scope["route"] = route
-            await self._refuse(problem, scope, receive, send)
+            scope.setdefault("state", {})["problem"] = problem.code
+            await self._answered.respond(partial(respond, problem), scope, receive, send)
 
     def _explains(self, scope: Scope) -> AccessRoute | None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] not in _METHODS:
             return None
-        path = scope["path"]
-        return next((route for route in self._routes if route.path_regex.match(path)), None)
+        if not self._access.answers(scope, EXPLAIN):
+            return None
+        return next((route for route in self._routes if _takes(route, scope)), None)
 
     def _no_room(self, scope: Scope) -> Problem | None:
         explaining: ExplainingService = scope["app"].state.explaining
@@ -77,13 +84,7 @@ class Shedding:
             _log.exception("cannot tell whether there is room")
         return None
 
-    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        request_id = request_id_of(Headers(scope=scope))
-        scope.setdefault("state", {}).update(request_id=request_id, problem=problem.code)
-        response = respond(problem, scope)
-        self._answered.add_headers(response.headers, request_id)
-        try:
-            await response(scope, receive, send)
-        finally:
-            self._answered.note(scope, problem.status, time.perf_counter() - began)
+
+def _takes(route: AccessRoute, scope: Scope) -> bool:
+    methods = route.methods or ()
+    return scope["method"] in methods and route.path_regex.match(scope["path"]) is not None

@@ -60,7 +60,8 @@ class AccessControl:
             ForbiddenError: its key has none of the scopes.
             TryLaterError: its key has asked enough for now.
         """
-        self._check_address(scope, needs)
+        if not self.answers(scope, needs):
+            raise HTTPException(404)
         if not needs:
             yield
         elif self._ring is None:
@@ -82,13 +83,13 @@ class AccessControl:
             async with self._limits.held(key):
                 yield
 
-    def _check_address(self, scope: Scope, needs: Needs) -> None:
+    def answers(self, scope: Scope, needs: Needs) -> bool:
+        """Whether the address that was asked answers routes with these needs."""
         if self._admin_port is None or not needs:
-            return
+            return True
         # The socket's own address, whatever the request says of itself.
         on_admin = scope["server"][1] == self._admin_port
-        if not needs & (_ADMIN_SIDE if on_admin else EXPLAIN):
-            raise HTTPException(404)
+        return bool(needs & (_ADMIN_SIDE if on_admin else EXPLAIN))
 
 
 def _identify(scope: Scope, ring: KeyRing) -> ApiKey:

@@ -1,40 +1,52 @@
 """Which web pages of other origins may ask."""
 
-import re
-
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
+from service.answered import Answered
+
 _ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Ms")
 _EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
 
 
-def check_origins(origins: tuple[str, ...]) -> None:
-    """Checks the setting.
-
-    Raises:
-        ValueError: one is not an origin as browsers write it, nor ``*``.
-    """
-    for origin in origins:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{origin!r} is not an origin: write it as browsers do, such as "
-                "https://app.example.org, without a path."
-            )
-
-
-def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
+def allow_origins(app: FastAPI, origins: tuple[str, ...], answered: Answered) -> None:
     """Lets pages of these origins ask; does nothing if there are none.
 
     Never with credentials: a browser has no cookies for this service that a page could misuse, and
     keys are sent by whoever has them.
     """
     if origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app.add_middleware(_OtherOrigins, origins=origins, answered=answered)
+
+
+class _OtherOrigins(CORSMiddleware):
+    """What browsers ask before they send a request is a request too: it has an id and is noted."""
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...], answered: Answered) -> None:
+        super().__init__(
+            app,
             allow_origins=origins,
             allow_methods=("GET", "POST"),
             allow_headers=_ALLOWED_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         )
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _is_preflight(scope):
+            await self._answered.respond(self._preflight, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def _preflight(self, scope: Scope) -> Response:
+        return self.preflight_response(Headers(scope=scope))
+
+
+def _is_preflight(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+        return False
+    headers = Headers(scope=scope)
+    return "origin" in headers and "access-control-request-method" in headers

@@ -145,10 +145,12 @@ def timeout_of(headers: Headers, settings: Settings) -> float:
     header = headers.get("x-request-timeout-ms")
     if header is None:
         return settings.request_timeout_seconds
-    if not (header.isascii() and header.isdigit() and int(header[:12]) > 0):
+    # Spaces after a value are not part of it, and zeros before a number change nothing.
+    digits = header.strip(" \t").lstrip("0")
+    if not (digits.isascii() and digits.isdigit()):
         message = f"Input should be a positive whole number, not {header[:32]!r}"
         raise invalid(message, "X-Request-Timeout-Ms")
-    return min(int(header[:12]) / 1000, settings.request_timeout_seconds)
+    return min(int(digits[:12]) / 1000, settings.request_timeout_seconds)
 
 
 def _slowest(outcomes: Sequence[ExplainOutcome]) -> Timings:

@@ -10,6 +10,7 @@ import pytest
 from answers import refused
 from pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from PIL import Image
+from raw_requests import posted_alone
 from running_app import RunningApp
 
 
@@ -338,3 +339,11 @@ def test_a_timeout_must_be_a_positive_whole_number(running: RunningApp, value: s
         headers={"X-Request-Timeout-Ms": value.encode("latin-1")},  # type: ignore[dict-item]
     )
     refused(response, 422, "invalid-request", "X-Request-Timeout-Ms")
+
+
+@pytest.mark.parametrize("value", ["60000", "00000000000060000", " 60000 ", "9" * 1000])
+def test_a_timeout_may_be_written_as_any_such_number(running: RunningApp, value: str) -> None:
+    request = posted_alone(request_of(), **{"X-Request-Timeout-Ms": value})
+    with socket.create_connection((running.host, running.port), timeout=60) as connection:
+        connection.sendall(request)
+        assert connection.recv(12) == b"HTTP/1.1 200"

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 from running_app import RunningApp
+from structlog.testing import capture_logs
 
 from service.settings import Settings
 
@@ -90,6 +91,17 @@ def test_pages_of_the_settings_may_ask_and_read_errors_too(friendly: RunningApp)
         assert answer.headers["access-control-allow-origin"] == PAGE
         assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
         assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_what_browsers_ask_before_is_a_request_too(friendly: RunningApp) -> None:
+    counted = 'legrad_requests_total{route="unmatched",status="200"}'
+    before = friendly.metric(counted)
+    with capture_logs() as entries:
+        asked = preflight(friendly, PAGE)
+    assert friendly.metric(counted) == before + 1
+    (noted,) = [each for each in entries if each["event"] == "answered"]
+    assert (noted["method"], noted["status"]) == ("OPTIONS", 200)
+    assert noted["request_id"] == asked.headers["X-Request-ID"]
 
 
 def test_other_pages_may_not(friendly: RunningApp) -> None:

@@ -1,27 +1,32 @@
 """What a full server says: to whom, in which form, and what it does not do for it."""
 
+import httpx
 import pytest
 from api_keys import bearer, entry, listed
-from running_app import RunningApp
+from running_app import RunningApp, samples
 
 PAGE = "https://app.example.org"
 
 
 @pytest.mark.parametrize(
-    ("path", "route", "found_in"),
+    ("method", "path", "route", "found_in"),
     [
-        ("/explain", "/explain", "detail"),
-        ("/v1/models/{}:explain", "/v1/models/{model_id}:explain", "error"),
-        ("/v2/models/{}/infer", "/v2/models/{model_id}/infer", "error"),
-        ("/explanations/{}", "/explanations/{model_id}", "message"),
+        ("POST", "/explain", "/explain", "detail"),
+        ("POST", "/v1/models/{}:explain", "/v1/models/{model_id}:explain", "error"),
+        ("POST", "/v2/models/{}/infer", "/v2/models/{model_id}/infer", "error"),
+        ("POST", "/explanations/{}", "/explanations/{model_id}", "message"),
+        ("PUT", "/explanations/{}", "/explanations/{model_id}", "message"),
     ],
 )
 def test_every_protocol_is_refused_in_its_own_form(
-    tiny_model: str, path: str, route: str, found_in: str
+    tiny_model: str, method: str, path: str, route: str, found_in: str
 ) -> None:
     with RunningApp(tiny_model) as running, running.full():
-        answer = running.client.post(
-            path.format(running.model.id), content=b"never read", headers={"X-Request-ID": "mine"}
+        answer = running.client.request(
+            method,
+            path.format(running.model.id),
+            content=b"never read",
+            headers={"X-Request-ID": "mine"},
         )
         counted = f'legrad_requests_total{{route="{route}",status="429"}}'
         assert answer.status_code == 429
@@ -38,7 +43,16 @@ def test_whatever_does_not_explain_is_answered(tiny_model: str) -> None:
         for path in ("/health/live", "/health/ready", "/models", "/metrics", "/v2/health/ready"):
             assert running.client.get(path).status_code == 200
         assert running.client.get("/explain").status_code == 405
+        assert running.client.put("/explain").status_code == 405
         assert running.client.post("/nowhere").status_code == 404
+
+
+def test_operators_have_an_address_that_explains_nothing_full_or_not(tiny_model: str) -> None:
+    with RunningApp(tiny_model, admin_port=0) as running, running.full():
+        admin = f"http://{running.host}:{running.admin_port}"
+        assert httpx.post(f"{admin}/explain", timeout=60).status_code == 404
+        metrics = samples(httpx.get(f"{admin}/metrics", timeout=60).text)
+        assert metrics['legrad_rejected_total{reason="queue-full"}'] == 0
 
 
 def test_a_deadline_that_is_none_is_told_so(tiny_model: str) -> None:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e{:04x}"
 _PARENT = "00f067aa0ba902b7"
+PAGE = "https://app.example.org"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,9 @@ def traced(tiny_model: str, collector: TraceCollector) -> Iterator[Server]:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
         # Two pictures of different requests find each other.
-        server = Server(f"{tiny_model},RN50/openai", max_wait_ms=2000, max_batch_images=2)
+        server = Server(
+            f"{tiny_model},RN50/openai", max_wait_ms=2000, max_batch_images=2, cors_origins=PAGE
+        )
     with server:
         server.wait_for_health()
         yield server
@@ -170,9 +173,12 @@ def test_errors_are_named_but_not_quoted(traced: Server, collector: TraceCollect
     failed = traced.explain(request_of(prompts=[secret], model="rn50-openai"), **traceparent(6))
     lost = traced.client.get(f"/{secret}?key={secret}", headers=traceparent(7))
     strange = traced.client.request("PROPFIND", "/models", headers=traceparent(8))
-    assert [each.status_code for each in (bad, failed, lost, strange)] == [422, 503, 404, 405]
+    asks_before = traceparent(9) | {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    preflight = traced.client.options("/explain", headers=asks_before)
+    answers = (bad, failed, lost, strange, preflight)
+    assert [each.status_code for each in answers] == [422, 503, 404, 405, 200]
     roots = {}
-    for number in (4, 5, 6, 7, 8):
+    for number in (4, 5, 6, 7, 8, 9):
         spans = collector.request_spans(_TRACE.format(number))
         (roots[number],) = [span for span in spans if is_server(span)]
     found = {
@@ -190,6 +196,7 @@ def test_errors_are_named_but_not_quoted(traced: Server, collector: TraceCollect
         6: ("POST /explain", 503, "not-ready", True),
         7: ("GET", 404, "not-found", False),
         8: ("HTTP", 405, "method-not-allowed", False),
+        9: ("OPTIONS", 200, None, False),
     }
     sent = b"".join(collector.bodies)
     assert secret.encode() not in sent.lower()
