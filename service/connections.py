@@ -6,13 +6,13 @@ takes heads of any size.
 
 It also loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client
 and curl's ``--http2`` do, and takes what arrives of it later for the next request. Where it closes
-a connection after its answer, it does so while a client may still be sending. And of a client that
-leaves it tells the last request that came, not the one that is being answered.
+a connection after its answer, it does so while a client may still be sending; for that, see
+:mod:`service.lingering`. And of a client that leaves it tells the last request that came, not the
+one that is being answered.
 """
 
 import asyncio
 import itertools
-import sys
 from collections import deque
 from functools import partial
 from typing import Any
@@ -21,17 +21,19 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.lingering import LingeringTransport
 from service.metrics import ClosedConnection, Metrics
 from service.settings import Settings
 
 _MOST_PIPELINED = 32
+_MOST_HEADERS = 100
+# What the objects of one need beside its characters.
+_HEADER_BYTES = 100
 # One read may bring so much at once; what is parsed of it is known only afterwards.
 _READ_BYTES = 262_144
 _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A byte of a body may bring along the size and the ends of a chunk of its own.
 _CHUNKED_BYTES = 8
-# A stopping server waits so long for the rest of what it has refused.
-_LAST_SECONDS = 1.0
 
 IDLE_SECONDS = 75
 """How long a connection may stay silent after an answer: longer than the minute for which balancers
@@ -41,33 +43,8 @@ keep theirs, so that it is never this server that closes one which a request is 
 _turns = itertools.count()
 
 
-class _LingeringTransport:
-    """A transport that is closed once the client has sent all, and at once only for reading.
-
-    The kernel resets a connection that is closed with bytes unread, and a client that is still
-    sending then never sees its answer. How long that may take is bounded by the connection's timer.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.lingers = False
-        # Told by the connection: a transport that knew it would keep it, and what a client sent,
-        # until the collector of cycles comes.
-        self.receiving = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def is_closing(self) -> bool:
-        return self.lingers or self._transport.is_closing()
-
-    def close(self) -> None:
-        if self.is_closing() or not self.receiving:
-            self._transport.close()
-            return
-        self.lingers = True
-        self._transport.write_eof()
-        self._transport.resume_reading()
+class _GivenUpError(Exception):
+    """Ends the parsing of what arrived."""
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -83,12 +60,11 @@ class GuardedConnection(HttpToolsProtocol):
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._idle_turn: int | None = None
         self._head_bytes = 0
-        self._data = b""
         self._head_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, if need be in the place of the one that was idle for longest."""
-        self._lingering = _LingeringTransport(transport)
+        self._lingering = LingeringTransport(transport, self.loop, self._settings, self._closed)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
         if len(self.connections) > self._settings.max_connections and not self._close_idle():
             self._abort("too-many")
@@ -97,10 +73,20 @@ class GuardedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived; heads and trailers are limited here, bodies by the application."""
+        if self._given_up:
+            return
         self._end_idleness()
+        self._unset_keepalive_if_required()
         self._head_bytes += len(data)
-        self._data = data
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_in_http(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if not self._given_up:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
         if self._head_bytes > _MOST_HEAD_BYTES:
             self._abort("large-head")
 
@@ -108,7 +94,10 @@ class GuardedConnection(HttpToolsProtocol):
         """Answers what is no HTTP, unless it is refused already; no more of it can be read."""
         self._lingering.receiving = False
         if self.transport.is_closing():
-            self.transport.close()
+            self._lingering.end()
+        elif self._unanswered and not self.cycle.more_body:
+            # What was asked before it is answered first, and last.
+            self.cycle.keep_alive = False
         else:
             super().send_400_response(msg)
 
@@ -121,8 +110,12 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has arrived, or a trailer."""
-        if not self._head_known:
-            super().on_header(name, value)
+        if self._head_known:
+            return
+        if len(self.headers) == _MOST_HEADERS:
+            self._abort("large-head")
+            raise _GivenUpError
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head of a request has arrived; its body is limited by the request's deadline."""
@@ -131,22 +124,24 @@ class GuardedConnection(HttpToolsProtocol):
             self._head_known = False
             return
         self._stop(self._awaiting_request)
+        if self.transport.is_closing():
+            # An answer before this one was the last.
+            self._given_up = True
+            self._lingering.end()
+            raise _GivenUpError
         if len(self._unanswered) == _MOST_PIPELINED:
             self._abort("too-many")
-        else:
-            super().on_headers_complete()
-            self._unanswered.append(self.cycle)
-            # uvicorn reads no further while a request waits for the one before it, and would not
-            # see that the client leaves. What is read meanwhile is kept.
-            kept = sum(len(cycle.body) for cycle in self._unanswered)
-            if kept < HIGH_WATER_LIMIT and len(self._unanswered) < _MOST_PIPELINED:
-                self.flow.resume_reading()
-            self._await_reader()
+            raise _GivenUpError
+        super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+        self._read_on()
+        self._await_reader()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._head_bytes = max(0, self._head_bytes - _CHUNKED_BYTES * len(body))
-        super().on_body(body)
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of a request has arrived, unless the parser expects another protocol to follow."""
@@ -155,7 +150,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._lingering.receiving = False
         super().on_message_complete()
         if self.transport.is_closing():
-            self.transport.close()
+            self._lingering.end()
         elif not self._unanswered:
             # Refused before all of it had arrived.
             self._stop(self._awaiting_request)
@@ -164,13 +159,12 @@ class GuardedConnection(HttpToolsProtocol):
             )
             self._begin_idleness()
 
-    def _unsupported_upgrade_warning(self) -> None:
+    def _go_on_in_http(self, rest: bytes) -> None:
         """Goes on in HTTP/1.1, as a server may that is offered another protocol (RFC 9110, 7.8).
 
         The parser has no such choice: another one is told the length of the body, and goes on.
         """
-        error = sys.exception()
-        if self._given_up or not isinstance(error, httptools.HttpParserUpgrade):
+        if self._given_up:
             return
         head = [b"POST / HTTP/1.1"]
         head += [
@@ -179,8 +173,9 @@ class GuardedConnection(HttpToolsProtocol):
             if name in (b"content-length", b"transfer-encoding")
         ]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._head_known = True
-        self.data_received(b"\r\n".join((*head, b"", self._data[error.args[0] :])))
+        self.data_received(b"\r\n".join((*head, b"", rest)))
 
     def pause_writing(self) -> None:
         """The client does not read as fast as its answer is written."""
@@ -193,6 +188,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._awaiting_reader = None
         self._unanswered.popleft()
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        self._read_on()
         if self._unanswered:
             self._await_reader()
         elif self._lingering.receiving:
@@ -201,19 +199,18 @@ class GuardedConnection(HttpToolsProtocol):
             self._begin_idleness()
 
     def shutdown(self) -> None:
-        """The server stops: what is being answered is the last, and what was refused is closed."""
+        """The server stops: what is being answered is the last."""
+        self._lingering.hurry()
         super().shutdown()
-        if self._lingering.lingers and not self.transport.get_write_buffer_size():
-            self._stop(self._awaiting_request)
-            self._awaiting_request = self.loop.call_later(
-                _LAST_SECONDS, self._abort, "slow-request"
-            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets go of the connection, and has those know it who still work for it."""
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
         super().connection_lost(exc)
+        self._lingering.lost()
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -221,6 +218,16 @@ class GuardedConnection(HttpToolsProtocol):
         # It knows this connection: together they would keep what the client sent until the
         # collector of cycles comes.
         self.cycle = None  # type: ignore[assignment]
+
+    def _read_on(self) -> None:
+        """Reads, if little waits: a client that leaves is seen by reading alone."""
+        kept = sum(len(cycle.body) for cycle in self._unanswered)
+        if len(self._unanswered) > 1:
+            kept += sum(map(_head_bytes, self._unanswered))
+        if kept < HIGH_WATER_LIMIT and len(self._unanswered) < _MOST_PIPELINED:
+            self.flow.resume_reading()
+        else:
+            self.flow.pause_reading()
 
     def _begin_idleness(self) -> None:
         self._idle_turn = next(_turns)
@@ -286,6 +293,11 @@ class GuardedConnection(HttpToolsProtocol):
             self._closed.labels(reason).inc()
             # Not closed: that waits until the client has read what is left.
             self.transport.abort()
+
+
+def _head_bytes(cycle: RequestResponseCycle) -> int:
+    headers = cycle.scope["headers"]
+    return sum(len(name) + len(value) + _HEADER_BYTES for name, value in headers)
 
 
 def guarded(settings: Settings, metrics: Metrics) -> Any:

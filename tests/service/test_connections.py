@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import socket
+import struct
 import threading
 import weakref
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from answers import refused
 from pictures import data_url, encoded, picture, request_of
@@ -110,6 +112,14 @@ def test_an_endless_head_is_given_up(running: RunningApp) -> None:
     with connect(running) as connection:
         start = [b"GET /health/live HTTP/1.1\r\nX: "]
         send_until_closed(connection, iter(start + [b"y" * 65536] * 2000))
+    assert closed(running, "large-head") == before + 1
+
+
+def test_a_head_of_very_many_lines_is_given_up(running: RunningApp) -> None:
+    before = closed(running, "large-head")
+    with connect(running) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 101)
+        assert is_closed(connection)
     assert closed(running, "large-head") == before + 1
 
 
@@ -249,6 +259,40 @@ def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(
         assert closed(running, "slow-request") == 0
 
 
+# Its answer is the last, though the client may go on.
+LAST = b"GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+
+
+def test_half_a_request_behind_the_last_answer_is_given_up(tiny_model: str) -> None:
+    with RunningApp(tiny_model, head_timeout_seconds=0.5) as running:
+        before = closed(running, "slow-request")
+        with connect(running) as connection:
+            connection.sendall(LAST + HEAD + b"Content-Length: 10\r\n\r\nx")
+            assert is_closed(connection)
+            running.eventually(lambda: closed(running, "slow-request") == before + 1)
+
+
+def test_a_request_behind_the_last_answer_is_not_carried_out(
+    running: RunningApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(running) as connection, structlog.testing.capture_logs() as log:
+        connection.sendall(LAST + b"GET /models HTTP/1.1\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"Host: a\r\n\r\n")
+        assert is_closed(connection)
+        assert running.client.get("/health/live").status_code == 200
+    assert {each["route"] for each in log if each["event"] == "answered"} == {"/health/live"}
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+def test_nonsense_behind_a_request_does_not_cost_it_its_answer(running: RunningApp) -> None:
+    with connect(running) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\nno HTTP\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b'{"status":"alive"}')
+
+
 def test_a_client_that_wants_to_close_reads_why_its_large_body_was_refused(
     tiny_model: str,
 ) -> None:
@@ -282,7 +326,10 @@ def test_a_refused_body_that_never_ends_is_given_up(tiny_model: str) -> None:
         assert closed(running, "slow-request") == 1
 
 
-def test_nothing_of_a_connection_is_kept_once_it_is_closed(running: RunningApp) -> None:
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_nothing_of_a_connection_is_kept_once_it_is_closed(
+    running: RunningApp, reset: bool
+) -> None:
     connections = running._server.server_state.connections
     before = set(connections)
     gc.disable()
@@ -291,6 +338,9 @@ def test_nothing_of_a_connection_is_kept_once_it_is_closed(running: RunningApp) 
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
             (known,) = map(weakref.ref, set(connections) - before)
+            if reset:
+                never = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, never)
         running.eventually(lambda: known() is None)
     finally:
         gc.enable()
@@ -336,6 +386,7 @@ class UnreadTransport(asyncio.Transport):
         self.connection: GuardedConnection | None = None
         self.written = b""
         self.aborted = asyncio.Event()
+        self.closing = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -348,8 +399,11 @@ class UnreadTransport(asyncio.Transport):
     def abort(self) -> None:
         self.aborted.set()
 
+    def close(self) -> None:
+        self.closing = True
+
     def is_closing(self) -> bool:
-        return False
+        return self.closing
 
     def pause_reading(self) -> None: ...
 
@@ -448,3 +502,9 @@ def test_bodies_together_are_no_more_than_the_server_holds(tiny_model: str) -> N
             assert two_thirds(running).status_code == 429
         running.eventually(lambda: two_thirds(running).status_code == 400)
         assert running.explain().status_code == 200
+
+
+def test_the_last_answer_that_is_not_read_is_given_up_though_more_was_asked() -> None:
+    last = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    more = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert closed_as_unread(last + more, pauses=False).count(b"the end") == 1
