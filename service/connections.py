@@ -76,7 +76,6 @@ class GuardedConnection(HttpToolsProtocol):
         if self._given_up:
             return
         self._end_idleness()
-        self._unset_keepalive_if_required()
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -164,8 +163,6 @@ class GuardedConnection(HttpToolsProtocol):
 
         The parser has no such choice: another one is told the length of the body, and goes on.
         """
-        if self._given_up:
-            return
         head = [b"POST / HTTP/1.1"]
         head += [
             name + b": " + value
@@ -208,7 +205,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
         super().connection_lost(exc)
-        self._lingering.lost()
+        self._lingering.stop_waiting()
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         for cycle in self._unanswered:
@@ -223,7 +220,7 @@ class GuardedConnection(HttpToolsProtocol):
         """Reads, if little waits: a client that leaves is seen by reading alone."""
         kept = sum(len(cycle.body) for cycle in self._unanswered)
         if len(self._unanswered) > 1:
-            kept += sum(map(_head_bytes, self._unanswered))
+            kept += sum(map(_head_size, self._unanswered))
         if kept < HIGH_WATER_LIMIT and len(self._unanswered) < _MOST_PIPELINED:
             self.flow.resume_reading()
         else:
@@ -238,11 +235,11 @@ class GuardedConnection(HttpToolsProtocol):
             self._idle_turn = None
             self._stop(self._awaiting_reader)
             self._awaiting_reader = None
-            self._unset_keepalive_if_required()
             self._await_request()
 
     def _await_request(self) -> None:
         # Also bounds how long the rest of a refused body may take.
+        self._unset_keepalive_if_required()
         self._awaiting_request = self.loop.call_later(
             self._settings.head_timeout_seconds, self._abort, "slow-request"
         )
@@ -295,7 +292,7 @@ class GuardedConnection(HttpToolsProtocol):
             self.transport.abort()
 
 
-def _head_bytes(cycle: RequestResponseCycle) -> int:
+def _head_size(cycle: RequestResponseCycle) -> int:
     headers = cycle.scope["headers"]
     return sum(len(name) + len(value) + _HEADER_BYTES for name, value in headers)
 

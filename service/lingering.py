@@ -5,6 +5,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from service.metrics import ClosedConnection
 from service.settings import Settings
 
 # A stopping server waits so long for the rest of what it has refused.
@@ -72,15 +73,15 @@ class LingeringTransport:
         if self._lingers and not self._transport.get_write_buffer_size():
             self._give_up_after(self._rest_seconds, "slow-request")
 
-    def lost(self) -> None:
-        """There is no connection any more."""
+    def stop_waiting(self) -> None:
+        """The client is not waited for any more."""
         if self._giving_up is not None:
             self._giving_up.cancel()
 
-    def _give_up_after(self, seconds: float, reason: str) -> None:
-        self.lost()
+    def _give_up_after(self, seconds: float, reason: ClosedConnection) -> None:
+        self.stop_waiting()
         self._giving_up = self._loop.call_later(seconds, self._give_up, reason)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: ClosedConnection) -> None:
         self._closed.labels(reason).inc()
         self._transport.abort()

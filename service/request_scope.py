@@ -22,6 +22,7 @@ from service.routes.accepting import ClientLeftError
 from service.schemas.answers import Timings
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.validation import whole_number
 
 _PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
@@ -103,18 +104,16 @@ class RequestScope:
     ) -> Receive:
         """Receives the body, but no more of it, and of all bodies together, than the limits."""
         limit = self._max_body_bytes
-        length = headers.get("content-length", "")
+        announced = whole_number(headers.get("content-length", "")) or 0
         received = 0
 
         until_sent.callback(lambda: self._hold(-received))
 
         async def limited() -> Message:
             nonlocal received
-            # Zeros before a number are allowed, and count as digits where Python limits them.
-            digits = length.lstrip("0")
-            if digits.isascii() and digits.isdigit() and int(digits) > limit:
+            if announced > limit:
                 raise BodyTooLargeError(
-                    f"The body has {digits} bytes; this server accepts {limit}.", field="body"
+                    f"The body has {announced} bytes; this server accepts {limit}.", field="body"
                 )
             message = await receive()
             size = len(message.get("body", b""))

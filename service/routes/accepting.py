@@ -18,7 +18,7 @@ from service.progress import Progress
 from service.schemas.answers import Timings
 from service.settings import Settings
 from service.telemetry.stages import Stages
-from service.validation import invalid
+from service.validation import invalid, whole_number
 
 _Body = TypeVar("_Body")
 _Answer = TypeVar("_Answer")
@@ -145,12 +145,11 @@ def timeout_of(headers: Headers, settings: Settings) -> float:
     header = headers.get("x-request-timeout-ms")
     if header is None:
         return settings.request_timeout_seconds
-    # Spaces after a value are not part of it, and zeros before a number change nothing.
-    digits = header.strip(" \t").lstrip("0")
-    if not (digits.isascii() and digits.isdigit()):
+    milliseconds = whole_number(header)
+    if milliseconds is None:
         message = f"Input should be a positive whole number, not {header[:32]!r}"
         raise invalid(message, "X-Request-Timeout-Ms")
-    return min(int(digits[:12]) / 1000, settings.request_timeout_seconds)
+    return min(milliseconds / 1000, settings.request_timeout_seconds)
 
 
 def _slowest(outcomes: Sequence[ExplainOutcome]) -> Timings:

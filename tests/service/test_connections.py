@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pictures import request_of
 from raw_connections import closed, connect, is_closed, send_until_closed
-from raw_requests import HEAD
+from raw_requests import HEAD, LIVE, REFUSED_EARLY
 from running_app import RunningApp
 
 
@@ -24,7 +24,7 @@ from running_app import RunningApp
         b"GET /health/li",
         HEAD,
         b"\r\n" * 10,
-        b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\nGET ",
+        LIVE + b"GET ",
         b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nhalf",
     ],
     ids=["nothing", "path", "headers", "newlines", "second", "refused-body"],
@@ -134,7 +134,7 @@ def test_a_length_with_many_zeros_is_a_length(running: RunningApp) -> None:
 def test_requests_sent_ahead_without_end_are_given_up(running: RunningApp) -> None:
     before = closed(running, "too-many")
     with connect(running) as connection:
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
+        connection.sendall(LIVE * 2000)
         assert is_closed(connection)
     assert closed(running, "too-many") == before + 1
 
@@ -150,10 +150,13 @@ def test_a_connection_too_many_is_closed_and_others_work_on(tiny_model: str) -> 
         assert running.explain().status_code == 200
 
 
-def answered_once(running: RunningApp) -> socket.socket:
+def answered_once(
+    running: RunningApp, request: bytes = LIVE, status: bytes = b"200"
+) -> socket.socket:
+    """A connection with an answer."""
     connection = connect(running)
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    connection.sendall(request)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
     return connection
 
 
@@ -163,7 +166,7 @@ def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_
         with connect(running) as silent, answered_once(running) as another:
             assert is_closed(oldest)
             for connection in (newest, another):
-                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+                connection.sendall(LIVE)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200")
             silent.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert silent.recv(65536).startswith(b"HTTP/1.1 200")
@@ -171,14 +174,6 @@ def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_
         newest.close()
         # The first was the connection with which this test had asked whether the server is ready.
         assert closed(running, "idle") == 2
-
-
-def refused_early(running: RunningApp) -> socket.socket:
-    """A connection with an answer, of whose request the body has not been sent."""
-    connection = connect(running)
-    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
-    assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-    return connection
 
 
 def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_model: str) -> None:
@@ -190,7 +185,7 @@ def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_mode
 
     with (
         RunningApp(tiny_model, max_connections=1, head_timeout_seconds=600) as running,
-        refused_early(running) as refused,
+        answered_once(running, REFUSED_EARLY, b"404") as refused,
     ):
         refused.sendall(b"0123456789")
         running.eventually(takes_its_place)
@@ -202,7 +197,7 @@ def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(
 ) -> None:
     monkeypatch.setattr("service.server.IDLE_SECONDS", 1)
     with RunningApp(tiny_model, head_timeout_seconds=600) as running:
-        with refused_early(running) as refused:
+        with answered_once(running, REFUSED_EARLY, b"404") as refused:
             refused.sendall(b"0123456789")
             assert is_closed(refused)
         assert closed(running, "slow-request") == 0
@@ -236,7 +231,7 @@ def test_a_request_behind_the_last_answer_is_not_carried_out(
 
 def test_nonsense_behind_a_request_does_not_cost_it_its_answer(running: RunningApp) -> None:
     with connect(running) as connection:
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\nno HTTP\r\n\r\n")
+        connection.sendall(LIVE + b"no HTTP\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b'{"status":"alive"}')
@@ -283,9 +278,7 @@ def test_nothing_of_a_connection_is_kept_once_it_is_closed(
     before = set(connections)
     gc.disable()
     try:
-        with connect(running) as connection:
-            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        with answered_once(running) as connection:
             (known,) = map(weakref.ref, set(connections) - before)
             if reset:
                 never = struct.pack("ii", 1, 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pictures import data_url, encoded, picture, request_of
-from raw_requests import posted
+from raw_requests import LIVE, posted
 from running_app import Held, RunningApp
 
 from legrad_engine.explainer import Explainer
@@ -209,12 +209,11 @@ def test_a_client_that_leaves_is_noticed_though_it_has_asked_ahead(
         return running.metric(f'legrad_requests_total{{{EXPLAIN},status="499"}}')
 
     before = left()
-    ahead = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
     with Held(running) as held:
         with socket.create_connection((running.host, running.port)) as leaving:
-            leaving.sendall(posted(request_of(prompts=["not known yet"])) + ahead)
+            leaving.sendall(posted(request_of(prompts=["not known yet"])) + LIVE)
             assert held.entered.wait(60)
-            leaving.sendall(ahead)
+            leaving.sendall(LIVE)
         running.eventually(lambda: left() == before + 1)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 

@@ -1,6 +1,9 @@
 """Clients that do not read hold no more than their share, and not for ever."""
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,13 +27,17 @@ LARGE = {
 }
 
 
-def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:
-    with (
-        RunningApp(tiny_model, max_requests_in_progress=1) as running,
-        connect(running, 4096) as reader,
-    ):
+@contextlib.contextmanager
+def reading_slowly(model: str, **settings: Any) -> Iterator[tuple[RunningApp, socket.socket]]:
+    """A server, and a client that has read the beginning of a large answer."""
+    with RunningApp(model, **settings) as running, connect(running, 4096) as reader:
         reader.sendall(posted(LARGE))
         assert reader.recv(100).startswith(b"HTTP/1.1 200")
+        yield running, reader
+
+
+def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:
+    with reading_slowly(tiny_model, max_requests_in_progress=1) as (running, reader):
         refused_one = running.explain()
         assert (refused_one.status_code, refused_one.json()["error"]) == (429, "too-many-requests")
         assert running.metric("legrad_requests_in_progress") == 1
@@ -42,12 +49,7 @@ def test_an_answer_holds_its_place_until_it_is_read(tiny_model: str) -> None:
 
 
 def test_an_answer_that_is_not_read_is_given_up(tiny_model: str) -> None:
-    with (
-        RunningApp(tiny_model, send_timeout_seconds=0.5) as running,
-        connect(running, 4096) as reader,
-    ):
-        reader.sendall(posted(LARGE))
-        assert reader.recv(100).startswith(b"HTTP/1.1 200")
+    with reading_slowly(tiny_model, send_timeout_seconds=0.5) as (running, reader):
         running.eventually(lambda: running.metric("legrad_requests_in_progress") == 0)
         assert closed(running, "slow-reader") == 1
         assert is_closed(reader)

@@ -9,6 +9,7 @@ from pathlib import Path
 import faulty_server
 import pytest
 from pictures import data_url, encoded, picture, request_of
+from raw_requests import REFUSED_EARLY
 from running_server import Server
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_a_refused_client_that_sends_no_more_does_not_hold_the_process(tiny_mode
         socket.create_connection((server.host, server.port), timeout=60) as refused,
     ):
         server.wait_for_health()
-        refused.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        refused.sendall(REFUSED_EARLY)
         assert refused.recv(65536).startswith(b"HTTP/1.1 404")
         server.signal(signal.SIGTERM)
         assert server.wait(PATIENCE_SECONDS) == 0
