@@ -54,7 +54,7 @@ serve: install
 # One thread for each of the jobs: more would only wait for each other.
 # schemathesis gives all operations one id, and of several tests with one id pytest-xdist runs one:
 # its tests have a process of their own.
-CONTRACT_TESTS := tests/system/test_schemathesis.py
+CONTRACT_TESTS := tests/service/test_app_contract.py
 test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --ignore=$(CONTRACT_TESTS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(CONTRACT_TESTS)
@@ -113,10 +113,10 @@ docs-pictures: install
 	$(BIN)/python examples/option_pictures.py
 
 models-page: install
-	$(BIN)/python -m legrad_engine.coverage docs/models.md
+	$(BIN)/python -m tools.models_page docs/models.md
 
 screenshots: $(TOOLS)
-	PYTHONPATH=.:tests/support $(BIN)/python tests/browser/screenshots.py build/screenshots
+	$(BIN)/python -m tests.service.web.screenshots build/screenshots
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks
@@ -125,7 +125,7 @@ soak: $(TOOLS)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 starter-eval: $(TOOLS)
-	$(BIN)/python -m legrad_engine.starter evaluate
+	$(BIN)/python -m tools.starter evaluate
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

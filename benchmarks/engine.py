@@ -17,7 +17,7 @@ from benchmarks.reference import ReferenceProcess
 from benchmarks.report import Row
 from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
-from legrad_engine.images import PreparedImage
+from legrad_engine.images.decoding import PreparedImage
 
 SIZES = (224, 448)
 TARGETS = 8

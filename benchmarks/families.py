@@ -14,7 +14,7 @@ from benchmarks import workload
 from benchmarks.report import Row
 from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
-from legrad_engine.images import PreparedImage
+from legrad_engine.images.decoding import PreparedImage
 
 # By architecture: its name in the table, and the ratio to reach by number of targets. No target
 # is set for 8 targets on the general route: each one walks back through whole blocks.

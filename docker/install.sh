@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs into a virtual environment that has no pip of its own. The Dockerfile and
-# tests/system/test_installation.py run the same steps.
+# tests/docker/test_install.py run the same steps.
 #
 #   install.sh torch cpu|cuda ENVIRONMENT         what is large and seldom changes
 #   install.sh dependencies cpu|cuda ENVIRONMENT  everything else that is locked

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from legrad_client import Explanation, LegradClient
 from PIL import Image, ImageDraw
 
 from demo import HERE, START_SECONDS, overview, start_server, wait_until_ready
-from service.client import Explanation, LegradClient
 
 STICKERS = HERE / "stickers.png"
 PROMPT = "a cat"

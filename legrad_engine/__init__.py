@@ -6,7 +6,7 @@ The engine knows tensors and pictures, and nothing of the web.
 from legrad_engine.errors import LegradError
 from legrad_engine.explainer import Explainer
 from legrad_engine.explanation import Explanation
-from legrad_engine.geometry import Geometry
+from legrad_engine.images.geometry import Geometry
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,

@@ -14,8 +14,8 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.families.heads import at_least_float32
-from legrad_engine.geometry import Fit, Geometry, plan
-from legrad_engine.images import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.images.geometry import Fit, Geometry, plan
 from legrad_engine.layers import Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block, trace_blocks
@@ -171,7 +171,7 @@ class Explainer:
     def prepare_decoded(
         self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
     ) -> PreparedImage:
-        """Fits and normalises what :func:`legrad_engine.images.decode` has read.
+        """Fits and normalises what :func:`legrad_engine.images.decoding.decode` has read.
 
         Raises:
             InvalidOptionError: the size is not a positive multiple of the patch size.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from legrad_engine.geometry import Geometry
+from legrad_engine.images.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score
-from legrad_engine.geometry import Geometry
+from legrad_engine.images.geometry import Geometry
 from legrad_engine.legrad.route import BlockTrace
 
 

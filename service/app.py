@@ -19,34 +19,42 @@ from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
-from service.access.control import AccessControl
-from service.access.cors import allow_origins
-from service.access.headers import SecurityHeaders
-from service.access.routing import SECURITY_SCHEMES, AccessRouter
-from service.answered import Answered
 from service.batching import BatchingError
-from service.explaining import ExplainingService
-from service.fetching.images import UrlImages
-from service.fetching.network import Network, SystemNetwork
-from service.metrics import Metrics
-from service.off_loop import run_alone
-from service.picture_threads import PictureThreads
+from service.explaining.network import Network, SystemNetwork
+from service.explaining.service import ExplainingService
+from service.explaining.url_images import UrlImages
+from service.http.access import AccessControl
+from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
+from service.http.answers import Answered
+from service.http.cors import allow_origins
+from service.http.headers import SecurityHeaders
+from service.http.overload import Shedding
+from service.http.problems import MEDIA_TYPE, ServiceError, handle
+from service.http.requests import RequestScope
+from service.http.tracing import TraceScope
+from service.pictures.workers import PictureThreads
+from service.pool.background import run_alone
 from service.pool.model_pool import ModelPool
-from service.problems import MEDIA_TYPE, ServiceError, handle
-from service.readiness import Readiness
-from service.request_scope import RequestScope
-from service.routes import documentation, explain, models, operations, page
-from service.routes.compat import kserve_v1, open_inference, torchserve
+from service.pool.readiness import Readiness
+from service.pool.state_metrics import ServerState
+from service.routes import (
+    documentation,
+    explain,
+    health_and_metrics,
+    kserve_v1,
+    models,
+    open_inference,
+    page,
+    torchserve,
+)
 from service.schemas.answers import ProblemDetails
 from service.schemas.base import component_schemas
-from service.schemas.compat import InferenceRequest, InstancesRequest
+from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
-from service.server_state import ServerState
+from service.server.shutdown import Shutdown
 from service.settings import Settings
-from service.shedding import Shedding
-from service.shutdown import Shutdown
 from service.telemetry.configuration import configured_tracing
-from service.telemetry.trace_scope import TraceScope
+from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 # Each says who may use it; one that does not is no router of this application.
@@ -55,8 +63,8 @@ _ROUTERS: tuple[AccessRouter, ...] = (
     explain.progress_router,
     models.router,
     models.admin_router,
-    operations.router,
-    operations.metrics_router,
+    health_and_metrics.router,
+    health_and_metrics.metrics_router,
     documentation.router,
     page.router,
     kserve_v1.router,

@@ -15,22 +15,22 @@ from rich.table import Table
 
 from legrad_engine import Explainer, LegradError
 from legrad_engine.families import Score
-from legrad_engine.geometry import Fit
+from legrad_engine.images.geometry import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models import STARTER, ModelReference, catalogue
-from service.access.keys import digest, new_key, read_keys
 from service.app import create_app
-from service.offline.folders import (
+from service.bulk.folders import (
     Outcome,
     Question,
     explain_pictures,
     find_pictures,
     read_prompts,
 )
-from service.offline.manifest import FILE_NAME, ManifestError
-from service.offline.report import contact_sheet
-from service.server import serve as run_server
+from service.bulk.manifest import FILE_NAME, ManifestError
+from service.bulk.report import contact_sheet
+from service.server.process import serve as run_server
 from service.settings import Settings
+from service.settings.keys import digest, new_key, read_keys
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from service.client import LegradClient
+from legrad_client import LegradClient
 
 if len(sys.argv) < 3:
     raise SystemExit(__doc__)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-
-from service.client import Explanation, LegradClient
+from legrad_client import Explanation, LegradClient
 
 
 def log(picture: str, explanation: Explanation) -> None:

@@ -1,1 +1,1 @@
-"""The built-in model "starter": its weights, and the program that made them."""
+"""The built-in model "starter": its weights, config and concepts."""

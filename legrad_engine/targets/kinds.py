@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.images import ImageSource, PreparedImage
+from legrad_engine.images.decoding import ImageSource, PreparedImage
 
 TargetKind = Literal["text", "embedding", "image", "class", "contrast", "residual"]
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.geometry import Geometry
-from legrad_engine.render import normalize
+from legrad_engine.images.geometry import Geometry
+from legrad_engine.images.rendering import normalize
 from legrad_engine.targets import Target
 
 NegativeMode = Literal["subtract", "mask"]

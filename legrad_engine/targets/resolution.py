@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families.heads import at_least_float32
-from legrad_engine.images import ImageSource, PreparedImage
+from legrad_engine.images.decoding import ImageSource, PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legrad_engine.geometry import Geometry
+from legrad_engine.images.geometry import Geometry
 from legrad_engine.targets import TargetKind
 from legrad_engine.targets.negatives import Negatives
 

@@ -15,16 +15,16 @@ import structlog
 from legrad_engine import LegradError
 from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
-from service.metrics import LoadOutcome, Metrics
-from service.off_loop import run_alone
+from service.http.problems import ModelTooLargeError, NoRoomError, NotReadyError
+from service.pool.background import run_alone
 from service.pool.loading import give_back_memory, load_warm, may_heal
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.pool.pooled_model import LoadFailure, PooledModel
 from service.pool.served_model import ServedModel
-from service.problems import ModelTooLargeError, NoRoomError, NotReadyError
+from service.pool.trace_cache import TraceCache
 from service.settings import Settings
+from service.telemetry.metrics import LoadOutcome, Metrics
 from service.telemetry.tracing import Tracing
-from service.trace_cache import TraceCache
 
 # Between loads that fail for a reason that may pass.
 _RELOAD_BACKOFF = RestartBackoff(initial_seconds=1.0, maximum_seconds=60.0)

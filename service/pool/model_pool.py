@@ -10,14 +10,14 @@ import structlog
 
 from legrad_engine.errors import UnknownModelError
 from service.batching import BatcherClosedError, BatcherState, BatchingError, QueueFullError
-from service.metrics import Metrics, TraceCacheMetrics
+from service.http.problems import NotReadyError
 from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel
-from service.problems import NotReadyError
+from service.pool.trace_cache import TraceCache
 from service.settings import Settings
+from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from service.telemetry.tracing import Tracing
-from service.trace_cache import TraceCache
 
 # A queue with no more room than this share of it is as good as full.
 _LEAST_ROOM_SHARE = 0.01

@@ -10,7 +10,7 @@ from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score, Tower
-from legrad_engine.geometry import Geometry
+from legrad_engine.images.geometry import Geometry
 from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
@@ -18,12 +18,12 @@ from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.text import Templates
 from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
-from service.metrics import TRACES, BatchMetrics, Metrics
-from service.pictures import Picture
+from service.explaining.pictures import Picture
 from service.pool.loading import WarmModel
+from service.pool.trace_cache import TraceCache
 from service.settings import Settings
+from service.telemetry.metrics import TRACES, BatchMetrics, Metrics
 from service.telemetry.tracing import SpanLink, Tracing
-from service.trace_cache import TraceCache
 
 # A walk back through one block costs about 0.42 of a forward pass through it, for each target.
 _WALK_BACK_SHARE = 0.42

@@ -8,9 +8,9 @@ from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 
-from service.access.control import OPEN
-from service.access.headers import CONTENT_SECURITY_POLICY
-from service.access.routing import AccessRouter
+from service.http.access import OPEN
+from service.http.access_routes import AccessRouter
+from service.http.headers import CONTENT_SECURITY_POLICY
 
 STATIC_URL = "/static-offline-docs"
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from fastapi import Path, Request, Response
 from pydantic import TypeAdapter
 
-from service.access.control import EXPLAIN, OPEN
-from service.access.routing import AccessRouter
-from service.commands import ExplainCommand, ExplainOutcome
-from service.explaining import ExplainingService
-from service.intake import JSON, MULTIPART, Intake, read_request
-from service.off_loop import run_sized
-from service.problems import NotAcceptableError
-from service.routes.accepting import TIMEOUT_PARAMETER, AcceptedRequest, accept
+from service.explaining.command import ExplainCommand, ExplainOutcome
+from service.explaining.service import ExplainingService
+from service.http.access import EXPLAIN, OPEN
+from service.http.access_routes import AccessRouter
+from service.http.problems import NotAcceptableError
+from service.pool.background import run_sized
+from service.routes.bodies.reading import JSON, MULTIPART, Intake, read_request
+from service.routes.requests import TIMEOUT_PARAMETER, AcceptedRequest, accept
 from service.schemas.answers import ExplainProgress, ExplainResponse
 from service.schemas.targets import Targets
 

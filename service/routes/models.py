@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
 
-from service.access.control import ADMIN, EXPLAIN
-from service.access.routing import AccessRouter
+from service.http.access import ADMIN, EXPLAIN
+from service.http.access_routes import AccessRouter
 from service.pool.model_pool import ModelPool
-from service.readiness import Readiness
+from service.pool.readiness import Readiness
 from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])

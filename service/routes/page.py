@@ -3,10 +3,10 @@
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-from service.access.control import OPEN
-from service.access.headers import CONTENT_SECURITY_POLICY
-from service.access.routing import AccessRouter
-from service.page import INDEX, POLICY, page_files
+from service.http.access import OPEN
+from service.http.access_routes import AccessRouter
+from service.http.headers import CONTENT_SECURITY_POLICY
+from service.web.files import INDEX, POLICY, page_files
 
 router = AccessRouter(needs=OPEN, include_in_schema=False)
 

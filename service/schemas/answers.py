@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.targets.text import TemplateSet
-from service.progress import Stage
+from service.explaining.progress import Stage
 from service.schemas.base import (
     Contract,
 )

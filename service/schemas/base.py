@@ -13,7 +13,7 @@ from pydantic import (
     Tag,
 )
 
-from service.fetching.rules import LONGEST_URL
+from service.settings.url_policy import LONGEST_URL
 
 # Two pixels of red, small enough to read in the documentation.
 EXAMPLE_IMAGE = (

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from legrad_engine.families import Score
-from legrad_engine.geometry import Fit
-from legrad_engine.render import (
+from legrad_engine.images.geometry import Fit
+from legrad_engine.images.rendering import (
     DEFAULT_ALPHA,
     DEFAULT_COLORMAP,
     ColormapName,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from legrad_engine.errors import LegradError
-from legrad_engine.images import decode
-from service.intake import JSON, MULTIPART, image_bytes, read_request
-from service.problems import INTERNAL_ERROR, describe
+from legrad_engine.images.decoding import decode
+from service.http.problems import INTERNAL_ERROR, describe
+from service.routes.bodies.reading import JSON, MULTIPART, image_bytes, read_request
 from service.settings import Settings
 from tests.fuzz import corpus
 

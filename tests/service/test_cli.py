@@ -4,11 +4,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from pictures import encoded, picture
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from tests.support.pictures import encoded, picture
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_the_contract_is_written_to_a_file(tmp_path: Path) -> None:
 def test_a_bad_setting_is_named_before_anything_is_served(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, mention: str
 ) -> None:
-    monkeypatch.setattr("service.server.configure_logs", lambda level: None)
+    monkeypatch.setattr("service.server.process.configure_logs", lambda level: None)
     monkeypatch.setenv(name, value)
     done = run("serve")
     assert done.exit_code == 2

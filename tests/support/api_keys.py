@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from service.access.keys import digest
+from service.settings.keys import digest
 
 
 def entry(name: str, key: str, *scopes: str, **limits: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from picture_sites import PictureSite, Script, StubNetwork
-from pictures import encoded
-from running_app import RunningApp
+
+from tests.support.picture_sites import PictureSite, Script, StubNetwork
+from tests.support.pictures import encoded
+from tests.support.running_app import RunningApp
 
 PICTURE = encoded()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from picture_bombs import DAMAGED, TOO_LARGE
-from pictures import base64_of, data_url, encoded, picture, request_of
+from tests.support.picture_bombs import DAMAGED, TOO_LARGE
+from tests.support.pictures import base64_of, data_url, encoded, picture, request_of
 
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 _PICTURES = {kind: encoded(picture(24, 20), kind) for kind in _KINDS}

@@ -3,8 +3,9 @@
 import struct
 import zlib
 
-from pictures import bomb, encoded
 from PIL import Image
+
+from tests.support.pictures import bomb, encoded
 
 MOST = 4_000_000
 

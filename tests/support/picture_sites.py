@@ -11,7 +11,7 @@ from typing import Self
 
 import httpcore
 
-from service.fetching.network import SystemNetwork
+from service.explaining.network import SystemNetwork
 
 Script = Callable[[socket.socket], None]
 _PATIENCE_SECONDS = 30.0

@@ -5,11 +5,12 @@ import io
 from typing import Any
 
 import numpy as np
-from answers import check_against_contract
 from httpx import Response
 from numpy.typing import NDArray
-from pictures import data_url
-from running_app import RunningApp
+
+from tests.support.answers import check_against_contract
+from tests.support.pictures import data_url
+from tests.support.running_app import RunningApp
 
 RAW_MAPS = {"heatmap": "npy", "overlay": False, "regions_threshold": None}
 

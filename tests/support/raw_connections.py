@@ -4,7 +4,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from running_app import RunningApp
+
+from tests.support.running_app import RunningApp
 
 PATIENCE = 60.0
 

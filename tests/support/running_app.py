@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
-from api_keys import bearer, entry, listed
-from pictures import request_of
 
 from service.app import create_app
-from service.fetching.network import Network
-from service.server import listen_for, server_config
+from service.explaining.network import Network
+from service.server.process import listen_for, server_config
 from service.settings import Settings
+from tests.support.api_keys import bearer, entry, listed
+from tests.support.pictures import request_of
 
 _PATIENCE_SECONDS = 60.0
 

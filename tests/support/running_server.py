@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from api_keys import bearer, entry, listed
+
+from tests.support.api_keys import bearer, entry, listed
 
 LEGRAD = Path(sys.executable).with_name("legrad")
 _START_SECONDS = 60.0

@@ -1,1 +1,0 @@
-"""Pictures from addresses: which may be fetched, and how."""

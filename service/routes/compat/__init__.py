@@ -1,1 +1,0 @@
-"""Other servers' protocols, over the same use case."""
