@@ -33,3 +33,7 @@ def _limit_heaps() -> None:
     )
     if platform.libc_ver()[0] == "glibc" and not chosen:
         ctypes.CDLL(None).mallopt(_HEAPS_PARAMETER, _HEAPS)
+
+
+if __name__ == "__main__":
+    main()

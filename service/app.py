@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
 from service.batching import BatchingError
+from service.errors import ServiceError
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
@@ -29,7 +30,7 @@ from service.http.answers import Answered
 from service.http.cors import allow_origins
 from service.http.headers import SecurityHeaders
 from service.http.overload import Shedding
-from service.http.problems import MEDIA_TYPE, ServiceError, handle
+from service.http.problems import MEDIA_TYPE, handle
 from service.http.requests import RequestScope
 from service.http.tracing import TraceScope
 from service.pictures.workers import PictureThreads

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from service.http.problems import LimitExceededError, TooManyRequestsError
+from service.errors import LimitExceededError, TooManyRequestsError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 

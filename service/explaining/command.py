@@ -10,9 +10,9 @@ from legrad_engine.families import Score
 from legrad_engine.targets import TextTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.text import Templates, resolve_templates
+from service.errors import LimitExceededError, ServiceError
 from service.explaining.progress import Progress
 from service.explaining.targets import encoded_images
-from service.http.problems import LimitExceededError, ServiceError
 from service.schemas.answers import ImageExplanation, Timings
 from service.schemas.requests import ExplainOptions, OutputOptions
 from service.settings import Settings

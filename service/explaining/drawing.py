@@ -14,8 +14,8 @@ from legrad_engine.images.geometry import upsample
 from legrad_engine.images.regions import Region, find_regions
 from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
 from legrad_engine.images.statistics import summarize
+from service.errors import NotFiniteError
 from service.explaining.targets import TargetName
-from service.http.problems import NotFiniteError
 from service.schemas.answers import Box, HeatmapRegion, HeatmapStatistics, Point, TargetExplanation
 from service.schemas.requests import OutputOptions
 

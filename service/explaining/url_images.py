@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import httpcore
 
-from service.explaining.network import Network
-from service.http.problems import (
+from service.errors import (
     InvalidUrlError,
     ServiceError,
     UrlNotAllowedError,
@@ -24,6 +23,7 @@ from service.http.problems import (
     UrlTooLargeError,
     UrlUnreachableError,
 )
+from service.explaining.network import Network
 from service.settings import Settings
 from service.settings.url_policy import ImageUrl, UrlRules
 from service.telemetry.metrics import Metrics
@@ -50,7 +50,7 @@ class UrlImages:
     """Replaces addresses by the pictures they give. Lives on the event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, network: Network) -> None:
-        self._rules: UrlRules = settings.url_rules
+        self._rules: UrlRules = settings.url_policy.rules
         self._timeout = settings.url_timeout_seconds
         self._max_redirects = settings.url_max_redirects
         self._max_bytes = settings.url_max_bytes

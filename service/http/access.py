@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from service.http.access_errors import AdminDisabledError, ForbiddenError, UnauthorizedError
+from service.errors import AdminDisabledError, ForbiddenError, UnauthorizedError
 from service.http.key_limits import KeyLimits
 from service.http.key_ring import KeyFile, KeyRing
 from service.settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
 
-from service.http.access_errors import KeyConcurrencyError, KeyRateError
+from service.errors import KeyConcurrencyError, KeyRateError
 from service.settings.keys import ApiKey
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}

@@ -11,11 +11,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batching import QueueFullError
+from service.errors import TooManyRequestsError
 from service.explaining.service import ExplainingService
 from service.http.access import EXPLAIN, AccessControl
 from service.http.access_routes import AccessRoute
 from service.http.answers import Answered
-from service.http.problems import Problem, TooManyRequestsError, describe, respond
+from service.http.problems import Problem, describe, respond
 from service.routes.requests import timeout_of
 from service.settings import Settings
 

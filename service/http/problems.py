@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +18,6 @@ from legrad_engine.errors import (
     ImageTooLargeError,
     InvalidOptionError,
     InvalidTargetError,
-    LegradError,
     ModelLoadError,
     UnknownModelError,
     UnsupportedModelError,
@@ -34,6 +33,33 @@ from service.batching import (
     WorkerStalledError,
     WorkerUnavailableError,
 )
+from service.errors import (
+    AdminDisabledError,
+    BodyTooLargeError,
+    ForbiddenError,
+    InvalidUrlError,
+    KeyConcurrencyError,
+    KeyRateError,
+    LimitExceededError,
+    MalformedBodyError,
+    ModelTooLargeError,
+    NoRoomError,
+    NotAcceptableError,
+    NotFiniteError,
+    NotReadyError,
+    PictureTimeoutError,
+    SlowBodyError,
+    TooManyRequestsError,
+    TryLaterError,
+    UnauthorizedError,
+    UnknownVersionError,
+    UnsupportedMediaTypeError,
+    UrlNotAllowedError,
+    UrlRefusedError,
+    UrlTimeoutError,
+    UrlTooLargeError,
+    UrlUnreachableError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -44,152 +70,8 @@ MOST_ERRORS = 8
 _LONGEST_TEXT = 600
 
 
-class ServiceError(Exception):
-    """Base of the service's own errors; ``status``, ``code`` and ``title`` describe the kind."""
-
-    status: ClassVar[int]
-    code: ClassVar[str]
-    title: ClassVar[str]
-
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Response headers that belong to the problem."""
-        return {}
-
-
-class TryLaterError(ServiceError):
-    """The same request may be answered later; None where nobody can tell when."""
-
-    def __init__(
-        self, message: str, *, field: str | None = None, retry_after_seconds: float | None = 1.0
-    ) -> None:
-        super().__init__(message, field=field)
-        self.retry_after_seconds = retry_after_seconds
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """``Retry-After`` where it is known."""
-        if self.retry_after_seconds is None:
-            return {}
-        return {"Retry-After": retry_after(self.retry_after_seconds)}
-
-
-class BodyTooLargeError(ServiceError):
-    """The request body is longer than the limit."""
-
-    status, code, title = 413, "body-too-large", "The request body is too large"
-
-
-class LimitExceededError(ServiceError):
-    """The request asks for more than a limit allows."""
-
-    status, code, title = 422, "limit-exceeded", "The request exceeds a limit"
-
-
-class PictureTimeoutError(ServiceError):
-    """Decoding or drawing a picture took too long."""
-
-    status, code, title = 422, "picture-timeout", "The picture takes too long"
-
-
-class NotFiniteError(ServiceError):
-    """What the model computed of a picture is not finite numbers."""
-
-    status, code, title = 500, "not-finite", "The model's numbers are not finite"
-
-
-class MalformedBodyError(ServiceError):
-    """The body is not what its content type says."""
-
-    status, code, title = 400, "malformed-body", "The request body cannot be read"
-
-
-class SlowBodyError(ServiceError):
-    """The body did not arrive in time."""
-
-    status, code, title = 408, "slow-body", "The request body came too slowly"
-
-
-class UnsupportedMediaTypeError(ServiceError):
-    """The body has a content type or encoding that is not accepted."""
-
-    status, code, title = 415, "unsupported-media-type", "The content type is not accepted"
-
-
-class UnknownVersionError(ServiceError):
-    """The model has no such version."""
-
-    status, code, title = 404, "unknown-version", "The model has no such version"
-
-
-class NotAcceptableError(ServiceError):
-    """The answer cannot be given in the media type that was asked for."""
-
-    status, code, title = 406, "not-acceptable", "The answer has no such form"
-
-
-class TooManyRequestsError(TryLaterError):
-    """The server has accepted as many requests as it will hold."""
-
-    status, code, title = 429, "too-many-requests", "The server is busy"
-
-
-class NotReadyError(TryLaterError):
-    """The server or the model cannot answer now."""
-
-    status, code, title = 503, "not-ready", "The model is not ready"
-
-
-class NoRoomError(TryLaterError):
-    """Models with work in flight hold the memory that this one needs."""
-
-    status, code, title = 503, "no-room", "The memory for models is in use"
-
-
-class ModelTooLargeError(ServiceError):
-    """The model alone is larger than the memory that the settings allow for models."""
-
-    status, code, title = 507, "model-too-large", "The model is larger than the memory for models"
-
-
-class InvalidUrlError(ServiceError):
-    """The address of a picture is not an http or https address, or an ambiguous one."""
-
-    status, code, title = 422, "url-invalid", "The picture's address is not valid"
-
-
-class UrlNotAllowedError(ServiceError):
-    """This server does not fetch pictures from that address, or from any."""
-
-    status, code, title = 403, "url-not-allowed", "The picture's address is not allowed"
-
-
-class UrlRefusedError(ServiceError):
-    """The picture's server answered that there is none, or none for us."""
-
-    status, code, title = 422, "url-refused", "The picture's server does not give it"
-
-
-class UrlTooLargeError(ServiceError):
-    """The fetched pictures of one request have more bytes than the limit."""
-
-    status, code, title = 413, "url-too-large", "The fetched pictures are too large"
-
-
-class UrlUnreachableError(ServiceError):
-    """The picture's server could not be reached, or did not answer as it should."""
-
-    status, code, title = 502, "url-unreachable", "The picture could not be fetched"
-
-
-class UrlTimeoutError(ServiceError):
-    """The picture did not arrive in time."""
-
-    status, code, title = 504, "url-timeout", "The picture's server is too slow"
+_INTERNAL = "internal-error"
+_CHALLENGE = 'Bearer realm="legrad"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,23 +87,57 @@ class Problem:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-_KINDS: dict[type[Exception], tuple[int, str, str]] = {
-    ImageDecodeError: (422, ImageDecodeError.code, "The image cannot be decoded"),
-    ImageTooLargeError: (413, ImageTooLargeError.code, "The image has too many pixels"),
-    InvalidOptionError: (422, InvalidOptionError.code, "An option is not valid"),
-    InvalidTargetError: (422, InvalidTargetError.code, "A prompt or target is not valid"),
-    UnknownModelError: (404, UnknownModelError.code, "There is no such model"),
-    UnsupportedModelError: (422, UnsupportedModelError.code, "The model cannot be explained"),
-    ModelLoadError: (503, ModelLoadError.code, "The model could not be loaded"),
-    QueueFullError: (429, "queue-full", "The queue is full"),
-    DeadlineExceededError: (504, "deadline-exceeded", "The request took too long"),
-    ItemTooLargeError: (422, "too-much-work", "The image asks for more work than the queue holds"),
-    ItemOutOfMemoryError: (503, "out-of-memory", "The image does not fit the device's memory"),
-    WorkerDiedError: (503, "worker-died", "The worker stopped"),
-    WorkerStalledError: (503, "worker-stalled", "The worker hung"),
-    WorkerUnavailableError: (503, "worker-unavailable", "The worker is not running"),
-    BatcherClosedError: (503, "shutting-down", "The server is shutting down"),
-    BatchingError: (500, "internal-error", "Something went wrong inside the server"),
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    status: int
+    title: str
+    code: str | None = None
+    """Where the error class has no code of its own."""
+
+
+_KINDS: dict[type[Exception], _Kind] = {
+    ImageDecodeError: _Kind(422, "The image cannot be decoded"),
+    ImageTooLargeError: _Kind(413, "The image has too many pixels"),
+    InvalidOptionError: _Kind(422, "An option is not valid"),
+    InvalidTargetError: _Kind(422, "A prompt or target is not valid"),
+    UnknownModelError: _Kind(404, "There is no such model"),
+    UnsupportedModelError: _Kind(422, "The model cannot be explained"),
+    ModelLoadError: _Kind(503, "The model could not be loaded"),
+    BodyTooLargeError: _Kind(413, "The request body is too large"),
+    LimitExceededError: _Kind(422, "The request exceeds a limit"),
+    PictureTimeoutError: _Kind(422, "The picture takes too long"),
+    NotFiniteError: _Kind(500, "The model's numbers are not finite"),
+    MalformedBodyError: _Kind(400, "The request body cannot be read"),
+    SlowBodyError: _Kind(408, "The request body came too slowly"),
+    UnsupportedMediaTypeError: _Kind(415, "The content type is not accepted"),
+    UnknownVersionError: _Kind(404, "The model has no such version"),
+    NotAcceptableError: _Kind(406, "The answer has no such form"),
+    TooManyRequestsError: _Kind(429, "The server is busy"),
+    NotReadyError: _Kind(503, "The model is not ready"),
+    NoRoomError: _Kind(503, "The memory for models is in use"),
+    ModelTooLargeError: _Kind(507, "The model is larger than the memory for models"),
+    InvalidUrlError: _Kind(422, "The picture's address is not valid"),
+    UrlNotAllowedError: _Kind(403, "The picture's address is not allowed"),
+    UrlRefusedError: _Kind(422, "The picture's server does not give it"),
+    UrlTooLargeError: _Kind(413, "The fetched pictures are too large"),
+    UrlUnreachableError: _Kind(502, "The picture could not be fetched"),
+    UrlTimeoutError: _Kind(504, "The picture's server is too slow"),
+    UnauthorizedError: _Kind(401, "The key is missing or wrong"),
+    ForbiddenError: _Kind(403, "The key does not open this"),
+    AdminDisabledError: _Kind(403, "The admin routes are off"),
+    KeyConcurrencyError: _Kind(429, "The key has too many requests at once"),
+    KeyRateError: _Kind(429, "The key sends requests too fast"),
+    QueueFullError: _Kind(429, "The queue is full", "queue-full"),
+    DeadlineExceededError: _Kind(504, "The request took too long", "deadline-exceeded"),
+    ItemTooLargeError: _Kind(
+        422, "The image asks for more work than the queue holds", "too-much-work"
+    ),
+    ItemOutOfMemoryError: _Kind(503, "The image does not fit the device's memory", "out-of-memory"),
+    WorkerDiedError: _Kind(503, "The worker stopped", "worker-died"),
+    WorkerStalledError: _Kind(503, "The worker hung", "worker-stalled"),
+    WorkerUnavailableError: _Kind(503, "The worker is not running", "worker-unavailable"),
+    BatcherClosedError: _Kind(503, "The server is shutting down", "shutting-down"),
+    BatchingError: _Kind(500, "Something went wrong inside the server", _INTERNAL),
 }
 
 ErrorForm = Callable[[Problem, str], dict[str, Any]]
@@ -234,10 +150,6 @@ def describe(error: Exception) -> Problem | None:
     """The problem that an error means to the caller, or None where it is a bug."""
     if isinstance(error, RequestValidationError):
         return _from_validation(error)
-    if isinstance(error, ServiceError):
-        return Problem(
-            error.status, error.code, error.title, str(error), error.field, headers=error.headers
-        )
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code, f"http-{error.status_code}")
         headers = error.headers or {}
@@ -245,22 +157,40 @@ def describe(error: Exception) -> Problem | None:
         if error.status_code == 404:
             detail = "This address of the server has nothing at this path; /docs lists the paths."
         return Problem(error.status_code, code, error.detail, detail, headers=headers)
-    if isinstance(error, (LegradError, BatchingError)):
-        for kind in type(error).__mro__:
-            if kind in _KINDS:
-                status, code, title = _KINDS[kind]
-                headers = {}
-                if isinstance(error, (QueueFullError, WorkerUnavailableError)):
-                    headers["Retry-After"] = retry_after(error.retry_after_seconds)
-                return Problem(
-                    status, code, title, str(error), getattr(error, "field", None), headers=headers
-                )
-    return None
+    kind = next((_KINDS[each] for each in type(error).__mro__ if each in _KINDS), None)
+    if kind is None:
+        return None
+    slug: str = kind.code or getattr(error, "code", _INTERNAL)
+    return Problem(
+        kind.status,
+        slug,
+        kind.title,
+        str(error),
+        getattr(error, "field", None),
+        headers=_headers_of(error),
+    )
+
+
+def _headers_of(error: Exception) -> dict[str, str]:
+    """The response headers that belong to an error."""
+    match error:
+        case UnauthorizedError():
+            return {"WWW-Authenticate": _CHALLENGE}
+        case ForbiddenError():
+            scopes = " ".join(sorted(error.scopes))
+            # As RFC 6750 writes it.
+            return {
+                "WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
+            }
+        case QueueFullError() | WorkerUnavailableError() | TryLaterError():
+            if error.retry_after_seconds is not None:
+                return {"Retry-After": retry_after(error.retry_after_seconds)}
+    return {}
 
 
 INTERNAL_ERROR = Problem(
     500,
-    "internal-error",
+    _INTERNAL,
     "Something went wrong inside the server",
     "The error was logged under this request id; the request can be sent again.",
 )
@@ -356,7 +286,7 @@ def _from_validation(error: RequestValidationError) -> Problem:
     return Problem(
         400 if malformed else 422,
         MalformedBodyError.code if malformed else "invalid-request",
-        MalformedBodyError.title if malformed else "The request is not valid",
+        _KINDS[MalformedBodyError].title if malformed else "The request is not valid",
         f"{first['field']}: {first['message']}",
         first["field"],
         found,

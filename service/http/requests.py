@@ -9,16 +9,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import BodyTooLargeError, ClientLeftError, TooManyRequestsError
 from service.http.answers import Answered, request_id_of, route_of
-from service.http.problems import (
-    CUT_SHORT,
-    INTERNAL_ERROR,
-    BodyTooLargeError,
-    TooManyRequestsError,
-    respond,
-)
+from service.http.problems import CUT_SHORT, INTERNAL_ERROR, respond
 from service.routes.bodies.validation import whole_number
-from service.routes.requests import ClientLeftError
 from service.schemas.answers import Timings
 from service.server.shutdown import Shutdown
 from service.settings import Settings

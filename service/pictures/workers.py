@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
 from service.batching.pacing import DrainRate
-from service.http.problems import PictureTimeoutError, TooManyRequestsError
+from service.errors import PictureTimeoutError, TooManyRequestsError
 
 _Answer = TypeVar("_Answer")
 

@@ -15,7 +15,7 @@ import structlog
 from legrad_engine import LegradError
 from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
-from service.http.problems import ModelTooLargeError, NoRoomError, NotReadyError
+from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
 from service.pool.background import run_alone
 from service.pool.loading import give_back_memory, load_warm, may_heal
 from service.pool.memory_budget import IdleModel, models_to_evict

@@ -10,7 +10,7 @@ import structlog
 
 from legrad_engine.errors import UnknownModelError
 from service.batching import BatcherClosedError, BatcherState, BatchingError, QueueFullError
-from service.http.problems import NotReadyError
+from service.errors import NotReadyError
 from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel

@@ -1,6 +1,6 @@
 """Whether a request would be answered now."""
 
-from service.http.problems import NotReadyError
+from service.errors import NotReadyError
 from service.pictures.workers import PictureThreads
 from service.pool.model_pool import ModelPool
 from service.pool.pooled_model import PooledModel

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from fastapi import Path, Request, Response
 from pydantic import TypeAdapter
 
+from service.errors import NotAcceptableError
 from service.explaining.command import ExplainCommand, ExplainOutcome
 from service.explaining.service import ExplainingService
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.http.problems import NotAcceptableError
 from service.pool.background import run_sized
 from service.routes.bodies.reading import JSON, MULTIPART, Intake, read_request
 from service.routes.requests import TIMEOUT_PARAMETER, AcceptedRequest, accept

@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import Request
 
-from service.http.problems import Problem, UnknownVersionError, shorten
+from service.errors import UnknownVersionError
+from service.http.problems import Problem, shorten
 from service.schemas.protocols import ProtocolError, TorchServeError
 
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.datastructures import Headers
 
+from service.errors import ClientLeftError, SlowBodyError
 from service.explaining.admission import Place
 from service.explaining.command import ExplainCommand, ExplainOutcome
 from service.explaining.progress import Progress
 from service.explaining.service import ExplainingService
-from service.http.problems import SlowBodyError
 from service.routes.bodies.validation import invalid, whole_number
 from service.schemas.answers import Timings
 from service.settings import Settings
@@ -164,7 +164,3 @@ def _slowest(outcomes: Sequence[ExplainOutcome]) -> Timings:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class ClientLeftError(Exception):
-    """The client closed the connection before it was answered."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.http.problems import MalformedBodyError
+from service.errors import MalformedBodyError
 from service.routes.bodies.validation import check_value_count, invalid
 from service.schemas.protocols import InferenceResponse, InputTensor, OutputTensor
 

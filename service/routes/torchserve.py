@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import Depends, Request, Response
 
 from legrad_engine.targets.questions import Question
+from service.errors import UnsupportedMediaTypeError
 from service.explaining.command import ExplainCommand
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.http.problems import UnsupportedMediaTypeError
 from service.pool.background import run_sized
 from service.pool.readiness import Readiness
 from service.routes.bodies.reading import JSON, MULTIPART, form_parts, from_texts, read_body

@@ -10,11 +10,21 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.models import ModelReference
-from service.batching import DEFAULT_STALL_SECONDS
+from service.batching import DEFAULT_STALL_SECONDS, BatchLimits
 from service.settings.keys import read_keys
 from service.settings.origins import check_origins
 from service.settings.proxies import trusted_networks
 from service.settings.url_policy import UrlRules
+from service.settings.values import (
+    AccessPolicy,
+    AdmissionLimits,
+    BodyLimits,
+    ConnectionLimits,
+    DtypeName,
+    ModelPolicy,
+    RequestLimits,
+    UrlPolicy,
+)
 
 
 class Settings(BaseSettings):
@@ -81,9 +91,7 @@ class Settings(BaseSettings):
         "were not used for longest and have no work; unset has no limit.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Precision of weights and activations."
-    )
+    dtype: DtypeName = Field("float32", description="Precision of weights and activations.")
     compute_threads: int | None = Field(
         None, ge=1, description="CPU threads for tensor work; unset lets torch choose."
     )
@@ -289,9 +297,91 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def url_rules(self) -> UrlRules:
-        """Which addresses of pictures are followed."""
-        return UrlRules(self.url_hosts, self.url_private_addresses)
+    def access_policy(self) -> AccessPolicy:
+        """API keys and the operators' address.
+
+        Raises:
+            InvalidOptionError: the keys are not a list of keys.
+        """
+        keys = self.api_keys
+        return AccessPolicy(
+            keys=None if keys is None else read_keys(keys.get_secret_value(), "LEGRAD_API_KEYS"),
+            keys_file=self.api_keys_file,
+            admin_port=self.admin_port,
+        )
+
+    @property
+    def admission_limits(self) -> AdmissionLimits:
+        """Limits on the requests in progress."""
+        return AdmissionLimits(
+            max_requests=self.max_requests_in_progress,
+            max_drawn_pixels_each=self.max_drawn_pixels,
+            max_drawn_pixels=self.max_drawn_pixels_in_progress,
+        )
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """Limits on batches and on the queue of each model."""
+        return BatchLimits(
+            max_batch_items=self.max_batch_images,
+            max_batch_cost=self.max_batch_cost,
+            max_queue_cost=self.max_queue_cost,
+            max_wait_seconds=self.max_wait_ms / 1000,
+        )
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """Limits on request bodies."""
+        return BodyLimits(self.max_body_bytes, self.max_body_bytes_in_progress)
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """Limits on connections."""
+        return ConnectionLimits(
+            self.max_connections, self.head_timeout_seconds, self.send_timeout_seconds
+        )
+
+    @property
+    def model_policy(self) -> ModelPolicy:
+        """The served models and how they are kept in memory.
+
+        Raises:
+            UnknownModelError: an entry does not say which weights.
+            InvalidOptionError: two different models would have the same id.
+        """
+        return ModelPolicy(
+            references=self.model_references,
+            on_demand=self.load_models == "on-demand",
+            max_bytes=self.max_model_bytes,
+            device=self.device,
+            dtype=self.dtype,
+            trace_cache_bytes=self.trace_cache_bytes,
+            stall_seconds=self.stall_timeout_seconds,
+        )
+
+    @property
+    def request_limits(self) -> RequestLimits:
+        """Limits on the content of one request."""
+        return RequestLimits(
+            max_images=self.max_images,
+            max_image_pixels=self.max_image_pixels,
+            max_prompts=self.max_prompts,
+            max_texts=self.max_texts,
+            max_text_characters=self.max_prompt_characters,
+            max_input_size=self.max_input_size,
+            max_output_side=self.max_output_side,
+        )
+
+    @property
+    def url_policy(self) -> UrlPolicy:
+        """Pictures that are fetched by URL."""
+        return UrlPolicy(
+            rules=UrlRules(self.url_hosts, self.url_private_addresses),
+            max_bytes=self.url_max_bytes,
+            max_redirects=self.url_max_redirects,
+            timeout_seconds=self.url_timeout_seconds,
+            max_fetches=self.url_max_fetches,
+        )
 
     @property
     def model_references(self) -> tuple[ModelReference, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from service.http.problems import InvalidUrlError, UrlNotAllowedError
+from service.errors import InvalidUrlError, UrlNotAllowedError
 from service.settings.ip_addresses import IPAddress, is_private, is_public, parse_address
 
 ANY_PUBLIC_HOST = "public"

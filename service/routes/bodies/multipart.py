@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.http.problems import MalformedBodyError, UnsupportedMediaTypeError
+from service.errors import MalformedBodyError, UnsupportedMediaTypeError
 
 _MOST_HEADERS = 8
 _LONGEST_HEADER = 4096

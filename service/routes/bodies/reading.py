@@ -14,13 +14,13 @@ from pydantic_core import from_json, to_json
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets.questions import Question
-from service.explaining.targets import read_question
-from service.http.problems import (
+from service.errors import (
     LimitExceededError,
     MalformedBodyError,
     ServiceError,
     UnsupportedMediaTypeError,
 )
+from service.explaining.targets import read_question
 from service.pool.background import run_sized
 from service.routes.bodies.multipart import Limits, read_form
 from service.routes.bodies.validation import invalid, validated
@@ -152,7 +152,7 @@ def read_image(image: AnyImage, field: str, settings: Settings) -> bytes | Image
     if not isinstance(image, UrlImage):
         return image_bytes(image, field)
     try:
-        return settings.url_rules.check(image.url)
+        return settings.url_policy.rules.check(image.url)
     except ServiceError as error:
         error.field = f"{field}.url"
         raise

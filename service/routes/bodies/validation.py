@@ -6,7 +6,8 @@ from typing import TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from service.http.problems import MOST_ERRORS, LimitExceededError
+from service.errors import LimitExceededError
+from service.http.problems import MOST_ERRORS
 from service.schemas.requests import FIELD_NAMES, HOMES
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from service.errors import PictureTimeoutError, TooManyRequestsError
 from service.explaining import pictures as service_pictures
-from service.http.problems import PictureTimeoutError, TooManyRequestsError
 from service.pictures.workers import PictureThreads, Work
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of

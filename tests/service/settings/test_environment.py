@@ -32,7 +32,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "vit-b-16-laion2b_s34b_b88k",
     ]
     assert settings.max_batch_images == 3
-    assert settings.url_rules.check("https://a.example.net/cat.jpg").host == "a.example.net"
+    assert settings.url_policy.rules.check("https://a.example.net/cat.jpg").host == "a.example.net"
 
 
 @pytest.mark.parametrize(

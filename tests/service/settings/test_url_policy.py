@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.problems import InvalidUrlError, ServiceError, UrlNotAllowedError
+from service.errors import InvalidUrlError, ServiceError, UrlNotAllowedError
 from service.settings.ip_addresses import is_private, is_public, parse_address
 from service.settings.url_policy import ImageUrl, UrlRules
 
