@@ -28,13 +28,14 @@ from service.http.access import AccessControl
 from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
 from service.http.answers import Answered
 from service.http.cors import allow_origins
+from service.http.drain import Drain
 from service.http.headers import SecurityHeaders
 from service.http.overload import Shedding
 from service.http.problems import MEDIA_TYPE, handle
 from service.http.requests import RequestScope
 from service.http.tracing import TraceScope
 from service.pictures.workers import PictureThreads
-from service.pool.background import run_alone
+from service.pool.background import run_in_own_thread
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
 from service.pool.state_metrics import ServerState
@@ -52,7 +53,6 @@ from service.schemas.answers import ProblemDetails
 from service.schemas.base import component_schemas
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
-from service.server.shutdown import Shutdown
 from service.settings import Settings
 from service.telemetry.configuration import configured_tracing
 from service.telemetry.metrics import Metrics
@@ -108,13 +108,19 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         (reference.id for reference in settings.model_references), (route.path for route in routes)
     )
     access = AccessControl(settings, metrics)
-    shutdown = Shutdown(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
-    answered = Answered(metrics, settings, shutdown)
+    drain = Drain(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
+    answered = Answered(metrics, settings, drain)
     tracing = configured_tracing()
-    pool = ModelPool(settings, metrics, tracing)
+    pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
     threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
-    readiness = Readiness(pool, threads, shutdown, settings.request_timeout_seconds)
-    metrics.registry.register(ServerState(pool, readiness, settings))
+    readiness = Readiness(
+        pool,
+        settings.request_timeout_seconds,
+        blockers=(drain.readiness_problem, threads.readiness_problem),
+    )
+    metrics.registry.register(
+        ServerState(pool, readiness, settings.request_timeout_seconds, settings.max_queue_cost)
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -132,7 +138,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
                 async with access.watching():
                     yield
         finally:
-            drained = await pool.close(shutdown.drain_left)
+            drained = await pool.close(drain.seconds_left)
             # Not waited for: one that never ends must not hold the event loop.
             threads.close()
             url_images.close()
@@ -163,7 +169,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.state.tracing = tracing
     app.state.access = access
     app.state.routes = routes
-    app.state.shutdown = shutdown
+    app.state.drain = drain
     for router in _ROUTERS:
         app.include_router(router)
     for kind in (
@@ -175,7 +181,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     ):
         app.add_exception_handler(kind, handle)
     app.add_middleware(
-        RequestScope, metrics=metrics, answered=answered, settings=settings, shutdown=shutdown
+        RequestScope, metrics=metrics, answered=answered, settings=settings, drain=drain
     )
     app.add_middleware(Shedding, routes=routes, access=access, answered=answered, settings=settings)
     allow_origins(app, settings.cors_origins, answered)
@@ -190,7 +196,7 @@ async def _close(tracing: Tracing) -> None:
     """Gives a collector that does not answer no more time than a stopping server has to spare."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_TRACING_SECONDS):
-            await run_alone("tracing", tracing.close)
+            await run_in_own_thread("tracing", tracing.close)
 
 
 def _problem_content() -> dict[str, Any]:

@@ -157,6 +157,17 @@ def upsample(
     return upsampled
 
 
+def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return the (width, height) of an image's heatmaps and overlays: the image's, or smaller.
+
+    Args:
+        image_size: (width, height) of the upright original, in pixels.
+        max_side: the longest side allowed, in pixels.
+    """
+    scale = min(1.0, max_side / max(image_size))
+    return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
+
+
 def _interpolation_matrix(
     cells: int, cell_length: int, start: int, stop: int, samples: int
 ) -> NDArray[np.float32]:

@@ -17,12 +17,11 @@ from legrad_engine import ClassTarget, Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.families import Score
 from legrad_engine.images.decoding import PreparedImage, decode
-from legrad_engine.images.geometry import Fit, upsample
+from legrad_engine.images.geometry import Fit, drawing_size, upsample
 from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
 from legrad_engine.images.statistics import summarize
 from legrad_engine.layers import Layers
 from service.bulk.manifest import Entry, Manifest
-from service.explaining.drawing import drawing_size
 
 # Overlays are for looking at; the raw maps are beside them.
 LONGEST_SIDE = 2048

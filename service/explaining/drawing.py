@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from legrad_engine import Explanation
-from legrad_engine.images.geometry import upsample
+from legrad_engine.images.geometry import drawing_size, upsample
 from legrad_engine.images.regions import Region, find_regions
 from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
 from legrad_engine.images.statistics import summarize
@@ -95,17 +95,6 @@ def render(
 def drawings_of_each_target(output: OutputOptions) -> int:
     """How many pictures of :func:`drawing_size` an answer has for each target."""
     return (output.heatmap in ("png", "png16")) + output.overlay
-
-
-def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(width, height) of a picture's heatmaps and overlays, no larger than the picture itself.
-
-    Args:
-        image_size: (width, height) of the upright original, in pixels.
-        max_side: the longest side allowed, in pixels.
-    """
-    scale = min(1.0, max_side / max(image_size))
-    return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
 def _region(region: Region) -> HeatmapRegion:

@@ -1,8 +1,7 @@
 """Pictures on their way to the worker, shared by all requests that bring the same one."""
 
-import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -10,39 +9,11 @@ from PIL import Image
 
 from legrad_engine.explainer import Explainer
 from legrad_engine.images.decoding import PreparedImage, decode
-from legrad_engine.images.geometry import Geometry
-from legrad_engine.trace import Trace
-from service.explaining.drawing import drawing_size
+from legrad_engine.images.geometry import Geometry, drawing_size
 from service.pictures.workers import PictureThreads
 from service.pool.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
+from service.pool.traced_picture import TracedPicture
 from service.schemas.requests import ExplainOptions
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Picture:
-    """One picture, from its look-up to the last answer about it.
-
-    Attributes:
-        key: what its trace is found by, or None where it is to be computed in any case.
-        trace: of this picture alone; None until the worker, and nobody else, has set it.
-        prepared: the picture as the model will see it; None until it is decoded, and where the
-            trace was known before.
-        canvas: the last one made of it, if any.
-        decoding: held by the request that decodes it; on the event loop only.
-    """
-
-    key: TraceKey | None = None
-    trace: Trace | None = None
-    prepared: PreparedImage | None = None
-    canvas: Canvas | None = None
-    decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def geometry(self) -> Geometry | None:
-        """How the patch grid maps to the picture, once that is known."""
-        if self.trace is not None:
-            return self.trace.geometries[0]
-        return None if self.prepared is None else self.prepared.geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +41,23 @@ class Pictures:
         self._threads = threads
         self._max_pixels = max_pixels
         # Of each loaded model apart: another one may come to bear its id.
-        self._shared: WeakKeyDictionary[Explainer, WeakValueDictionary[TraceKey, Picture]] = (
+        self._shared: WeakKeyDictionary[Explainer, WeakValueDictionary[TraceKey, TracedPicture]] = (
             WeakKeyDictionary()
         )
 
-    def find(self, explainer: Explainer, key: TraceKey) -> Picture:
+    def find(self, explainer: Explainer, key: TraceKey) -> TracedPicture:
         """The picture that others share already, with its trace where one is kept."""
         shared = self._shared.setdefault(explainer, WeakValueDictionary())
         # In this order: a trace is kept before the last of those who share the picture lets go.
         picture = shared.get(key)
         kept = self._traces.get(key)
         if picture is None:
-            picture = shared[key] = Picture(key, kept)
+            picture = shared[key] = TracedPicture(key, kept)
         return picture
 
     async def prepare(
         self,
-        picture: Picture,
+        picture: TracedPicture,
         explainer: Explainer,
         encoded: bytes,
         options: ExplainOptions,
@@ -126,7 +97,7 @@ class Pictures:
             picture.canvas = decoded.canvas or picture.canvas
             return decoded.geometry, decoded.canvas, decoded.seconds
 
-    def _known_canvas(self, picture: Picture, max_side: int | None) -> Canvas | None:
+    def _known_canvas(self, picture: TracedPicture, max_side: int | None) -> Canvas | None:
         geometry = picture.geometry
         if geometry is None or max_side is None:
             return None

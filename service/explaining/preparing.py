@@ -10,21 +10,22 @@ from typing import TypeVar
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
 from legrad_engine.images.decoding import PreparedImage, decode
-from legrad_engine.images.geometry import Geometry
+from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.geometry import plan as plan_geometry
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
 from service.batching import Room, Submission
 from service.explaining.admission import Place
 from service.explaining.command import ExplainCommand, naming_fields
-from service.explaining.drawing import drawing_size, drawings_of_each_target
-from service.explaining.pictures import Picture, Pictures
+from service.explaining.drawing import drawings_of_each_target
+from service.explaining.offloading import offload_if_large
+from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
 from service.pictures.workers import PictureThreads
-from service.pool.background import run_sized
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceCache, TraceKey, digests_of
+from service.pool.traced_picture import TracedPicture
 from service.settings import Settings
 from service.settings.url_policy import ImageUrl
 from service.telemetry.metrics import Metrics
@@ -196,12 +197,12 @@ class Preparation:
             plan.stages.ended("fetch", time.monotonic() - began)
         return encoded
 
-    async def _find_pictures(self, plan: Plan, encoded: Sequence[bytes]) -> list[Picture]:
+    async def _find_pictures(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
         options, explainer = plan.command.options, plan.explainer
         if not options.cache:
-            return [Picture() for _ in encoded]
+            return [TracedPicture() for _ in encoded]
         size = plan.usual.input_size
-        digests = await run_sized(sum(map(len, encoded)), digests_of, encoded)
+        digests = await offload_if_large(sum(map(len, encoded)), digests_of, encoded)
         keys = (
             TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)
             for digest in digests
@@ -251,7 +252,7 @@ class Preparation:
         question: Question,
         texts: TextCount,
         field: str,
-        picture: Picture,
+        picture: TracedPicture,
         encoded: bytes,
         place: Place,
     ) -> _Prepared:
@@ -283,12 +284,12 @@ async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]
             task.cancel()
 
 
-def _expected_cost(plan: Plan, picture: Picture) -> float:
+def _expected_cost(plan: Plan, picture: TracedPicture) -> float:
     """What a picture will cost, as far as that is known before it is decoded."""
     return _cost(plan, picture, picture.geometry or plan.usual)
 
 
-def _cost(plan: Plan, picture: Picture, geometry: Geometry) -> float:
+def _cost(plan: Plan, picture: TracedPicture, geometry: Geometry) -> float:
     # One whose trace another request is about to make still counts in full: it may be left to make
     # it after all.
     traced = picture.trace is not None

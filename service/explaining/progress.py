@@ -3,11 +3,10 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from service.batching import Standing
-
-Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
+from service.schemas.answers import Stage
 
 
 class ProgressReading(NamedTuple):

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.server.shutdown import Shutdown
+from service.http.drain import Drain
 from service.settings import Settings
 from service.telemetry.metrics import REJECTION_REASONS, UNMATCHED_ROUTE, Metrics
 
@@ -38,10 +38,10 @@ def route_of(scope: Scope) -> str:
 class Answered:
     """Adds headers to answers, counts and logs them."""
 
-    def __init__(self, metrics: Metrics, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, drain: Drain) -> None:
         """Nothing was answered yet."""
         self._slow_seconds = settings.slow_request_seconds
-        self._shutdown = shutdown
+        self._drain = drain
         self._rejected = metrics.rejected
 
         # Of a route and a status these stay the same, and finding them again takes a lock.
@@ -57,7 +57,7 @@ class Answered:
     def add_headers(self, headers: MutableHeaders, request_id: str) -> None:
         """Adds the headers of every answer."""
         headers["X-Request-ID"] = request_id
-        if self._shutdown.announced:
+        if self._drain.announced:
             # The next request of this client goes to a server that stays.
             headers["Connection"] = "close"
 

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError, ClientLeftError, TooManyRequestsError
 from service.http.answers import Answered, request_id_of, route_of
+from service.http.drain import Drain
 from service.http.problems import CUT_SHORT, INTERNAL_ERROR, respond
 from service.routes.bodies.validation import whole_number
 from service.schemas.answers import Timings
-from service.server.shutdown import Shutdown
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -33,12 +33,12 @@ class RequestScope:
         metrics: Metrics,
         answered: Answered,
         settings: Settings,
-        shutdown: Shutdown,
+        drain: Drain,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._answered = answered
-        self._shutdown = shutdown
+        self._drain = drain
         self._max_body_bytes = settings.max_body_bytes
         self._max_bytes_in_progress = settings.max_body_bytes_in_progress
         self._bytes_in_progress = 0
@@ -67,7 +67,7 @@ class RequestScope:
 
         until_sent = contextlib.ExitStack()
         state["until_sent"] = until_sent
-        self._shutdown.requests += 1
+        self._drain.requests += 1
         try:
             limited = self._limited(headers, receive, until_sent)
             await self._app(scope, limited, send_with_id)
@@ -77,7 +77,7 @@ class RequestScope:
             state["problem"] = _CLIENT_LEFT
         except asyncio.CancelledError:
             # The server stops before this request could be answered.
-            self._shutdown.abandoned += 1
+            self._drain.abandoned += 1
             state["problem"] = CUT_SHORT.code
             if status:
                 raise
@@ -90,7 +90,7 @@ class RequestScope:
             await respond(INTERNAL_ERROR, scope)(scope, receive, send_with_id)
         finally:
             until_sent.close()
-            self._shutdown.requests -= 1
+            self._drain.requests -= 1
             self._answered.note(scope, status, time.perf_counter() - began)
 
     def _limited(

@@ -59,10 +59,11 @@ class PictureThreads:
             work: OrderedDict() for work in _BY_URGENCY
         }
 
-    @property
-    def stuck(self) -> bool:
-        """Whether every thread is busy with a function that has exceeded its time."""
-        return self._overdue == self._threads
+    def readiness_problem(self) -> str | None:
+        """Return the reason why no thread can take more pictures soon, otherwise None."""
+        if self._overdue == self._threads:
+            return "All picture threads are busy with pictures that take too long."
+        return None
 
     def start(self) -> None:
         """Starts the threads."""

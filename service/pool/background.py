@@ -1,4 +1,4 @@
-"""Keeping long work off the event loop, and short work on it."""
+"""Work that takes so long that it gets a thread of its own."""
 
 import asyncio
 import threading
@@ -8,33 +8,25 @@ from typing import TypeVar
 
 _Answer = TypeVar("_Answer")
 
-# Parsing or encoding so many bytes takes about as long as handing them to a thread and back.
-_WORTH_A_THREAD = 64_000
 
+async def run_in_own_thread(
+    name: str, function: Callable[..., _Answer], *arguments: object
+) -> _Answer:
+    """Run a function on a new thread, because it would block a thread of a shared pool too long.
 
-async def run_sized(size: int, function: Callable[..., _Answer], *arguments: object) -> _Answer:
-    """Runs a function whose time grows with ``size`` bytes, on a thread if that is long."""
-    if size < _WORTH_A_THREAD:
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
-
-
-async def run_alone(name: str, function: Callable[..., _Answer], *arguments: object) -> _Answer:
-    """Runs a function on a thread of its own, for work so long that it would hold up a pool.
-
-    A caller that is cancelled leaves; the function runs on, but does not keep the process from
-    ending.
+    If the caller is cancelled, it stops waiting; the function runs on, but does not keep the
+    process from ending.
     """
     answer: Future[_Answer] = Future()
 
     def run() -> None:
-        # Marked as running, so that a caller who leaves cannot cancel what is being computed.
+        # Marked as running, so that a cancelled caller cannot cancel the computation.
         answer.set_running_or_notify_cancel()
         try:
             answer.set_result(function(*arguments))
         except BaseException as error:
             answer.set_exception(error)
 
-    # Not of an executor: the interpreter waits for those threads before it ends.
+    # Not a thread of an executor: the interpreter waits for those before it ends.
     threading.Thread(target=run, name=name, daemon=True).start()
     return await asyncio.wrap_future(answer)

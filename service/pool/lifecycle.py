@@ -14,15 +14,15 @@ import structlog
 
 from legrad_engine import LegradError
 from legrad_engine.models.size import weights_bytes
-from service.batching import RestartBackoff
+from service.batching import BatchLimits, RestartBackoff
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
-from service.pool.background import run_alone
+from service.pool.background import run_in_own_thread
 from service.pool.loading import give_back_memory, load_warm, may_heal
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.pool.pooled_model import LoadFailure, PooledModel
 from service.pool.served_model import ServedModel
 from service.pool.trace_cache import TraceCache
-from service.settings import Settings
+from service.settings.values import ModelPolicy
 from service.telemetry.metrics import LoadOutcome, Metrics
 from service.telemetry.tracing import Tracing
 
@@ -44,17 +44,19 @@ class ModelLifecycle:
     def __init__(
         self,
         models: Mapping[str, PooledModel],
-        settings: Settings,
+        policy: ModelPolicy,
+        limits: BatchLimits,
         metrics: Metrics,
         traces: TraceCache,
         tracing: Tracing,
     ) -> None:
         self._models = models
-        self._settings = settings
+        self._policy = policy
+        self._limits = limits
         self._metrics = metrics
         self._traces = traces
         self._tracing = tracing
-        self._budget = settings.max_model_bytes
+        self._budget = policy.max_bytes
         self.closing = False
         # Replaced each time something changed, so that many can wait for many conditions.
         self._change = asyncio.Event()
@@ -110,7 +112,7 @@ class ModelLifecycle:
         await asyncio.gather(*tasks, return_exceptions=True)
         for model in self._models.values():
             if model.served is not None:
-                await run_alone(f"unloader-{model.id}", model.served.batcher.drain, 0.0)
+                await run_in_own_thread(f"unloader-{model.id}", model.served.batcher.drain, 0.0)
 
     # How a model moves between its phases.
 
@@ -154,18 +156,31 @@ class ModelLifecycle:
     async def _load(self, model: PooledModel) -> None:
         began = time.monotonic()
         name = f"loader-{model.id}"
-        warm = await run_alone(name, load_warm, model.reference, self._settings)
+        warm = await run_in_own_thread(
+            name,
+            load_warm,
+            model.reference,
+            self._policy.device,
+            self._policy.dtype,
+            self._limits.max_batch_items,
+        )
         if not model.wanted:
             return
         # What could not be known before; if it is refused, then from now on before it is loaded.
         model.measured = warm.explainer.nbytes
         self._reserve(model, model.measured)
         served = ServedModel(
-            model.id, warm, self._settings, self._metrics, self._traces, self._tracing
+            model.id,
+            warm,
+            self._limits,
+            self._policy.stall_seconds,
+            self._metrics,
+            self._traces,
+            self._tracing,
         )
         # Known from here on, so that a server that stops now does not forget the worker.
         model.served = served
-        await run_alone(name, served.start)
+        await run_in_own_thread(name, served.start)
         self._metrics.model_bytes.labels(model.id).set(model.bytes)
         self._count(model, "loaded")
         seconds = round(time.monotonic() - began, 3)
@@ -177,12 +192,14 @@ class ModelLifecycle:
         name = f"unloader-{model.id}"
         try:
             # Nobody waits for an answer any more; the worker may still compute for who has left.
-            while served and not await run_alone(name, served.batcher.drain, _DRAIN_STEP_SECONDS):
+            while served and not await run_in_own_thread(
+                name, served.batcher.drain, _DRAIN_STEP_SECONDS
+            ):
                 _log.warning("model still computes", model=model.id)
             model.served = served = None
             self._traces.forget(model.id)
             if not self.closing:
-                await run_alone(name, give_back_memory)
+                await run_in_own_thread(name, give_back_memory)
         except Exception:
             # Such as no thread to be had. Who needs the memory waits for it, so it is tried again.
             _log.exception("model not unloaded", model=model.id)
@@ -249,8 +266,10 @@ class ModelLifecycle:
         if self._budget is None:
             return 0
         if model.measured is None:
-            name, dtype = f"sizer-{model.id}", self._settings.dtype
-            model.measured = await run_alone(name, weights_bytes, model.reference, dtype) or 0
+            name, dtype = f"sizer-{model.id}", self._policy.dtype
+            model.measured = (
+                await run_in_own_thread(name, weights_bytes, model.reference, dtype) or 0
+            )
         return model.measured
 
     def _reserve(self, model: PooledModel, size: int) -> None:

@@ -17,7 +17,7 @@ from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.models import ModelReference
-from service.settings import Settings
+from service.settings.values import DtypeName
 
 _TIMED_PASSES = 2
 
@@ -36,16 +36,22 @@ class WarmModel:
     seconds_per_image: float
 
 
-def load_warm(reference: ModelReference, settings: Settings) -> WarmModel:
-    """Loads a model and warms it up.
+def load_warm(
+    reference: ModelReference, device: str, dtype: DtypeName, max_batch_images: int
+) -> WarmModel:
+    """Load a model and warm it up.
+
+    Args:
+        reference: the model.
+        device: ``auto`` or a torch device.
+        dtype: precision of weights and activations.
+        max_batch_images: most images in one batch, at least 1.
 
     Raises:
         LegradError: see :meth:`legrad_engine.Explainer.load`.
     """
-    explainer = Explainer.load(
-        reference.name, reference.pretrained, device=settings.device, dtype=settings.dtype
-    )
-    return _warm_up(explainer, warm_up_batches(explainer.device.type, settings.max_batch_images))
+    explainer = Explainer.load(reference.name, reference.pretrained, device=device, dtype=dtype)
+    return _warm_up(explainer, warm_up_batches(explainer.device.type, max_batch_images))
 
 
 def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:

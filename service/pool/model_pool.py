@@ -9,13 +9,19 @@ from datetime import UTC, datetime
 import structlog
 
 from legrad_engine.errors import UnknownModelError
-from service.batching import BatcherClosedError, BatcherState, BatchingError, QueueFullError
+from service.batching import (
+    BatcherClosedError,
+    BatcherState,
+    BatchingError,
+    BatchLimits,
+    QueueFullError,
+)
 from service.errors import NotReadyError
 from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel
 from service.pool.trace_cache import TraceCache
-from service.settings import Settings
+from service.settings.values import ModelPolicy
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from service.telemetry.tracing import Tracing
 
@@ -30,19 +36,23 @@ _log = structlog.get_logger("legrad.models")
 class ModelPool:
     """Every model of the settings, by id; the first one is the default."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
-        references = settings.model_references
-        self._settings = settings
+    def __init__(
+        self, policy: ModelPolicy, limits: BatchLimits, metrics: Metrics, tracing: Tracing
+    ) -> None:
+        references = policy.references
+        self._policy = policy
         self._default = references[0].id
-        self._least_room = _LEAST_ROOM_SHARE * settings.max_queue_cost
+        self._least_room = _LEAST_ROOM_SHARE * limits.max_queue_cost
         self._models = {
             reference.id: PooledModel(reference, default=position == 0)
             for position, reference in enumerate(references)
         }
         self._starting: asyncio.Task[None] | None = None
         self._started = False
-        self.traces = TraceCache(settings.trace_cache_bytes, TraceCacheMetrics(metrics))
-        self._lifecycle = ModelLifecycle(self._models, settings, metrics, self.traces, tracing)
+        self.traces = TraceCache(policy.trace_cache_bytes, TraceCacheMetrics(metrics))
+        self._lifecycle = ModelLifecycle(
+            self._models, policy, limits, metrics, self.traces, tracing
+        )
 
     def __iter__(self) -> Iterator[PooledModel]:
         """The models, the default one first."""
@@ -97,7 +107,7 @@ class ModelPool:
 
     def start(self) -> None:
         """Begins to load what is loaded at start. To be called on the running event loop."""
-        if self._settings.load_models == "on-demand":
+        if self._policy.on_demand:
             self._started = True
         else:
             self._starting = asyncio.create_task(self._load_at_start())
@@ -193,7 +203,7 @@ class ModelPool:
             UnknownModelError: it is not served here.
         """
         pooled = self.get(model)
-        pooled.withdrawn = self._settings.load_models == "at-start"
+        pooled.withdrawn = not self._policy.on_demand
         self._lifecycle.dismiss(pooled)
         await self._lifecycle.until(lambda: pooled.phase == "unloaded", wait_seconds)
         return pooled
@@ -201,7 +211,7 @@ class ModelPool:
     # What requests, operators and timers ask for.
 
     async def _load_at_start(self) -> None:
-        if self._settings.max_model_bytes is not None:
+        if self._policy.max_bytes is not None:
             # All at once afterwards, in the order of the settings: the first ones get the room.
             for model in self:
                 with contextlib.suppress(Exception):  # its load will fail for it, and say so

@@ -1,10 +1,10 @@
 """Whether a request would be answered now."""
 
+from collections.abc import Callable, Sequence
+
 from service.errors import NotReadyError
-from service.pictures.workers import PictureThreads
 from service.pool.model_pool import ModelPool
 from service.pool.pooled_model import PooledModel
-from service.server.shutdown import Shutdown
 
 
 class Readiness:
@@ -13,14 +13,19 @@ class Readiness:
     def __init__(
         self,
         pool: ModelPool,
-        threads: PictureThreads,
-        shutdown: Shutdown,
         request_timeout_seconds: float,
+        blockers: Sequence[Callable[[], str | None]] = (),
     ) -> None:
+        """Judge a pool and everything else that a request needs.
+
+        Args:
+            pool: the models.
+            request_timeout_seconds: longest deadline of a request.
+            blockers: functions that return the reason why no request would be answered, or None.
+        """
         self._pool = pool
-        self._threads = threads
-        self._shutdown = shutdown
         self._timeout = request_timeout_seconds
+        self._blockers = blockers
 
     @property
     def ready(self) -> bool:
@@ -63,11 +68,8 @@ class Readiness:
         return problem or self._model_problem(self._pool.get(None))
 
     def _server_problem(self) -> str | None:
-        if self._shutdown.announced:
-            return "The server is shutting down: send requests to another one."
-        if self._threads.stuck:
-            return "All picture threads are busy with pictures that take too long."
-        return None
+        problems = (blocker() for blocker in self._blockers)
+        return next((problem for problem in problems if problem is not None), None)
 
     def _model_problem(self, model: PooledModel) -> str | None:
         served = model.served

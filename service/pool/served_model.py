@@ -18,10 +18,9 @@ from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.text import Templates
 from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
-from service.explaining.pictures import Picture
 from service.pool.loading import WarmModel
 from service.pool.trace_cache import TraceCache
-from service.settings import Settings
+from service.pool.traced_picture import TracedPicture
 from service.telemetry.metrics import TRACES, BatchMetrics, Metrics
 from service.telemetry.tracing import SpanLink, Tracing
 
@@ -48,7 +47,7 @@ class ExplainItem:
         link: the span of the request that it came with.
     """
 
-    picture: Picture
+    picture: TracedPicture
     question: Question
     layers: tuple[int, ...]
     score: Score
@@ -168,7 +167,7 @@ class ExplainProcessor:
                 raise SystemExit
             yield
 
-    def _keep(self, pictures: Sequence[Picture], made: Trace) -> None:
+    def _keep(self, pictures: Sequence[TracedPicture], made: Trace) -> None:
         """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
 
         They are copied only now that all items are explained, and never make a request fail.
@@ -198,7 +197,7 @@ class ExplainProcessor:
         self,
         items: Sequence[ExplainItem],
         explanations: Sequence[Explanation],
-        new: set[Picture],
+        new: set[TracedPicture],
     ) -> list[Explained]:
         """The results with what was cached; of several items of a new picture all but the first."""
         results = []
@@ -226,7 +225,8 @@ class ServedModel:
         self,
         model: str,
         warm: WarmModel,
-        settings: Settings,
+        limits: BatchLimits,
+        stall_seconds: float,
         metrics: Metrics,
         traces: TraceCache,
         tracing: Tracing,
@@ -237,20 +237,15 @@ class ServedModel:
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,
             self._processor,
-            BatchLimits(
-                max_batch_items=settings.max_batch_images,
-                max_batch_cost=settings.max_batch_cost,
-                max_queue_cost=settings.max_queue_cost,
-                max_wait_seconds=settings.max_wait_ms / 1000,
-            ),
+            limits,
             observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
-            stall_seconds=settings.stall_timeout_seconds,
+            stall_seconds=stall_seconds,
         )
         # The first batches of a server that starts under load are small, cold and interrupted: by
         # them it would refuse what it has time for. So this counts as much as a full one does.
         own = explainer.plan(explainer.own_size)
-        images = settings.max_batch_images
+        images = limits.max_batch_items
         self.batcher.expect(
             images * self.cost(own, explainer.resolve_layers(), 1), images * warm.seconds_per_image
         )
@@ -318,7 +313,9 @@ def _resolve(
     return [composed[item.question] for item in items]
 
 
-def _joined(pictures: Sequence[Picture], new: Sequence[Picture], made: Trace | None) -> Trace:
+def _joined(
+    pictures: Sequence[TracedPicture], new: Sequence[TracedPicture], made: Trace | None
+) -> Trace:
     """One trace of all pictures in order, repeats included, from the new ones' and the known."""
     known = {each: each.trace for each in pictures if each.trace is not None}
     trace = Trace.join([*([] if made is None else [made]), *known.values()])

@@ -11,7 +11,6 @@ from prometheus_client.registry import Collector
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
 from service.schemas.answers import ModelState
-from service.settings import Settings
 
 _CONTROL_GROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -25,17 +24,23 @@ class ServerState(Collector):
     The limits are there for alerts: a rule that knows them needs no number of its own.
     """
 
-    def __init__(self, pool: ModelPool, readiness: Readiness, settings: Settings) -> None:
+    def __init__(
+        self,
+        pool: ModelPool,
+        readiness: Readiness,
+        request_timeout_seconds: float,
+        max_queue_cost: float,
+    ) -> None:
         self._pool = pool
         self._readiness = readiness
         self._limits = {
             "legrad_request_timeout_seconds": (
                 "Longest deadline of a request.",
-                settings.request_timeout_seconds,
+                request_timeout_seconds,
             ),
             "legrad_queue_cost_limit": (
                 "Most work that may wait for one model.",
-                settings.max_queue_cost,
+                max_queue_cost,
             ),
             "legrad_memory_limit_bytes": (
                 "Memory that the process may take, of its container or of the machine.",

@@ -8,10 +8,10 @@ from pydantic import TypeAdapter
 
 from service.errors import NotAcceptableError
 from service.explaining.command import ExplainCommand, ExplainOutcome
+from service.explaining.offloading import offload_if_large
 from service.explaining.service import ExplainingService
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.background import run_sized
 from service.routes.bodies.reading import JSON, MULTIPART, Intake, read_request
 from service.routes.requests import TIMEOUT_PARAMETER, AcceptedRequest, accept
 from service.schemas.answers import ExplainProgress, ExplainResponse
@@ -130,7 +130,9 @@ async def explain(request: Request) -> Response:
         return Response(
             base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG
         )
-    content = await run_sized(outcome.pictured_bytes, _serialize, request.state.request_id, outcome)
+    content = await offload_if_large(
+        outcome.pictured_bytes, _serialize, request.state.request_id, outcome
+    )
     return Response(content, media_type=JSON)
 
 

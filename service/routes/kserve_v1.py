@@ -9,9 +9,9 @@ from fastapi import Request, Response
 from legrad_engine.errors import LegradError
 from legrad_engine.targets.questions import Question
 from service.explaining.command import ExplainCommand
+from service.explaining.offloading import offload_if_large
 from service.http.access import EXPLAIN
 from service.http.access_routes import AccessRouter
-from service.pool.background import run_sized
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
 from service.routes.bodies.reading import (
@@ -114,13 +114,15 @@ async def explain(request: Request, model_id: ModelId) -> Response:
         for position, image in zip(each.positions, outcome.images, strict=True)
     }
     size = sum(outcome.pictured_bytes for outcome in outcomes)
-    content = await run_sized(size, _serialize, [explained[key] for key in sorted(explained)])
+    content = await offload_if_large(
+        size, _serialize, [explained[key] for key in sorted(explained)]
+    )
     return Response(content, media_type=JSON)
 
 
 async def _read(request: Request) -> list[_Asked]:
     raw = await read_body(request)
-    return await run_sized(len(raw), _group, raw, request.app.state.settings)
+    return await offload_if_large(len(raw), _group, raw, request.app.state.settings)
 
 
 def _group(raw: bytes, settings: Settings) -> list[_Asked]:

@@ -14,10 +14,10 @@ from pydantic_core import to_json
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.targets.questions import Question
 from service.explaining.command import ExplainCommand, ExplainOutcome
+from service.explaining.offloading import offload_if_large
 from service.explaining.targets import read_question
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.background import run_sized
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
 from service.routes.bodies.reading import JSON, check_image_count, image_bytes, read_body
@@ -224,7 +224,9 @@ async def infer(request: Request, model_id: ModelId) -> Response:
         id=request.state.request_id if asked.id is None else asked.id,
         outputs=[],
     )
-    body, json_length = await run_sized(outcome.pictured_bytes, _write, response, outcome, asked)
+    body, json_length = await offload_if_large(
+        outcome.pictured_bytes, _write, response, outcome, asked
+    )
     if json_length is None:
         return Response(body, media_type=JSON)
     return Response(body, media_type=_BINARY, headers={JSON_LENGTH_HEADER: str(json_length)})
@@ -233,7 +235,7 @@ async def infer(request: Request, model_id: ModelId) -> Response:
 async def _read(request: Request) -> _Asked:
     raw = await read_body(request)
     json_length = request.headers.get(JSON_LENGTH_HEADER)
-    return await run_sized(len(raw), _parse, raw, json_length, request.app.state.settings)
+    return await offload_if_large(len(raw), _parse, raw, json_length, request.app.state.settings)
 
 
 def _parse(raw: bytes, json_length: str | None, settings: Settings) -> _Asked:

@@ -7,9 +7,9 @@ from fastapi import Depends, Request, Response
 from legrad_engine.targets.questions import Question
 from service.errors import UnsupportedMediaTypeError
 from service.explaining.command import ExplainCommand
+from service.explaining.offloading import offload_if_large
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.background import run_sized
 from service.pool.readiness import Readiness
 from service.routes.bodies.reading import JSON, MULTIPART, form_parts, from_texts, read_body
 from service.routes.bodies.validation import invalid
@@ -129,7 +129,7 @@ async def explain(request: Request, model_id: ModelId) -> Response:
         )
     )
     (explanation,) = outcome.images
-    content = await run_sized(outcome.pictured_bytes, explanation.model_dump_json)
+    content = await offload_if_large(outcome.pictured_bytes, explanation.model_dump_json)
     return Response(content, media_type=JSON)
 
 
@@ -146,9 +146,9 @@ async def _read(request: Request) -> tuple[bytes, ExplainBody, Question]:
     texts = request.query_params.multi_items()
     if kind != MULTIPART:
         size = sum(len(text) for _, text in texts)
-        return raw, *await run_sized(size, from_texts, texts, ExplainBody)
+        return raw, *await offload_if_large(size, from_texts, texts, ExplainBody)
     settings: Settings = request.app.state.settings
-    return await run_sized(len(raw), _from_multipart, raw, content_type, texts, settings)
+    return await offload_if_large(len(raw), _from_multipart, raw, content_type, texts, settings)
 
 
 def _from_multipart(

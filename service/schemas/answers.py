@@ -6,12 +6,12 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.targets.text import TemplateSet
-from service.explaining.progress import Stage
 from service.schemas.base import (
     Contract,
 )
 
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
+Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
 
 
 class Size(Contract):

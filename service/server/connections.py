@@ -22,7 +22,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.server.graceful_close import LingeringTransport
-from service.settings import Settings
+from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import ClosedConnection, Metrics
 
 _MOST_PIPELINED = 32
@@ -50,9 +50,9 @@ class _GivenUpError(Exception):
 class GuardedConnection(HttpToolsProtocol):
     """One connection, with a limit on each state in which it waits for its client."""
 
-    def __init__(self, *, settings: Settings, metrics: Metrics, **uvicorn: Any) -> None:
+    def __init__(self, *, limits: ConnectionLimits, metrics: Metrics, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
-        self._settings = settings
+        self._limits = limits
         self._closed = metrics.connections_closed
         self._awaiting_request: asyncio.TimerHandle | None = None
         self._awaiting_reader: asyncio.TimerHandle | None = None
@@ -64,9 +64,9 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, if need be in the place of the one that was idle for longest."""
-        self._lingering = LingeringTransport(transport, self.loop, self._settings, self._closed)
+        self._lingering = LingeringTransport(transport, self.loop, self._limits, self._closed)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
-        if len(self.connections) > self._settings.max_connections and not self._close_idle():
+        if len(self.connections) > self._limits.max_connections and not self._close_idle():
             self._abort("too-many")
         else:
             self._await_request()
@@ -241,21 +241,21 @@ class GuardedConnection(HttpToolsProtocol):
         # Also bounds how long the rest of a refused body may take.
         self._unset_keepalive_if_required()
         self._awaiting_request = self.loop.call_later(
-            self._settings.head_timeout_seconds, self._abort, "slow-request"
+            self._limits.head_seconds, self._abort, "slow-request"
         )
 
     def _await_reader(self) -> None:
         # Also for an answer that cannot begin: its client has not read the end of the last one.
         if self._awaiting_reader is None and self._unanswered and self.flow.write_paused:
             self._awaiting_reader = self.loop.call_later(
-                self._settings.send_timeout_seconds, self._abort, "slow-reader"
+                self._limits.send_seconds, self._abort, "slow-reader"
             )
 
     def _await_end_of_answer(self) -> None:
         """The last of it is in the transport, which would wait for ever until it is read."""
         if self.transport.get_write_buffer_size():
             self._awaiting_reader = self.loop.call_later(
-                self._settings.send_timeout_seconds, self._abort_unread
+                self._limits.send_seconds, self._abort_unread
             )
 
     def _abort_unread(self) -> None:
@@ -297,6 +297,6 @@ def _head_size(cycle: RequestResponseCycle) -> int:
     return sum(len(name) + len(value) + _HEADER_BYTES for name, value in headers)
 
 
-def guarded(settings: Settings, metrics: Metrics) -> Any:
+def guarded(limits: ConnectionLimits, metrics: Metrics) -> Any:
     """What uvicorn makes its connections with."""
-    return partial(GuardedConnection, settings=settings, metrics=metrics)
+    return partial(GuardedConnection, limits=limits, metrics=metrics)

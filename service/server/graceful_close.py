@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from service.settings import Settings
+from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import ClosedConnection
 
 # A stopping server waits so long for the rest of what it has refused.
@@ -28,14 +28,14 @@ class LingeringTransport:
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        settings: Settings,
+        limits: ConnectionLimits,
         closed: Counter,
     ) -> None:
         """Takes over a transport; ``closed`` counts, by reason, what is given up."""
         self._transport = transport
         self._loop = loop
-        self._send_seconds = settings.send_timeout_seconds
-        self._rest_seconds = settings.head_timeout_seconds
+        self._send_seconds = limits.send_seconds
+        self._rest_seconds = limits.head_seconds
         self._closed = closed
         self._lingers = False
         self._giving_up: asyncio.TimerHandle | None = None

@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
 from service.app import create_app
+from service.http.drain import Drain
 from service.server.connections import IDLE_SECONDS, guarded
-from service.server.shutdown import Shutdown
+from service.server.shutdown import ending_in_time
 from service.settings import Settings, unknown_variables
 from service.settings.proxies import trusted_networks
 from service.telemetry.logs import configure_logs
@@ -34,9 +35,9 @@ class _DrainingServer(uvicorn.Server):
     failure where everything was answered.
     """
 
-    def __init__(self, config: uvicorn.Config, shutdown: Shutdown) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
-        self._shutdown = shutdown
+        self._drain = drain
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -50,11 +51,11 @@ class _DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A second signal does not wait for the delay.
-        if not self._shutdown.announce() or not self._shutdown.delay_left:
+        if not self._drain.announce() or not self._drain.delay_left:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        self.should_exit |= self._shutdown.announced and not self._shutdown.delay_left
+        self.should_exit |= self._drain.announced and not self._drain.delay_left
         return await super().on_tick(counter)
 
 
@@ -79,7 +80,7 @@ def serve(settings: Settings) -> int:
     _check_models(settings)
     settings, listeners = listen_for(settings)
     app = create_app(settings)
-    shutdown: Shutdown = app.state.shutdown
+    drain: Drain = app.state.drain
     config = server_config(app, settings)
     # For a person or a program that asked for any free port.
     for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
@@ -88,9 +89,9 @@ def serve(settings: Settings) -> int:
     # threads for as long as it takes, and finds none.
     gc.collect()
     gc.freeze()
-    with shutdown.ending_in_time():
-        _DrainingServer(config, shutdown).run(sockets=listeners)
-    return shutdown.exit_status
+    with ending_in_time(drain):
+        _DrainingServer(config, drain).run(sockets=listeners)
+    return drain.exit_status
 
 
 def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:
@@ -114,7 +115,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http=guarded(settings, app.state.metrics),
+        http=guarded(settings.connection_limits, app.state.metrics),
         ws="none",
         log_config=None,
         access_log=False,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import httpx
 
 from service.errors import InvalidUrlError, UrlNotAllowedError
+from service.schemas.base import LONGEST_URL
 from service.settings.ip_addresses import IPAddress, is_private, is_public, parse_address
 
 ANY_PUBLIC_HOST = "public"
-LONGEST_URL = 4096
 
 _PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65_535

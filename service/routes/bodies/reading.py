@@ -20,8 +20,8 @@ from service.errors import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
+from service.explaining.offloading import offload_if_large
 from service.explaining.targets import read_question
-from service.pool.background import run_sized
 from service.routes.bodies.multipart import Limits, read_form
 from service.routes.bodies.validation import invalid, validated
 from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
@@ -109,8 +109,8 @@ async def read_request(request: Request, settings: Settings) -> Intake:
         )
     raw = await read_body(request)
     if content_type == JSON:
-        return await run_sized(len(raw), _from_json, raw, settings)
-    return await run_sized(
+        return await offload_if_large(len(raw), _from_json, raw, settings)
+    return await offload_if_large(
         len(raw), _from_multipart, raw, request.headers["content-type"], settings
     )
 

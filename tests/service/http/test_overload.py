@@ -83,7 +83,7 @@ def test_a_key_is_asked_for_only_where_there_is_room(tiny_model: str) -> None:
 def test_a_server_that_is_about_to_stop_keeps_nobody_that_it_refuses(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, running.full():
         assert "Connection" not in running.explain().headers
-        running.app.state.shutdown.announce()
+        running.app.state.drain.announce()
         refused = running.explain()
         assert (refused.status_code, refused.headers["Connection"]) == (429, "close")
 

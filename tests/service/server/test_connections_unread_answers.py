@@ -12,7 +12,7 @@ from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from service.server.connections import GuardedConnection
-from service.settings import Settings
+from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import Metrics
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
@@ -96,7 +96,7 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
     async def ask() -> bytes:
         metrics = Metrics((), ())
         connection = GuardedConnection(
-            settings=Settings(send_timeout_seconds=0.05),
+            limits=ConnectionLimits(max_connections=1000, head_seconds=15.0, send_seconds=0.05),
             metrics=metrics,
             config=uvicorn.Config(Response("the end"), ws="none", log_config=None),
             server_state=ServerState(),
