@@ -21,20 +21,22 @@ from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
 from service.batching import BatchingError
 from service.errors import ServiceError
+from service.explaining.admission import Admission
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
 from service.http.access import AccessControl
 from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
-from service.http.answers import Answered
+from service.http.answers import AnswerReporter, answer_error
+from service.http.application import ApplicationState
 from service.http.cors import allow_origins
 from service.http.drain import Drain
 from service.http.headers import SecurityHeaders
-from service.http.overload import Shedding
-from service.http.problems import MEDIA_TYPE, handle
-from service.http.requests import RequestScope
-from service.http.tracing import TraceScope
-from service.pictures.workers import PictureThreads
+from service.http.overload import OverloadRefusal
+from service.http.problems import MEDIA_TYPE
+from service.http.requests import RequestMiddleware
+from service.http.tracing import TraceMiddleware
+from service.pictures.workers import PictureWorkers
 from service.pool.background import run_in_own_thread
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
@@ -58,7 +60,7 @@ from service.telemetry.configuration import configured_tracing
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
-# Each says who may use it; one that does not is no router of this application.
+# Each router names the scopes that its routes need.
 _ROUTERS: tuple[AccessRouter, ...] = (
     explain.router,
     explain.progress_router,
@@ -74,7 +76,7 @@ _ROUTERS: tuple[AccessRouter, ...] = (
     torchserve.router,
     torchserve.health_router,
 )
-# Bodies that a route reads by itself, and errors that a handler answers with.
+# Bodies that a route reads by itself, and the problem details of the error handler.
 _SCHEMAS: tuple[type[BaseModel], ...] = (
     ExplainRequest,
     InstancesRequest,
@@ -85,18 +87,18 @@ _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
     "heatmaps, overlays, regions and scores. Errors are RFC 9457 problem details."
 )
-# The last spans of a server are worth a moment, not a supervisor's patience.
+# A stopping server waits so long for a trace collector.
 _CLOSE_TRACING_SECONDS = 3.0
 
 _log = structlog.get_logger("legrad.service")
 
 
 def create_app(settings: Settings | None = None, network: Network | None = None) -> FastAPI:
-    """The application for these settings, or for those of the environment.
+    """Create the application.
 
     Args:
-        settings: every limit and choice.
-        network: where pictures are fetched from; the machine's own if none.
+        settings: every limit and choice; those of the environment if None.
+        network: the network that pictures are fetched from; the machine's own if None.
 
     Raises:
         UnknownModelError: a model in the settings does not say which weights.
@@ -107,45 +109,51 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     metrics = Metrics(
         (reference.id for reference in settings.model_references), (route.path for route in routes)
     )
-    access = AccessControl(settings, metrics)
+    access = AccessControl(settings.access_policy, metrics)
     drain = Drain(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
-    answered = Answered(metrics, settings, drain)
+    reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
     pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
-    threads = PictureThreads(settings.picture_threads, settings.picture_timeout_seconds)
+    workers = PictureWorkers(settings.picture_threads, settings.picture_timeout_seconds)
     readiness = Readiness(
         pool,
         settings.request_timeout_seconds,
-        blockers=(drain.readiness_problem, threads.readiness_problem),
+        blockers=(drain.readiness_problem, workers.readiness_problem),
     )
     metrics.registry.register(
         ServerState(pool, readiness, settings.request_timeout_seconds, settings.max_queue_cost)
     )
 
+    url_images = UrlImages(settings.url_policy, metrics, network or SystemNetwork())
+    admission = Admission(
+        settings.admission_limits, settings.max_batch_images, pool, workers, metrics
+    )
+    explaining = ExplainingService(
+        settings.request_limits, admission, pool, workers, url_images, metrics
+    )
+
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if settings.compute_threads is not None:
             use_threads(settings.compute_threads)
-        url_images = UrlImages(settings, metrics, network or SystemNetwork())
-        app.state.explaining = ExplainingService(pool, threads, url_images, settings, metrics)
-        threads.start()
+        workers.start()
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            # Maps are enlarged by small products, one on each picture thread. More threads for one
-            # gain nothing, and wait for the next product in a loop that keeps a core busy.
+            # Maps are enlarged by small matrix products, one on each picture worker. More BLAS
+            # threads for one product gain nothing, and wait for the next one in a busy loop.
             with threadpool_limits(1, user_api="blas"):
                 async with access.watching():
                     yield
         finally:
             drained = await pool.close(drain.seconds_left)
-            # Not waited for: one that never ends must not hold the event loop.
-            threads.close()
+            # Not waited for: a worker that never ends must not hold the event loop.
+            workers.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
 
-    # The files of its documentation page come from this server, not from a delivery network.
+    # This server itself serves the files of the documentation page.
     app = FastAPIOffline(
         title="LeGrad",
         version=version("legrad-service"),
@@ -155,21 +163,26 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         docs_url=None,
         redoc_url=None,
         static_url=documentation.STATIC_URL,
-        # FastAPI's own spans and logs hold paths, queries and what exceptions say.
+        # FastAPI's own spans and logs contain paths, queries and texts of exceptions.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={
             "4XX": {"description": "The request is at fault.", "content": _problem_content()},
             "5XX": {"description": "The server is at fault.", "content": _problem_content()},
         },
     )
-    app.state.settings = settings
-    app.state.metrics = metrics
-    app.state.pool = pool
-    app.state.readiness = readiness
-    app.state.tracing = tracing
-    app.state.access = access
-    app.state.routes = routes
-    app.state.drain = drain
+    app.state.application = ApplicationState(
+        explaining=explaining,
+        pool=pool,
+        readiness=readiness,
+        access=access,
+        metrics=metrics,
+        tracing=tracing,
+        drain=drain,
+        routes=routes,
+        request_limits=settings.request_limits,
+        url_rules=settings.url_policy.rules,
+        request_timeout_seconds=settings.request_timeout_seconds,
+    )
     for router in _ROUTERS:
         app.include_router(router)
     for kind in (
@@ -179,21 +192,25 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         RequestValidationError,
         HTTPException,
     ):
-        app.add_exception_handler(kind, handle)
+        app.add_exception_handler(kind, answer_error)
+    # Added from the inside to the outside; errors carry the headers of the outer layers too.
     app.add_middleware(
-        RequestScope, metrics=metrics, answered=answered, settings=settings, drain=drain
+        RequestMiddleware,
+        limits=settings.body_limits,
+        reporter=reporter,
+        drain=drain,
+        metrics=metrics,
     )
-    app.add_middleware(Shedding, routes=routes, access=access, answered=answered, settings=settings)
-    allow_origins(app, settings.cors_origins, answered)
-    # The outermost: errors carry its headers too.
+    app.add_middleware(OverloadRefusal, routes=routes, reporter=reporter)
+    allow_origins(app, settings.cors_origins, reporter)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(TraceScope, tracing=tracing)
+    app.add_middleware(TraceMiddleware, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
 async def _close(tracing: Tracing) -> None:
-    """Gives a collector that does not answer no more time than a stopping server has to spare."""
+    """Send the last traces, in the little time that a stopping server has."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_TRACING_SECONDS):
             await run_in_own_thread("tracing", tracing.close)
@@ -204,7 +221,7 @@ def _problem_content() -> dict[str, Any]:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The contract. Bodies that a route reads by itself are added by hand."""
+    """Return the contract, with the bodies that a route reads by itself."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,

@@ -30,7 +30,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor
-from service.batching.live_items import Room, Standing, Submission
+from service.batching.live_items import QueueReservation, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
 from service.batching.supervisor import BatcherState
@@ -49,9 +49,9 @@ __all__ = [
     "MicroBatcher",
     "Processor",
     "QueueFullError",
+    "QueueReservation",
     "RestartBackoff",
     "ResultCountError",
-    "Room",
     "SilentObserver",
     "Standing",
     "Submission",

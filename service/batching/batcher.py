@@ -14,7 +14,14 @@ from service.batching.bucket_queue import BatchLimits
 from service.batching.endings import Endings
 from service.batching.errors import BatcherClosedError, ItemTooLargeError, QueueFullError
 from service.batching.execution import Processor, run_in_parts
-from service.batching.live_items import LiveItems, NextBatch, Pending, Room, Standing, Submission
+from service.batching.live_items import (
+    LiveItems,
+    NextBatch,
+    Pending,
+    QueueReservation,
+    Standing,
+    Submission,
+)
 from service.batching.observer import BatchObserver, DropReason, SilentObserver, notify
 from service.batching.pacing import DEFAULT_RETRY_AFTER_SECONDS, DrainRate, RestartBackoff
 from service.batching.supervisor import BatcherState, Supervisor
@@ -141,14 +148,15 @@ class MicroBatcher(Generic[Item, Result]):
         bucket: Hashable,
         cost: float,
         deadline: float | None = None,
-        room: Room | None = None,
+        reservation: QueueReservation | None = None,
     ) -> Submission[Result]:
         """Queue an item and return at once.
 
         Items with equal ``bucket`` may be computed together. ``cost`` is positive, in the unit of
         the limits. An item not begun by ``deadline``, an instant on the batcher's clock, is
         dropped; one that by the measured drain rate would not be is refused. Cancelling the future
-        takes the item out of the queue. Where its ``room`` was held, there is room and time.
+        takes the item out of the queue. A ``reservation`` that covers its cost keeps it from being
+        refused for room or time.
 
         Raises ``WorkerUnavailableError``, ``BatcherClosedError``, ``QueueFullError``,
         ``ItemTooLargeError``, or ``ValueError`` for a cost that is not positive and finite. The
@@ -161,9 +169,9 @@ class MicroBatcher(Generic[Item, Result]):
         # The callback gets the ticket, not the entry: the caller may keep the future for long, and
         # it must not keep the item's memory with it.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
-        with self._admission(cost, deadline, room):
-            if room is not None:
-                room.take(cost)
+        with self._admission(cost, deadline, reservation):
+            if reservation is not None:
+                reservation.take(cost)
             self._live_items.enqueue(
                 Pending(
                     ticket=ticket,
@@ -178,8 +186,8 @@ class MicroBatcher(Generic[Item, Result]):
             self._condition.notify_all()
         return submission
 
-    def check_room(self, cost: float, deadline: float | None = None) -> None:
-        """Refuse now what ``submit`` would refuse now, so that work before it can be saved.
+    def check(self, cost: float, deadline: float | None = None) -> None:
+        """Refuse now what ``submit`` would refuse now, to save the work before it.
 
         It promises nothing: the room may be gone when the item is submitted. Raises as ``submit``
         does.
@@ -187,29 +195,28 @@ class MicroBatcher(Generic[Item, Result]):
         with self._admission(cost, deadline):
             pass
 
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[Room]:
-        """Room for items that are yet to be made; what is left of it is given back at the end.
+    def reserve(
+        self,
+        cost: float,
+        deadline: float | None = None,
+        reservation: QueueReservation | None = None,
+    ) -> QueueReservation:
+        """Reserve room for items that do not exist yet; ``release`` gives back the rest of it.
 
-        It is empty at first; ``resize`` makes it as large as they are. Work on items that would
-        then be refused is wasted, so it is held before that work begins.
+        Work on items that would then be refused is wasted, so it is reserved before that work
+        begins. With a ``reservation``, change its cost. ``deadline`` is an instant on the batcher's
+        clock by which the items have to be begun. Raises as ``submit`` does; a given reservation
+        then stays as it was.
         """
-        room = Room()
+        with self._admission(cost, deadline, reservation):
+            changed = reservation or QueueReservation()
+            self._live_items.reserve(changed, cost)
+        return changed
+
+    def release(self, reservation: QueueReservation) -> None:
+        """Give back the part of a reservation that no item has used."""
         with self._condition:
-            self._live_items.hold(room)
-        try:
-            yield room
-        finally:
-            with self._condition:
-                self._live_items.release(room)
-
-    def resize(self, room: Room, cost: float, deadline: float | None = None) -> None:
-        """Hold so much from now on. Raises as ``submit`` does, and then the room stays as it was.
-
-        ``deadline`` is an instant on the batcher's clock by which the items have to be begun.
-        """
-        with self._admission(cost, deadline, room):
-            room.cost = cost
+            self._live_items.release(reservation)
 
     def standing(self, ticket: int) -> Standing | None:
         """Where a submitted item stands; ``None`` once it is finished."""
@@ -250,10 +257,12 @@ class MicroBatcher(Generic[Item, Result]):
         seconds = self._drain_rate.seconds_for(ahead)
         return DEFAULT_RETRY_AFTER_SECONDS if seconds is None else seconds
 
-    def _require_time(self, cost: float, deadline: float | None, room: Room) -> None:
+    def _require_time(
+        self, cost: float, deadline: float | None, reservation: QueueReservation
+    ) -> None:
         """Refuse what would be given up later, after others have waited behind it."""
         live = self._live_items
-        ahead = live.in_flight_cost + live.queue_cost + live.held_cost - room.cost
+        ahead = live.in_flight_cost + live.queue_cost + live.reserved_cost - reservation.cost
         # With nothing ahead an item is always tried: an outdated rate must not refuse for ever.
         seconds = self._drain_rate.seconds_for(ahead + cost) if ahead else None
         if deadline is None or seconds is None:
@@ -343,25 +352,25 @@ class MicroBatcher(Generic[Item, Result]):
 
     @contextlib.contextmanager
     def _admission(
-        self, cost: float, deadline: float | None, held: Room | None = None
+        self, cost: float, deadline: float | None, reservation: QueueReservation | None = None
     ) -> Iterator[None]:
         """Hold the lock over the block if an item of this cost can be queued; else refuse it."""
         if not (math.isfinite(cost) and cost > 0):
             raise ValueError("cost must be positive and finite")
         if cost > self._limits.max_queue_cost:
             raise ItemTooLargeError(cost, self._limits.max_queue_cost)
-        room = held or Room()
+        held = reservation or QueueReservation()
         expired: list[Pending[Item, Result]] = []
         cancelled = 0
         try:
             with self._condition:
                 self._supervisor.require_ready()
-                if missing := room.lacks(cost):
+                if missing := held.missing(cost):
                     if self._live_items.excess(missing) > 0:
                         expired, cancelled = self._live_items.claim_expired(self._clock())
                     if self._live_items.excess(missing) > 0:
                         raise QueueFullError(self._seconds_until_room(missing))
-                    self._require_time(cost, deadline, room)
+                    self._require_time(cost, deadline, held)
                 yield
         finally:
             self._endings.report_cancelled(cancelled)

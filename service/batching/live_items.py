@@ -39,18 +39,22 @@ class Submission(Generic[Result]):
 
 
 @dataclass(slots=True, eq=False)
-class Room:
-    """Room in a queue that is held for items which are not made yet; see the batcher."""
+class QueueReservation:
+    """Room in a queue, reserved for items that do not exist yet; see the batcher.
+
+    Attributes:
+        cost: summed cost that is still reserved.
+    """
 
     cost: float = 0.0
 
-    def lacks(self, cost: float) -> float:
-        """How much more there would have to be; 0 for what is only rounding."""
+    def missing(self, cost: float) -> float:
+        """Return the part of a cost that is not reserved; rounding errors count as 0."""
         missing = cost - self.cost
         return missing if missing > _ROUNDING * cost else 0.0
 
     def take(self, cost: float) -> None:
-        """An item has left it for the queue."""
+        """Use up the share of an item that is queued now."""
         self.cost = max(0.0, self.cost - cost)
 
 
@@ -124,7 +128,7 @@ class LiveItems(Generic[Item, Result]):
         self._max_queue_cost = limits.max_queue_cost
         self._queue: BucketQueue[Pending[Item, Result]] = BucketQueue(limits)
         self._in_flight: dict[int, Pending[Item, Result]] = {}
-        self._rooms: set[Room] = set()
+        self._reservations: set[QueueReservation] = set()
 
     @property
     def queue_depth(self) -> int:
@@ -157,21 +161,22 @@ class LiveItems(Generic[Item, Result]):
         return now - min(begun, default=now)
 
     @property
-    def held_cost(self) -> float:
-        """Summed cost of all room that is held."""
-        return sum(room.cost for room in self._rooms)
+    def reserved_cost(self) -> float:
+        """Summed cost of all reservations."""
+        return sum(reservation.cost for reservation in self._reservations)
 
     def excess(self, cost: float) -> float:
         """By how much one more item of this cost would overfill the queue."""
-        return self._queue.cost + self.held_cost + cost - self._max_queue_cost
+        return self._queue.cost + self.reserved_cost + cost - self._max_queue_cost
 
-    def hold(self, room: Room) -> None:
-        """Count a room from now on."""
-        self._rooms.add(room)
+    def reserve(self, reservation: QueueReservation, cost: float) -> None:
+        """Count a reservation of this cost, new or changed."""
+        reservation.cost = cost
+        self._reservations.add(reservation)
 
-    def release(self, room: Room) -> None:
-        """Give back what is left of a room."""
-        self._rooms.discard(room)
+    def release(self, reservation: QueueReservation) -> None:
+        """Stop counting a reservation."""
+        self._reservations.discard(reservation)
 
     def enqueue(self, pending: Pending[Item, Result]) -> None:
         """Queue an item that fits."""

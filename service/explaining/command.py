@@ -1,38 +1,33 @@
-"""What a caller may ask for, what is answered, and how much of it is allowed."""
+"""The command of the use case: the pictures and targets, the options, and the limits on them."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from legrad_engine.errors import LegradError
-from legrad_engine.families import Score
 from legrad_engine.targets import TextTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.text import Templates, resolve_templates
 from service.errors import LimitExceededError, ServiceError
 from service.explaining.progress import Progress
 from service.explaining.targets import encoded_images
-from service.schemas.answers import ImageExplanation, Timings
 from service.schemas.requests import ExplainOptions, OutputOptions
-from service.settings import Settings
 from service.settings.url_policy import ImageUrl
+from service.settings.values import RequestLimits
+from service.telemetry.stages import Stages
 
 
 @dataclass(frozen=True, slots=True)
-class ExplainCommand:
-    """What a caller wants explained.
+class ExplainInputs:
+    """The content of a request, whatever protocol it came in.
 
     Attributes:
-        images: encoded pictures, or their addresses.
-        image_fields: what the caller calls each of them, for errors.
-        question: what to look for in each; target pictures are still encoded.
+        images: encoded pictures, or URLs of pictures that are still to be fetched.
+        image_fields: the request's name of each picture, for errors.
+        question: the targets; their pictures are still encoded.
         model: a model id, or None for the default.
-        options: what is computed.
-        output: what is sent back.
-        received: when the command arrived, on the monotonic clock in seconds.
-        deadline: when the answer is of no more use, on the same clock.
-        progress: where it is told how far the command is.
+        options: choices for the computation.
+        output: choices for the answer.
     """
 
     images: Sequence[bytes | ImageUrl]
@@ -41,9 +36,6 @@ class ExplainCommand:
     model: str | None
     options: ExplainOptions
     output: OutputOptions
-    received: float
-    deadline: float
-    progress: Progress = dataclasses.field(default_factory=Progress)
 
     @property
     def templates(self) -> Templates:
@@ -53,61 +45,59 @@ class ExplainCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class ExplainOutcome:
-    """The explanations of a command's pictures, in order."""
+class ExplainCommand:
+    """Inputs with the times and the observers of their request.
 
-    model: str
-    layers: tuple[int, ...]
-    score: Score
-    cached_prompts: int
-    images: list[ImageExplanation]
-    timings: Timings
+    Attributes:
+        inputs: the content of the request.
+        received: time of arrival, on the monotonic clock in seconds.
+        deadline: time after which the answer is useless, on the same clock.
+        progress: gets each stage as it begins.
+        stages: gets the seconds of each stage once it has ended.
+    """
 
-    @property
-    def pictured_bytes(self) -> int:
-        """Bytes of all heatmaps and overlays as they are sent: what an answer is large by."""
-        return sum(
-            len(target.heatmap or "") + len(target.overlay or "")
-            for image in self.images
-            for target in image.targets
-        )
+    inputs: ExplainInputs
+    received: float
+    deadline: float
+    progress: Progress
+    stages: Stages
 
 
-def check_limits(command: ExplainCommand, settings: Settings) -> None:
-    """Refuses a command that asks for more than the settings allow.
+def check_limits(inputs: ExplainInputs, limits: RequestLimits) -> None:
+    """Refuse inputs that exceed a limit.
 
     Raises:
-        LimitExceededError: naming the field, what it has and what is allowed.
+        LimitExceededError: names the field, its size and the limit.
         InvalidOptionError: the templates are not usable.
     """
-    options, question = command.options, command.question
-    longest_text = settings.max_prompt_characters
+    options, question = inputs.options, inputs.question
+    longest_text = limits.max_text_characters
     with naming_fields():
-        templates = resolve_templates(command.templates)
+        templates = resolve_templates(inputs.templates)
     texts = len(question.texts) * len(templates) + len(question.negative_texts)
-    pictures = len(command.images) + len(encoded_images(question))
+    pictures = len(inputs.images) + len(encoded_images(question))
     negatives = 0 if question.negatives is None else len(question.negatives.targets)
     many_texts = "targets" if options.templates is None else "options.templates"
     for field_name, value, limit, unit in (
-        ("images", len(command.images), settings.max_images, "images"),
-        ("targets", pictures, settings.max_images, "images and target images"),
-        (_last_field(question), len(question.targets), settings.max_prompts, "targets"),
-        ("options.negatives", negatives, settings.max_prompts, "negatives"),
+        ("images", len(inputs.images), limits.max_images, "images"),
+        ("targets", pictures, limits.max_images, "images and target images"),
+        (_last_field(question), len(question.targets), limits.max_prompts, "targets"),
+        ("options.negatives", negatives, limits.max_prompts, "negatives"),
         *(
             (as_option(field), len(text), longest_text, "characters in a text")
             for part, field in question.parts
             if isinstance(part, TextTarget)
             for text in part.texts
         ),
-        ("options.size", options.size or 0, settings.max_input_size, "pixels"),
-        (many_texts, texts, settings.max_texts, "texts, prompts times templates"),
+        ("options.size", options.size or 0, limits.max_input_size, "pixels"),
+        (many_texts, texts, limits.max_texts, "texts, prompts times templates"),
         (
             "options.templates",
             max(map(len, templates)),
             longest_text,
             "characters in a template",
         ),
-        ("output.max_side", command.output.max_side, settings.max_output_side, "pixels"),
+        ("output.max_side", inputs.output.max_side, limits.max_output_side, "pixels"),
     ):
         if value > limit:
             raise LimitExceededError(
@@ -118,7 +108,7 @@ def check_limits(command: ExplainCommand, settings: Settings) -> None:
 
 @contextlib.contextmanager
 def naming_fields(**names: str) -> Iterator[None]:
-    """Errors from inside blame a field by the caller's name for it, not the engine's."""
+    """Make errors from inside name a field as the request does, not as the engine does."""
     try:
         yield
     except (LegradError, ServiceError) as error:
@@ -130,11 +120,11 @@ def naming_fields(**names: str) -> Iterator[None]:
 
 
 def as_option(field: str) -> str:
-    """The caller's name for a field that is an option's."""
+    """Return the request's name of a field, with its prefix where it is an option."""
     return f"options.{field}" if field in ExplainOptions.model_fields else field
 
 
 def _last_field(question: Question) -> str:
-    """What the caller calls the list that its last target is in."""
+    """Return the request's name of the list that holds the last target."""
     _, field = list(question.named_targets)[-1]
     return field.partition(".")[0]

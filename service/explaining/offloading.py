@@ -10,10 +10,8 @@ _Answer = TypeVar("_Answer")
 _WORTH_A_THREAD_BYTES = 64_000
 
 
-async def offload_if_large(
-    size: int, function: Callable[..., _Answer], *arguments: object
-) -> _Answer:
-    """Run a function whose time grows with ``size`` bytes, on a worker thread if that is long."""
+async def offload(size: int, function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    """Run a function on the event loop, or on a worker thread for large ``size`` in bytes."""
     if size < _WORTH_A_THREAD_BYTES:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)

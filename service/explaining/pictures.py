@@ -10,7 +10,7 @@ from PIL import Image
 from legrad_engine.explainer import Explainer
 from legrad_engine.images.decoding import PreparedImage, decode
 from legrad_engine.images.geometry import Geometry, drawing_size
-from service.pictures.workers import PictureThreads
+from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
 from service.pool.traced_picture import TracedPicture
 from service.schemas.requests import ExplainOptions
@@ -36,7 +36,7 @@ class Pictures:
     the next one does it in its place.
     """
 
-    def __init__(self, traces: TraceCache, threads: PictureThreads, max_pixels: int) -> None:
+    def __init__(self, traces: TraceCache, threads: PictureWorkers, max_pixels: int) -> None:
         self._traces = traces
         self._threads = threads
         self._max_pixels = max_pixels

@@ -1,4 +1,4 @@
-"""From a request's pictures and targets to items in the queue of its model."""
+"""From the pictures and targets of a command to items in the queue of its model."""
 
 import asyncio
 import math
@@ -14,38 +14,34 @@ from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.geometry import plan as plan_geometry
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
-from service.batching import Room, Submission
-from service.explaining.admission import Place
-from service.explaining.command import ExplainCommand, naming_fields
-from service.explaining.drawing import drawings_of_each_target
-from service.explaining.offloading import offload_if_large
+from service.batching import QueueReservation, Submission
+from service.explaining.admission import Admission, Reservation
+from service.explaining.command import ExplainCommand, ExplainInputs, naming_fields
+from service.explaining.offloading import offload
 from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
-from service.pictures.workers import PictureThreads
+from service.pictures.drawing import drawings_of_each_target
+from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
-from service.pool.trace_cache import Canvas, TraceCache, TraceKey, digests_of
+from service.pool.trace_cache import Canvas, TraceKey, digests_of
 from service.pool.traced_picture import TracedPicture
-from service.settings import Settings
-from service.settings.url_policy import ImageUrl
 from service.telemetry.metrics import Metrics
-from service.telemetry.stages import Stages
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A command with what the model makes of its options.
+    """A command with the model's reading of its options.
 
     Attributes:
-        command: what is wanted.
-        served: the model, leased to the request.
-        layers: the blocks that are explained.
-        score: what is differentiated.
-        usual: how a square picture is fitted to the model: others have as many patches or, at
-            their native aspect ratio, fewer.
-        stages: where each stage is noted once it has ended.
+        command: the command.
+        served: the model, in use by the request.
+        layers: indices of the explained blocks.
+        score: the explained score.
+        usual: the geometry of a square picture. Others have as many patches or, at their native
+            aspect ratio, fewer.
     """
 
     command: ExplainCommand
@@ -53,18 +49,16 @@ class Plan:
     layers: tuple[int, ...]
     score: Score
     usual: Geometry
-    stages: Stages
 
     @classmethod
-    def of(cls, command: ExplainCommand, served: ServedModel, stages: Stages) -> "Plan":
-        """The plan of a command.
+    def of(cls, command: ExplainCommand, served: ServedModel) -> "Plan":
+        """Make the plan of a command.
 
         Raises:
-            InvalidOptionError: the model cannot do what an option asks.
+            InvalidOptionError: the model cannot do what an option asks for.
         """
-        explainer, options = served.explainer, command.options
+        explainer, options = served.explainer, command.inputs.options
         with naming_fields():
-            size = options.size or explainer.own_size
             return cls(
                 command,
                 served,
@@ -72,28 +66,59 @@ class Plan:
                 explainer.resolve_score(options.score),
                 plan_geometry(
                     explainer.own_size,
-                    size=size,
+                    size=options.size or explainer.own_size,
                     patch_size=explainer.tower.patch_size,
                     fit="squash",
                 ),
-                stages,
             )
+
+    @property
+    def inputs(self) -> ExplainInputs:
+        """The content of the request."""
+        return self.command.inputs
 
     @property
     def explainer(self) -> Explainer:
         """The model."""
         return self.served.explainer
 
+    def estimate(self, pictures: Sequence[TracedPicture | None], texts: TextCount) -> float:
+        """Price the command before decoding, in forward passes at the model's own size.
+
+        Args:
+            pictures: None for a picture that is still to be fetched.
+            texts: number of texts to embed.
+        """
+        costs = (
+            self._picture_cost(self.usual, traced=False)
+            if picture is None
+            else self.picture_cost(picture, picture.geometry or self.usual)
+            for picture in pictures
+        )
+        return sum(costs) + self.served.target_cost(self.inputs.question, texts)
+
+    def picture_cost(self, picture: TracedPicture, geometry: Geometry) -> float:
+        """Price one picture, targets' embeddings left out.
+
+        A picture whose trace another request is about to make costs the whole forward pass: this
+        request may have to make it after all.
+        """
+        return self._picture_cost(geometry, traced=picture.trace is not None)
+
+    def _picture_cost(self, geometry: Geometry, *, traced: bool) -> float:
+        rows = self.inputs.question.rows
+        return self.served.cost(geometry, self.layers, rows, traced=traced)
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What is needed of a picture after its explanation.
+    """Needs of one picture after its explanation.
 
     Attributes:
         size: (width, height) of its heatmaps and overlays in pixels.
-        key: what its trace is found by; None where nothing is kept.
-        canvas: what overlays are drawn on, if any are.
-        seconds: that decoding took; None where it was not needed.
+        key: key of its trace; None where nothing is kept.
+        canvas: the picture below the overlays, if any are drawn.
+        seconds: seconds of decoding; None where it was not needed.
     """
 
     size: tuple[int, int]
@@ -104,12 +129,12 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A command that waits for its model.
+    """A command in the queue of its model.
 
     Attributes:
         submissions: one for each picture, in order.
         drawings: as many.
-        texts: how many texts had to be embedded, and how many were known.
+        texts: number of texts that had to be embedded, and of those that were known.
     """
 
     submissions: list[Submission[Explained]]
@@ -125,96 +150,102 @@ class _Prepared:
 
 
 class Preparation:
-    """Fetches, decodes and queues what commands bring. Lives on the event loop."""
+    """Fetches, decodes and queues the pictures of commands. Lives on the event loop."""
 
     def __init__(
         self,
+        admission: Admission,
         url_images: UrlImages,
-        traces: TraceCache,
-        threads: PictureThreads,
-        settings: Settings,
+        pictures: Pictures,
+        workers: PictureWorkers,
+        max_image_pixels: int,
         metrics: Metrics,
     ) -> None:
+        self._admission = admission
         self._url_images = url_images
-        self._threads = threads
-        self._pictures = Pictures(traces, threads, settings.max_image_pixels)
-        self._settings = settings
+        self._pictures = pictures
+        self._workers = workers
+        self._max_image_pixels = max_image_pixels
         self._metrics = metrics
 
-    def computed_by(self, deadline: float) -> float:
-        """When pictures must be computed, so that they can still be drawn with their batch."""
-        return deadline - self._threads.drawing_seconds(self._settings.max_batch_images)
+    async def queue(self, plan: Plan, reservation: Reservation) -> Queued:
+        """Queue all pictures of a command, or none.
 
-    async def queue(self, plan: Plan, place: Place) -> Queued:
-        """Queues all pictures of a command, or none.
-
-        Room for them is held before any is fetched or decoded: a full queue must stay cheap to say
-        no, and must not say it once the work is done.
+        Room for them is reserved before any is fetched or decoded: a full queue must refuse
+        cheaply, and never after the work is done.
 
         Args:
             plan: the command's.
-            place: the request's; what it will draw is reserved there.
+            reservation: the request's; its drawings are reserved there.
 
         Raises:
             LegradError: the pictures or targets cannot be explained.
             ServiceError: a limit is exceeded, or a picture could not be fetched.
             BatchingError: the queue is full, or the worker failed.
         """
-        command, served = plan.command, plan.served
-        computed_by = self.computed_by(command.deadline)
-        with served.batcher.holding() as room:
-            encoded = await self._fetch(plan, room)
-            pictures = await self._find_pictures(plan, encoded)
-            expected = sum(_expected_cost(plan, picture) for picture in pictures)
-            served.batcher.resize(room, expected, computed_by)
-            texts = await self._check_question(plan)
-            expected += served.target_cost(command.question, texts)
-            served.batcher.resize(room, expected, computed_by)
-            question = await self._prepare_targets(plan.explainer, command.question, place)
+        inputs, served, deadline = plan.inputs, plan.served, plan.command.deadline
+        sent = iter(await self._find(plan, [i for i in inputs.images if isinstance(i, bytes)]))
+        known = [next(sent) if isinstance(image, bytes) else None for image in inputs.images]
+        texts = self._count_texts(plan)
+        with self._admission.reserve_work(served, plan.estimate(known, texts), deadline) as work:
+            await self._check_question(plan, texts)
+            encoded, pictures = await self._fetch(plan, known)
+            question = await self._prepare_targets(plan.explainer, inputs.question, reservation)
             prepared = await all_or_none(
                 [
-                    self._prepare(plan, question, texts, field, picture, image, place)
+                    self._prepare(plan, question, texts, field, picture, image, reservation)
                     for field, picture, image in zip(
-                        command.image_fields, pictures, encoded, strict=True
+                        inputs.image_fields, pictures, encoded, strict=True
                     )
                 ]
             )
-            drawn = drawings_of_each_target(command.output) * len(question.targets)
-            place.reserve(drawn * sum(math.prod(each.drawing.size) for each in prepared))
-            served.batcher.resize(room, sum(each.cost for each in prepared), computed_by)
-            submissions = _submit_all(served, prepared, command.deadline, room)
+            drawn = drawings_of_each_target(inputs.output) * len(question.targets)
+            pixels = drawn * sum(math.prod(each.drawing.size) for each in prepared)
+            self._admission.reserve_drawings(reservation, pixels)
+            actual = sum(each.cost for each in prepared)
+            self._admission.reserve_actual_work(work, served, actual, deadline)
+            submissions = _submit_all(served, prepared, deadline, work)
         return Queued(submissions, [each.drawing for each in prepared], texts)
 
-    async def _fetch(self, plan: Plan, room: Room) -> list[bytes]:
-        command = plan.command
-        missing = sum(isinstance(image, ImageUrl) for image in command.images)
-        if missing:
-            # They may turn out to be known, but no other server is set to work in vain.
-            plan.served.batcher.resize(room, missing, self.computed_by(command.deadline))
-        began = time.monotonic()
-        encoded = await self._url_images.fetch(command.images, command.image_fields)
-        if missing:
-            plan.stages.ended("fetch", time.monotonic() - began)
-        return encoded
-
-    async def _find_pictures(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
-        options, explainer = plan.command.options, plan.explainer
+    async def _find(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
+        """Return the shared record of each picture, with its trace where one is kept."""
+        options = plan.inputs.options
         if not options.cache:
             return [TracedPicture() for _ in encoded]
         size = plan.usual.input_size
-        digests = await offload_if_large(sum(map(len, encoded)), digests_of, encoded)
+        digests = await offload(sum(map(len, encoded)), digests_of, encoded)
         keys = (
             TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)
             for digest in digests
         )
-        return [self._pictures.find(explainer, key) for key in keys]
+        return [self._pictures.find(plan.explainer, key) for key in keys]
 
-    async def _check_question(self, plan: Plan) -> TextCount:
-        """What the texts cost; refuses targets that the model cannot be asked about."""
-        question, templates = plan.command.question, plan.command.templates
+    async def _fetch(
+        self, plan: Plan, known: Sequence[TracedPicture | None]
+    ) -> tuple[list[bytes], list[TracedPicture]]:
+        """Return all encoded pictures and their records, after fetching those with a URL."""
+        inputs = plan.inputs
+        if None not in known:
+            return (
+                [image for image in inputs.images if isinstance(image, bytes)],
+                [picture for picture in known if picture is not None],
+            )
+        began = time.monotonic()
+        encoded = await self._url_images.fetch(inputs.images, inputs.image_fields)
+        plan.command.stages.ended("fetch", time.monotonic() - began)
+        missing = [image for image, picture in zip(encoded, known, strict=True) if picture is None]
+        fetched = iter(await self._find(plan, missing))
+        return encoded, [picture or next(fetched) for picture in known]
+
+    def _count_texts(self, plan: Plan) -> TextCount:
+        with naming_fields():
+            return plan.explainer.resolver.count_texts(plan.inputs.question, plan.inputs.templates)
+
+    async def _check_question(self, plan: Plan, texts: TextCount) -> None:
+        """Refuse targets that the model cannot be asked about."""
+        question, templates = plan.inputs.question, plan.inputs.templates
         resolver = plan.explainer.resolver
         with naming_fields():
-            texts = resolver.count_texts(question, templates)
             if texts.missing:
                 # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
                 await asyncio.to_thread(resolver.check, question, templates)
@@ -222,29 +253,29 @@ class Preparation:
                 resolver.check(question, templates)
         self._metrics.cache_hits.labels("prompts").inc(texts.known)
         self._metrics.cache_misses.labels("prompts").inc(texts.missing)
-        return texts
 
     async def _prepare_targets(
-        self, explainer: Explainer, question: Question, place: Place
+        self, explainer: Explainer, question: Question, reservation: Reservation
     ) -> Question:
+        """Return the question with its pictures decoded and fitted."""
         images = encoded_images(question)
         prepared = await all_or_none(
             [
-                self._prepare_target(explainer, encoded, field, place)
+                self._prepare_target(explainer, encoded, field, reservation)
                 for encoded, field in images.values()
             ]
         )
         return with_prepared(question, dict(zip(images, prepared, strict=True)))
 
     async def _prepare_target(
-        self, explainer: Explainer, encoded: bytes, field: str, place: Place
+        self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
     ) -> PreparedImage:
         def prepare() -> PreparedImage:
-            picture = decode(encoded, max_pixels=self._settings.max_image_pixels)
+            picture = decode(encoded, max_pixels=self._max_image_pixels)
             return explainer.prepare_decoded(picture)
 
         with naming_fields(image=field):
-            return await self._threads.run(place, "decode", prepare)
+            return await self._workers.run(reservation, "decode", prepare)
 
     async def _prepare(
         self,
@@ -254,28 +285,28 @@ class Preparation:
         field: str,
         picture: TracedPicture,
         encoded: bytes,
-        place: Place,
+        reservation: Reservation,
     ) -> _Prepared:
-        command, served = plan.command, plan.served
-        drawn_side = command.output.max_side if command.output.overlay else None
+        inputs, served, stages = plan.inputs, plan.served, plan.command.stages
+        drawn_side = inputs.output.max_side if inputs.output.overlay else None
         with naming_fields(image=field):
             geometry, canvas, seconds = await self._pictures.prepare(
-                picture, plan.explainer, encoded, command.options, drawn_side, place
+                picture, plan.explainer, encoded, inputs.options, drawn_side, reservation
             )
         if seconds is not None:
-            plan.stages.ended("decode", seconds)
+            stages.ended("decode", seconds)
         item = ExplainItem(
-            picture, question, plan.layers, plan.score, command.templates, plan.stages.link()
+            picture, question, plan.layers, plan.score, inputs.templates, stages.link()
         )
-        # What is embedded is embedded once for all pictures of the command.
-        cost = _cost(plan, picture, geometry)
-        cost += served.target_cost(question, texts) / len(command.images)
-        size = drawing_size(geometry.image_size, command.output.max_side)
+        # Embeddings are computed once for all pictures of the command.
+        cost = plan.picture_cost(picture, geometry)
+        cost += served.target_cost(question, texts) / len(inputs.images)
+        size = drawing_size(geometry.image_size, inputs.output.max_side)
         return _Prepared(item, cost, Drawing(size, picture.key, canvas, seconds))
 
 
 async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
-    """All answers; the first error, or the caller's leaving, cancels what is left."""
+    """Return all answers; the first error, or cancellation, cancels the rest."""
     tasks = [asyncio.ensure_future(each) for each in awaitables]
     try:
         return await asyncio.gather(*tasks)
@@ -284,22 +315,13 @@ async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]
             task.cancel()
 
 
-def _expected_cost(plan: Plan, picture: TracedPicture) -> float:
-    """What a picture will cost, as far as that is known before it is decoded."""
-    return _cost(plan, picture, picture.geometry or plan.usual)
-
-
-def _cost(plan: Plan, picture: TracedPicture, geometry: Geometry) -> float:
-    # One whose trace another request is about to make still counts in full: it may be left to make
-    # it after all.
-    traced = picture.trace is not None
-    return plan.served.cost(geometry, plan.layers, plan.command.question.rows, traced=traced)
-
-
 def _submit_all(
-    served: ServedModel, prepared: Sequence[_Prepared], deadline: float, room: Room
+    served: ServedModel,
+    prepared: Sequence[_Prepared],
+    deadline: float,
+    reservation: QueueReservation,
 ) -> list[Submission[Explained]]:
-    """All pictures of a command are queued, or none."""
+    """Queue all pictures of a command, or none."""
     submissions: list[Submission[Explained]] = []
     try:
         for each in prepared:
@@ -309,7 +331,7 @@ def _submit_all(
                     bucket=each.item.bucket,
                     cost=each.cost,
                     deadline=deadline,
-                    room=room,
+                    reservation=reservation,
                 )
             )
     except BaseException:

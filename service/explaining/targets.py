@@ -1,30 +1,19 @@
-"""Targets between the contract and the engine: read from a request, named in an answer."""
+"""Targets of a command: their pictures, and their names in an answer."""
 
-import base64
-import binascii
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from legrad_engine import targets as engine
-from legrad_engine.errors import InvalidTargetError
 from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.targets.classifier import Classifier
-from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
 from legrad_engine.targets.questions import Question
 from service.pool.trace_cache import digest_of
-from service.schemas import targets as contract
-from service.schemas.base import ImageField
 
-_FLOAT_BYTES = 4
 _LONGEST_LABEL = 200
 
 
 @dataclass(frozen=True, slots=True)
 class TargetName:
-    """A target as an answer names it.
+    """The name of a target in an answer.
 
     Attributes:
         label: short, for a person.
@@ -35,35 +24,8 @@ class TargetName:
     prompt: str | None
 
 
-def read_question(
-    prompts: Sequence[str],
-    targets: Sequence[contract.Target],
-    negatives: contract.NegativePrompts | NegativePreset | None,
-    read_image: Callable[[ImageField, str], bytes],
-) -> Question:
-    """What a request asks: its prompts, then its targets. Pictures stay encoded.
-
-    Args:
-        prompts: texts.
-        targets: other targets.
-        negatives: what no map must show.
-        read_image: makes a picture field, of the given name, into the encoded picture.
-
-    Raises:
-        InvalidTargetError: an embedding is not base64 of float32.
-        LegradError: what ``read_image`` raises.
-    """
-    fields = [f"targets.{position}" for position in range(len(targets))]
-    read = [_read(target, field, read_image) for target, field in zip(targets, fields, strict=True)]
-    return Question(
-        (*(engine.TextTarget((prompt,)) for prompt in prompts), *read),
-        _read_negatives(negatives),
-        tuple(["prompts"] * len(prompts) + fields),
-    )
-
-
 def encoded_images(question: Question) -> dict[bytes, tuple[bytes, str]]:
-    """The distinct target pictures by digest, still encoded, with the field that gives each."""
+    """Return the distinct target pictures by digest, still encoded, each with its field."""
     found: dict[bytes, tuple[bytes, str]] = {}
     for part, field in question.parts:
         if isinstance(part, engine.ImageTarget) and isinstance(part.image, bytes):
@@ -73,7 +35,7 @@ def encoded_images(question: Question) -> dict[bytes, tuple[bytes, str]]:
 
 
 def with_prepared(question: Question, prepared: dict[bytes, PreparedImage]) -> Question:
-    """The question with its pictures prepared, by digest."""
+    """Return the question with prepared pictures, given by digest, in place of encoded ones."""
 
     def simple(part: engine.SimpleTarget) -> engine.SimpleTarget:
         if isinstance(part, engine.ImageTarget) and part.digest is not None:
@@ -95,7 +57,7 @@ def with_prepared(question: Question, prepared: dict[bytes, PreparedImage]) -> Q
 
 
 def name_target(target: engine.Target, classifier: Classifier | None) -> TargetName:
-    """How an answer names a target."""
+    """Return the name of a target in an answer."""
     prompt = None
     if isinstance(target, engine.TextTarget) and len(target.texts) == 1:
         (prompt,) = target.texts
@@ -133,70 +95,3 @@ def _class_label(class_: int | str, classifier: Classifier | None) -> str:
         return f"class {class_}"
     index = classifier.index_of(class_)
     return f"class {index}" + (f": {classifier.labels[index]}" if classifier.labels else "")
-
-
-def _read(
-    target: contract.Target, field: str, read_image: Callable[[ImageField, str], bytes]
-) -> engine.Target:
-    match target:
-        case contract.ContrastTarget():
-            return engine.ContrastTarget(
-                _read_simple(target.target, f"{field}.target", read_image),
-                _read_simple(target.against, f"{field}.against", read_image),
-            )
-        case contract.ResidualTarget():
-            return engine.ResidualTarget(
-                _read_simple(target.target, f"{field}.target", read_image),
-                tuple(
-                    _read_simple(each, f"{field}.distractors.{position}", read_image)
-                    for position, each in enumerate(target.distractors)
-                ),
-                target.atoms,
-            )
-        case _:
-            return _read_simple(target, field, read_image)
-
-
-def _read_simple(
-    target: contract.SimpleTarget, field: str, read_image: Callable[[ImageField, str], bytes]
-) -> engine.SimpleTarget:
-    match target:
-        case contract.TextTarget():
-            return engine.TextTarget(tuple(target.texts or (target.text or "",)))
-        case contract.EmbeddingTarget():
-            return engine.EmbeddingTarget(_read_embedding(target, f"{field}.embedding"))
-        case contract.ImageTarget():
-            encoded = read_image(target.image, f"{field}.image")
-            return engine.ImageTarget(encoded, digest_of(encoded))
-        case contract.ClassTarget():
-            return engine.ClassTarget(target.label or "" if target.index is None else target.index)
-
-
-def _read_embedding(target: contract.EmbeddingTarget, field: str) -> NDArray[np.float64]:
-    given = target.embedding
-    if not isinstance(given, contract.EncodedEmbedding):
-        return np.array(given, np.float64)
-    try:
-        data = base64.b64decode(given.b64, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidTargetError(
-            f"The embedding is not valid base64 ({error}).", field=field
-        ) from error
-    if len(data) % _FLOAT_BYTES:
-        raise InvalidTargetError(
-            f"The embedding has {len(data)} bytes, which is no whole number of float32 values.",
-            field=field,
-        )
-    return np.frombuffer(data, "<f4").astype(np.float64)
-
-
-def _read_negatives(
-    negatives: contract.NegativePrompts | NegativePreset | None,
-) -> Negatives | None:
-    if negatives is None:
-        return None
-    if isinstance(negatives, str):
-        return SIGLIP
-    return Negatives(
-        tuple(negatives.prompts), negatives.mode, negatives.threshold, negatives.weight
-    )

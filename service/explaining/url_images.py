@@ -24,8 +24,8 @@ from service.errors import (
     UrlUnreachableError,
 )
 from service.explaining.network import Network
-from service.settings import Settings
-from service.settings.url_policy import ImageUrl, UrlRules
+from service.settings.url_policy import ImageUrl
+from service.settings.values import UrlPolicy
 from service.telemetry.metrics import Metrics
 
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -49,18 +49,16 @@ _HEADERS = [
 class UrlImages:
     """Replaces addresses by the pictures they give. Lives on the event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, network: Network) -> None:
-        self._rules: UrlRules = settings.url_policy.rules
-        self._timeout = settings.url_timeout_seconds
-        self._max_redirects = settings.url_max_redirects
-        self._max_bytes = settings.url_max_bytes
+    def __init__(self, policy: UrlPolicy, metrics: Metrics, network: Network) -> None:
+        self._rules = policy.rules
+        self._timeout = policy.timeout_seconds
+        self._max_redirects = policy.max_redirects
+        self._max_bytes = policy.max_bytes
         self._metrics = metrics
         self._network = network
-        self._places = asyncio.Semaphore(settings.url_max_fetches)
+        self._fetches = asyncio.Semaphore(policy.max_fetches)
         # Of its own: a resolver that hangs must not hold the threads that others wait for.
-        self._lookups = ThreadPoolExecutor(
-            settings.url_max_fetches, thread_name_prefix="url-lookup"
-        )
+        self._lookups = ThreadPoolExecutor(policy.max_fetches, thread_name_prefix="url-lookup")
         self._tls = ssl.create_default_context()
 
     def close(self) -> None:
@@ -97,7 +95,7 @@ class UrlImages:
         ]
 
     async def _fetch_one(self, url: ImageUrl, field: str, allowance: "_Allowance") -> bytes:
-        async with self._places:
+        async with self._fetches:
             began = time.perf_counter()
             outcome = "cancelled"
             try:

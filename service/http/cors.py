@@ -1,4 +1,4 @@
-"""Which web pages of other origins may ask."""
+"""CORS: the web pages of other origins that may call this server."""
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -6,26 +6,26 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.answers import Answered
+from service.http.answers import AnswerReporter
 
 _ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Ms")
 _EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
 
 
-def allow_origins(app: FastAPI, origins: tuple[str, ...], answered: Answered) -> None:
-    """Lets pages of these origins ask; does nothing if there are none.
+def allow_origins(app: FastAPI, origins: tuple[str, ...], reporter: AnswerReporter) -> None:
+    """Allow pages of these origins; do nothing without any.
 
-    Never with credentials: a browser has no cookies for this service that a page could misuse, and
-    keys are sent by whoever has them.
+    Credentials are never allowed: this service sets no cookies that a page could misuse, and a page
+    that has an API key sends it itself.
     """
     if origins:
-        app.add_middleware(_OtherOrigins, origins=origins, answered=answered)
+        app.add_middleware(_ReportedCors, origins=origins, reporter=reporter)
 
 
-class _OtherOrigins(CORSMiddleware):
-    """What browsers ask before they send a request is a request too: it has an id and is noted."""
+class _ReportedCors(CORSMiddleware):
+    """CORS middleware whose preflights have an id, a log line and a count, as any request."""
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...], answered: Answered) -> None:
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...], reporter: AnswerReporter) -> None:
         super().__init__(
             app,
             allow_origins=origins,
@@ -33,11 +33,11 @@ class _OtherOrigins(CORSMiddleware):
             allow_headers=_ALLOWED_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         )
-        self._answered = answered
+        self._reporter = reporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _is_preflight(scope):
-            await self._answered.respond(self._preflight, scope, receive, send)
+            await self._reporter.respond(self._preflight, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""What browsers are told about every answer."""
+"""Headers: security headers of every answer, and numbers in those of requests."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +16,15 @@ _ALWAYS = (
         b"default-src 'none'; frame-ancestors 'none'",
     ),
 )
+# More digits than any limit has, and fewer than Python refuses to read.
+_MOST_DIGITS = 20
 _UNKEPT = (b"cache-control", b"no-store")
+
+
+def whole_number(header: str) -> int | None:
+    """Return the positive number in a header, or None; leading spaces and zeros are allowed."""
+    digits = header.strip(" \t").lstrip("0")
+    return int(digits[:_MOST_DIGITS]) if digits.isascii() and digits.isdigit() else None
 
 
 class SecurityHeaders:

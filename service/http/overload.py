@@ -1,4 +1,4 @@
-"""What a full server says, before it takes a request apart."""
+"""Refusal of explanations by a full server, before a request is taken apart."""
 
 import time
 from collections.abc import Iterable
@@ -6,45 +6,34 @@ from functools import partial
 
 import structlog
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batching import QueueFullError
 from service.errors import TooManyRequestsError
-from service.explaining.service import ExplainingService
-from service.http.access import EXPLAIN, AccessControl
+from service.http.access import EXPLAIN
 from service.http.access_routes import AccessRoute
-from service.http.answers import Answered
-from service.http.problems import Problem, describe, respond
-from service.routes.requests import timeout_of
-from service.settings import Settings
+from service.http.answers import AnswerReporter, problem_response
+from service.http.application import application_of
+from service.http.problems import Problem, describe
+from service.http.record import record_of
 
 _METHODS = frozenset(("POST", "PUT"))
 
 _log = structlog.get_logger("legrad.request")
 
 
-class Shedding:
+class OverloadRefusal:
     """ASGI middleware that refuses, in its route's place, what could not be carried out.
 
     Under too much load nearly every request ends here, and what that costs is lost to the model.
-    So it is before everything that only an answer of its own needs, and the request is not routed,
-    not asked for its key, and nothing of its body is awaited.
+    So it comes before everything that only an accepted request needs: the request is not routed,
+    its key is not checked, and its body is not awaited.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        routes: Iterable[Route],
-        access: AccessControl,
-        answered: Answered,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[Route], reporter: AnswerReporter) -> None:
         self._app = app
-        self._access = access
-        self._answered = answered
-        self._settings = settings
+        self._reporter = reporter
         self._routes = [
             route
             for route in routes
@@ -54,36 +43,39 @@ class Shedding:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request; what there is room for passes through."""
+        """Refuse a request, or pass it on."""
         route = self._explains(scope)
-        problem = None if route is None else self._no_room(scope)
+        problem = None if route is None else _refusal(scope)
         if problem is None:
             await self._app(scope, receive, send)
         else:
             scope["route"] = route
-            scope.setdefault("state", {})["problem"] = problem.code
-            await self._answered.respond(partial(respond, problem), scope, receive, send)
+            record_of(scope).problem = problem.code
+            await self._reporter.respond(partial(problem_response, problem), scope, receive, send)
 
     def _explains(self, scope: Scope) -> AccessRoute | None:
+        """Return the route that would explain something for this request, or None."""
         if scope["type"] != "http" or scope["method"] not in _METHODS:
             return None
-        if not self._access.answers(scope, EXPLAIN):
+        if not application_of(scope["app"]).access.answers(scope, EXPLAIN):
             return None
         return next((route for route in self._routes if _takes(route, scope)), None)
 
-    def _no_room(self, scope: Scope) -> Problem | None:
-        explaining: ExplainingService = scope["app"].state.explaining
-        try:
-            timeout = timeout_of(Headers(scope=scope), self._settings)
-            explaining.check_room(time.monotonic() + timeout)
-        except (QueueFullError, TooManyRequestsError) as error:
-            return describe(error)
-        except RequestValidationError:
-            pass  # The route says what is wrong with it.
-        except Exception:
-            # Out here nothing would answer or count it, and the route refuses what it must as well.
-            _log.exception("cannot tell whether there is room")
-        return None
+
+def _refusal(scope: Scope) -> Problem | None:
+    """Return the problem of a request that would be refused now, or None."""
+    application = application_of(scope["app"])
+    try:
+        timeout = record_of(scope).timeout(application.request_timeout_seconds)
+        application.explaining.admission.check(time.monotonic() + timeout)
+    except (QueueFullError, TooManyRequestsError) as error:
+        return describe(error)
+    except RequestValidationError:
+        pass  # The route answers it.
+    except Exception:
+        # Out here nothing would answer or count it, and the route makes the same checks.
+        _log.exception("overload check failed")
+    return None
 
 
 def _takes(route: AccessRoute, scope: Scope) -> bool:

@@ -6,12 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from legrad_engine.errors import (
     ImageDecodeError,
@@ -160,7 +156,7 @@ def describe(error: Exception) -> Problem | None:
     kind = next((_KINDS[each] for each in type(error).__mro__ if each in _KINDS), None)
     if kind is None:
         return None
-    slug: str = kind.code or getattr(error, "code", _INTERNAL)
+    slug: str = getattr(error, "code", _INTERNAL) if kind.code is None else kind.code
     return Problem(
         kind.status,
         slug,
@@ -233,44 +229,9 @@ def shorten(text: str) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
-def respond(problem: Problem, scope: Scope) -> JSONResponse:
-    """The response of a problem: in the form of the route's protocol, if it has one."""
-    request_id = scope["state"]["request_id"]
-    form: ErrorForm | None = getattr(scope.get("route"), "error_form", None)
-    return JSONResponse(
-        body_of(problem, scope["path"], request_id) if form is None else form(problem, request_id),
-        problem.status,
-        headers=dict(problem.headers),
-        media_type=MEDIA_TYPE if form is None else "application/json",
-    )
-
-
-async def handle(request: Request, error: Exception) -> JSONResponse:
-    """Answers an expected error; a bug goes on to the outermost layer, which logs it."""
-    problem = describe(error)
-    if problem is None:
-        raise error
-    if problem.status == 405:
-        allow = _methods_of(request, problem.headers.get("Allow", ""))
-        problem = dataclasses.replace(
-            problem,
-            detail=f"This path takes {allow}; /docs says what it expects.",
-            headers={"Allow": allow},
-        )
-    request.state.problem = problem.code
-    return respond(problem, request.scope)
-
-
-def _methods_of(request: Request, named: str) -> str:
-    """The methods of all routes of a path; the first of them, which refused, named but its own."""
-    routes: Sequence[Route] = request.app.state.routes
-    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    # `/v1/models/{id}` matches what was meant for `/v1/models/{id}:explain`.
-    meant = max((route.path for route in matching), key=len, default="")
-    methods = {
-        method for route in matching if route.path == meant for method in route.methods or ()
-    }
-    return ", ".join(sorted(methods)) or named
+def invalid(message: str, *location: str | int) -> RequestValidationError:
+    """Return the error of a request that does not fit the contract."""
+    return RequestValidationError([{"type": "value_error", "loc": location, "msg": message}])
 
 
 def _from_validation(error: RequestValidationError) -> Problem:

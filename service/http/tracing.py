@@ -1,4 +1,4 @@
-"""Around everything else: the trace that a request belongs to, for its spans and its log lines."""
+"""The outermost layer: the trace of a request, for its spans and its log lines."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from service.http.record import record_of
 from service.telemetry.tracing import Tracing
 
 # https://www.w3.org/TR/trace-context: ids of zeros are not valid, nor is version ff; later versions
@@ -17,19 +18,20 @@ _TRACEPARENT = re.compile(
 )
 
 
-class TraceScope:
-    """ASGI middleware. What it notes of a request is read from the request's own state."""
+class TraceMiddleware:
+    """ASGI middleware that makes a request's span and binds its trace id to its log lines."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request; other scopes pass through."""
+        """Handle one request; pass other scopes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        record = record_of(scope)
+        headers = record.headers
         with self._tracing.request(scope["method"], scope["scheme"], headers) as trace:
             # A caller's trace is worth finding in the log even where none is recorded here.
             trace_id = trace.trace_id or caller_trace_id(headers)
@@ -38,9 +40,9 @@ class TraceScope:
                 with known:
                     await self._app(scope, receive, _with_headers(send, trace.headers))
             finally:
-                state = scope.get("state", {})
                 route = getattr(scope.get("route"), "path", None)
-                trace.answered(route, state.get("status", 500), state.get("problem"))
+                status = 500 if record.status is None else record.status
+                trace.answered(route, status, record.problem)
 
 
 def _with_headers(send: Send, added: Mapping[str, str]) -> Send:
@@ -56,6 +58,6 @@ def _with_headers(send: Send, added: Mapping[str, str]) -> Send:
 
 
 def caller_trace_id(headers: Headers) -> str | None:
-    """The trace id in the request's ``traceparent``; None without a valid one."""
+    """Return the trace id in the request's ``traceparent``; None without a valid one."""
     found = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
     return None if found is None else found[1]

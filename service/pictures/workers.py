@@ -33,7 +33,7 @@ class _Job:
     timer: asyncio.TimerHandle | None = field(default=None)
 
 
-class PictureThreads:
+class PictureWorkers:
     """Runs functions on threads, those of each request in order, taking turns between requests.
 
     Lives on the event loop. A function cannot be stopped: one that exceeds its time fails its
@@ -52,7 +52,7 @@ class PictureThreads:
         self._seconds = seconds
         self._free = threads
         self._overdue = 0
-        self._promised = 0
+        self._reserved = 0
         self._rates: dict[Work, DrainRate] = {work: DrainRate() for work in _BY_URGENCY}
         self._begun: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: dict[Work, OrderedDict[object, deque[_Job]]] = {
@@ -76,7 +76,7 @@ class PictureThreads:
         for _ in range(self._threads):
             self._begun.put(None)
 
-    def check_time(self, deadline: float, pictures: int = 1) -> None:
+    def check(self, deadline: float, pictures: int = 1) -> None:
         """Refuses now what could only be given up later.
 
         Args:
@@ -87,12 +87,12 @@ class PictureThreads:
             TooManyRequestsError: by the measured rates, what was promised to others and these
                 pictures take until then.
         """
-        if not self._promised:
+        if not self._reserved:
             # Always tried: an outdated rate must not refuse for ever.
             return
         waiting = sum(map(len, self._waiting["decode"].values()))
         decoding = self._estimate("decode", waiting + pictures)
-        drawing = self._estimate("draw", self._promised + pictures)
+        drawing = self._estimate("draw", self._reserved + pictures)
         late = time.monotonic() + decoding + drawing - deadline
         if late > 0:
             raise TooManyRequestsError(
@@ -101,18 +101,18 @@ class PictureThreads:
             )
 
     @contextlib.contextmanager
-    def promise(self, deadline: float, pictures: int) -> Iterator[None]:
+    def reserve(self, deadline: float, pictures: int) -> Iterator[None]:
         """Counts pictures from the start of their request until they are drawn.
 
         Raises:
-            TooManyRequestsError: see :meth:`check_time`.
+            TooManyRequestsError: see :meth:`check`.
         """
-        self.check_time(deadline, pictures)
-        self._promised += pictures
+        self.check(deadline, pictures)
+        self._reserved += pictures
         try:
             yield
         finally:
-            self._promised -= pictures
+            self._reserved -= pictures
 
     def drawing_seconds(self, pictures: int) -> float:
         """How long drawing so many pictures takes, by the measured rate; 0 before the first."""

@@ -77,7 +77,7 @@ class ModelPool:
         """Whether loading at start is over and a request without a model finds one."""
         return self._started and self.get(None).answers
 
-    def check_room(self, computed_by: float) -> None:
+    def check(self, computed_by: float) -> None:
         """Refuses a request of which nothing is known yet, where no model can take it.
 
         Saying no this early costs a small part of what it costs once the body is read and parsed.
@@ -93,7 +93,7 @@ class ModelPool:
             if model.phase != "loaded" or model.served is None:
                 return
             try:
-                model.served.batcher.check_room(self._least_room, computed_by)
+                model.served.batcher.check(self._least_room, computed_by)
             except QueueFullError as error:
                 if soonest is None or error.retry_after_seconds < soonest.retry_after_seconds:
                     soonest = error
@@ -126,7 +126,7 @@ class ModelPool:
         return closed
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str | None, until: float) -> AsyncIterator[ServedModel]:
+    async def use(self, model: str | None, until: float) -> AsyncIterator[ServedModel]:
         """A loaded model, which stays in memory for as long as the lease is held.
 
         A model that is not in memory is loaded if requests may do that, and waited for.

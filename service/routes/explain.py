@@ -1,25 +1,27 @@
 """`POST /explain`."""
 
-import base64
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
 from pydantic import TypeAdapter
 
 from service.errors import NotAcceptableError
-from service.explaining.command import ExplainCommand, ExplainOutcome
-from service.explaining.offloading import offload_if_large
-from service.explaining.service import ExplainingService
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import offload
+from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.routes.bodies.reading import JSON, MULTIPART, Intake, read_request
-from service.routes.requests import TIMEOUT_PARAMETER, AcceptedRequest, accept
+from service.http.application import application_of
+from service.routes.answers import image_explanation, timings
+from service.routes.bodies.reading import JSON, MULTIPART, read_request
+from service.routes.requests import TIMEOUT_PARAMETER, accept
 from service.schemas.answers import ExplainProgress, ExplainResponse
 from service.schemas.targets import Targets
 
 router = AccessRouter(needs=EXPLAIN, tags=["explain"])
-# Open: asking how far a request is takes nothing from its key's limits, and an id that its caller
-# chose well is as good as a key for that little.
+# Open: reading the progress of a request does not count for its key, and a random request id is as
+# good as a key for so little.
 progress_router = AccessRouter(needs=OPEN, tags=["explain"])
 
 RequestId = Annotated[
@@ -124,42 +126,30 @@ async def explain(request: Request) -> Response:
     """
     wants_png = _wants_png(request)
     accepted = accept(request)
-    intake = await accepted.read(read_request(request, request.app.state.settings))
-    outcome = await accepted.carry_out(_command(accepted, intake, wants_png))
+    inputs = await accepted.read(read_request(request))
+    outcome = await accepted.explain(_only_overlay(inputs) if wants_png else inputs)
     if wants_png:
-        return Response(
-            base64.b64decode(outcome.images[0].targets[0].overlay or ""), media_type=_PNG
-        )
-    content = await offload_if_large(
-        outcome.pictured_bytes, _serialize, request.state.request_id, outcome
-    )
+        return Response(outcome.images[0].targets[0].drawn.overlay, media_type=_PNG)
+    content = await offload(outcome.encoded_bytes, _serialize, accepted.record.request_id, outcome)
     return Response(content, media_type=JSON)
 
 
-def _command(accepted: AcceptedRequest, intake: Intake, wants_png: bool) -> ExplainCommand:
-    body = intake.body
-    if wants_png:
-        targets = len(intake.question.targets)
-        if len(intake.images) != 1 or targets != 1:
-            asked = "prompts" if body.targets is None else "targets"
-            raise NotAcceptableError(
-                "Accept: image/png is for one picture and one prompt or target, not "
-                f"{len(intake.images)} and {targets}: ask for application/json.",
-                field=asked if len(intake.images) == 1 else "images",
-            )
-        only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
-        body = body.model_copy(update={"output": body.output.model_copy(update=only_overlay)})
-    return ExplainCommand(
-        images=intake.images,
-        image_fields=intake.image_fields,
-        question=intake.question,
-        model=body.model,
-        options=body.options,
-        output=body.output,
-        received=accepted.received,
-        deadline=accepted.deadline,
-        progress=accepted.progress,
-    )
+def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
+    """Return inputs of which the only picture's only overlay is the answer.
+
+    Raises:
+        NotAcceptableError: there are several pictures or targets.
+    """
+    targets = len(inputs.question.targets)
+    if len(inputs.images) != 1 or targets != 1:
+        asked = "prompts" if (inputs.question.fields or ())[-1:] == ("prompts",) else "targets"
+        raise NotAcceptableError(
+            "Accept: image/png is for one picture and one prompt or target, not "
+            f"{len(inputs.images)} and {targets}: ask for application/json.",
+            field=asked if len(inputs.images) == 1 else "images",
+        )
+    only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
+    return replace(inputs, output=inputs.output.model_copy(update=only_overlay))
 
 
 @progress_router.get("/explain/{request_id}/progress", summary="How far a request is")
@@ -169,8 +159,7 @@ async def explain_progress(request: Request, request_id: RequestId) -> ExplainPr
     Only the replica that holds the request knows it, and only until it is answered. Choose an id
     that nobody guesses: whoever knows it may ask.
     """
-    explaining: ExplainingService = request.app.state.explaining
-    reading = explaining.progress.read(request_id)
+    reading = application_of(request.app).explaining.progress.read(request_id)
     return ExplainProgress(
         stage=reading.stage, position=reading.position, estimated_seconds=reading.seconds
     )
@@ -183,8 +172,8 @@ def _serialize(request_id: str, outcome: ExplainOutcome) -> bytes:
         layers=list(outcome.layers),
         score=outcome.score,
         cached_prompts=outcome.cached_prompts,
-        images=outcome.images,
-        timings=outcome.timings,
+        images=[image_explanation(image) for image in outcome.images],
+        timings=timings(outcome.seconds),
     )
     return response.model_dump_json().encode()
 

@@ -4,9 +4,9 @@ from fastapi import Request, Response
 
 from service.http.access import METRICS, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.readiness import Readiness
+from service.http.application import application_of
 from service.schemas.answers import Health
-from service.telemetry.metrics import CONTENT_TYPE, Metrics
+from service.telemetry.metrics import CONTENT_TYPE
 
 router = AccessRouter(needs=OPEN, tags=["operations"])
 metrics_router = AccessRouter(needs=METRICS, tags=["operations"])
@@ -28,7 +28,7 @@ async def ready(request: Request) -> Health:
 
     Other models may have failed: `/models/{model_id}/ready` tells of each.
     """
-    readiness: Readiness = request.app.state.readiness
+    readiness = application_of(request.app).readiness
     readiness.require()
     return Health(status="ready")
 
@@ -51,5 +51,4 @@ async def ready(request: Request) -> Health:
 )
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus' text format."""
-    exporter: Metrics = request.app.state.metrics
-    return Response(exporter.exposition(), media_type=CONTENT_TYPE)
+    return Response(application_of(request.app).metrics.exposition(), media_type=CONTENT_TYPE)

@@ -1,32 +1,35 @@
 """KServe's V1 protocol: `/v1/models` and `:explain`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
 
 from legrad_engine.errors import LegradError
 from legrad_engine.targets.questions import Question
-from service.explaining.command import ExplainCommand
-from service.explaining.offloading import offload_if_large
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import offload
+from service.explaining.outcome import ExplainedImage
 from service.http.access import EXPLAIN
 from service.http.access_routes import AccessRouter
-from service.pool.model_pool import ModelPool
-from service.pool.readiness import Readiness
+from service.http.application import application_of
+from service.routes.answers import image_explanation
 from service.routes.bodies.reading import (
     JSON,
+    BodyRules,
     check_asked,
     check_image_count,
+    inputs_of,
     question_of,
     read_body,
     read_image,
+    rules_of,
 )
 from service.routes.bodies.validation import validated
 from service.routes.models import ModelId
 from service.routes.protocol_errors import kserve_error
 from service.routes.requests import TIMEOUT_PARAMETER, accept
-from service.schemas.answers import ImageExplanation
 from service.schemas.protocols import (
     INSTANCES_NAMES,
     Explanations,
@@ -37,8 +40,6 @@ from service.schemas.protocols import (
     ProtocolError,
     errors_of,
 )
-from service.settings import Settings
-from service.settings.url_policy import ImageUrl
 
 router = AccessRouter(
     needs=EXPLAIN,
@@ -54,27 +55,29 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 
-@dataclass(slots=True)
-class _Asked:
-    """Instances that ask the same, with their positions in the request."""
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Instances with equal targets and options, computed as one command.
 
-    body: Instance
-    question: Question
-    positions: list[int] = field(default_factory=list)
-    images: list[bytes | ImageUrl] = field(default_factory=list)
+    Attributes:
+        positions: their positions in the request.
+        inputs: the inputs of the command.
+    """
+
+    positions: Sequence[int]
+    inputs: ExplainInputs
 
 
 @router.get("/models", summary="List the served models (KServe V1)")
 async def list_models(request: Request) -> ModelNames:
     """The ids of all served models, the default one first."""
-    pool: ModelPool = request.app.state.pool
-    return ModelNames(models=[model.id for model in pool])
+    return ModelNames(models=[model.id for model in application_of(request.app).pool])
 
 
 @router.get("/models/{model_id}", summary="Whether a model can answer (KServe V1)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
     """True while the model is in memory and would answer; otherwise an error."""
-    readiness: Readiness = request.app.state.readiness
+    readiness = application_of(request.app).readiness
     return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
 
@@ -91,54 +94,44 @@ async def explain(request: Request, model_id: ModelId) -> Response:
     count as such.
     """
     accepted = accept(request)
-    asked = await accepted.read(_read(request))
-    outcomes = await accepted.carry_out_all(
-        [
-            ExplainCommand(
-                images=each.images,
-                image_fields=[f"instances.{position}.image" for position in each.positions],
-                question=each.question,
-                model=model_id,
-                options=each.body.options,
-                output=each.body.output,
-                received=accepted.received,
-                deadline=accepted.deadline,
-                progress=accepted.progress,
-            )
-            for each in asked
-        ]
-    )
+    groups = await accepted.read(_read(request, model_id))
+    outcomes = await accepted.explain_all([group.inputs for group in groups])
     explained = {
         position: image
-        for each, outcome in zip(asked, outcomes, strict=True)
-        for position, image in zip(each.positions, outcome.images, strict=True)
+        for group, outcome in zip(groups, outcomes, strict=True)
+        for position, image in zip(group.positions, outcome.images, strict=True)
     }
-    size = sum(outcome.pictured_bytes for outcome in outcomes)
-    content = await offload_if_large(
-        size, _serialize, [explained[key] for key in sorted(explained)]
-    )
+    size = sum(outcome.encoded_bytes for outcome in outcomes)
+    content = await offload(size, _serialize, [explained[key] for key in sorted(explained)])
     return Response(content, media_type=JSON)
 
 
-async def _read(request: Request) -> list[_Asked]:
+async def _read(request: Request, model: str) -> list[_Group]:
     raw = await read_body(request)
-    return await offload_if_large(len(raw), _group, raw, request.app.state.settings)
+    return await offload(len(raw), _grouped, raw, model, rules_of(request))
 
 
-def _group(raw: bytes, settings: Settings) -> list[_Asked]:
+def _grouped(raw: bytes, model: str, rules: BodyRules) -> list[_Group]:
     body = validated(raw, InstancesRequest, INSTANCES_NAMES)
-    check_image_count(len(body.instances), settings)
-    groups: dict[str, _Asked] = {}
+    check_image_count(len(body.instances), rules.limits)
+    alike: dict[str, list[int]] = {}
     for position, instance in enumerate(body.instances):
         check_asked(instance, "instances", position)
-        key = instance.model_dump_json(exclude={"image"})
-        if key not in groups:
-            groups[key] = _Asked(instance, _question(instance, position))
-        groups[key].positions.append(position)
-        groups[key].images.append(
-            read_image(instance.image, f"instances.{position}.image", settings)
-        )
-    return list(groups.values())
+        alike.setdefault(instance.model_dump_json(exclude={"image"}), []).append(position)
+    return [_group(body.instances, positions, model, rules) for positions in alike.values()]
+
+
+def _group(
+    instances: Sequence[Instance], positions: Sequence[int], model: str, rules: BodyRules
+) -> _Group:
+    first = positions[0]
+    fields = [f"instances.{position}.image" for position in positions]
+    images = [
+        read_image(instances[position].image, field, rules.urls)
+        for position, field in zip(positions, fields, strict=True)
+    ]
+    question = _question(instances[first], first)
+    return _Group(positions, inputs_of(instances[first], images, fields, question, model))
 
 
 def _question(instance: Instance, position: int) -> Question:
@@ -149,5 +142,6 @@ def _question(instance: Instance, position: int) -> Question:
         raise
 
 
-def _serialize(explanations: Sequence[ImageExplanation]) -> bytes:
-    return Explanations(explanations=list(explanations)).model_dump_json().encode()
+def _serialize(images: Sequence[ExplainedImage]) -> bytes:
+    explanations = [image_explanation(image) for image in images]
+    return Explanations(explanations=explanations).model_dump_json().encode()

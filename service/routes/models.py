@@ -6,8 +6,7 @@ from fastapi import Path, Query, Request, Response
 
 from service.http.access import ADMIN, EXPLAIN
 from service.http.access_routes import AccessRouter
-from service.pool.model_pool import ModelPool
-from service.pool.readiness import Readiness
+from service.http.application import application_of
 from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
@@ -29,14 +28,14 @@ WaitSeconds = Annotated[
 @router.get("/models", summary="List the served models")
 async def list_models(request: Request) -> ModelList:
     """Every served model, the default one first."""
-    pool: ModelPool = request.app.state.pool
+    pool = application_of(request.app).pool
     return ModelList(models=[model.info() for model in pool])
 
 
 @router.get("/models/{model_id}", summary="Describe a served model")
 async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
     """One served model."""
-    pool: ModelPool = request.app.state.pool
+    pool = application_of(request.app).pool
     return pool.get(model_id).info()
 
 
@@ -44,7 +43,7 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
 @router.get("/models/{model_id}/ready", summary="Whether a model is loaded and can answer")
 async def model_ready(request: Request, model_id: ModelId) -> Health:
     """True while the model is in memory and would answer."""
-    readiness: Readiness = request.app.state.readiness
+    readiness = application_of(request.app).readiness
     readiness.require_model(model_id)
     return Health(status="ready")
 
@@ -66,7 +65,7 @@ async def load_model(
     A model that was unloaded or that failed to load is tried at once. Needs a key with the
     scope admin.
     """
-    pool: ModelPool = request.app.state.pool
+    pool = application_of(request.app).pool
     model = await pool.load(model_id, wait_seconds)
     if model.state == "ready":
         response.status_code = 200
@@ -91,7 +90,7 @@ async def unload_model(
     above; one that loads them on demand loads it again for the next request. Needs a key
     with the scope admin.
     """
-    pool: ModelPool = request.app.state.pool
+    pool = application_of(request.app).pool
     model = await pool.unload(model_id, wait_seconds)
     if model.state == "unloaded":
         response.status_code = 200

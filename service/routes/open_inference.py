@@ -1,7 +1,5 @@
 """The Open Inference Protocol, also called V2: what KServe and Triton clients speak."""
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +10,22 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.targets.questions import Question
-from service.explaining.command import ExplainCommand, ExplainOutcome
-from service.explaining.offloading import offload_if_large
-from service.explaining.targets import read_question
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import offload
+from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.model_pool import ModelPool
-from service.pool.readiness import Readiness
-from service.routes.bodies.reading import JSON, check_image_count, image_bytes, read_body
-from service.routes.bodies.validation import invalid, validated
+from service.http.application import application_of
+from service.http.problems import invalid
+from service.routes.bodies.reading import (
+    JSON,
+    check_image_count,
+    image_bytes,
+    read_body,
+    rules_of,
+)
+from service.routes.bodies.targets import read_question
+from service.routes.bodies.validation import validated
 from service.routes.models import ModelId
 from service.routes.protocol_errors import kserve_error, only_version
 from service.routes.requests import TIMEOUT_PARAMETER, accept
@@ -47,12 +51,15 @@ from service.schemas.protocols import (
     errors_of,
 )
 from service.schemas.requests import ExplainOptions, OutputOptions
-from service.settings import Settings
+from service.settings.values import RequestLimits
 
 _VERSION = "1"
 _BINARY = "application/octet-stream"
 _INPUTS = ("IMAGE", "TEXT")
 _OUTPUTS: dict[OutputName, int] = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
+
+# Tensors are made of the raw maps and numbers.
+_NOTHING_DRAWN = OutputOptions(heatmap="none", overlay=False, regions_threshold=None)
 
 _KIND: dict[str, Any] = {
     "prefix": "/v2",
@@ -102,23 +109,17 @@ _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """An inference request as it was sent.
+class _Inference:
+    """A checked inference request.
 
     Attributes:
-        id: comes back in the answer.
-        images: the encoded pictures.
-        image_fields: what the caller calls each of them.
-        question: the texts.
-        options: what is computed.
+        id: its own id, for the answer; None without one.
+        inputs: the inputs of the command.
         outputs: names of the wanted tensors, and whether each is sent as bytes.
     """
 
     id: str | None
-    images: list[bytes]
-    image_fields: list[str]
-    question: Question
-    options: ExplainOptions
+    inputs: ExplainInputs
     outputs: Mapping[str, bool]
 
 
@@ -141,8 +142,7 @@ async def live() -> ServerLive:
 @health_router.get("/health/ready", summary="Whether the server can answer (V2)")
 async def ready(request: Request) -> ServerReady:
     """As `/health/ready`."""
-    readiness: Readiness = request.app.state.readiness
-    readiness.require()
+    application_of(request.app).readiness.require()
     return ServerReady(ready=True)
 
 
@@ -154,9 +154,8 @@ async def ready(request: Request) -> ServerReady:
 @router.get("/models/{model_id}", summary="Describe a model (V2)")
 async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
     """The tensors that a model takes and gives; the same for all models."""
-    pool: ModelPool = request.app.state.pool
     return ModelMetadata(
-        name=pool.get(model_id).id,
+        name=application_of(request.app).pool.get(model_id).id,
         versions=[_VERSION],
         platform="pytorch",
         inputs=[TensorMetadata(name=name, datatype="BYTES", shape=[-1]) for name in _INPUTS],
@@ -175,7 +174,7 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
 @router.get("/models/{model_id}/ready", summary="Whether a model can answer (V2)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
     """True while the model is in memory and would answer; otherwise an error."""
-    readiness: Readiness = request.app.state.readiness
+    readiness = application_of(request.app).readiness
     return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
 
@@ -200,45 +199,27 @@ async def infer(request: Request, model_id: ModelId) -> Response:
     them one by one, or for the other outputs alone.
     """
     accepted = accept(request)
-    asked = await accepted.read(_read(request))
-    outcome = await accepted.carry_out(
-        ExplainCommand(
-            images=asked.images,
-            image_fields=asked.image_fields,
-            question=asked.question,
-            model=model_id,
-            options=asked.options,
-            output=OutputOptions(
-                heatmap="npy" if "HEATMAP" in asked.outputs else "none",
-                overlay=False,
-                regions_threshold=None,
-            ),
-            received=accepted.received,
-            deadline=accepted.deadline,
-            progress=accepted.progress,
-        )
-    )
+    asked = await accepted.read(_read(request, model_id))
+    outcome = await accepted.explain(asked.inputs)
     response = InferenceResponse(
         model_name=outcome.model,
         model_version=_VERSION,
-        id=request.state.request_id if asked.id is None else asked.id,
+        id=accepted.record.request_id if asked.id is None else asked.id,
         outputs=[],
     )
-    body, json_length = await offload_if_large(
-        outcome.pictured_bytes, _write, response, outcome, asked
-    )
+    body, json_length = await offload(_map_bytes(outcome), _write, response, outcome, asked)
     if json_length is None:
         return Response(body, media_type=JSON)
     return Response(body, media_type=_BINARY, headers={JSON_LENGTH_HEADER: str(json_length)})
 
 
-async def _read(request: Request) -> _Asked:
+async def _read(request: Request, model: str) -> _Inference:
     raw = await read_body(request)
     json_length = request.headers.get(JSON_LENGTH_HEADER)
-    return await offload_if_large(len(raw), _parse, raw, json_length, request.app.state.settings)
+    return await offload(len(raw), _parse, raw, json_length, model, rules_of(request).limits)
 
 
-def _parse(raw: bytes, json_length: str | None, settings: Settings) -> _Asked:
+def _parse(raw: bytes, json_length: str | None, model: str, limits: RequestLimits) -> _Inference:
     json, appended = split_body(raw, json_length)
     body = validated(json, InferenceRequest, INFERENCE_NAMES)
     parameters = dict(body.parameters or {})
@@ -249,18 +230,17 @@ def _parse(raw: bytes, json_length: str | None, settings: Settings) -> _Asked:
     }
     tensors = read_tensors(body.inputs, appended, _INPUTS)
     pictures = tensors["IMAGE"]
-    check_image_count(len(pictures.elements), settings)
+    check_image_count(len(pictures.elements), limits)
     fields = [f"{pictures.field}.{position}" for position in range(len(pictures.elements))]
     options = _options(parameters)
-    return _Asked(
+    images = [
+        element if isinstance(element, bytes) else image_bytes(element, field)
+        for element, field in zip(pictures.elements, fields, strict=True)
+    ]
+    question = read_question(_texts(tensors["TEXT"]), (), options.negatives, image_bytes)
+    return _Inference(
         body.id,
-        [
-            element if isinstance(element, bytes) else image_bytes(element, field)
-            for element, field in zip(pictures.elements, fields, strict=True)
-        ],
-        fields,
-        read_question(_texts(tensors["TEXT"]), (), options.negatives, image_bytes),
-        options,
+        ExplainInputs(images, fields, question, model, options, _NOTHING_DRAWN),
         outputs or dict.fromkeys(_OUTPUTS, all_binary),
     )
 
@@ -291,7 +271,7 @@ def _texts(tensor: BytesTensor) -> list[str]:
 
 
 def _write(
-    response: InferenceResponse, outcome: ExplainOutcome, asked: _Asked
+    response: InferenceResponse, outcome: ExplainOutcome, asked: _Inference
 ) -> tuple[bytes, int | None]:
     tensors = {name: _tensor(name, outcome) for name in asked.outputs}
     return write_tensors(
@@ -302,7 +282,7 @@ def _write(
 def _tensor(name: str, outcome: ExplainOutcome) -> NDArray[np.float32]:
     targets = [image.targets for image in outcome.images]
     if name == "HEATMAP":
-        grids = [(image.grid.rows, image.grid.columns) for image in outcome.images]
+        grids = [image.geometry.grid for image in outcome.images]
         if len(set(grids)) > 1:
             listed = ", ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(grids))
             raise InvalidOptionError(
@@ -311,12 +291,10 @@ def _tensor(name: str, outcome: ExplainOutcome) -> NDArray[np.float32]:
                 "outputs.",
                 field="parameters.fit",
             )
-        maps = [[_read_map(target.heatmap or "") for target in each] for each in targets]
-        return np.array(maps, np.float32)
+        return np.array([[target.drawn.map for target in each] for each in targets], np.float32)
     values = [[getattr(target, name.lower()) for target in each] for each in targets]
     return np.array(values, np.float32)
 
 
-def _read_map(heatmap: str) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = np.load(io.BytesIO(base64.b64decode(heatmap)), allow_pickle=False)
-    return array
+def _map_bytes(outcome: ExplainOutcome) -> int:
+    return sum(target.drawn.map.nbytes for image in outcome.images for target in image.targets)

@@ -1,23 +1,20 @@
-"""What every protocol shares: a place, a body within the deadline, an answer to who still waits."""
+"""The steps that every protocol shares: accept a request, read its body, carry out its commands."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.datastructures import Headers
 
 from service.errors import ClientLeftError, SlowBodyError
-from service.explaining.admission import Place
-from service.explaining.command import ExplainCommand, ExplainOutcome
+from service.explaining.admission import Reservation
+from service.explaining.command import ExplainCommand, ExplainInputs
+from service.explaining.outcome import ExplainOutcome, StageSeconds
 from service.explaining.progress import Progress
-from service.explaining.service import ExplainingService
-from service.routes.bodies.validation import invalid, whole_number
-from service.schemas.answers import Timings
-from service.settings import Settings
+from service.http.application import ApplicationState, application_of
+from service.http.record import RequestRecord, record_of
 from service.telemetry.stages import Stages
 
 _Body = TypeVar("_Body")
@@ -34,24 +31,28 @@ TIMEOUT_PARAMETER: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRequest:
-    """A request that has a place on this server.
+    """A request that has a slot on this server.
 
     Attributes:
         request: the request; its body is not read yet.
-        received: when it arrived, on the monotonic clock in seconds.
-        deadline: when its answer is of no more use, on the same clock.
-        place: what it holds until its answer is sent.
-        progress: where its caller can follow it, by its id.
+        received: time of arrival, on the monotonic clock in seconds.
+        deadline: time after which the answer is useless, on the same clock.
+        reservation: its slot, until its answer is sent.
+        progress: the progress that its caller can follow, by its id.
+        record: notes for the log and the headers.
+        application: the application that answers it.
     """
 
     request: Request
     received: float
     deadline: float
-    place: Place
+    reservation: Reservation
     progress: Progress
+    record: RequestRecord
+    application: ApplicationState
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
-        """What is read of the body.
+        """Await the body.
 
         Args:
             reading: reads and checks the body.
@@ -68,39 +69,41 @@ class AcceptedRequest:
                 f"The body did not arrive within {seconds:g} s; send it again."
             ) from error
 
-    async def carry_out(self, command: ExplainCommand) -> ExplainOutcome:
-        """Carries out the command; stops, and gives up what is queued, if the client leaves.
-
-        What the log and the headers tell of an answer is kept in the request's state: its
-        ``model`` and its ``timings``.
+    async def explain(self, inputs: ExplainInputs) -> ExplainOutcome:
+        """Carry out a command; cancel it if the client leaves.
 
         Raises:
             ClientLeftError: the client closed the connection.
             Exception: see :meth:`ExplainingService.explain`.
         """
-        (outcome,) = await self.carry_out_all([command])
+        (outcome,) = await self.explain_all([inputs])
         return outcome
 
-    async def carry_out_all(self, commands: Sequence[ExplainCommand]) -> list[ExplainOutcome]:
-        """Carries out commands to the same model side by side, all of them or none.
+    async def explain_all(self, inputs: Sequence[ExplainInputs]) -> list[ExplainOutcome]:
+        """Carry out commands for the same model side by side, all of them or none.
 
-        Each takes a place until all are sent, as if it were a request of its own.
+        Each takes a slot until all are sent, as if it were a request of its own. The request's
+        record gets the stages, the model and the timings.
 
         Raises:
-            TooManyRequestsError: there are not as many places.
+            TooManyRequestsError: there are not as many slots.
             ClientLeftError: the client closed the connection.
             Exception: see :meth:`ExplainingService.explain`.
         """
-        explaining: ExplainingService = self.request.app.state.explaining
-        for _ in commands[1:]:
-            self.request.state.until_sent.enter_context(explaining.permit())
-        # There also for a request that fails: the log tells how far it came.
-        self.request.state.stages = stages = Stages(self.request.app.state.tracing)
+        explaining = self.application.explaining
+        for _ in inputs[1:]:
+            self.record.until_sent.enter_context(explaining.admission.reserve())
+        # Set before the work, because the log of a failed request shows its stages too.
+        self.record.stages = stages = Stages(self.application.tracing)
+        commands = [
+            ExplainCommand(each, self.received, self.deadline, self.progress, stages)
+            for each in inputs
+        ]
         outcomes = await self._unless_client_leaves(
-            explaining.explain_all(commands, self.place, stages)
+            explaining.explain_all(commands, self.reservation)
         )
-        self.request.state.model = outcomes[0].model
-        self.request.state.timings = _slowest(outcomes)
+        self.record.model = outcomes[0].model
+        self.record.timings = _slowest(outcomes)
         return outcomes
 
     async def _unless_client_leaves(self, answering: Coroutine[Any, Any, _Answer]) -> _Answer:
@@ -118,47 +121,28 @@ class AcceptedRequest:
 
 
 def accept(request: Request) -> AcceptedRequest:
-    """Takes a place for the request, from before its body is read until its answer is sent.
+    """Reserve a slot for a request, from before its body is read until its answer is sent.
 
-    A server that is full holds no bodies either, and an answer that nobody reads is not forgotten.
+    So a full server holds no bodies either, and an answer that nobody reads still counts.
 
     Raises:
-        TooManyRequestsError: every place is taken.
-        RequestValidationError: the deadline that the request names is not one.
+        TooManyRequestsError: every slot is taken.
+        RequestValidationError: the deadline header is not a time.
     """
     received = time.monotonic()
-    explaining: ExplainingService = request.app.state.explaining
-    timeout = timeout_of(request.headers, request.app.state.settings)
-    until_sent: contextlib.ExitStack = request.state.until_sent
-    deadline = received + timeout
-    place = until_sent.enter_context(explaining.permit())
-    progress = until_sent.enter_context(explaining.progress.follow(request.state.request_id))
-    return AcceptedRequest(request, received, deadline, place, progress)
+    application, record = application_of(request.app), record_of(request.scope)
+    deadline = received + record.timeout(application.request_timeout_seconds)
+    explaining = application.explaining
+    reservation = record.until_sent.enter_context(explaining.admission.reserve())
+    progress = record.until_sent.enter_context(explaining.progress.follow(record.request_id))
+    return AcceptedRequest(request, received, deadline, reservation, progress, record, application)
 
 
-def timeout_of(headers: Headers, settings: Settings) -> float:
-    """Seconds in which a request must be answered: the server's own, or fewer that it names.
-
-    Raises:
-        RequestValidationError: what it names is not a time.
-    """
-    header = headers.get("x-request-timeout-ms")
-    if header is None:
-        return settings.request_timeout_seconds
-    milliseconds = whole_number(header)
-    if milliseconds is None:
-        message = f"Input should be a positive whole number, not {header[:32]!r}"
-        raise invalid(message, "X-Request-Timeout-Ms")
-    return min(milliseconds / 1000, settings.request_timeout_seconds)
-
-
-def _slowest(outcomes: Sequence[ExplainOutcome]) -> Timings:
-    return Timings(
-        **{
-            stage: max(getattr(outcome.timings, stage) for outcome in outcomes)
-            for stage in Timings.model_fields
-        }
-    )
+def _slowest(outcomes: Sequence[ExplainOutcome]) -> dict[str, float]:
+    return {
+        stage.name: max(getattr(outcome.seconds, stage.name) for outcome in outcomes)
+        for stage in fields(StageSeconds)
+    }
 
 
 async def _disconnected(request: Request) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import MalformedBodyError
-from service.routes.bodies.validation import check_value_count, invalid
+from service.http.problems import invalid
+from service.routes.bodies.validation import check_value_count
 from service.schemas.protocols import InferenceResponse, InputTensor, OutputTensor
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"

@@ -4,15 +4,24 @@ from typing import Any
 
 from fastapi import Depends, Request, Response
 
-from legrad_engine.targets.questions import Question
 from service.errors import UnsupportedMediaTypeError
-from service.explaining.command import ExplainCommand
-from service.explaining.offloading import offload_if_large
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import offload
+from service.explaining.outcome import ExplainedImage
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
-from service.pool.readiness import Readiness
-from service.routes.bodies.reading import JSON, MULTIPART, form_parts, from_texts, read_body
-from service.routes.bodies.validation import invalid
+from service.http.application import application_of
+from service.http.problems import invalid
+from service.routes.answers import image_explanation
+from service.routes.bodies.reading import (
+    JSON,
+    MULTIPART,
+    form_parts,
+    from_texts,
+    inputs_of,
+    read_body,
+    rules_of,
+)
 from service.routes.explain import TEXT_ENCODING, TEXT_PARTS
 from service.routes.models import ModelId
 from service.routes.protocol_errors import only_version, torchserve_error
@@ -20,7 +29,7 @@ from service.routes.requests import TIMEOUT_PARAMETER, accept
 from service.schemas.answers import ImageExplanation
 from service.schemas.protocols import Ping, TorchServeError, errors_of
 from service.schemas.requests import ExplainBody
-from service.settings import Settings
+from service.settings.values import RequestLimits
 
 _VERSION = "1.0"
 _RAW = "application/octet-stream"
@@ -99,8 +108,7 @@ _EXPLAIN_VERSION: dict[str, Any] = {
 @health_router.get("/ping", summary="Whether the server can answer (TorchServe)")
 async def ping(request: Request) -> Ping:
     """As `/health/ready`."""
-    readiness: Readiness = request.app.state.readiness
-    readiness.require()
+    application_of(request.app).readiness.require()
     return Ping(status="Healthy")
 
 
@@ -114,26 +122,13 @@ async def explain(request: Request, model_id: ModelId) -> Response:
     Prompts, targets and options are in the query, or in other parts of the multipart body.
     """
     accepted = accept(request)
-    image, body, question = await accepted.read(_read(request))
-    outcome = await accepted.carry_out(
-        ExplainCommand(
-            images=[image],
-            image_fields=[_PART],
-            question=question,
-            model=model_id,
-            options=body.options,
-            output=body.output,
-            received=accepted.received,
-            deadline=accepted.deadline,
-            progress=accepted.progress,
-        )
-    )
-    (explanation,) = outcome.images
-    content = await offload_if_large(outcome.pictured_bytes, explanation.model_dump_json)
+    outcome = await accepted.explain(await accepted.read(_read(request, model_id)))
+    (image,) = outcome.images
+    content = await offload(outcome.encoded_bytes, _serialize, image)
     return Response(content, media_type=JSON)
 
 
-async def _read(request: Request) -> tuple[bytes, ExplainBody, Question]:
+async def _read(request: Request, model: str) -> ExplainInputs:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     # Programs that send a file as it is, such as curl -T, may say nothing of its type.
@@ -146,15 +141,28 @@ async def _read(request: Request) -> tuple[bytes, ExplainBody, Question]:
     texts = request.query_params.multi_items()
     if kind != MULTIPART:
         size = sum(len(text) for _, text in texts)
-        return raw, *await offload_if_large(size, from_texts, texts, ExplainBody)
-    settings: Settings = request.app.state.settings
-    return await offload_if_large(len(raw), _from_multipart, raw, content_type, texts, settings)
+        return await offload(size, _inputs, raw, texts, model)
+    limits = rules_of(request).limits
+    return await offload(len(raw), _from_multipart, raw, content_type, texts, model, limits)
 
 
 def _from_multipart(
-    raw: bytes, content_type: str, texts: list[tuple[str, str]], settings: Settings
-) -> tuple[bytes, ExplainBody, Question]:
-    images, parts = form_parts(raw, content_type, settings, [_PART])
+    raw: bytes,
+    content_type: str,
+    texts: list[tuple[str, str]],
+    model: str,
+    limits: RequestLimits,
+) -> ExplainInputs:
+    images, parts = form_parts(raw, content_type, limits, [_PART])
     if len(images) != 1:
         raise invalid(f"Send one picture, not {len(images)}.", _PART)
-    return images[0], *from_texts([*texts, *parts], ExplainBody)
+    return _inputs(images[0], [*texts, *parts], model)
+
+
+def _inputs(image: bytes, texts: list[tuple[str, str]], model: str) -> ExplainInputs:
+    body, question = from_texts(texts, ExplainBody)
+    return inputs_of(body, [image], [_PART], question, model)
+
+
+def _serialize(image: ExplainedImage) -> bytes:
+    return image_explanation(image).model_dump_json().encode()

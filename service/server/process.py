@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from legrad_engine import LegradError
 from legrad_engine.devices import resolve_device
 from service.app import create_app
+from service.http.application import application_of
 from service.http.drain import Drain
 from service.server.connections import IDLE_SECONDS, guarded
 from service.server.shutdown import ending_in_time
@@ -80,7 +81,7 @@ def serve(settings: Settings) -> int:
     _check_models(settings)
     settings, listeners = listen_for(settings)
     app = create_app(settings)
-    drain: Drain = app.state.drain
+    drain = application_of(app).drain
     config = server_config(app, settings)
     # For a person or a program that asked for any free port.
     for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
@@ -115,7 +116,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http=guarded(settings.connection_limits, app.state.metrics),
+        http=guarded(settings.connection_limits, application_of(app).metrics),
         ws="none",
         log_config=None,
         access_log=False,

@@ -10,6 +10,7 @@ from service.batching import (
     BatchLimits,
     DropReason,
     MicroBatcher,
+    QueueReservation,
     Submission,
 )
 
@@ -127,3 +128,13 @@ def wait_for_state(batcher: MicroBatcher[Any, Any], state: BatcherState) -> None
 
 def assert_set(event: threading.Event) -> None:
     assert event.wait(WAIT_SECONDS)
+
+
+@contextlib.contextmanager
+def reserved(batcher: MicroBatcher[Any, Any], cost: float) -> Iterator[QueueReservation]:
+    """Reserve room in a batcher for as long as the context lasts."""
+    reservation = batcher.reserve(cost)
+    try:
+        yield reservation
+    finally:
+        batcher.release(reservation)

@@ -11,10 +11,12 @@ import uvicorn
 
 from service.app import create_app
 from service.explaining.network import Network
+from service.http.application import application_of
 from service.server.process import listen_for, server_config
 from service.settings import Settings
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.pictures import request_of
+from tests.support.recording_batcher import reserved
 
 _PATIENCE_SECONDS = 60.0
 
@@ -46,7 +48,9 @@ class RunningApp:
             {"models": models, "port": 0, "compute_threads": 1, **settings}
         )
         chosen, listeners = listen_for(chosen)
+        self.settings = chosen
         self.app = create_app(chosen, network)
+        self.state = application_of(self.app)
         self.host, self.port = listeners[0].getsockname()[:2]
         self.admin_port = chosen.admin_port
         self._server = uvicorn.Server(server_config(self.app, chosen))
@@ -63,7 +67,7 @@ class RunningApp:
     @property
     def model(self) -> Any:
         """The default model as it is loaded now."""
-        return self.app.state.pool.get(None).served
+        return self.state.pool.get(None).served
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +92,7 @@ class RunningApp:
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
         """Meanwhile the default model's queue has no room, though nothing is being computed."""
-        batcher = self.model.batcher
-        with batcher.holding() as room:
-            batcher.resize(room, self.app.state.settings.max_queue_cost)
+        with reserved(self.model.batcher, self.settings.max_queue_cost):
             yield
 
     def metric(self, sample: str) -> float:
@@ -111,7 +113,7 @@ class Held:
     """Stands in for a model's computation, and holds the worker until it is released."""
 
     def __init__(self, running: RunningApp, model: str | None = None) -> None:
-        processor = running.app.state.pool.get(model).served._processor
+        processor = running.state.pool.get(model).served._processor
         self._compute = processor.process
         self._processor = processor
         self._released = threading.Event()

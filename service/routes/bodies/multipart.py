@@ -13,7 +13,7 @@ _LONGEST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FormLimits:
     """What a body may hold.
 
     Attributes:
@@ -40,7 +40,7 @@ class Form:
     texts: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_form(body: bytes, content_type: str, limits: Limits) -> Form:
+def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
     """Takes a body apart.
 
     Args:
@@ -89,7 +89,7 @@ def read_form(body: bytes, content_type: str, limits: Limits) -> Form:
 class _Reader:
     """What the parser calls; checks each part as soon as its headers are known."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: FormLimits) -> None:
         self.form = Form()
         self.ended = False
         self._limits = limits

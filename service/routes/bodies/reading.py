@@ -1,4 +1,4 @@
-"""From the body that a caller sent, JSON or multipart, to a checked request and its pictures."""
+"""From a body, JSON or multipart, to the checked inputs of a command."""
 
 import base64
 import binascii
@@ -20,14 +20,17 @@ from service.errors import (
     ServiceError,
     UnsupportedMediaTypeError,
 )
-from service.explaining.offloading import offload_if_large
-from service.explaining.targets import read_question
-from service.routes.bodies.multipart import Limits, read_form
-from service.routes.bodies.validation import invalid, validated
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import offload
+from service.http.application import application_of
+from service.http.problems import invalid
+from service.routes.bodies.multipart import FormLimits, read_form
+from service.routes.bodies.targets import read_question
+from service.routes.bodies.validation import validated
 from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
 from service.schemas.requests import ExplainBody, ExplainRequest
-from service.settings import Settings
-from service.settings.url_policy import ImageUrl
+from service.settings.url_policy import ImageUrl, UrlRules
+from service.settings.values import RequestLimits
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
@@ -41,28 +44,30 @@ _Body = TypeVar("_Body", bound=ExplainBody)
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
-    """A request as it was sent.
+class BodyRules:
+    """The limits and rules that a body is read by.
 
     Attributes:
-        body: everything but the pictures.
-        images: the encoded pictures, or the addresses of pictures that are still to be fetched.
-        image_fields: what the caller calls each picture, for errors.
-        question: what is asked of each picture.
+        limits: limits on the content of one request.
+        urls: the hosts from which pictures are fetched.
     """
 
-    body: ExplainRequest
-    images: list[bytes | ImageUrl]
-    image_fields: list[str]
-    question: Question
+    limits: RequestLimits
+    urls: UrlRules
+
+
+def rules_of(request: Request) -> BodyRules:
+    """Return the rules of the application that a request came to."""
+    application = application_of(request.app)
+    return BodyRules(application.request_limits, application.url_rules)
 
 
 def image_bytes(image: ImageField, field: str) -> bytes:
-    """The encoded picture of one request field.
+    """Return the encoded picture of one request field.
 
     Args:
-        image: a data URL, plain base64, or an object that says what it holds.
-        field: the field's name, for the error.
+        image: a data URL, plain base64, or an object with base64.
+        field: its name, for the error.
 
     Raises:
         ImageDecodeError: not base64, or a data URL of another encoding.
@@ -91,8 +96,8 @@ def image_bytes(image: ImageField, field: str) -> bytes:
         ) from error
 
 
-async def read_request(request: Request, settings: Settings) -> Intake:
-    """Reads and checks the body of an explain request.
+async def read_request(request: Request) -> ExplainInputs:
+    """Read and check the body of an explain request.
 
     Raises:
         ServiceError: the body is of another type, unreadable, or beyond a limit, or a picture's
@@ -107,16 +112,14 @@ async def read_request(request: Request, settings: Settings) -> Intake:
             f"curl -F makes the latter, curl -d needs -H 'Content-Type: {JSON}' beside it.",
             field="Content-Type",
         )
-    raw = await read_body(request)
+    raw, rules = await read_body(request), rules_of(request)
     if content_type == JSON:
-        return await offload_if_large(len(raw), _from_json, raw, settings)
-    return await offload_if_large(
-        len(raw), _from_multipart, raw, request.headers["content-type"], settings
-    )
+        return await offload(len(raw), _from_json, raw, rules)
+    return await offload(len(raw), _from_multipart, raw, request.headers["content-type"], rules)
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, as it was sent.
+    """Return the body as it was sent.
 
     Raises:
         UnsupportedMediaTypeError: it is compressed.
@@ -131,35 +134,35 @@ async def read_body(request: Request) -> bytes:
     return await request.body()
 
 
-def _from_json(raw: bytes, settings: Settings) -> Intake:
+def _from_json(raw: bytes, rules: BodyRules) -> ExplainInputs:
     body = validated(raw, ExplainRequest)
     check_asked(body)
     if (body.image is None) == (body.images is None):
         raise invalid("Give either image or images.", "image")
     given = {"image": body.image} if body.image is not None else _numbered(body.images or [])
-    check_image_count(len(given), settings)
-    images = [read_image(image, field, settings) for field, image in given.items()]
-    return Intake(body, images, list(given), question_of(body))
+    check_image_count(len(given), rules.limits)
+    images = [read_image(image, field, rules.urls) for field, image in given.items()]
+    return inputs_of(body, images, list(given), question_of(body), body.model)
 
 
-def read_image(image: AnyImage, field: str, settings: Settings) -> bytes | ImageUrl:
-    """The encoded picture of one request field, or the address that it is to be fetched from.
+def read_image(image: AnyImage, field: str, urls: UrlRules) -> bytes | ImageUrl:
+    """Return the encoded picture of one request field, or the URL to fetch it from.
 
     Raises:
         ImageDecodeError: not base64, or a data URL of another encoding.
-        ServiceError: the address is not allowed.
+        ServiceError: the URL is not allowed.
     """
     if not isinstance(image, UrlImage):
         return image_bytes(image, field)
     try:
-        return settings.url_policy.rules.check(image.url)
+        return urls.check(image.url)
     except ServiceError as error:
         error.field = f"{field}.url"
         raise
 
 
-def _from_multipart(raw: bytes, content_type: str, settings: Settings) -> Intake:
-    pictures, texts = form_parts(raw, content_type, settings, _IMAGE_PARTS)
+def _from_multipart(raw: bytes, content_type: str, rules: BodyRules) -> ExplainInputs:
+    pictures, texts = form_parts(raw, content_type, rules.limits, _IMAGE_PARTS)
     body, question = from_texts(texts, ExplainRequest)
     if not pictures:
         raise RequestValidationError(
@@ -167,31 +170,31 @@ def _from_multipart(raw: bytes, content_type: str, settings: Settings) -> Intake
         )
     images: list[bytes | ImageUrl] = [*pictures]
     fields = ["image"] if len(images) == 1 else list(_numbered(images))
-    return Intake(body, images, fields, question)
+    return inputs_of(body, images, fields, question, body.model)
 
 
 def form_parts(
-    raw: bytes, content_type: str, settings: Settings, image_parts: Sequence[str]
+    raw: bytes, content_type: str, limits: RequestLimits, image_parts: Sequence[str]
 ) -> tuple[list[bytes], list[tuple[str, str]]]:
-    """The pictures and the text fields of a multipart body.
+    """Return the pictures and the text fields of a multipart body.
 
     Args:
         raw: the body.
         content_type: its ``Content-Type``.
-        settings: the limits.
-        image_parts: names of the parts that are pictures; files of other names are refused.
+        limits: limits on the content of one request.
+        image_parts: names of the parts for pictures; other files are refused.
 
     Raises:
         MalformedBodyError: the body cannot be read, or a part is of the wrong kind.
         ServiceError: see :func:`service.routes.bodies.multipart.read_form`.
     """
-    limits = Limits(
+    form_limits = FormLimits(
         # One more than the limit, so that the limit's own error answers it.
-        files=settings.max_images + 1,
-        texts=settings.max_prompts + 8,
+        files=limits.max_images + 1,
+        texts=limits.max_prompts + 8,
         text_bytes=_LONGEST_TEXT_PART,
     )
-    form = read_form(raw, content_type, limits)
+    form = read_form(raw, content_type, form_limits)
     for name, _ in form.texts:
         if name in image_parts:
             raise MalformedBodyError(
@@ -208,10 +211,10 @@ def form_parts(
 
 
 def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_Body, Question]:
-    """The body that text fields make up, a prompt for each ``prompts`` and the rest as JSON.
+    """Build a body from text fields: a prompt from each ``prompts``, the rest as JSON.
 
     Raises:
-        MalformedBodyError: a field is not JSON, or is there more than once.
+        MalformedBodyError: a field is not JSON, or appears more than once.
         RequestValidationError: the fields do not fit the contract.
         LegradError: a target picture or an embedding is not base64.
     """
@@ -237,10 +240,10 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
 
 
 def _one_prompt(name: str, value: str) -> str:
-    """A prompt, not a list of them: as one it would be explained without a complaint.
+    """Return a prompt; refuse a JSON list, which would pass for one odd prompt.
 
     Raises:
-        MalformedBodyError: it is a list, as JSON bodies have it.
+        MalformedBodyError: it is a JSON list.
     """
     if value.lstrip().startswith("["):
         with contextlib.suppress(ValueError):
@@ -253,8 +256,27 @@ def _one_prompt(name: str, value: str) -> str:
     return value
 
 
+def inputs_of(
+    body: ExplainBody,
+    images: Sequence[bytes | ImageUrl],
+    fields: Sequence[str],
+    question: Question,
+    model: str | None,
+) -> ExplainInputs:
+    """Return the inputs of a command: the one place where a protocol's body becomes one.
+
+    Args:
+        body: the options.
+        images: encoded pictures or URLs.
+        fields: the request's name of each picture.
+        question: the targets.
+        model: a model id, or None for the default.
+    """
+    return ExplainInputs(images, fields, question, model, body.options, body.output)
+
+
 def question_of(body: ExplainBody) -> Question:
-    """What a checked body asks of each picture.
+    """Return the targets of a checked body, prompts first.
 
     Raises:
         LegradError: a target picture or an embedding is not base64.
@@ -265,7 +287,7 @@ def question_of(body: ExplainBody) -> Question:
 
 
 def check_asked(body: ExplainBody, *location: str | int) -> None:
-    """Refuses a body that asks for nothing.
+    """Refuse a body without prompts and targets.
 
     Raises:
         RequestValidationError: it has neither prompts nor targets.
@@ -282,15 +304,15 @@ def check_asked(body: ExplainBody, *location: str | int) -> None:
         )
 
 
-def check_image_count(count: int, settings: Settings) -> None:
-    """Refuses more pictures than a request may have.
+def check_image_count(count: int, limits: RequestLimits) -> None:
+    """Refuse more pictures than one request may have.
 
     Raises:
         LimitExceededError: there are too many.
     """
-    if count > settings.max_images:
+    if count > limits.max_images:
         raise LimitExceededError(
-            f"images: {count} images, but this server allows {settings.max_images}.",
+            f"images: {count} images, but this server allows {limits.max_images}.",
             field="images",
         )
 

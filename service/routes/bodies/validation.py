@@ -13,8 +13,6 @@ from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 
 _MOST_VALUES = 100_000
 _BEFORE_VALUES = (b",", b"[", b"{")
-# Of a header's number; more than any limit has, and fewer than Python reads.
-_MOST_DIGITS = 20
 _LONGEST_NAME = max(map(len, FIELD_NAMES)) + 4
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -28,17 +26,6 @@ def check_value_count(count: int) -> None:
     """
     if count > _MOST_VALUES:
         raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
-
-
-def whole_number(header: str) -> int | None:
-    """The number above zero that a header writes, or None: spaces and zeros before it are none."""
-    digits = header.strip(" \t").lstrip("0")
-    return int(digits[:_MOST_DIGITS]) if digits.isascii() and digits.isdigit() else None
-
-
-def invalid(message: str, *location: str | int) -> RequestValidationError:
-    """The error of a request that does not fit the contract."""
-    return RequestValidationError([{"type": "value_error", "loc": location, "msg": message}])
 
 
 def validated(

@@ -210,19 +210,19 @@ class TestAdmission:
         clock, processor = ManualClock(), RecordingProcessor()
         batcher = make_batcher(processor, self.LIMITS, clock=clock)
         with processor.busy(batcher):
-            batcher.check_room(10.0)
+            batcher.check(10.0)
             assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
             (stale,) = submit_all(batcher, "a", cost=10.0, deadline=3.0)
             with pytest.raises(QueueFullError):
-                batcher.check_room(1.0)
+                batcher.check(1.0)
             with pytest.raises(ItemTooLargeError):
-                batcher.check_room(10.5)
+                batcher.check(10.5)
             clock.advance(4.0)
-            batcher.check_room(1.0)
+            batcher.check(1.0)
             assert isinstance(error(stale), DeadlineExceededError)
         assert batcher.drain(WAIT_SECONDS)
         with pytest.raises(BatcherClosedError):
-            batcher.check_room(1.0)
+            batcher.check(1.0)
         assert processor.batches == [["blocker"]]
 
     def test_the_retry_hint_is_one_second_before_anything_was_measured(
@@ -274,12 +274,12 @@ class TestAdmission:
             (waiting,) = submit_all(batcher, "b", cost=5.0)
             # 1 is being computed, 5 wait, and 2 of its own: 2 s, and half of that again for safety.
             assert clock.now == 2.0
-            batcher.check_room(2.0, deadline=5.0)
+            batcher.check(2.0, deadline=5.0)
             with pytest.raises(QueueFullError, match="no time") as caught:
                 batcher.submit("late", bucket="bucket", cost=2.0, deadline=4.9)
             assert caught.value.retry_after_seconds == pytest.approx(0.1)
             with pytest.raises(QueueFullError, match="no time"):
-                batcher.check_room(2.0, deadline=4.9)
+                batcher.check(2.0, deadline=4.9)
             submit_all(batcher, "c", cost=2.0, deadline=5.0)
         assert result(waiting) == "b"
         assert batcher.drain(WAIT_SECONDS)
@@ -293,9 +293,9 @@ class TestAdmission:
         batcher.expect(cost=4.0, seconds=1.0)
         with processor.busy(batcher):
             # 1 is being computed, and 2 of its own: 0.75 s, and half of that again for safety.
-            batcher.check_room(2.0, deadline=1.125)
+            batcher.check(2.0, deadline=1.125)
             with pytest.raises(QueueFullError, match="no time"):
-                batcher.check_room(2.0, deadline=1.1)
+                batcher.check(2.0, deadline=1.1)
 
     def test_an_idle_worker_tries_whatever_the_rate_was(self, make_batcher: MakeBatcher) -> None:
         clock = ManualClock()

@@ -67,7 +67,7 @@ def test_the_first_promise_is_made_from_what_warming_up_took(tiny_model: str) ->
         assert held.entered.wait(60)
         # Nothing was computed yet, and still it is known that nobody computes so fast.
         with pytest.raises(QueueFullError, match="no time"):
-            running.model.batcher.check_room(100.0, time.monotonic() + 0.01)
+            running.model.batcher.check(100.0, time.monotonic() + 0.01)
         held.release()
         assert first.result(60).status_code == 200
 

@@ -11,7 +11,7 @@ import pytest
 from legrad_engine import Explainer
 from legrad_engine.errors import ImageDecodeError
 from service.explaining.pictures import Pictures
-from service.pictures.workers import PictureThreads
+from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import TraceCache, TraceKey
 from service.schemas.requests import ExplainOptions
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
@@ -28,21 +28,21 @@ def explainer(tiny_model: str) -> Explainer:
 
 
 @pytest.fixture
-def threads() -> Iterator[PictureThreads]:
-    one = PictureThreads(1, 60)
+def threads() -> Iterator[PictureWorkers]:
+    one = PictureWorkers(1, 60)
     one.start()
     yield one
     one.close()
 
 
 @pytest.fixture
-def pictures(threads: PictureThreads) -> Pictures:
+def pictures(threads: PictureWorkers) -> Pictures:
     cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
     return Pictures(cache, threads, max_pixels=1_000_000)
 
 
 @contextlib.contextmanager
-def occupied(threads: PictureThreads) -> Iterator[threading.Event]:
+def occupied(threads: PictureWorkers) -> Iterator[threading.Event]:
     """Keeps the only thread busy until the event is set."""
     free = threading.Event()
     busy = asyncio.ensure_future(threads.run(object(), "decode", lambda: free.wait(60)))
@@ -66,7 +66,7 @@ async def preparing(
 
 
 def test_pictures_on_their_way_are_decoded_once(
-    pictures: Pictures, threads: PictureThreads, explainer: Explainer
+    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
 ) -> None:
     async def several() -> list[Any]:
         with occupied(threads) as free:
@@ -82,7 +82,7 @@ def test_pictures_on_their_way_are_decoded_once(
 
 
 def test_where_the_first_leaves_the_next_decodes(
-    pictures: Pictures, threads: PictureThreads, explainer: Explainer
+    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
 ) -> None:
     async def first_leaves() -> Any:
         with occupied(threads) as free:
@@ -101,7 +101,7 @@ def test_where_the_first_leaves_the_next_decodes(
 
 
 def test_where_the_first_fails_the_next_decodes(
-    pictures: Pictures, threads: PictureThreads, explainer: Explainer
+    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
 ) -> None:
     async def first_fails() -> Any:
         with occupied(threads) as free:

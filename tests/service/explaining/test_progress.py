@@ -91,12 +91,12 @@ def test_the_estimate_is_the_work_ahead_at_the_measured_speed_less_what_has_pass
 def test_an_answered_request_is_forgotten(alone: RunningApp) -> None:
     assert alone.explain(**{"X-Request-ID": "done"}).status_code == 200
     assert _stage(alone, "done") == "unknown"
-    assert not alone.app.state.explaining.progress._requests
+    assert not alone.state.explaining.progress._requests
 
 
 def test_a_refused_request_is_forgotten(alone: RunningApp) -> None:
     assert alone.explain(request_of(prompts=[""])).status_code == 422
-    assert not alone.app.state.explaining.progress._requests
+    assert not alone.state.explaining.progress._requests
 
 
 def test_a_waiting_request_says_nothing_of_what_it_asks(alone: RunningApp) -> None:
@@ -115,7 +115,7 @@ def test_ids_are_not_guessed(alone: RunningApp) -> None:
     with Held(alone) as held:
         asked = alone.explain_in_background()
         assert held.entered.wait(60)
-        (name,) = alone.app.state.explaining.progress._requests
+        (name,) = alone.state.explaining.progress._requests
         assert len(name) == 32
     assert asked.result().headers["x-request-id"] == name
 
@@ -128,4 +128,4 @@ def test_of_two_requests_with_one_id_the_later_is_known(alone: RunningApp) -> No
         asked.append(alone.explain_in_background(other, **{"X-Request-ID": "same"}))
         alone.eventually(lambda: _stage(alone, "same") == "queued")
     assert [each.result().status_code for each in asked] == [200, 200]
-    assert not alone.app.state.explaining.progress._requests
+    assert not alone.state.explaining.progress._requests

@@ -165,7 +165,7 @@ def test_the_log_names_the_key_and_nothing_shows_it(tiny_model: str) -> None:
         lines = [line for line in logs if line["event"] == "answered"]
         assert [line["key"] for line in lines] == ["asker", None, "asker", None]
         assert {line["client"] for line in lines} == {"127.0.0.1"}
-        for shown in (repr(logs), metrics, repr(running.app.state.settings)):
+        for shown in (repr(logs), metrics, repr(running.settings)):
             assert "secret" not in shown
             assert secret["sha256"] not in shown
 

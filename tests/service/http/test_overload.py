@@ -83,7 +83,7 @@ def test_a_key_is_asked_for_only_where_there_is_room(tiny_model: str) -> None:
 def test_a_server_that_is_about_to_stop_keeps_nobody_that_it_refuses(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, running.full():
         assert "Connection" not in running.explain().headers
-        running.app.state.drain.announce()
+        running.state.drain.announce()
         refused = running.explain()
         assert (refused.status_code, refused.headers["Connection"]) == (429, "close")
 
@@ -95,5 +95,5 @@ def test_a_bug_in_telling_whether_there_is_room_costs_nobody_an_answer(
         raise RuntimeError("a bug")
 
     with RunningApp(tiny_model) as running:
-        monkeypatch.setattr(running.app.state.explaining, "check_room", broken)
+        monkeypatch.setattr(running.state.explaining.admission, "check", broken)
         assert running.explain().status_code == 200

@@ -148,7 +148,7 @@ def test_a_bug_in_the_keys_is_a_problem(
 ) -> None:
     with breakable(key="key") as running:
         with monkeypatch.context() as patched:
-            patched.setattr(running.app.state.access._ring, "find", fail)
+            patched.setattr(running.state.access._ring, "find", fail)
             for answer in (running.explain(), running.client.get("/metrics")):
                 assert answer.status_code == 500
                 check(answer)

@@ -11,7 +11,7 @@ import pytest
 from service.errors import PictureTimeoutError, TooManyRequestsError
 from service.explaining import pictures as service_pictures
 from service.http.problems import retry_after
-from service.pictures.workers import PictureThreads, Work
+from service.pictures.workers import PictureWorkers, Work
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.running_app import RunningApp
@@ -21,15 +21,15 @@ Tasks = list["asyncio.Task[Any]"]
 
 
 @pytest.fixture
-def one_thread() -> Iterator[PictureThreads]:
-    threads = PictureThreads(1, 60)
+def one_thread() -> Iterator[PictureWorkers]:
+    threads = PictureWorkers(1, 60)
     threads.start()
     yield threads
     threads.close()
 
 
 async def queued(
-    threads: PictureThreads, owner: object, *functions: Callable[[], Any], work: Work = "decode"
+    threads: PictureWorkers, owner: object, *functions: Callable[[], Any], work: Work = "decode"
 ) -> Tasks:
     tasks = [asyncio.create_task(threads.run(owner, work, each)) for each in functions]
     await asyncio.sleep(0)
@@ -37,7 +37,7 @@ async def queued(
 
 
 def test_requests_take_turns_and_what_is_computed_is_drawn_first(
-    one_thread: PictureThreads,
+    one_thread: PictureWorkers,
 ) -> None:
     done: list[str] = []
     free = threading.Event()
@@ -54,7 +54,7 @@ def test_requests_take_turns_and_what_is_computed_is_drawn_first(
     assert done == ["ready", "many", "few", "one", "many", "few", "many", "many"]
 
 
-def test_what_nobody_waits_for_is_not_run(one_thread: PictureThreads) -> None:
+def test_what_nobody_waits_for_is_not_run(one_thread: PictureWorkers) -> None:
     ran: list[int] = []
     free = threading.Event()
 
@@ -72,7 +72,7 @@ def test_what_nobody_waits_for_is_not_run(one_thread: PictureThreads) -> None:
 
 
 def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
-    threads = PictureThreads(1, 0.05)
+    threads = PictureWorkers(1, 0.05)
     threads.start()
     free = threading.Event()
 
@@ -89,7 +89,7 @@ def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
     threads.close()
 
 
-def test_errors_reach_the_one_who_waits(one_thread: PictureThreads) -> None:
+def test_errors_reach_the_one_who_waits(one_thread: PictureWorkers) -> None:
     def fail() -> None:
         raise KeyError("this one")
 
@@ -102,26 +102,26 @@ def test_errors_reach_the_one_who_waits(one_thread: PictureThreads) -> None:
 
 
 def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused(
-    one_thread: PictureThreads,
+    one_thread: PictureWorkers,
 ) -> None:
     free = threading.Event()
 
     async def busy() -> None:
         for work in WORKS:
             await one_thread.run("a", work, lambda: threading.Event().wait(0.1))
-        one_thread.check_time(time.monotonic())
-        with one_thread.promise(time.monotonic() + 60, 10):
+        one_thread.check(time.monotonic())
+        with one_thread.reserve(time.monotonic() + 60, 10):
             # Ten to draw, one more to decode and to draw, 0.1 s each, and half of it for safety.
-            one_thread.check_time(time.monotonic() + 60)
+            one_thread.check(time.monotonic() + 60)
             for deadline in (0.1, 1.0, 1.7):
                 with pytest.raises(TooManyRequestsError) as caught:
-                    one_thread.check_time(time.monotonic() + deadline)
+                    one_thread.check(time.monotonic() + deadline)
             assert caught.value.retry_after_seconds is not None
             assert float(retry_after(caught.value.retry_after_seconds)) >= 1
             tasks = await queued(one_thread, "b", *[lambda: free.wait(60)] * 11)
-            with pytest.raises(TooManyRequestsError), one_thread.promise(time.monotonic() + 3.0, 1):
+            with pytest.raises(TooManyRequestsError), one_thread.reserve(time.monotonic() + 3.0, 1):
                 raise AssertionError
-        one_thread.check_time(time.monotonic())
+        one_thread.check(time.monotonic())
         free.set()
         await asyncio.gather(*tasks)
 

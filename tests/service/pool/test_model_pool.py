@@ -207,7 +207,7 @@ def test_stopping_waits_for_a_load_no_longer_than_for_work(
     with GatedLoads(monkeypatch) as gate:
         with at_start(models[:1], wait=False, drain_timeout_seconds=0.1) as running:
             assert gate.entered.wait(60)
-        assert running.app.state.pool.get(A).served is None
+        assert running.state.pool.get(A).served is None
     # What it loaded in the end is let go.
     running.eventually(lambda: not threads("loader-") + threads("batcher-pool"))
 
@@ -220,7 +220,7 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert set(states(running).values()) == {"ready"}
         workers = threads("batcher-pool")
         first = ask(running, B).json()
-        explainer = weakref.ref(running.app.state.pool.get(B).served.explainer)
+        explainer = weakref.ref(running.state.pool.get(B).served.explainer)
         weights = weakref.ref(explainer().model)  # type: ignore[union-attr]
         gone = unload(running, B)
         assert (gone.status_code, gone.json()["state"]) == (200, "unloaded")
@@ -276,7 +276,7 @@ def test_a_model_finishes_its_work_before_it_is_unloaded(models: list[str]) -> N
         accepted = [running.explain_in_background(request_of(model=B))]
         assert held.entered.wait(60)
         accepted += [running.explain_in_background(request_of(model=B)) for _ in range(3)]
-        batcher = running.app.state.pool.get(B).served.batcher
+        batcher = running.state.pool.get(B).served.batcher
         running.eventually(lambda: batcher.queue_depth == 3)
         leaving = unload(running, B, wait=0)
         assert (leaving.status_code, leaving.json()["state"]) == (202, "unloading")
@@ -353,7 +353,7 @@ def test_a_model_of_images_alone_is_warmed_up_without_text(folder: Path) -> None
     with at_start([f"timm:{name}@{path}"], max_model_bytes=10**8) as running:
         (model,) = running.client.get("/models").json()["models"]
         assert (model["state"], model["templates"]) == ("ready", [])
-        assert running.app.state.pool.get(None).measured == model["bytes"]
+        assert running.state.pool.get(None).measured == model["bytes"]
 
 
 # Under a budget.
@@ -610,7 +610,7 @@ def test_nothing_is_lost_when_models_come_and_go_under_load(
         running.eventually(lambda: list(states(running).values()).count("ready") == 2)
         running.eventually(lambda: threads("batcher-pool") == 2)
         running.eventually(lambda: not threads("loader-") + threads("unloader-"))
-        assert all(not model.waiting and not model.in_flight for model in running.app.state.pool)
+        assert all(not model.waiting and not model.in_flight for model in running.state.pool)
     assert threads("batcher-pool") == 0
 
 

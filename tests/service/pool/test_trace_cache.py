@@ -283,7 +283,7 @@ def test_a_broken_picture_is_blamed_on_each_requests_own_field(serving: RunningA
 
 def test_a_request_may_leave_the_cache_alone(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
-        traces = running.app.state.pool.traces
+        traces = running.state.pool.traces
         counted = Counted(running)
         for _ in range(2):
             assert not answer_to(running, request_of(options={"cache": False}))["cached"]
@@ -314,7 +314,7 @@ def test_a_setting_turns_the_cache_off(tiny_model: str) -> None:
 def test_the_budget_is_kept_and_the_oldest_goes(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
         answer_to(running, body_of(1))
-        size = running.app.state.pool.traces.nbytes
+        size = running.state.pool.traces.nbytes
     with RunningApp(tiny_model, trace_cache_bytes=int(2.5 * size)) as running:
         for seed in (1, 2, 1, 3):
             answer_to(running, body_of(seed))
@@ -350,7 +350,7 @@ def test_a_kept_trace_holds_no_more_memory_than_is_counted(tiny_model: str) -> N
         }
         batches = {image["batch_size"] for image in running.explain(body).json()["images"]}
         assert max(batches) > 1
-        traces = running.app.state.pool.traces
+        traces = running.state.pool.traces
         held = [
             tensor.untyped_storage().nbytes()
             for entry in traces._entries.values()
@@ -385,8 +385,8 @@ def test_what_is_dropped_after_admission_is_answered_all_the_same(tiny_model: st
             counted = Counted(running)
             waiting = running.explain_in_background(body_of(1))
             running.eventually(lambda: running.model.batcher.queue_depth == 1)
-            running.app.state.pool.traces.forget(MODEL)
-            assert len(running.app.state.pool.traces) == 0
+            running.state.pool.traces.forget(MODEL)
+            assert len(running.state.pool.traces) == 0
             held.release()
             image = waiting.result(60).json()["images"][0]
             assert other.result(60).status_code == 200
@@ -427,7 +427,7 @@ def test_a_trace_that_cannot_be_kept_is_still_answered(
 
 def test_nothing_but_the_cache_outlives_a_request(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
-        pictures = running.app.state.explaining._preparation._pictures
+        pictures = running.state.explaining._preparation._pictures
         for seed in range(3):
             answer_to(running, request_of(image=image_url(seed)))
         running.explain(request_of(image=data_url(b"no picture")))

@@ -33,7 +33,7 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
     tiny_model: str,
 ) -> None:
     deadline = 8.0
-    # Room for as many as ask at once while the capacity is measured.
+    # QueueReservation for as many as ask at once while the capacity is measured.
     settings = {"request_timeout_seconds": deadline, "max_queue_cost": 1000}
     with Server(tiny_model, log_level="warning", **settings) as server:
         server.wait_for_health()

@@ -175,7 +175,7 @@ def test_a_waiting_person_sees_the_place_in_line_and_can_leave_it(
             # The server has dropped it: nothing is computed for who has left.
             running.eventually(lambda: running.model.batcher.queue_depth == 1)
         assert {each.result().status_code for each in others} == {200}
-        (model,) = running.app.state.pool
+        (model,) = running.state.pool
         dropped = f'legrad_dropped_total{{model="{model.id}",reason="cancelled"}}'
         assert running.metric(dropped) == 1
         visitor.explain()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from legrad_engine.errors import InvalidOptionError
 from service.cli import app
-from service.http.key_ring import KeyRing
+from service.http.keys import KeyRing
 from service.settings import Settings
 from service.settings.keys import digest, new_key, read_keys
 from tests.support.api_keys import bearer, entry, listed
