@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.raw_requests import LIVE
 from tests.support.running_app import RunningApp
 
 PATIENCE = 60.0
@@ -17,6 +18,16 @@ def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.soc
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.connect((running.host, running.port))
+    return connection
+
+
+def answered_once(
+    running: RunningApp, request: bytes = LIVE, status: bytes = b"200"
+) -> socket.socket:
+    """A connection with an answer."""
+    connection = connect(running)
+    connection.sendall(request)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
     return connection
 
 

@@ -19,11 +19,6 @@ from tests.support.running_app import Held, RunningApp
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
 def fetching(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
     with trusting(authority), pytest.MonkeyPatch.context() as environment:
         # They lead nowhere, but for the tests themselves.

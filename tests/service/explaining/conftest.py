@@ -1,0 +1,49 @@
+"""Applications that the tests of the use case share."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import torch
+import trustme
+
+from legrad_engine.targets.classifier import Classifier
+from tests.support.fetching_app import PICTURE, FetchingApp, trusting
+from tests.support.picture_sites import answer, sends
+from tests.support.running_app import RunningApp
+from tests.support.target_questions import LABELS, SIZE, engine_of
+
+
+@pytest.fixture(scope="package")
+def classifying(tiny_model: str) -> Iterator[RunningApp]:
+    """A server whose model has a classifier."""
+    with RunningApp(tiny_model) as started:
+        generator = torch.Generator().manual_seed(1)
+        weight = torch.randn(len(LABELS), SIZE, generator=generator)
+        engine_of(started).classifier = Classifier(weight, None, LABELS)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="package")
+def fetching_shared(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
+    with trusting(authority), FetchingApp(tiny_model, max_image_pixels=4_000_000) as started:
+        yield started
+
+
+@pytest.fixture
+def fetching(fetching_shared: FetchingApp) -> Iterator[FetchingApp]:
+    """An application that fetches pictures; afterwards it serves, and no task of it is left."""
+    shared = fetching_shared
+    with shared.site(sends(answer(PICTURE)), "good.example", address="9.9.9.9") as (url, _):
+        assert shared.explain_url(url).status_code == 200
+        loop = shared.network.loop
+        assert loop is not None
+        before = len(asyncio.all_tasks(loop))
+        yield shared
+        assert shared.explain_url(url).status_code == 200
+        shared.eventually(lambda: len(asyncio.all_tasks(loop)) <= before)

@@ -1,0 +1,90 @@
+"""Idle connections: which one is closed for a new one, and when."""
+
+import gc
+import socket
+import struct
+import weakref
+
+import httpx
+import pytest
+
+from tests.support.raw_connections import (
+    answered_once,
+    closed,
+    connect,
+    is_closed,
+)
+from tests.support.raw_requests import LIVE, REFUSED_EARLY
+from tests.support.running_app import RunningApp
+
+
+def test_a_connection_too_many_is_closed_and_others_work_on(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_connections=3) as running:
+        kept = [connect(running) for _ in range(3)]
+        with connect(running) as refused_one:
+            assert is_closed(refused_one)
+        for connection in kept:
+            connection.close()
+        running.eventually(lambda: closed(running, "too-many") == 1)
+        assert running.explain().status_code == 200
+
+
+def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_connections=3) as running:
+        oldest, newest = answered_once(running), answered_once(running)
+        with connect(running) as silent, answered_once(running) as another:
+            assert is_closed(oldest)
+            for connection in (newest, another):
+                connection.sendall(LIVE)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            silent.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert silent.recv(65536).startswith(b"HTTP/1.1 200")
+            assert is_closed(silent)
+        newest.close()
+        # The first was the connection with which this test had asked whether the server is ready.
+        assert closed(running, "idle") == 2
+
+
+def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_model: str) -> None:
+    def takes_its_place() -> bool:
+        try:
+            return running.client.get("/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with (
+        RunningApp(tiny_model, max_connections=1, head_timeout_seconds=600) as running,
+        answered_once(running, REFUSED_EARLY, b"404") as refused,
+    ):
+        refused.sendall(b"0123456789")
+        running.eventually(takes_its_place)
+        assert is_closed(refused)
+
+
+def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.server.process.IDLE_SECONDS", 1)
+    with RunningApp(tiny_model, head_timeout_seconds=600) as running:
+        with answered_once(running, REFUSED_EARLY, b"404") as refused:
+            refused.sendall(b"0123456789")
+            assert is_closed(refused)
+        assert closed(running, "slow-request") == 0
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_nothing_of_a_connection_is_kept_once_it_is_closed(
+    running: RunningApp, reset: bool
+) -> None:
+    connections = running._server.server_state.connections
+    before = set(connections)
+    gc.disable()
+    try:
+        with answered_once(running) as connection:
+            (known,) = map(weakref.ref, set(connections) - before)
+            if reset:
+                never = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, never)
+        running.eventually(lambda: known() is None)
+    finally:
+        gc.enable()
