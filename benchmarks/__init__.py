@@ -1,0 +1,1 @@
+"""Measured comparisons: every speed that the project claims comes from here."""

@@ -1,0 +1,72 @@
+"""Explaining over a plain forward pass, on architectures beside ViT-B/16.
+
+Weights are random: they change no timing.
+"""
+
+from functools import partial
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CustomTextCLIP
+
+from benchmarks import workload
+from benchmarks.report import Row
+from benchmarks.timing import details, interleave, ratio, timed
+from legrad_engine import Explainer
+from legrad_engine.images.decoding import PreparedImage
+
+# By architecture: its name in the table, and the ratio to reach by number of targets. No target
+# is set for 8 targets on the general route: each one walks back through whole blocks.
+ARCHITECTURES: dict[str, tuple[str, dict[int, float | None]]] = {
+    "ViT-B-16-SigLIP": ("SigLIP ViT-B/16, pooler route", {1: 1.10, 8: 1.10}),
+    "EVA02-B-16": ("EVA02-B/16, general route", {1: 1.50, 8: None}),
+}
+_TEXT = {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+
+
+def measure(repeats: int) -> list[Row]:
+    """Explaining one picture over open_clip's own ``encode_image`` of it."""
+    rows = []
+    for architecture, (name, goals) in ARCHITECTURES.items():
+        explainer = _explainer(architecture)
+        plain: Any = explainer.model
+        size, _ = explainer.own_size
+        prepared = explainer.prepare(workload.picture(size, size))
+        works: dict[str, Any] = {
+            "plain": partial(plain.encode_image, prepared.pixels.unsqueeze(0)),
+            **{
+                f"{count} targets": partial(_explain, explainer, prepared, count) for count in goals
+            },
+        }
+        samples = interleave(
+            {key: torch.no_grad()(partial(timed, work)) for key, work in works.items()}, repeats
+        )
+        for count, goal in goals.items():
+            key = f"{count} targets"
+            noun = "target" if count == 1 else "targets"
+            rows.append(
+                Row(
+                    f"{name}, {size} px, {count} {noun} / plain encode_image",
+                    ratio(samples, key, "plain"),
+                    goal,
+                    details=details(samples, key, "plain"),
+                )
+            )
+    return rows
+
+
+def _explainer(architecture: str) -> Explainer:
+    """The architecture with a token of a text tower: no row encodes text."""
+    config = open_clip.get_model_config(architecture)
+    vision = config["vision_cfg"]
+    torch.manual_seed(0)
+    model = CustomTextCLIP(config["embed_dim"], vision, _TEXT).eval().requires_grad_(False)
+    preprocessing = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": vision.get("image_size", 224)}
+    open_clip.set_model_preprocess_cfg(model, preprocessing)
+    return Explainer(model, open_clip.get_tokenizer(workload.ARCHITECTURE), name=architecture)
+
+
+def _explain(explainer: Explainer, prepared: PreparedImage, count: int) -> None:
+    vectors = workload.targets(count, explainer.tower.embedding_size)
+    explainer.attribute(explainer.trace([prepared]), vectors)

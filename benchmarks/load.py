@@ -1,0 +1,284 @@
+"""A cheap load generator: raw requests on kept connections, in a closed or an open loop.
+
+It shares the server's cores, so it builds every request before the clock starts and reads of an
+answer no more than its status and length.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvloop
+
+BROKEN = 0
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How one request went.
+
+    Attributes:
+        status: of the answer; ``BROKEN`` where none came in time or the connection broke.
+        seconds: from the moment it was due to the end of its answer.
+        ended: when that was, on the performance counter.
+        retry_after: whether the answer says when to come back.
+    """
+
+    status: int
+    seconds: float
+    ended: float
+    retry_after: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a period of load gave.
+
+    Attributes:
+        answers: one for each request that was due.
+        began: when the first request was due, on the performance counter.
+        seconds: from then until the last answer.
+        sending_seconds: from then until the last request.
+    """
+
+    answers: Sequence[Answered]
+    began: float
+    seconds: float
+    sending_seconds: float
+
+    def steady_rate(self) -> float:
+        """Answers of status 200 per second while requests came: the slope of a line through them.
+
+        Answers come in batches, of which neither the first nor the last may count for more.
+        """
+        last = self.began + self.sending_seconds
+        ends = sorted(
+            each.ended for each in self.answers if each.status == 200 and each.ended <= last
+        )
+        slope, _ = np.polyfit(ends, np.arange(len(ends)), 1)
+        return float(slope)
+
+    def count(self, status: int) -> int:
+        """Answers of a status."""
+        return sum(each.status == status for each in self.answers)
+
+    def statuses(self) -> dict[int, int]:
+        """How many answers there are of each status."""
+        return dict(sorted(Counter(each.status for each in self.answers).items()))
+
+    def within(self, seconds: float) -> int:
+        """Answers of status 200 that took no longer."""
+        return sum(each.status == 200 and each.seconds <= seconds for each in self.answers)
+
+    def percentile(self, percent: float, status: int = 200) -> float:
+        """Seconds within which so many percent of a status were answered; NaN if none was."""
+        found = [each.seconds for each in self.answers if each.status == status]
+        return float(np.percentile(found, percent)) if found else float("nan")
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which asks one request after the other."""
+
+    def __init__(self, done: Callable[["_Connection", Answered], None]) -> None:
+        self._done = done
+        self._head = b""
+        self._missing = 0
+        self._answer: Answered | None = None
+        self._due: float | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self.open = False
+
+    def ask(self, request: bytes, due: float, patience: float) -> None:
+        """Sends a request; ``done`` is called once, with its answer."""
+        self._due, self._head, self._answer = due, b"", None
+        self._patience = asyncio.get_running_loop().call_later(patience, self._transport.abort)
+        self._transport.write(request)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n") + 4
+            if end < 4 or self._due is None:
+                return
+            head, data = self._head[:end], self._head[end:]
+            length = _LENGTH.search(head)
+            self._missing = int(length[1]) if length else 0
+            self.open = not _CLOSES.search(head)
+            status = int(head.split(b" ", 2)[1])
+            self._answer = Answered(status, 0.0, 0.0, _RETRY_AFTER.search(head) is not None)
+        self._missing -= len(data)
+        if self._missing <= 0:
+            self._finish(self._answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.open = False
+        self._finish(Answered(BROKEN, 0.0, 0.0))
+
+    def _finish(self, answer: Answered) -> None:
+        if self._due is None:
+            return
+        due, now, self._due = self._due, time.perf_counter(), None
+        if self._patience is not None:
+            self._patience.cancel()
+        self._done(self, replace(answer, seconds=now - due, ended=now))
+
+
+class _Client:
+    """Asks one server over kept connections; the one that was used last is taken first."""
+
+    def __init__(self, url: str, patience: float, answered: Callable[[Answered], None]) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._patience = patience
+        self._answered = answered
+        self._idle: list[_Connection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def ask(self, request: bytes, due: float) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                connection.ask(request, due, self._patience)
+                return
+        task = asyncio.create_task(self._connect_and_ask(request, due))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    async def _connect_and_ask(self, request: bytes, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._patience):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._done), *self._address
+                )
+        except (OSError, TimeoutError):
+            now = time.perf_counter()
+            self._answered(Answered(BROKEN, now - due, now))
+        else:
+            connection.ask(request, due, self._patience)
+
+    def _done(self, connection: _Connection, answer: Answered) -> None:
+        if connection.open:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._answered(answer)
+
+
+def closed_loop(
+    url: str, requests: Sequence[bytes], *, clients: int, count: int, patience: float
+) -> Load:
+    """So many clients, each of which asks again as soon as it is answered.
+
+    Args:
+        url: the server's base address.
+        requests: whole requests, sent in turns.
+        clients: how many ask at once.
+        count: requests in all.
+        patience: seconds that a client waits for an answer.
+    """
+    return uvloop.run(_closed_loop(url, requests, clients, count, patience))
+
+
+def open_loop(
+    url: str, requests: Sequence[bytes], *, rate: float, seconds: float, patience: float
+) -> Load:
+    """Requests that come at a steady rate, whatever becomes of those before.
+
+    Args:
+        url: the server's base address.
+        requests: whole requests, sent in turns.
+        rate: requests per second.
+        seconds: how long they come.
+        patience: seconds that each waits for its answer.
+    """
+    return uvloop.run(_open_loop(url, requests, rate, seconds, patience))
+
+
+async def _closed_loop(
+    url: str, requests: Sequence[bytes], clients: int, count: int, patience: float
+) -> Load:
+    answers: list[Answered] = []
+    all_answered = asyncio.Event()
+    numbers = iter(range(count))
+
+    last_sent = 0.0
+
+    def ask_next() -> None:
+        nonlocal last_sent
+        number = next(numbers, None)
+        if number is not None:
+            last_sent = time.perf_counter()
+            client.ask(requests[number % len(requests)], last_sent)
+
+    def answered(answer: Answered) -> None:
+        answers.append(answer)
+        if len(answers) == count:
+            all_answered.set()
+        ask_next()
+
+    client = _Client(url, patience, answered)
+    began = time.perf_counter()
+    for _ in range(clients):
+        ask_next()
+    await all_answered.wait()
+    client.close()
+    return Load(answers, began, time.perf_counter() - began, last_sent - began)
+
+
+async def _open_loop(
+    url: str, requests: Sequence[bytes], rate: float, seconds: float, patience: float
+) -> Load:
+    count = int(rate * seconds)
+    answers: list[Answered] = []
+    all_answered = asyncio.Event()
+
+    def answered(answer: Answered) -> None:
+        answers.append(answer)
+        if len(answers) == count:
+            all_answered.set()
+
+    client = _Client(url, patience, answered)
+    began = time.perf_counter()
+    for number in range(count):
+        due = began + number / rate
+        if (early := due - time.perf_counter()) > 0:
+            await asyncio.sleep(early)
+        client.ask(requests[number % len(requests)], due)
+    await all_answered.wait()
+    client.close()
+    return Load(answers, began, time.perf_counter() - began, count / rate)
+
+
+def raw_request(
+    path: str, body: bytes, content_type: str = "application/json", **headers: str
+) -> bytes:
+    """The bytes of one POST request that leaves its connection open."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: benchmark",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,79 @@
+"""What every benchmark runs on: ViT-B/16 with seeded random weights, pictures and targets."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+ARCHITECTURE = "ViT-B-16"
+EMBEDDING_SIZE = 512
+
+_SMALL: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {
+        "image_size": 96,
+        "patch_size": 16,
+        "width": 128,
+        "layers": 4,
+        "head_width": 32,
+    },
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 49408,
+        "width": 64,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+
+
+def write_weights(path: Path) -> None:
+    """Saves ViT-B/16's seeded random weights."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
+    save_file(model.state_dict(), path)
+
+
+def write_small_model(folder: Path) -> str:
+    """Saves a small CLIP with seeded random weights; returns its ``CONFIG@PATH`` reference."""
+    config, weights = folder / "small.json", folder / "small.safetensors"
+    config.write_text(json.dumps(_SMALL))
+    torch.manual_seed(0)
+    save_file(open_clip.CLIP(**_SMALL).state_dict(), weights)
+    return f"{config}@{weights}"
+
+
+def targets(count: int, size: int = EMBEDDING_SIZE) -> Tensor:
+    """Unit vectors in the joint space, as a text tower would give."""
+    generator = torch.Generator().manual_seed(1)
+    return F.normalize(torch.randn(count, size, generator=generator), dim=-1)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture with coarse and fine structure, so that JPEG has something to encode."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    smooth = np.asarray(enlarged(coarse, width, height))
+    grain = generator.normal(0, 8, smooth.shape)
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+
+
+def enlarged(coarse: NDArray[np.uint8], width: int, height: int) -> Image.Image:
+    """A smooth picture from a few pixels, uint8 [rows, columns, 3]."""
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(width: int, height: int, seed: int) -> bytes:
+    """The same picture as a JPEG file."""
+    buffer = io.BytesIO()
+    picture(width, height, seed).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

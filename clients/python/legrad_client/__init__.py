@@ -1,0 +1,31 @@
+"""A Python client: pictures in, NumPy maps and Pillow overlays out.
+
+::
+
+    from legrad_client import LegradClient
+
+    with LegradClient("http://localhost:8000") as client:
+        explanation = client.explain("cat.jpg", ["a cat", "a dog"])
+        explanation["a cat"].map      # float32 [rows, columns], raw
+        explanation["a cat"].overlay  # PIL.Image
+
+It imports neither torch nor the engine.
+"""
+
+from legrad_client.answers import Explanation, ModelDescription, TargetExplanation
+from legrad_client.clients import AsyncLegradClient, LegradClient
+from legrad_client.errors import ClientError, DeadlineError, RefusedError, UnreachableError
+from legrad_client.questions import ImageLike
+
+__all__ = [
+    "AsyncLegradClient",
+    "ClientError",
+    "DeadlineError",
+    "Explanation",
+    "ImageLike",
+    "LegradClient",
+    "ModelDescription",
+    "RefusedError",
+    "TargetExplanation",
+    "UnreachableError",
+]

@@ -1,0 +1,109 @@
+"""From a caller's pictures and options to the body of a request."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageLike = str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A path, an http(s) address, an encoded picture, a Pillow image, or uint8 pixels: grey
+[height, width], RGB [height, width, 3] or RGBA [height, width, 4]."""
+
+Layers = int | Literal["all"] | Sequence[int]
+
+
+class Options(TypedDict, total=False):
+    """What is computed, and what is sent back; see the contract's ExplainOptions, OutputOptions.
+
+    What is left out is the server's default.
+    """
+
+    layers: Layers | None
+    score: Literal["mean", "cls", "pooler"] | None
+    size: int | None
+    fit: Literal["squash", "pad", "native"]
+    templates: str | Sequence[str] | None
+    negatives: str | Mapping[str, Any] | None
+    cache: bool
+    overlay: bool
+    colormap: str
+    alpha: float
+    normalize: Literal["each", "shared", "none"]
+    regions_threshold: float | None
+    max_side: int
+
+
+OUTPUT_OPTIONS = frozenset(
+    {"overlay", "colormap", "alpha", "normalize", "regions_threshold", "max_side"}
+)
+
+
+def body_of(
+    images: Sequence[ImageLike],
+    prompts: Sequence[str] | None,
+    targets: Sequence[Mapping[str, Any]] | None,
+    model: str | None,
+    options: Options,
+) -> dict[str, Any]:
+    """The JSON body of a request; maps come back as raw numbers.
+
+    Raises:
+        TypeError: an image is none of :data:`ImageLike`, or there is no such option.
+        ValueError: an array has not the shape or type of a picture.
+        OSError: a path cannot be read.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(f"There is no option {', '.join(sorted(unknown))}.")
+    computed = {name: value for name, value in options.items() if name not in OUTPUT_OPTIONS}
+    output = {name: value for name, value in options.items() if name in OUTPUT_OPTIONS}
+    body: dict[str, Any] = {
+        "images": [_image_field(image) for image in images],
+        "options": {name: _plain(value) for name, value in computed.items()},
+        "output": {"heatmap": "npy", **output},
+    }
+    if prompts is not None:
+        body["prompts"] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if targets is not None:
+        body["targets"] = [dict(target) for target in targets]
+    if model is not None:
+        body["model"] = model
+    return body
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _image_field(image: ImageLike) -> dict[str, str]:
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return {"url": image}
+    return {"b64": base64.b64encode(_encoded(image)).decode("ascii")}
+
+
+def _encoded(image: ImageLike) -> bytes:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, (str, PathLike)):
+        return Path(image).read_bytes()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (
+            image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        ):
+            raise ValueError(
+                "Give pixels as uint8 of shape [height, width], [height, width, 3] or "
+                f"[height, width, 4], not {image.dtype} of shape {list(image.shape)}."
+            )
+        image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        # Without loss, so that the server sees the very pixels; quickly, for it is sent once.
+        image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    raise TypeError(f"A {type(image).__name__} is no picture: give a path, bytes, image or array.")

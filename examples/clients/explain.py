@@ -1,0 +1,16 @@
+"""Asks a running server about a picture: python examples/clients/explain.py PICTURE PROMPT..."""
+
+import os
+import sys
+
+from legrad_client import LegradClient
+
+if len(sys.argv) < 3:
+    raise SystemExit(__doc__)
+picture, *prompts = sys.argv[1:]
+with LegradClient(os.environ.get("LEGRAD_URL", "http://localhost:8000")) as client:
+    explanation = client.explain(picture, prompts)
+for target in explanation:
+    print(f"{target.target}: {target.similarity:.3f}, peak at {target.statistics.peak_position}")
+    if target.overlay is not None:
+        target.overlay.save(f"{target.target}.png")

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Asks a running server about a picture and writes the overlay: explain.sh PICTURE PROMPT > overlay.png
+set -eu
+[ $# -eq 2 ] || { echo "usage: explain.sh PICTURE PROMPT > overlay.png" >&2; exit 2; }
+curl --fail-with-body --silent --show-error "${LEGRAD_URL:-http://localhost:8000}/explain" \
+  -F "image=@$1" -F "prompts=$2" -H 'Accept: image/png'

@@ -1,0 +1,57 @@
+"""Logs explanations to MLflow: python examples/clients/log_to_mlflow.py PICTURE PROMPT...
+
+One run for each picture: similarities and the heatmaps' statistics as metrics, to be watched over
+time; overlays as images; raw maps as artifacts. Needs ``pip install mlflow``; where it logs to is
+MLflow's own choice (``MLFLOW_TRACKING_URI``).
+"""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from legrad_client import Explanation, LegradClient
+
+
+def log(picture: str, explanation: Explanation) -> None:
+    """Logs one picture's explanation as a run."""
+    with mlflow.start_run(run_name=Path(picture).name), tempfile.TemporaryDirectory() as folder:
+        mlflow.log_params(
+            {
+                "picture": Path(picture).name,
+                "model": explanation.model,
+                "layers": list(explanation.layers),
+                "score": explanation.score,
+                "request_id": explanation.request_id,
+            }
+        )
+        for target in explanation:
+            # MLflow allows no other characters in names.
+            name = re.sub(r"[^\w./ -]", "_", target.target)
+            mlflow.log_metrics(
+                {
+                    f"similarity/{name}": target.similarity,
+                    f"entropy/{name}": target.statistics.entropy,
+                    f"border_mass/{name}": target.statistics.border_mass,
+                }
+            )
+            if target.overlay is not None:
+                mlflow.log_image(target.overlay, f"overlays/{name}.png")
+            np.save(Path(folder) / f"{name}.npy", target.map)
+        mlflow.log_artifacts(folder, "maps")
+
+
+def main() -> None:
+    """Explains a picture with a running server, and logs it."""
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    picture, *prompts = sys.argv[1:]
+    with LegradClient(os.environ.get("LEGRAD_URL", "http://localhost:8000")) as client:
+        log(picture, client.explain(picture, prompts))
+
+
+if __name__ == "__main__":
+    main()

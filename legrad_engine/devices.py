@@ -1,0 +1,70 @@
+"""Devices, precisions, and what to do when memory runs out."""
+
+import torch
+
+from legrad_engine.errors import InvalidOptionError
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device, with ``"auto"`` as the best one present: cuda, then mps, then cpu.
+
+    Raises:
+        InvalidOptionError: unknown, or not present on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidOptionError(
+            f"device={str(device)!r} cannot be used here: {error}", field="device"
+        ) from error
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of a name.
+
+    Raises:
+        InvalidOptionError: not one of :data:`DTYPES`.
+    """
+    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved is None or resolved not in DTYPES.values():
+        raise InvalidOptionError(
+            f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}.", field="dtype"
+        )
+    return resolved
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, such as ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def use_threads(count: int) -> None:
+    """Sets how many CPU threads one tensor operation may use, in the whole process."""
+    torch.set_num_threads(count)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that the device or the machine has no memory left."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def release_cached_memory() -> None:
+    """Gives memory that torch holds back to the device, so that a smaller batch may fit."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,412 @@
+"""The engine's front door: images and targets in, LeGrad maps out."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Self, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from legrad_engine import models
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.explanation import Explanation
+from legrad_engine.families import Score, Tower, find_tower
+from legrad_engine.families.heads import at_least_float32
+from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.images.geometry import Fit, Geometry, plan
+from legrad_engine.layers import Layers, resolve_layers
+from legrad_engine.legrad.closed_form import FoldedBlock
+from legrad_engine.legrad.route import attribute_block, trace_blocks
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
+from legrad_engine.targets.probabilities import weigh
+from legrad_engine.targets.resolution import TargetResolver, Targets
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import NoText, Templates, TextEncoder, Tokenizer
+from legrad_engine.trace import Trace
+
+_IMAGES_PER_BATCH = 16
+
+
+class Explainer:
+    """Explains one loaded model. The model is only read; the explainer is safe to share.
+
+    Weights are folded once for each explained block and kept, so they must not change while the
+    explainer is in use.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        *,
+        name: str,
+        licence: str | None = None,
+    ) -> None:
+        """Wraps a model that is in evaluation mode.
+
+        Args:
+            model: an open_clip model, or an :class:`~legrad_engine.models.image_model.ImageModel`.
+            tokenizer: of its text half; None where it has none.
+            name: what to call the model.
+            licence: of its weights, if known.
+
+        Raises:
+            UnsupportedModelError: no family knows the model's image tower.
+        """
+        self.name = name
+        self.licence = licence
+        self.model = model.eval()
+        self.tower = find_tower(model)
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.text: TextEncoder | NoText = (
+            NoText() if tokenizer is None else TextEncoder(model, tokenizer, self.device)  # type: ignore[arg-type]
+        )
+        self.classifier: Classifier | None = (
+            model.classifier if isinstance(model, ImageModel) else None
+        )
+        self._mean, self._std = models.normalization(model)
+        self._folded: dict[int, FoldedBlock] = {}
+        self._folding = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        pretrained: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = torch.float32,
+    ) -> Self:
+        """Loads a model by its name.
+
+        Args:
+            name: ``"starter"`` for the built-in model, an open_clip architecture such as
+                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a schema; see
+                :class:`~legrad_engine.models.ModelReference`.
+            pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
+                weights with it; random weights for an open_clip architecture or config.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+            dtype: float32, float16, bfloat16 or float64.
+
+        Raises:
+            UnknownModelError: no such architecture, tag, config, folder or repository.
+            ModelLoadError: the weights cannot be had or do not fit.
+            UnsupportedModelError: the architecture cannot be explained.
+            InvalidOptionError: unknown device or dtype.
+        """
+        loaded = models.load(name, pretrained, device=device, dtype=dtype)
+        return cls(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence)
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """The (width, height) in pixels that the weights were made for."""
+        height, width = self.tower.image_size
+        return width, height
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the model's weights in bytes."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def resolve_layers(self, layers: Layers | None = None) -> tuple[int, ...]:
+        """Block indices, ascending; see :func:`legrad_engine.layers.resolve_layers`.
+
+        Raises:
+            InvalidOptionError: a count or index outside the model's blocks, or none at all.
+        """
+        return resolve_layers(layers, self.tower.depth)
+
+    def resolve_score(self, score: Score | None = None) -> Score:
+        """The score itself, or the model's own default for None.
+
+        Raises:
+            InvalidOptionError: the model has no such score, with the reason.
+        """
+        score = self.tower.scores[0] if score is None else score
+        self.tower.score_head(score)
+        return score
+
+    def plan(
+        self, image_size: tuple[int, int], size: int | None = None, fit: Fit = "squash"
+    ) -> Geometry:
+        """How a picture of (width, height) pixels will be fitted to the model's input.
+
+        Raises:
+            InvalidOptionError: the size is not a positive multiple of the patch size, or not one
+                that the model can take.
+        """
+        # Its own size need not be whole patches: the model leaves the rest out.
+        own = size is None or (size, size) == self.own_size
+        geometry = plan(
+            image_size,
+            size=self.own_size if size is None or own else size,
+            patch_size=self.tower.patch_size,
+            fit=fit,
+        )
+        # Refused, or made ready, before anything is queued for it.
+        self._tower_for(geometry)
+        return geometry
+
+    def prepare(
+        self,
+        image: ImageSource,
+        size: int | None = None,
+        fit: Fit = "squash",
+    ) -> PreparedImage:
+        """Decodes, fits and normalises one picture.
+
+        Raises:
+            ImageDecodeError: not a picture, or a damaged one.
+            ImageTooLargeError: more pixels than the limit.
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        return self.prepare_decoded(decode(image), size, fit)
+
+    def prepare_decoded(
+        self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
+    ) -> PreparedImage:
+        """Fits and normalises what :func:`legrad_engine.images.decoding.decode` has read.
+
+        Raises:
+            InvalidOptionError: the size is not a positive multiple of the patch size.
+        """
+        geometry = self.plan(picture.size, size, fit)
+        return PreparedImage(to_tensor(picture, geometry, self._mean, self._std), geometry)
+
+    @torch.no_grad()
+    def trace(
+        self,
+        images: Sequence[ImageSource | PreparedImage],
+        *,
+        layers: Layers | None = None,
+        score: Score | None = None,
+        size: int | None = None,
+        fit: Fit = "squash",
+    ) -> Trace:
+        """One forward pass over a batch, keeping what any later target needs.
+
+        Args:
+            images: pictures, or what :meth:`prepare` made of them (``size`` and ``fit`` are then
+                settled). All must have one input size, which ``fit="native"`` does not promise.
+            layers: see :meth:`resolve_layers`.
+            score: ``"mean"`` of all tokens as in the paper, ``"cls"``, the logit that a class-token
+                model serves, ``"pooler"`` for models with an attentional pooler; None for the
+                model's own default.
+            size: side of the input in pixels; None for the model's own.
+            fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
+
+        Raises:
+            InvalidOptionError: an option outside its values, or images of different input sizes.
+            ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
+        """
+        indices = self.resolve_layers(layers)
+        score = self.resolve_score(score)
+        head = self.tower.score_head(score)
+        prepared = [
+            image if isinstance(image, PreparedImage) else self.prepare(image, size, fit)
+            for image in images
+        ]
+        sizes = {image.geometry.input_size for image in prepared}
+        if len(sizes) != 1:
+            raise InvalidOptionError(
+                f"A batch must hold images of one input size, not {sorted(sizes)}: trace them "
+                "separately, or use explain().",
+                field="images",
+            )
+        tower = self._tower_for(prepared[0].geometry)
+        tokens = tower.embed(self._to_device([image.pixels for image in prepared]))
+        blocks, features = trace_blocks(tower, tokens, indices, head)
+        geometries = tuple(image.geometry for image in prepared)
+        return Trace(blocks, indices, score, features, geometries)
+
+    def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
+        """Unit embeddings ``[B, e]`` of pictures, as the model serves them.
+
+        Args:
+            images: pictures, or what :meth:`prepare` made of them, of any input sizes.
+
+        Raises:
+            ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
+        """
+        prepared = [
+            image if isinstance(image, PreparedImage) else self.prepare(image) for image in images
+        ]
+        embeddings: dict[int, Tensor] = {}
+        for members in _by_input_size(prepared):
+            for start in range(0, len(members), _IMAGES_PER_BATCH):
+                batch = members[start : start + _IMAGES_PER_BATCH]
+                trace = self.trace([prepared[index] for index in batch], layers=1)
+                embeddings |= dict(zip(batch, trace.embeddings, strict=True))
+        return torch.stack([embeddings[index] for index in range(len(prepared))])
+
+    @property
+    def resolver(self) -> TargetResolver:
+        """What turns targets into unit vectors of this model's joint space."""
+        return TargetResolver(
+            self.text,
+            self.classifier,
+            self.embed_images,
+            self.tower.embedding_size,
+            self.device,
+            self.dtype,
+        )
+
+    @torch.no_grad()
+    def attribute(
+        self,
+        trace: Trace,
+        targets: Targets,
+        *,
+        templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
+    ) -> list[Explanation]:
+        """Walks back from every target to the patches, for every traced image.
+
+        Args:
+            trace: from :meth:`trace` of this explainer.
+            targets: strings or target objects (:mod:`legrad_engine.targets`) for all images, or a
+                sequence of them for each image; or unit vectors ``[P, e]`` of texts for all images,
+                or such a tensor for each image.
+            templates: for texts, see :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: what the maps must not show, see
+                :class:`legrad_engine.targets.negatives.Negatives`.
+
+        Raises:
+            InvalidTargetError: no target, one that this model cannot be asked about, or a number of
+                target lists that differs from the number of images.
+            InvalidOptionError: templates or negatives that are not usable.
+        """
+        resolved = self.resolver.resolve(
+            targets, len(trace), templates, resolve_negatives(negatives)
+        )
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        rows = [each.rows for each in resolved]
+        for image, vectors in enumerate(rows):
+            groups[len(vectors)].append(image)
+        explanations: dict[int, Explanation] = {}
+        for images in groups.values():
+            part = trace if len(images) == len(trace) else trace.select(images)
+            vectors = torch.stack([rows[image] for image in images])
+            maps = self._attribute_evenly(part, vectors).cpu().numpy()
+            similarities = torch.einsum(
+                "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
+            )
+            probabilities = weigh(
+                self.model,
+                self.classifier,
+                part.features,
+                similarities,
+                [resolved[image] for image in images],
+            )
+            numbers = torch.stack([similarities, probabilities]).float().cpu().numpy()
+            for position, image in enumerate(images):
+                count, geometry = len(resolved[image]), trace.geometries[image]
+                explanations[image] = Explanation(
+                    resolved[image].corrected(maps[position], geometry),
+                    numbers[0, position, :count],
+                    numbers[1, position, :count],
+                    geometry,
+                )
+        return [explanations[image] for image in range(len(trace))]
+
+    def explain(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        targets: Targets,
+        *,
+        layers: Layers | None = None,
+        score: Score | None = None,
+        size: int | None = None,
+        fit: Fit = "squash",
+        templates: Templates = None,
+        negatives: Negatives | NegativePreset | None = None,
+    ) -> list[Explanation]:
+        """Traces and attributes: one explanation for each picture.
+
+        Args:
+            images: one picture or several, of any sizes.
+            targets: prompts or other targets, shared by all pictures or a sequence of them for
+                each, see :meth:`attribute`.
+            layers: see :meth:`resolve_layers`.
+            score: see :meth:`trace`.
+            size: see :meth:`trace`.
+            fit: see :meth:`trace`.
+            templates: see :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: see :meth:`attribute`.
+
+        Raises:
+            LegradError: see :meth:`trace` and :meth:`attribute`.
+        """
+        pictures: Sequence[ImageSource] = (
+            images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
+        )
+        if not pictures:
+            return []
+        resolved = self.resolver.resolve(
+            targets, len(pictures), templates, resolve_negatives(negatives)
+        )
+        explanations: list[Explanation] = []
+        for start in range(0, len(pictures), _IMAGES_PER_BATCH):
+            chunk = slice(start, start + _IMAGES_PER_BATCH)
+            prepared = [self.prepare(picture, size, fit) for picture in pictures[chunk]]
+            explanations += self._explain_prepared(prepared, resolved[chunk], layers, score)
+        return explanations
+
+    def _explain_prepared(
+        self,
+        prepared: Sequence[PreparedImage],
+        resolved: Sequence[ResolvedTargets],
+        layers: Layers | None,
+        score: Score | None,
+    ) -> list[Explanation]:
+        explanations: dict[int, Explanation] = {}
+        for members in _by_input_size(prepared):
+            trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
+            found = self.attribute(trace, [resolved[index] for index in members])
+            explanations |= dict(zip(members, found, strict=True))
+        return [explanations[index] for index in range(len(prepared))]
+
+    def _attribute_evenly(self, trace: Trace, targets: Tensor) -> Tensor:
+        """Summed maps ``[B, P, rows, columns]`` for the same number of targets on every image."""
+        head = self.tower.score_head(trace.score)
+        tower = self._tower_for(trace.geometries[0])
+        total: Tensor | None = None
+        for index, block in zip(trace.layers, trace.blocks, strict=True):
+            maps = attribute_block(tower, index, block, head, targets, self._fold)
+            total = maps if total is None else total + maps
+        if total is None:
+            raise InvalidOptionError("The trace holds no layer.", field="layers")
+        return total.reshape(*total.shape[:2], *trace.geometries[0].grid)
+
+    def _tower_for(self, geometry: Geometry) -> Tower:
+        width, height = geometry.input_size
+        return self.tower.at((height, width))
+
+    def _fold(self, index: int) -> FoldedBlock:
+        with self._folding:
+            if index not in self._folded:
+                known = self.tower.known_block(index)
+                if known is None:
+                    raise InvalidOptionError("The trace was made by another model.", field="trace")
+                self._folded[index] = FoldedBlock.fold(known)
+            return self._folded[index]
+
+    def _to_device(self, pixels: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(pixels))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(self.device, self.dtype, non_blocking=True)
+
+
+def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """The indices of the images, those of one input size together."""
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[image.geometry.input_size].append(index)
+    return list(groups.values())

@@ -1,0 +1,190 @@
+"""open_clip's own VisionTransformer: class token, average, or attentional pooler (CoCa)."""
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import (
+    CustomResidualAttentionBlock,
+    LayerScale,
+    QuickGELU,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+
+from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.attention import Attention
+from legrad_engine.families.base import KnownBlock, Tower
+from legrad_engine.families.heads import (
+    NormAndProjection,
+    Score,
+    ScoreHead,
+    TokenHead,
+    at_least_float32,
+    precise,
+)
+from legrad_engine.families.pooler import OpenClipPoolerHead
+from legrad_engine.families.positions import resample_positions
+from legrad_engine.recently_used import LeastRecentlyUsed
+
+_ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
+_POSITION_GRIDS_KEPT = 16
+
+
+class OpenClipVisionTower(Tower):
+    """open_clip's VisionTransformer."""
+
+    family = "openclip-vit"
+    prefix_tokens = 1
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        """Wraps the tower without changing it.
+
+        Raises:
+            UnsupportedModelError: the tower pools or attends in a way this family does not know.
+        """
+        if visual.attn_pool is None and visual.pool_type not in ("tok", "avg"):
+            raise UnsupportedModelError(
+                f"This model pools its tokens by {visual.pool_type!r}; LeGrad needs 'tok' or 'avg'."
+            )
+        if getattr(visual.transformer.resblocks[0].attn, "logit_scale", None) is not None:
+            raise UnsupportedModelError(
+                "This model uses scaled cosine attention, which open_clip itself cannot run."
+            )
+        self._visual = visual
+        self._blocks = visual.transformer.resblocks
+        projection = None if visual.proj is None else at_least_float32(visual.proj.detach())
+        self._project = NormAndProjection(None, projection)
+        self._finish = NormAndProjection(precise(visual.ln_post), projection)
+        self.depth = len(self._blocks)
+        self.patch_size = tuple(visual.patch_size)
+        self.image_size = tuple(visual.image_size)
+        self.embedding_size = visual.output_dim
+        self.width = visual.conv1.out_channels
+        self._heads: dict[Score, ScoreHead] = self._make_heads()
+        self.scores: tuple[Score, ...] = tuple(self._heads)
+        self._positions = LeastRecentlyUsed(self._resampled_positions, _POSITION_GRIDS_KEPT)
+
+    def _make_heads(self) -> dict[Score, ScoreHead]:
+        visual = self._visual
+        if visual.attn_pool is not None:
+            return {"pooler": self._pooler_head()}
+        if visual.pool_type == "avg":
+            # The model's own pooling, which is the logit it serves.
+            patches = slice(1, None)
+            if visual.final_ln_after_pool:
+                return {"mean": TokenHead.pooling_first(patches, self._finish)}
+            return {"mean": TokenHead.norm_first(patches, visual.ln_post, self._project)}
+        return {
+            "mean": TokenHead.pooling_first(slice(None), self._finish),
+            # One row: norm and pooling commute.
+            "cls": TokenHead.pooling_first(slice(0, 1), self._finish),
+        }
+
+    def _pooler_head(self) -> ScoreHead:
+        visual = self._visual
+        if visual.attn_pool_contrastive is None and visual.pool_type == "tok":
+            return OpenClipPoolerHead(visual.attn_pool, self._finish)
+        raise UnsupportedModelError(
+            "This model's embedding is not the first query of one attentional pooler; open_clip "
+            "itself calls the other arrangements untested."
+        )
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """See :meth:`Tower.embed`."""
+        visual = self._visual
+        patches = visual.conv1(pixels)
+        grid = (patches.shape[-2], patches.shape[-1])
+        patches = patches.flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        tokens = torch.cat([cls, patches], dim=1) + self._positional_embedding(grid)
+        return visual.ln_pre(tokens)  # type: ignore[no-any-return]
+
+    def _positional_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """Positional embedding ``[N, d]`` for a patch grid."""
+        if grid == tuple(self._visual.grid_size):
+            return self._visual.positional_embedding  # type: ignore[no-any-return]
+        return self._positions[grid]
+
+    def _resampled_positions(self, grid: tuple[int, int]) -> Tensor:
+        return resample_positions(
+            self._visual.positional_embedding,
+            tuple(self._visual.grid_size),
+            grid,
+            self.prefix_tokens,
+        )
+
+    def forward_block(self, tokens: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.forward_block`."""
+        return self._blocks[index](tokens)  # type: ignore[no-any-return]
+
+    def attend(self, tokens: Tensor, index: int) -> Attention:
+        """See :meth:`Tower.attend`."""
+        block = self._blocks[index]
+        attention = block.attn
+        batch, count, width = tokens.shape
+        projected = F.linear(
+            block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias
+        ).view(batch, count, 3, attention.num_heads, width // attention.num_heads)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        if isinstance(block, CustomResidualAttentionBlock):
+            query, key = attention.ln_q(query), attention.ln_k(key)
+        return Attention(value, F.scaled_dot_product_attention(query, key, value))
+
+    def run_block(self, tokens: Tensor, index: int) -> tuple[Attention, Tensor]:
+        """See :meth:`Tower.run_block`."""
+        attention = self.attend(tokens, index)
+        return attention, self.finish_block(tokens, attention.output, index)
+
+    def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.finish_block`."""
+        block = self._blocks[index]
+        attention = block.attn
+        custom = isinstance(block, CustomResidualAttentionBlock)
+        if custom and attention.head_scale is not None:
+            output = output * attention.head_scale
+        merged = output.transpose(1, 2).flatten(2)
+        if custom:
+            merged = attention.ln_inner(merged)
+        merged = attention.out_proj(merged)
+        if custom:
+            merged = block.ln_attn(merged)
+        tokens = tokens + block.ls_1(merged)
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[no-any-return]
+
+    def known_block(self, index: int) -> KnownBlock | None:
+        """See :meth:`Tower.known_block`."""
+        block = self._blocks[index]
+        if not (
+            isinstance(block, ResidualAttentionBlock)
+            and isinstance(block.mlp.gelu, _ELEMENTWISE_ACTIVATIONS)
+        ):
+            return None
+        return KnownBlock(
+            output_projection=block.attn.out_proj,
+            attention_scale=block.ls_1.gamma if isinstance(block.ls_1, LayerScale) else None,
+            norm=block.ln_2,
+            expand=block.mlp.c_fc,
+            activation=block.mlp.gelu,
+            contract=block.mlp.c_proj,
+            mlp_scale=block.ls_2.gamma if isinstance(block.ls_2, LayerScale) else None,
+        )
+
+    def score_head(self, score: Score) -> ScoreHead:
+        """The paper's mean over all tokens, the class token, or the model's own pooler.
+
+        Average-pooled towers are explained through their own pooling: the mean of the patches, with
+        the final norm where the model has it.
+        """
+        self.require_score(
+            score,
+            "this model has an attentional pooler, whose attention is what is explained"
+            if "pooler" in self.scores
+            else "this model averages its patches, so its class token means nothing"
+            if score == "cls"
+            else "this model has no attentional pooler",
+        )
+        return self._heads[score]
+
+    def served_head(self) -> ScoreHead:
+        """See :meth:`Tower.served_head`."""
+        return self._heads[self.scores[-1]]

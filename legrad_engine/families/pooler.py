@@ -1,0 +1,127 @@
+"""Attentional poolers: the attention that turns tokens into the image's embedding.
+
+LeGrad (arXiv 2404.03214) explains these models through the pooler's own attention: every
+block's output goes through it, and only the queries that make the embedding count.
+"""
+
+from abc import abstractmethod
+
+import torch.nn.functional as F
+from open_clip.transformer import AttentionalPooler
+from timm.layers import AttentionPoolLatent
+from torch import Tensor, nn
+
+from legrad_engine.families.attention import Attention, attention_of, run_with_attention
+from legrad_engine.families.heads import Features, ScoreHead, at_least_float32, precise
+
+
+class PoolerHead(ScoreHead):
+    """A score head with an attention of its own.
+
+    Its state is that attention's output ``[B, heads, queries, head_dim]``, for the queries that
+    count.
+
+    Attributes:
+        prefix_keys: key tokens before the patches.
+    """
+
+    prefix_keys: int
+
+    @abstractmethod
+    def attend(self, tokens: Tensor) -> Attention:
+        """The pooler's attention on a block's output ``[B, N, d]``."""
+
+    def state(self, tokens: Tensor) -> Tensor:
+        """The attention's output; nothing else of the tokens reaches the score."""
+        return self.attend(tokens).output
+
+
+class TimmPoolerHead(PoolerHead):
+    """timm's AttentionPoolLatent, as in SigLIP and PE-Core, with the trunk's norm before it."""
+
+    def __init__(
+        self,
+        pool: AttentionPoolLatent,
+        norm: nn.Module,
+        tail: Features,
+        *,
+        keys: slice,
+        prefix: int,
+    ) -> None:
+        """Wraps a pooler.
+
+        Args:
+            pool: the pooler.
+            norm: applied to every token before it.
+            tail: from pooled tokens ``[M, d]`` to features ``[M, e]``.
+            keys: the tokens that it reads.
+            prefix: how many of those come before the patches.
+        """
+        self.prefix_keys = prefix
+        self._pool = pool
+        self._after = precise(pool)
+        self._norm = norm
+        self._tail = tail
+        self._keys = keys
+        self._queries = slice(0, 1) if pool.pool == "token" else slice(None)
+        self._latents = pool.latent_len
+
+    def attend(self, tokens: Tensor) -> Attention:
+        """See :meth:`PoolerHead.attend`."""
+        attention = attention_of(lambda: self._pool(self._norm(tokens)[:, self._keys]))
+        return Attention(attention.values, attention.output[:, :, self._queries])
+
+    def features(self, state: Tensor) -> Tensor:
+        """See :meth:`ScoreHead.features`."""
+        output = at_least_float32(state)
+        if output.shape[2] < self._latents:
+            output = F.pad(output, (0, 0, 0, self._latents - output.shape[2]))
+        # Behind its attention the pooler reads its input's shape alone: one empty token will do.
+        width = output.shape[1] * output.shape[3]
+        stand_in = output.new_zeros(len(output), 1, width)
+        return self._tail(run_with_attention(lambda: self._after(stand_in), output))
+
+
+class OpenClipPoolerHead(PoolerHead):
+    """open_clip's AttentionalPooler, as in CoCa."""
+
+    prefix_keys = 1
+
+    def __init__(self, pooler: AttentionalPooler, tail: Features) -> None:
+        """Wraps a pooler whose first query makes the embedding.
+
+        Args:
+            pooler: the pooler.
+            tail: from that query's pooled token ``[M, d]`` to features ``[M, e]``.
+        """
+        self._pooler = pooler
+        self._tail = tail
+        self._projection = precise(pooler.attn.out_proj)
+
+    def attend(self, tokens: Tensor) -> Attention:
+        """See :meth:`PoolerHead.attend`."""
+        pooler, attention = self._pooler, self._pooler.attn
+        width, heads = attention.embed_dim, attention.num_heads
+        tokens = pooler.ln_k(tokens)
+        if attention.in_proj_weight is None:
+            weights = (
+                attention.q_proj_weight,
+                attention.k_proj_weight,
+                attention.v_proj_weight,
+            )
+        else:
+            weights = attention.in_proj_weight.split(width)
+        biases = attention.in_proj_bias.split(width)
+        query = pooler.ln_q(pooler.query[:1]).expand(len(tokens), -1, -1)
+        query, key, value = (
+            F.linear(inputs, weight, bias)
+            .view(*inputs.shape[:2], heads, width // heads)
+            .transpose(1, 2)
+            for inputs, weight, bias in zip((query, tokens, tokens), weights, biases, strict=True)
+        )
+        return Attention(value, F.scaled_dot_product_attention(query, key, value))
+
+    def features(self, state: Tensor) -> Tensor:
+        """See :meth:`ScoreHead.features`."""
+        merged = at_least_float32(state).transpose(1, 2).flatten(2)
+        return self._tail(self._projection(merged)[:, 0])

@@ -1,0 +1,169 @@
+"""What all of timm's architectures share: trunks, sizes, and what follows a trunk."""
+
+import copy
+from abc import abstractmethod
+from typing import Any
+
+from timm.layers import Mlp, activations
+from timm.models import eva, vision_transformer, vision_transformer_relpos
+from torch import Tensor, nn
+
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.families.base import KnownBlock, Tower
+from legrad_engine.families.heads import precise
+from legrad_engine.families.positions import resample_positions
+from legrad_engine.recently_used import LeastRecentlyUsed
+
+# Each holds what depends on its size: positions, and with rotary ones a table for every block.
+_SIZES_KEPT = 4
+_PRE_NORM_BLOCKS = (
+    vision_transformer.Block,
+    vision_transformer_relpos.RelPosBlock,
+    eva.EvaBlock,
+)
+_ELEMENTWISE_ACTIVATIONS = (
+    nn.GELU,
+    nn.ReLU,
+    nn.SiLU,
+    activations.GELU,
+    activations.GELUTanh,
+    activations.QuickGELU,
+)
+
+
+def same_weights(trunk: Any) -> Any:
+    """The trunk's modules anew, around the very same parameters.
+
+    What is set on the copy, such as another input size, leaves the trunk as it is.
+    """
+    shared: dict[int, object] = {id(parameter): parameter for parameter in trunk.parameters()}
+    return copy.deepcopy(trunk, shared)
+
+
+class TimmTower(Tower):
+    """A timm trunk, with what open_clip puts behind it.
+
+    The tower runs a copy of the trunk around the same weights, so that it may be set to an input
+    size and to fused attention.
+    """
+
+    def __init__(self, trunk: Any, adapter: nn.Module | None) -> None:
+        """Wraps a trunk.
+
+        Args:
+            trunk: a timm model.
+            adapter: what turns the trunk's output into the embedding; None for a plain image model,
+                whose features are what its classifier reads.
+        """
+        self._trunk: Any = same_weights(trunk)
+        for module in self._trunk.modules():
+            if hasattr(module, "fused_attn"):
+                # The same numbers either way; only fused attention can be observed.
+                module.fused_attn = True
+        self._adapter = adapter
+        self._sizes = LeastRecentlyUsed(self._resized, _SIZES_KEPT)
+
+    def at(self, image_size: tuple[int, int]) -> Tower:
+        """See :meth:`Tower.at`."""
+        return self if image_size == self.image_size else self._sizes[image_size]
+
+    def only_own_size(self, image_size: tuple[int, int]) -> Tower:
+        """The tower itself, for architectures with tables of relative positions.
+
+        They are made for one size; timm's way of remaking them leans on indexing that PyTorch has
+        announced to change, and takes memory by the square of the patches for every block.
+
+        Raises:
+            InvalidOptionError: another size.
+        """
+        if image_size != self.image_size:
+            height, width = self.image_size
+            raise InvalidOptionError(
+                "This model's relative positions are made for inputs of "
+                f"{width} x {height} pixels: leave size out, and use fit='squash' or 'pad'.",
+                field="size",
+            )
+        return self
+
+    def _resized(self, image_size: tuple[int, int]) -> "TimmTower":
+        resized = copy.copy(self)
+        resized._trunk = same_weights(self._trunk)
+        if hasattr(resized._trunk, "set_input_size"):
+            try:
+                resized._trunk.set_input_size(image_size)
+            except (AssertionError, ValueError, RuntimeError) as error:
+                height, width = image_size
+                raise InvalidOptionError(
+                    f"This model cannot take an input of {width} x {height} pixels: {error}. "
+                    "Leave size out for its own.",
+                    field="size",
+                ) from error
+        resized._fit_positions(self._trunk)
+        resized._prepare()
+        return resized
+
+    def _fit_positions(self, original: Any) -> None:
+        """Resamples learned positions as this project does everywhere."""
+        positions = getattr(original, "pos_embed", None)
+        if not isinstance(positions, Tensor) or positions.ndim != 3:
+            return
+        old, new = (tuple(each.patch_embed.grid_size) for each in (original, self._trunk))
+        prefix = positions.shape[1] - old[0] * old[1]
+        resampled = resample_positions(positions[0], old, new, prefix)
+        self._trunk.pos_embed = nn.Parameter(resampled[None], requires_grad=False)
+
+    def _prepare(self) -> None:
+        """Computes what depends on the input size alone."""
+
+    @property
+    def _after_pooling(self) -> nn.Sequential:
+        """What turns a pooled token into features, in float32 at least."""
+        parts = [self._trunk.fc_norm]
+        if self._adapter is not None:
+            parts += [self._trunk.head, self._adapter]
+        return nn.Sequential(*(precise(part) for part in parts))
+
+    @abstractmethod
+    def block(self, index: int) -> Any:
+        """One explained block's module."""
+
+    def known_block(self, index: int) -> KnownBlock | None:
+        """See :meth:`Tower.known_block`."""
+        return _known_block(self.block(index))
+
+
+def _known_block(block: Any) -> KnownBlock | None:
+    """The parts of a pre-norm block with a plain MLP; None for any other."""
+    if type(block) not in _PRE_NORM_BLOCKS:
+        return None
+    attention, mlp, norm = block.attn, block.mlp, block.norm2
+    plain = (
+        isinstance(getattr(attention, "norm", None) or nn.Identity(), nn.Identity)
+        and getattr(attention, "gate", None) is None
+        and isinstance(getattr(attention, "proj", None), nn.Linear)
+        and type(mlp) is Mlp
+        and isinstance(mlp.norm, nn.Identity)
+        and isinstance(mlp.act, _ELEMENTWISE_ACTIVATIONS)
+        and isinstance(mlp.fc1, nn.Linear)
+        and isinstance(mlp.fc2, nn.Linear)
+        and isinstance(norm, nn.LayerNorm)
+        and norm.weight is not None
+        and norm.bias is not None
+    )
+    if not plain:
+        return None
+    return KnownBlock(
+        output_projection=attention.proj,
+        attention_scale=_layer_scale(block, "ls1", "gamma_1"),
+        norm=norm,
+        expand=mlp.fc1,
+        activation=mlp.act,
+        contract=mlp.fc2,
+        mlp_scale=_layer_scale(block, "ls2", "gamma_2"),
+    )
+
+
+def _layer_scale(block: Any, module: str, parameter: str) -> Tensor | None:
+    """A block's layer scale, a module in timm's ViT and a parameter in its EVA."""
+    scale: Tensor | None = getattr(getattr(block, module, None), "gamma", None)
+    return scale if scale is not None else getattr(block, parameter, None)

@@ -1,0 +1,1 @@
+"""Pictures without torch: decoding, geometry, rendering, regions, statistics."""

@@ -1,0 +1,217 @@
+"""How a picture is fitted to a model's input, and how patches map back to its pixels.
+
+Three coordinate systems, all with the origin at the top left and x to the right:
+
+- image: pixels of the upright original picture;
+- input: pixels of the tensor the model sees;
+- grid: patches, so that patch (row, column) covers the unit square from (column, row).
+
+A box is (left, top, right, bottom); right and bottom are exclusive edges.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legrad_engine.errors import InvalidOptionError
+
+Fit = Literal["squash", "pad", "native"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The mapping between one picture, the model input made from it and the patch grid.
+
+    Attributes:
+        image_size: (width, height) of the upright original, in pixels.
+        input_size: (width, height) of the model input, in pixels; whole patches.
+        content_box: Where the picture lies in the input, in input pixels. The rest is padding.
+        patch_size: (height, width) of one patch, in input pixels.
+    """
+
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    content_box: tuple[int, int, int, int]
+    patch_size: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch grid."""
+        return self.input_size[1] // self.patch_size[0], self.input_size[0] // self.patch_size[1]
+
+    @property
+    def content_cells(self) -> tuple[slice, slice]:
+        """(rows, columns) of the patches whose centre shows the picture; never empty."""
+        left, top, right, bottom = self.content_box
+        height, width = self.patch_size
+        return _cells_between(top, bottom, height), _cells_between(left, right, width)
+
+    def input_to_image(self, box: Box) -> Box:
+        """Map a box from input pixels to image pixels, clipped to the picture."""
+        left, top, right, bottom = box
+        return (
+            self._to_image(left, axis=0),
+            self._to_image(top, axis=1),
+            self._to_image(right, axis=0),
+            self._to_image(bottom, axis=1),
+        )
+
+    def image_to_input(self, box: Box) -> Box:
+        """Map a box from image pixels to input pixels."""
+        left, top, right, bottom = box
+        return (
+            self._to_input(left, axis=0),
+            self._to_input(top, axis=1),
+            self._to_input(right, axis=0),
+            self._to_input(bottom, axis=1),
+        )
+
+    def grid_to_image(self, box: Box) -> Box:
+        """Map a box from grid units, (columns, rows), to image pixels, clipped to the picture."""
+        left, top, right, bottom = box
+        height, width = self.patch_size
+        return self.input_to_image((left * width, top * height, right * width, bottom * height))
+
+    def _to_image(self, position: float, axis: Literal[0, 1]) -> float:
+        start, stop = self.content_box[axis], self.content_box[axis + 2]
+        share = (position - start) / (stop - start)
+        return min(max(share, 0.0), 1.0) * self.image_size[axis]
+
+    def _to_input(self, position: float, axis: Literal[0, 1]) -> float:
+        start, stop = self.content_box[axis], self.content_box[axis + 2]
+        return start + position / self.image_size[axis] * (stop - start)
+
+
+def plan(
+    image_size: tuple[int, int],
+    *,
+    size: int | tuple[int, int],
+    patch_size: tuple[int, int],
+    fit: Fit,
+) -> Geometry:
+    """Decide how a picture is fitted to the model input.
+
+    Args:
+        image_size: (width, height) of the upright original, in pixels.
+        size: Side of the square input in pixels, or its (width, height). For ``native`` it sets the
+            number of patches.
+        patch_size: (height, width) of one patch in input pixels.
+        fit: ``squash`` resizes the whole picture to the size. ``pad`` keeps the aspect ratio and
+            centres the picture in the size. ``native`` keeps the aspect ratio to within whole
+            patches and uses about as many patches as the size has, never more.
+
+    Raises:
+        InvalidOptionError: The size is not of whole patches, or the fit is unknown.
+    """
+    if isinstance(size, int):
+        _check_size(size, patch_size)
+    whole_width, whole_height = (size, size) if isinstance(size, int) else size
+    width, height = image_size
+    whole = whole_width, whole_height
+    if fit == "squash":
+        return Geometry(image_size, whole, (0, 0, *whole), patch_size)
+    if fit == "pad":
+        scale = min(whole_width / width, whole_height / height)
+        content_width = min(whole_width, max(1, round(width * scale)))
+        content_height = min(whole_height, max(1, round(height * scale)))
+        left, top = (whole_width - content_width) // 2, (whole_height - content_height) // 2
+        content_box = (left, top, left + content_width, top + content_height)
+        return Geometry(image_size, whole, content_box, patch_size)
+    if fit == "native":
+        rows, columns = _native_grid(image_size, whole, patch_size)
+        input_size = columns * patch_size[1], rows * patch_size[0]
+        return Geometry(image_size, input_size, (0, 0, *input_size), patch_size)
+    raise InvalidOptionError(
+        f"fit {fit!r} is unknown: use one of {', '.join(get_args(Fit))}.", field="fit"
+    )
+
+
+def upsample(
+    maps: NDArray[np.floating], geometry: Geometry, output_size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Interpolate maps over patches to maps over the picture, bilinearly.
+
+    At the input size this is ``torch.nn.functional.interpolate(mode="bilinear",
+    align_corners=False)`` followed by a crop of the padding. At any other size each output pixel
+    samples the grid under its own centre, so that nothing is interpolated twice.
+
+    Args:
+        maps: [targets, rows, columns], any float dtype.
+        geometry: The geometry of the picture that the maps belong to.
+        output_size: (width, height) of the result in pixels; it spans the picture, not the padding.
+
+    Returns:
+        float32 [targets, height, width].
+    """
+    left, top, right, bottom = geometry.content_box
+    rows, columns = geometry.grid
+    width, height = output_size
+    down = _interpolation_matrix(rows, geometry.patch_size[0], top, bottom, height)
+    across = _interpolation_matrix(columns, geometry.patch_size[1], left, right, width)
+    upsampled: NDArray[np.float32] = down @ maps.astype(np.float32, copy=False) @ across.T
+    return upsampled
+
+
+def _interpolation_matrix(
+    cells: int, cell_length: int, start: int, stop: int, samples: int
+) -> NDArray[np.float32]:
+    """Weights [samples, cells] that sample a line of cells between two input positions."""
+    centres = start + (np.arange(samples) + 0.5) * ((stop - start) / samples)
+    positions = np.clip(centres / cell_length - 0.5, 0, cells - 1)
+    lower = positions.astype(np.intp)
+    upper = np.minimum(lower + 1, cells - 1)
+    fraction = positions - lower
+    matrix = np.zeros((samples, cells), np.float32)
+    sample = np.arange(samples)
+    matrix[sample, upper] = fraction
+    matrix[sample, lower] += (1 - fraction).astype(np.float32)
+    return matrix
+
+
+def _cells_between(start: int, stop: int, cell_length: int) -> slice:
+    first = math.ceil(start / cell_length - 0.5)
+    last = math.ceil(stop / cell_length - 0.5)
+    if last > first:
+        return slice(first, last)
+    # The picture is a strip too thin to cover any patch centre: take the patch it runs through.
+    through = (start + stop) // (2 * cell_length)
+    return slice(through, through + 1)
+
+
+def _native_grid(
+    image_size: tuple[int, int], whole: tuple[int, int], patch_size: tuple[int, int]
+) -> tuple[int, int]:
+    width, height = image_size
+    budget = (whole[1] // patch_size[0]) * (whole[0] // patch_size[1])
+    scale = math.sqrt(whole[0] * whole[1] / (width * height))
+    exact_rows, exact_columns = height * scale / patch_size[0], width * scale / patch_size[1]
+
+    def neighbours(exact: float) -> set[int]:
+        return {min(max(1, side), budget) for side in (math.floor(exact), math.ceil(exact))}
+
+    def cost(grid: tuple[int, int]) -> float:
+        # Distortion weighs double: unequal weights also keep grids of one rounding from tying.
+        rows, columns = grid
+        distortion = abs(math.log(columns / rows * exact_rows / exact_columns))
+        return 2 * distortion + math.log(budget / (rows * columns))
+
+    candidates = product(neighbours(exact_rows), neighbours(exact_columns))
+    return min((grid for grid in candidates if grid[0] * grid[1] <= budget), key=cost)
+
+
+def _check_size(size: int, patch_size: tuple[int, int]) -> None:
+    step = math.lcm(*patch_size)
+    if size > 0 and size % step == 0:
+        return
+    below = max(size, 0) // step * step
+    nearest = f"{below} or {below + step}" if below else str(step)
+    raise InvalidOptionError(
+        f"size {size} is not a positive multiple of the model's patch, {step} pixels: "
+        f"use {nearest}.",
+        field="size",
+    )

@@ -1,0 +1,226 @@
+"""From maps in floats to pictures in bytes."""
+
+import io
+import struct
+from functools import lru_cache
+from typing import Any, Literal, get_args
+from zlib import crc32
+
+import numpy as np
+from cmap import Colormap
+from isal import isal_zlib
+from numpy.typing import NDArray
+from PIL import Image
+
+from legrad_engine.errors import InvalidOptionError
+
+Normalization = Literal["each", "shared", "none"]
+
+ColormapName = Literal["turbo", "viridis", "inferno", "magma", "plasma", "cividis"]
+COLORMAPS: tuple[ColormapName, ...] = get_args(ColormapName)
+DEFAULT_COLORMAP: ColormapName = "turbo"
+DEFAULT_ALPHA = 0.6
+
+# From this share of the peak upwards an overlay has its full opacity; below it fades out, so that
+# the picture stays legible where the map has nothing to say.
+_OPAQUE_FROM = 0.6
+
+
+def normalize(maps: NDArray[np.floating], mode: Normalization = "each") -> NDArray[np.float32]:
+    """Bring the maps of one image into 0 to 1.
+
+    ``each`` stretches every map from its own minimum to its own maximum. ``shared`` stretches all
+    of them by the minimum and maximum over the targets, so that they can be compared. ``none``
+    clips the values as they are. A map that is constant to within float32 rounding carries no
+    information and becomes all zeros. NaN counts as 0, and an infinity as the largest or smallest
+    float32.
+
+    Args:
+        maps: [targets, height, width], any float dtype.
+        mode: ``each``, ``shared`` or ``none``.
+
+    Returns:
+        float32 [targets, height, width] in 0 to 1, a new array.
+
+    Raises:
+        InvalidOptionError: The mode is unknown.
+    """
+    values = np.array(maps, np.float32)
+    np.nan_to_num(values, copy=False)
+    if mode == "none":
+        return np.clip(values, 0, 1, out=values)
+    if mode == "each":
+        for single in values:
+            _stretch(single)
+    elif mode == "shared":
+        _stretch(values)
+    else:
+        raise InvalidOptionError(
+            f"normalize {mode!r} is unknown: use one of {', '.join(get_args(Normalization))}.",
+            field="normalize",
+        )
+    return values
+
+
+def colorize(heatmap: NDArray[np.floating], colormap: str = DEFAULT_COLORMAP) -> NDArray[np.uint8]:
+    """Look up the colour of each value.
+
+    Args:
+        heatmap: [height, width] in 0 to 1.
+        colormap: One of COLORMAPS.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        InvalidOptionError: The colour map is unknown.
+    """
+    return np.asarray(_colored(_levels(heatmap), colormap))
+
+
+def overlay(
+    image: Image.Image,
+    heatmap: NDArray[np.floating],
+    colormap: str = DEFAULT_COLORMAP,
+    alpha: float = DEFAULT_ALPHA,
+) -> Image.Image:
+    """Blend the coloured heatmap over the picture it explains.
+
+    The opacity grows from 0 where the heatmap is 0 to ``alpha`` at 60% of the range and above.
+
+    Args:
+        image: RGB, width x height.
+        heatmap: [height, width] in 0 to 1.
+        colormap: One of COLORMAPS.
+        alpha: Largest opacity of the colour, 0 to 1.
+
+    Returns:
+        A new RGB image of the same size.
+
+    Raises:
+        InvalidOptionError: The colour map is unknown or alpha is not in 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise InvalidOptionError(f"alpha {alpha} is not in 0 to 1.", field="alpha")
+    levels = _levels(heatmap)
+    opacity = np.rint(255 * alpha * opacity_ramp()).astype(np.uint8)
+    mask = Image.fromarray(levels).point(opacity.tolist())
+    return Image.composite(_colored(levels, colormap), image, mask)
+
+
+def opacity_ramp() -> NDArray[np.float64]:
+    """How opaque an overlay is at each level of a heatmap.
+
+    Returns:
+        float64 [256]: the share, 0 to 1, of the overlay's largest opacity.
+    """
+    ramp = np.clip(np.arange(256) / 255 / _OPAQUE_FROM, 0, 1)
+    opacity: NDArray[np.float64] = ramp * ramp * (3 - 2 * ramp)
+    return opacity
+
+
+@lru_cache(maxsize=len(COLORMAPS))
+def palette(colormap: str) -> bytes:
+    """The colours of a colour map.
+
+    Args:
+        colormap: One of COLORMAPS.
+
+    Returns:
+        256 times red, green and blue, one byte each.
+
+    Raises:
+        InvalidOptionError: The colour map is unknown.
+    """
+    if colormap not in COLORMAPS:
+        raise InvalidOptionError(
+            f"colormap {colormap!r} is unknown: use one of {', '.join(COLORMAPS)}.",
+            field="colormap",
+        )
+    colors = np.asarray(Colormap(colormap).lut(256))[:, :3]
+    encoded: bytes = np.rint(colors * 255).astype(np.uint8).tobytes()
+    return encoded
+
+
+def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 8) -> bytes:
+    """Encode a picture, losslessly, or a map, rounded to the bit depth.
+
+    Args:
+        picture: An RGB or grey Pillow image, uint8 [height, width, 3] RGB, or a float
+            [height, width] map in 0 to 1, which becomes grey.
+        bit_depth: Bits per channel. 16 is for maps.
+
+    Raises:
+        InvalidOptionError: 16 bits were asked of a picture that is not a map.
+    """
+    pixels = np.asarray(picture)
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = _levels(pixels) if bit_depth == 8 else _levels(pixels, 65535).astype(">u2")
+    elif bit_depth == 16:
+        raise InvalidOptionError("bit_depth 16 is for maps: use 8 for pictures.", field="bit_depth")
+    return _png(pixels)
+
+
+def encode_npy(array: NDArray[Any]) -> bytes:
+    """Encode an array, values untouched, as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _stretch(values: NDArray[np.float32]) -> None:
+    if values.size == 0:
+        return
+    limits = np.finfo(np.float32)
+    low, high = float(values.min()), float(values.max())
+    # Interpolating a constant map leaves rounding noise, which must not be stretched to full range.
+    if high - low < max(limits.tiny, 16 * limits.eps * max(-low, high)):
+        values.fill(0)
+        return
+    if high - low > limits.max:
+        values /= 2
+        low, high = low / 2, high / 2
+    values -= low
+    values /= high - low
+
+
+def _levels(heatmap: NDArray[np.floating], full_scale: int = 255) -> NDArray[Any]:
+    dtype = np.uint8 if full_scale == 255 else np.uint16
+    scaled = heatmap * np.float32(full_scale)
+    scaled += 0.5
+    return scaled.astype(dtype)
+
+
+def _colored(levels: NDArray[np.uint8], colormap: str) -> Image.Image:
+    indexed = Image.fromarray(levels)
+    indexed.putpalette(palette(colormap))
+    return indexed.convert("RGB")
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    """Write uint8 or big-endian uint16 pixels as PNG.
+
+    Pillow and libpng try every filter on every row and deflate at 20 MB/s; one fixed filter and
+    ISA-L's deflate take a sixth of the time for files a tenth larger.
+    """
+    height, width = pixels.shape[:2]
+    color_type = 2 if pixels.ndim == 3 else 0
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = 2  # each byte minus the one above it
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", isal_zlib.compress(filtered, 1)),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = struct.pack(">I", crc32(data, crc32(kind)))
+    return b"".join((struct.pack(">I", len(data)), kind, data, checksum))

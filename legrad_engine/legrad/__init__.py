@@ -1,0 +1,1 @@
+"""The method: LeGrad in closed form, and for any block by autograd."""

@@ -1,0 +1,62 @@
+"""LeGrad for any block: gradients of everything after the attention, taken by autograd.
+
+The attention's output is made a leaf and the rest of the block runs with gradients, so any MLP, any
+norm and any gating is exact. It is the route for blocks whose closed form is not known, and the
+independent check of the closed form. Nothing of the attention matrix is ever held.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad_engine.families.base import Tower
+from legrad_engine.families.heads import ScoreHead, at_least_float32
+from legrad_engine.legrad.rectified_product import sum_rectified_product
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralTrace:
+    """One block's input and attention.
+
+    Attributes:
+        values: ``[B, windows, heads, N, head_dim]``, the attention's values; one window, unless
+            attention is confined to several.
+        tokens: the block's input, B first.
+        output: of the shape of ``values``, the attention's output.
+    """
+
+    values: Tensor
+    tokens: Tensor
+    output: Tensor
+
+
+def attribute_block(
+    tower: Tower, index: int, trace: GeneralTrace, head: ScoreHead, targets: Tensor
+) -> Tensor:
+    """LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
+
+    Args:
+        tower: the tower that the block belongs to.
+        index: which block.
+        trace: the block's trace for B images.
+        head: the explained score.
+        targets: ``[B, P, e]`` unit vectors.
+
+    Returns:
+        ``[B * windows, P, N]``, one value per key token, at least float32.
+    """
+    values = trace.values.flatten(0, 1)
+    heads, keys = values.shape[1:3]
+    with torch.enable_grad():
+        leaf = trace.output.detach().flatten(0, 1).requires_grad_()
+        finished = tower.finish_block(trace.tokens.detach(), leaf, index)
+        embeddings = F.normalize(head.features(head.state(finished)), dim=-1)
+        scores = torch.einsum("be,bpe->pb", embeddings, at_least_float32(targets))
+        # Scaled by the token count: half precision would lose an average's small gradients.
+        gradients = [
+            torch.autograd.grad(score.sum() * keys, leaf, retain_graph=True)[0] for score in scores
+        ]
+    maps = [sum_rectified_product(gradient.unsqueeze(1), values) for gradient in gradients]
+    return torch.cat(maps, dim=1) / (heads * keys * keys)

@@ -1,0 +1,44 @@
+"""LeGrad through an attentional pooler: the differentiated attention is the pooler's own.
+
+Each explained block's output goes through the pooler; the score depends on it through the output of
+the pooler's attention alone, one query row for each image. What follows that row is so small that
+autograd takes its gradient for all images and targets at once: targets are almost free.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from legrad_engine.families.heads import at_least_float32, target_gradient
+from legrad_engine.families.pooler import PoolerHead
+from legrad_engine.legrad.rectified_product import sum_rectified_product
+
+
+@dataclass(frozen=True, slots=True)
+class PoolerTrace:
+    """The pooler's attention on one block's output.
+
+    Attributes:
+        values: ``[B, heads, N, head_dim]``.
+        output: ``[B, heads, Q, head_dim]``, for the Q queries that make the embedding.
+    """
+
+    values: Tensor
+    output: Tensor
+
+
+def attribute_block(trace: PoolerTrace, head: PoolerHead, targets: Tensor) -> Tensor:
+    """LeGrad's layer map: the mean over heads and queries of ReLU(d s / d A).
+
+    Args:
+        trace: the pooler's trace for B images.
+        head: the pooler.
+        targets: ``[B, P, e]`` unit vectors.
+
+    Returns:
+        ``[B, P, patches]``, at least float32.
+    """
+    gradient = target_gradient(head.features, trace.output, targets)
+    values = at_least_float32(trace.values[:, :, head.prefix_keys :])
+    heads, queries = trace.output.shape[1:3]
+    return sum_rectified_product(gradient, values) / (heads * queries)

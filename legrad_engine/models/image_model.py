@@ -1,0 +1,65 @@
+"""Image models without a text half: timm's transformers, with the classifier they came with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.data import resolve_model_data_config
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.targets.classifier import Classifier
+
+_RGB = 3
+
+
+class ImageModel(nn.Module):
+    """A timm model where an open_clip model is expected.
+
+    Attributes:
+        visual: the timm model itself, its own classifier left in place.
+        classifier: the same classifier as a source of targets, or None where there is none.
+        mean: per channel, for values in 0 to 1.
+        std: per channel, for values in 0 to 1.
+    """
+
+    def __init__(self, visual: nn.Module) -> None:
+        """Wraps a timm model that is already on its device and in its dtype.
+
+        Raises:
+            UnsupportedModelError: the model does not read pictures of three channels.
+        """
+        super().__init__()
+        settings: Mapping[str, Any] = resolve_model_data_config(visual)
+        channels = _channels(visual)
+        if channels != _RGB:
+            raise UnsupportedModelError(f"This model reads {channels} channels; pictures have 3.")
+        self.visual = visual
+        self.classifier = Classifier.of(visual)
+        self.mean: tuple[float, ...] = tuple(settings["mean"])
+        self.std: tuple[float, ...] = tuple(settings["std"])
+
+    def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
+        """Features ``[B, e]`` that the classifier reads, of normalised ``[B, 3, height, width]``.
+
+        A distilled model has a pair of them, put end to end.
+        """
+        visual: Any = self.visual
+        tokens = visual.forward_features(pixels)
+        if isinstance(visual, VisionTransformerDistilled):
+            features = torch.cat([tokens[:, 0], tokens[:, 1]], -1)
+        else:
+            features = visual.forward_head(tokens, pre_logits=True)
+        return nn.functional.normalize(features, dim=-1) if normalize else features
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """What the timm model itself answers, for ``[B, 3, height, width]``."""
+        answer: Tensor = self.visual(pixels)
+        return answer
+
+
+def _channels(visual: nn.Module) -> int:
+    first = getattr(visual, "pretrained_cfg", {}).get("first_conv")
+    module = visual.get_submodule(first) if isinstance(first, str) else None
+    return module.in_channels if isinstance(module, nn.Conv2d) else _RGB

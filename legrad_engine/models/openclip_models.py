@@ -1,0 +1,351 @@
+"""open_clip models from a config and a checkpoint, wherever the two are.
+
+open_clip's own factory reads both itself; it takes damaged configs for good, gives random weights
+where a download failed, and knows no timm tower of another input size. So only its parts are used.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm.models
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from torch import nn
+
+from legrad_engine.errors import (
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+    in_one_line,
+)
+from legrad_engine.families import refusal
+from legrad_engine.models import checkpoints
+from legrad_engine.models.config_files import folder_with, read_json
+from legrad_engine.models.hub import Repository, safer_first
+from legrad_engine.models.openclip_weights import fill, settle
+from legrad_engine.targets.text import Tokenizer
+
+HUB = "hf-hub:"
+FOLDER = "local-dir:"
+CONFIG_FILE = "open_clip_config.json"
+
+_PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
+_SAFE_WEIGHTS = "open_clip_model.safetensors"
+# open_clip's order.
+_PREFERRED_WEIGHTS = (
+    _SAFE_WEIGHTS,
+    "open_clip_pytorch_model.safetensors",
+    _PICKLED_WEIGHTS,
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+_TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
+_REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What a model is made of.
+
+    Attributes:
+        model: as in open_clip's ``model_configs``.
+        preprocess: overrides of open_clip's ``PreprocessCfg``.
+        tokenizer_folder: where a Hugging Face tokenizer's files lie, if beside the config.
+    """
+
+    model: dict[str, Any]
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    tokenizer_folder: Path | None = None
+
+    @property
+    def needs_transformers(self) -> bool:
+        """Whether the text half comes from the ``transformers`` package."""
+        text = self.model["text_cfg"]
+        return bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
+
+
+def check(name: str, pretrained: str | None) -> None:
+    """Refuses what can be known to fail before anything is downloaded, built or read.
+
+    Args:
+        name: an open_clip architecture, the path of a JSON config, ``hf-hub:ORG/REPO`` or
+            ``local-dir:FOLDER``.
+        pretrained: a tag or the path of a checkpoint; None for random weights, or where the name
+            brings weights with it.
+
+    Raises:
+        UnknownModelError: no such architecture, tag, config or folder.
+        ModelLoadError: no such checkpoint, a config that is none, or a missing package.
+        UnsupportedModelError: the architecture cannot be explained.
+    """
+    if name.startswith((HUB, FOLDER)) and pretrained is not None:
+        raise UnknownModelError(
+            f"{name} brings its own weights: leave out {pretrained!r}.", field="model"
+        )
+    if name.startswith(HUB):
+        Repository(name.removeprefix(HUB))
+        return
+    config = config_of(name)
+    _check_architecture(name, config)
+    _check_packages(name, config)
+    if name.startswith(FOLDER):
+        _weights_in(name)
+    elif pretrained is not None:
+        _check_weights(name, pretrained)
+
+
+def config_of(name: str) -> ModelConfig:
+    """The config that a name stands for.
+
+    Raises:
+        UnknownModelError: no such architecture, config or folder, or no such repository.
+        ModelLoadError: the config is damaged, or the hub is out of reach.
+    """
+    if name.startswith(HUB):
+        return _read_config(Repository(name.removeprefix(HUB)).file(CONFIG_FILE))
+    if name.startswith(FOLDER):
+        folder = folder_with(
+            CONFIG_FILE,
+            Path(name.removeprefix(FOLDER)),
+            taken="local-dir: takes what open_clip saves for the hub, timm:local-dir: what timm "
+            "does.",
+        )
+        config = _read_config(folder / CONFIG_FILE)
+        return ModelConfig(config.model, config.preprocess, tokenizer_folder=folder)
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise UnknownModelError(f"There is no model config at {name!r}.", field="model")
+        return _read_config(Path(name))
+    if name not in open_clip.list_models():
+        raise UnknownModelError(
+            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has. A "
+            "config of your own is named with its ending: CONFIG.json@CHECKPOINT.",
+            field="model",
+        )
+    return ModelConfig(open_clip.get_model_config(name))
+
+
+def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str | None]:
+    """A model with its weights in float32 on the CPU, its tokenizer and its licence if known.
+
+    Args:
+        name: see :func:`check`.
+        pretrained: see :func:`check`.
+
+    Raises:
+        UnknownModelError, ModelLoadError, UnsupportedModelError: see :func:`check`; or the weights
+            do not fit.
+    """
+    config = config_of(name)
+    _check_architecture(name, config)
+    _check_packages(name, config)
+    preprocess, licence = config.preprocess, None
+    checkpoint: Path | None = None
+    record = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    if name.startswith(HUB):
+        checkpoint = Repository(name.removeprefix(HUB)).file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
+    elif name.startswith(FOLDER):
+        checkpoint = _weights_in(name)
+    elif record:
+        checkpoint, licence = _tagged(record), _licence(record)
+        preprocess = record
+        if record.get("quick_gelu", False) != config.model.get("quick_gelu", False):
+            _logger.warning(
+                "%s/%s was trained with another GELU than %s computes: prefer %s-quickgelu",
+                *(name, pretrained, name, name),
+            )
+    elif pretrained is not None:
+        checkpoint = Path(pretrained)
+    weights = None if checkpoint is None else checkpoints.read(checkpoint)
+    model = build(config.model, preprocess)
+    if weights is not None and checkpoint is not None:
+        try:
+            fill(model, weights)
+        except ModelLoadError:
+            raise
+        except Exception as error:
+            raise checkpoints.misfit(checkpoint, error) from error
+    settle(model)
+    return model, tokenizer_of(config), licence
+
+
+def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module:
+    """The model of a config with random weights, as open_clip's factory makes it.
+
+    Raises:
+        ModelLoadError: the config describes no model.
+    """
+    settings = deepcopy(dict(config))
+    vision, text = settings["vision_cfg"], settings["text_cfg"]
+    is_hugging_face = "hf_model_name" in text
+    # Weights come as a whole or not at all: never from a hub behind the caller's back.
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+        vision["timm_model_name"] = _fetched_trunk(vision["timm_model_name"])
+    if is_hugging_face:
+        text["hf_model_pretrained"] = False
+        if not Path(text["hf_model_name"]).is_dir():
+            text["hf_model_name"] = str(
+                Repository(text["hf_model_name"]).file("config.json").parent
+            )
+        _refuse_code(Path(text["hf_model_name"]) / "config.json")
+    if settings.pop("custom_text", False) or is_hugging_face:
+        kind = open_clip.CoCa if "multimodal_cfg" in settings else open_clip.CustomTextCLIP
+    else:
+        kind = open_clip.CLIP
+    try:
+        model: nn.Module = kind(**settings)
+    except Exception as error:
+        raise ModelLoadError(
+            f"The model config describes no model that open_clip can build: {in_one_line(error)}.",
+            field="model",
+        ) from error
+    picture = merge_preprocess_dict(asdict(PreprocessCfg()), dict(preprocess))
+    picture["size"] = getattr(model.visual, "image_size", picture["size"])
+    open_clip.set_model_preprocess_cfg(model, picture)
+    return model
+
+
+def _refuse_code(path: Path) -> None:
+    """Refuses a text tower that brings its own code: transformers would ask whether to run it."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"The text tower's config {str(path)!r} cannot be read: {error}.", field="model"
+        ) from error
+    if not isinstance(settings, dict) or "auto_map" in settings:
+        raise ModelLoadError(
+            f"The text tower's config {str(path)!r} asks for code of its own (auto_map), which is "
+            "never run: use a text tower that transformers knows.",
+            field="model",
+        )
+
+
+def tokenizer_of(config: ModelConfig) -> Tokenizer:
+    """The tokenizer that open_clip pairs with a config.
+
+    Raises:
+        ModelLoadError: its files cannot be had, or are none.
+    """
+    text = config.model["text_cfg"]
+    context = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    options = dict(text.get("tokenizer_kwargs", {}))
+    hub_name = text.get("hf_tokenizer_name")
+    if not hub_name:
+        simple: Tokenizer = open_clip.SimpleTokenizer(context_length=context, **options)
+        return simple
+    folder = config.tokenizer_folder
+    if folder is None and Path(hub_name).is_dir():
+        folder = Path(hub_name)
+    if folder is None:
+        folder = Repository(hub_name).folder(_TOKENIZER_FILES)
+    # A config must not talk the package into running a tokenizer's own code.
+    options["trust_remote_code"] = False
+    try:
+        tokenizer: Tokenizer = HFTokenizer(
+            str(folder),
+            context_length=context,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            **options,
+        )
+    except Exception as error:
+        raise ModelLoadError(
+            f"The tokenizer {hub_name!r} could not be loaded ({in_one_line(error)}). If "
+            "its files are not there, copy them beside the config, or into the hub's offline cache "
+            "(HF_HUB_CACHE).",
+            field="model",
+        ) from error
+    return tokenizer
+
+
+def _read_config(path: Path) -> ModelConfig:
+    settings = read_json(path)
+    model, preprocess = settings, {}
+    if isinstance(settings, dict) and "model_cfg" in settings:
+        model, preprocess = settings["model_cfg"], settings.get("preprocess_cfg", {})
+    if not (
+        isinstance(model, dict)
+        and isinstance(preprocess, dict)
+        and set(_REQUIRED) <= set(model)
+        and isinstance(model["vision_cfg"], dict)
+        and isinstance(model["text_cfg"], dict)
+    ):
+        raise ModelLoadError(
+            f"The model config {str(path)!r} must be an object with embed_dim, vision_cfg and "
+            "text_cfg, as in open_clip's model_configs, or hold one under model_cfg.",
+            field="model",
+        )
+    return ModelConfig(model, preprocess)
+
+
+def _check_architecture(name: str, config: ModelConfig) -> None:
+    why = refusal(config.model)
+    if why is not None:
+        raise UnsupportedModelError(f"{name} cannot be explained: {why}.", field="model")
+
+
+def _check_packages(name: str, config: ModelConfig) -> None:
+    if config.needs_transformers and importlib.util.find_spec("transformers") is None:
+        raise ModelLoadError(
+            f"The text half of {name} comes from the transformers package: "
+            "pip install 'legrad-service[hf]'.",
+            field="model",
+        )
+
+
+def _check_weights(name: str, pretrained: str) -> None:
+    if open_clip.get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
+        return
+    if name.endswith(".json") or Path(pretrained).suffix or "/" in pretrained:
+        raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
+    raise UnknownModelError(
+        f"{name} has no pretrained tag {pretrained!r}." + tags_of(name), field="model"
+    )
+
+
+def tags_of(architecture: str) -> str:
+    """A sentence with the pretrained tags of an architecture, empty where it has none."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    return f" open_clip's tags for {architecture}: {', '.join(tags)}." if tags else ""
+
+
+def _weights_in(name: str) -> Path:
+    return checkpoints.find(Path(name.removeprefix(FOLDER)), _PREFERRED_WEIGHTS, WEIGHT_SUFFIXES)
+
+
+def _tagged(record: Mapping[str, Any]) -> Path:
+    repository, _, file = record["hf_hub"].rpartition("/")
+    file = file or _PICKLED_WEIGHTS
+    return Repository(repository).file(
+        *safer_first(file, whole=_PICKLED_WEIGHTS, safe=_SAFE_WEIGHTS)
+    )
+
+
+def _licence(record: Mapping[str, Any]) -> str | None:
+    # open_clip's records have none; timm knows the same repositories by their names.
+    same = timm.models.get_pretrained_cfg(record["hf_hub"].strip("/").removeprefix("timm/"))
+    licence: str | None = None if same is None else same.license
+    return licence
+
+
+def _fetched_trunk(name: str) -> str:
+    """A timm tower's name, where its config must be fetched as the folder that holds it."""
+    if not str(name).startswith(HUB):
+        return name
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    folder = Repository(repository, revision or None).file("config.json").parent
+    return f"{FOLDER}{folder}"

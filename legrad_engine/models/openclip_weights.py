@@ -1,0 +1,141 @@
+"""Weights for open_clip models: converted, resampled to the config's input size, put in place."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
+from open_clip.timm_model import TimmModel
+from torch import Tensor, nn
+
+from legrad_engine.errors import ModelLoadError, in_one_line
+from legrad_engine.families.positions import resample_positions
+
+
+def fill(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Puts weights into a model, converted and resampled as open_clip does.
+
+    Position embeddings made for another input size are resampled; those of timm's towers, too.
+
+    Args:
+        model: from :func:`legrad_engine.models.openclip_models.build`.
+        weights: tensors by parameter name, of any layout that open_clip reads.
+
+    Raises:
+        RuntimeError: names or shapes differ, with torch's account of which.
+    """
+    weights = convert_state_dict(model, dict(weights))
+    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        own, given = getattr(model, name, None), weights.get(name)
+        if own is not None and given is not None and own.numel() == given.numel():
+            weights[name] = given.reshape(own.shape)
+    if getattr(model, "logit_bias", None) is not None and "logit_scale" in weights:
+        weights.setdefault("logit_bias", torch.zeros_like(weights["logit_scale"]))
+    if _is_of_another_size(model, weights):
+        settle(model)
+    own_weights = model.state_dict()
+    for name, own in own_weights.items():
+        given = weights.get(name)
+        if isinstance(given, Tensor) and own.is_floating_point() and not given.is_floating_point():
+            raise ModelLoadError(
+                f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
+                field="model",
+            )
+    # Older versions of transformers saved it among the weights.
+    position_ids = "text.transformer.embeddings.position_ids"
+    if position_ids not in own_weights:
+        weights.pop(position_ids, None)
+    _resample_vision(model, weights)
+    _resample_text(model, weights, own_weights)
+    model.load_state_dict(weights)
+
+
+def settle(model: nn.Module) -> None:
+    """Gives a timm tower the input size of its config, which open_clip leaves at timm's own.
+
+    timm resamples what the tower has by then: position embeddings, windows, rotary grids.
+
+    Raises:
+        ModelLoadError: the architecture does not take that size.
+    """
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)
+    built = getattr(getattr(trunk, "patch_embed", None), "img_size", None)
+    if not isinstance(visual, TimmModel) or built is None or not hasattr(trunk, "set_input_size"):
+        return
+    size = tuple(visual.image_size)
+    if tuple(built) == size:
+        return
+    try:
+        visual.set_input_size(size)
+    except Exception as error:
+        raise ModelLoadError(
+            f"{type(trunk).__name__} does not take the config's image_size {list(size)}: "
+            f"{in_one_line(error)}.",
+            field="model",
+        ) from error
+
+
+def _is_of_another_size(model: nn.Module, weights: Mapping[str, Any]) -> bool:
+    """Whether weights for a timm tower are not of the size that timm builds it for."""
+    return isinstance(model.visual, TimmModel) and any(
+        name.startswith("visual.trunk.") and name in weights and weights[name].shape != own.shape
+        for name, own in model.state_dict().items()
+    )
+
+
+def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:
+    visual = model.visual
+    if isinstance(visual, TimmModel):
+        name = "visual.trunk.pos_embed"
+        own = getattr(visual.trunk, "pos_embed", None)
+        grid = getattr(getattr(visual.trunk, "patch_embed", None), "grid_size", None)
+    else:
+        name = "visual.positional_embedding"
+        own = getattr(visual, "positional_embedding", None)
+        grid = getattr(visual, "grid_size", None)
+    given = weights.get(name)
+    if given is None or own is None or grid is None or given.ndim != own.ndim:
+        return
+    # Of equal counts the checkpoint's grid is taken to be the config's.
+    prefix = own.shape[-2] - grid[0] * grid[1]
+    if given.shape != own.shape and given.shape[-1] == own.shape[-1] and given.shape[-2] > prefix:
+        flat = given.reshape(-1, given.shape[-1])
+        given_grid = _grid_of(len(flat) - prefix, grid)
+        resampled = resample_positions(flat, given_grid, tuple(grid), prefix)
+        weights[name] = resampled.reshape(own.shape)
+
+
+def _grid_of(patches: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of so many patches: a square, or else of the same proportions as a grid.
+
+    A checkpoint does not say which.
+
+    Raises:
+        ValueError: neither comes out even.
+    """
+    side = math.isqrt(patches)
+    if side * side == patches:
+        return side, side
+    scale = math.sqrt(patches / (grid[0] * grid[1]))
+    rows, columns = round(grid[0] * scale), round(grid[1] * scale)
+    if rows * columns != patches or rows * grid[1] != columns * grid[0]:
+        raise ValueError(
+            f"its position embeddings are for {patches} patches, which is neither a square nor of "
+            f"the proportions of the config's {grid[0]} x {grid[1]}: give the config the "
+            "image_size that the weights were made for"
+        )
+    return rows, columns
+
+
+def _resample_text(
+    model: nn.Module, weights: dict[str, Any], own_weights: Mapping[str, Any]
+) -> None:
+    for name in ("positional_embedding", "text.positional_embedding"):
+        given, own = weights.get(name), own_weights.get(name)
+        if given is not None and own is not None and given.shape[1:] == own.shape[1:]:
+            resize_text_pos_embed(weights, model)

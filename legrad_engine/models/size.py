@@ -1,0 +1,70 @@
+"""How much memory a model's weights will take, known before they are read."""
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from legrad_engine.devices import resolve_dtype
+from legrad_engine.models import openclip_models, timm_models
+from legrad_engine.models.loading import STARTER_FOLDER
+from legrad_engine.models.reference import STARTER, ModelReference
+
+_logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=256)
+def weights_bytes(
+    reference: ModelReference, dtype: str | torch.dtype = torch.float32
+) -> int | None:
+    """The size of a model's parameters and buffers once it is loaded.
+
+    The architecture is built on torch's meta device, which has shapes but no values: nothing is
+    downloaded and no checkpoint is read. Where that cannot be done (a config or a text tower that
+    only a hub knows), the size of a local checkpoint file stands in.
+
+    Args:
+        reference: the model.
+        dtype: see :func:`legrad_engine.devices.resolve_dtype`.
+
+    Returns:
+        Bytes, or None where they cannot be known before the model is loaded.
+
+    Raises:
+        InvalidOptionError: unknown dtype.
+    """
+    precision = resolve_dtype(dtype)
+    try:
+        model = _build_without_values(reference.name)
+    except Exception as error:
+        # Whatever is wrong with the model is for the loader to say.
+        _logger.debug("%s cannot be sized by its architecture: %s", reference.name, error)
+        model = None
+    if model is not None:
+        model = model.to(precision)
+        return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    if reference.pretrained is not None and Path(reference.pretrained).is_file():
+        return Path(reference.pretrained).stat().st_size
+    return None
+
+
+def _build_without_values(name: str) -> nn.Module | None:
+    if name.startswith((openclip_models.HUB, timm_models.HUB)):
+        return None
+    if name.startswith(timm_models.SCHEMA):
+        with torch.device("meta"):
+            visual: nn.Module = timm.create_model(
+                name.removeprefix(timm_models.SCHEMA), pretrained=False
+            )
+        return visual
+    path = str(STARTER_FOLDER / "starter.json") if name == STARTER else name
+    config = openclip_models.config_of(path).model
+    # The configs of such towers are on a hub.
+    trunk = config["vision_cfg"].get("timm_model_name") or ""
+    if config["text_cfg"].get("hf_model_name") or trunk.startswith(openclip_models.HUB):
+        return None
+    with torch.device("meta"):
+        return openclip_models.build(config, {})

@@ -1,0 +1,206 @@
+"""Plain timm models: by name, by checkpoint, from a folder or from the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.models
+from timm.models import PretrainedCfg
+from torch import nn
+
+from legrad_engine.errors import (
+    ModelLoadError,
+    UnknownModelError,
+    UnsupportedModelError,
+    in_one_line,
+)
+from legrad_engine.families import timm_refusal
+from legrad_engine.models import checkpoints
+from legrad_engine.models.config_files import folder_with, read_json
+from legrad_engine.models.hub import Repository, safer_first
+
+SCHEMA = "timm:"
+HUB = f"{SCHEMA}hf-hub:"
+FOLDER = f"{SCHEMA}local-dir:"
+CONFIG_FILE = "config.json"
+
+_PICKLED_WEIGHTS = "pytorch_model.bin"
+_SAFE_WEIGHTS = "model.safetensors"
+# timm's order.
+_PREFERRED_WEIGHTS = (
+    _SAFE_WEIGHTS,
+    _PICKLED_WEIGHTS,
+    "pytorch_model.pth",
+    "model.pth",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin", ".pt")
+
+
+def check(name: str, pretrained: str | None) -> None:
+    """Refuses what can be known to fail before anything is downloaded, built or read.
+
+    Args:
+        name: ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO`` with ``@REVISION`` or
+            without, or ``timm:local-dir:FOLDER``.
+        pretrained: the path of a checkpoint, after ``NAME`` or ``NAME.TAG``; None for the weights
+            that the name stands for.
+
+    Raises:
+        UnknownModelError: no such architecture, tag or folder.
+        ModelLoadError: no such checkpoint, or no weights that can be fetched.
+        UnsupportedModelError: the architecture cannot be explained.
+    """
+    if name.startswith((HUB, FOLDER)):
+        if pretrained is not None:
+            raise UnknownModelError(
+                f"{name} brings its own weights: leave out {pretrained!r}.", field="model"
+            )
+        if name.startswith(HUB):
+            _repository(name)
+        else:
+            folder = _folder(name)
+            _check_config(folder / CONFIG_FILE)
+            checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
+        return
+    record = _record(name)
+    if pretrained is not None:
+        if not Path(pretrained).is_file():
+            raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
+    elif not record.hf_hub_id:
+        raise ModelLoadError(_without_weights(name, record), field="model")
+
+
+def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
+    """A timm model with its weights in float32 on the CPU, and its licence if known.
+
+    timm converts and resamples the weights itself. A checkpoint of one's own may have another
+    number of classes than the architecture's usual one, or none.
+
+    Args:
+        name: see :func:`check`.
+        pretrained: see :func:`check`.
+
+    Raises:
+        UnknownModelError, ModelLoadError: see :func:`check`; or the weights do not fit.
+    """
+    overlay: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if name.startswith(FOLDER):
+        folder = _folder(name)
+        source = f"local-dir:{folder}"
+        checkpoint = checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
+    elif name.startswith(HUB):
+        repository = _repository(name)
+        config = repository.file(CONFIG_FILE)
+        _check_config(config)
+        source = f"local-dir:{config.parent}"
+        checkpoint = repository.file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
+    else:
+        source, record = name.removeprefix(SCHEMA), _record(name)
+        checkpoint = _fetched(name, record) if pretrained is None else Path(pretrained)
+    # Refused here or not at all: timm reads the file again, as plain tensors too.
+    weights = checkpoints.read(checkpoint)
+    if pretrained is not None:
+        classes = _classes(weights, record)
+        overlay, options = {"num_classes": classes}, {"num_classes": classes}
+    del weights
+    try:
+        with checkpoints.READING:
+            model: nn.Module = timm.create_model(
+                source,
+                pretrained=True,
+                pretrained_cfg_overlay={**overlay, "source": "", "file": str(checkpoint)},
+                **options,
+            )
+    except Exception as error:
+        if "state_dict" in str(error):
+            raise checkpoints.misfit(checkpoint, error) from error
+        raise ModelLoadError(
+            f"timm cannot make a model of {name}: {in_one_line(error)}.", field="model"
+        ) from error
+    return model, getattr(model, "pretrained_cfg", {}).get("license")
+
+
+def _record(name: str) -> PretrainedCfg:
+    """What timm knows of a pretrained model."""
+    full = name.removeprefix(SCHEMA)
+    architecture, _, tag = full.partition(".")
+    _check_architecture(architecture)
+    records = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and full not in records:
+        tags = [record.partition(".")[2] for record in records]
+        raise UnknownModelError(
+            f"timm's {architecture} has no pretrained tag {tag!r}. timm's tags for it: "
+            f"{', '.join(filter(None, tags)) or 'none'}.",
+            field="model",
+        )
+    return timm.models.get_pretrained_cfg(full)
+
+
+def _without_weights(name: str, record: PretrainedCfg) -> str:
+    if record.url:
+        return (
+            f"timm keeps the weights of {name} outside of the model hub: download {record.url} and "
+            f"give its path, {name}@PATH."
+        )
+    return f"timm has no weights for {name}: give a checkpoint of your own, {name}@PATH."
+
+
+def _repository(name: str) -> Repository:
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    return Repository(repository, revision or None)
+
+
+def _folder(name: str) -> Path:
+    return folder_with(
+        CONFIG_FILE,
+        Path(name.removeprefix(FOLDER)),
+        taken="timm:local-dir: takes what timm saves for the hub, local-dir: what open_clip does.",
+    )
+
+
+def _check_config(path: Path) -> None:
+    settings = read_json(path)
+    # Older files have everything in one object; either way the architecture is at its top.
+    if not isinstance(settings, dict) or not isinstance(settings.get("architecture"), str):
+        raise ModelLoadError(
+            f"The model config {str(path)!r} must be an object with an architecture, as timm saves "
+            "it for the hub.",
+            field="model",
+        )
+    _check_architecture(settings["architecture"])
+
+
+def _check_architecture(name: str) -> None:
+    if not timm.is_model(name):
+        raise UnknownModelError(
+            f"timm has no architecture {name!r}; timm.list_models() lists those it has.",
+            field="model",
+        )
+    why = timm_refusal(name)
+    if why is not None:
+        raise UnsupportedModelError(f"timm:{name} cannot be explained: {why}.", field="model")
+
+
+def _fetched(name: str, record: PretrainedCfg) -> Path:
+    if not record.hf_hub_id:
+        raise ModelLoadError(_without_weights(name, record), field="model")
+    repository, _, revision = record.hf_hub_id.partition("@")
+    file = record.hf_hub_filename or _PICKLED_WEIGHTS
+    return Repository(repository, revision or None).file(
+        *safer_first(file, whole=_PICKLED_WEIGHTS, safe=_SAFE_WEIGHTS)
+    )
+
+
+def _classes(weights: dict[str, Any], record: PretrainedCfg) -> int:
+    """How many classes a checkpoint tells apart: 0 where it has no classifier."""
+    heads = record.classifier or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        weight = weights.get(f"{head}.weight")
+        if weight is not None:
+            return len(weight)
+    return 0

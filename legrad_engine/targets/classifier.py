@@ -1,0 +1,163 @@
+"""The classes of an image model as targets: their vectors, their labels, their probabilities."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from legrad_engine.errors import InvalidTargetError
+from legrad_engine.families.heads import at_least_float32
+
+_SUGGESTIONS = 5
+_LONGEST_LABEL = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """A linear classifier over an image model's features.
+
+    Attributes:
+        weight: ``[classes, e]``.
+        bias: ``[classes]``, or None.
+        labels: a label for each class, which may be several names with commas between them; None
+            where nobody knows them.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    labels: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self | None:
+        """The classifier of a timm model, on its features before the classifier.
+
+        A distilled model (DeiT) averages two classifiers, one for the class token and one for the
+        distillation token. That is one classifier on both tokens' features, put end to end.
+
+        Returns:
+            None where the model has no classes, or more than one linear layer to tell them.
+        """
+        if not getattr(model, "num_classes", 0):
+            return None
+        head = model.get_classifier()  # type: ignore[operator]
+        if isinstance(model, VisionTransformerDistilled):
+            heads = tuple(head)
+            if not all(isinstance(part, nn.Linear) for part in heads):
+                return None
+            weight = torch.cat([part.weight for part in heads], 1) / len(heads)
+            biases = [part.bias for part in heads if part.bias is not None]
+            bias = sum(biases) / len(heads) if biases else None
+        elif isinstance(head, nn.Linear):
+            weight, bias = head.weight, head.bias
+        else:
+            return None
+        return cls(
+            weight.detach(),
+            bias.detach() if isinstance(bias, Tensor) else None,
+            _labels_of(model, len(weight)),
+        )
+
+    def index_of(self, class_: int | str) -> int:
+        """The index of a class, given by its index or by any one of its names.
+
+        Raises:
+            InvalidTargetError: no such class, or several of that name.
+        """
+        count = len(self.weight)
+        if isinstance(class_, int) and not isinstance(class_, bool):
+            if not 0 <= class_ < count:
+                raise InvalidTargetError(
+                    f"There is no class {class_}: this model's classes are 0 to {count - 1}.",
+                    field="targets",
+                )
+            return class_
+        if not isinstance(class_, str) or not class_.strip():
+            raise InvalidTargetError("A class is an index or one of its names.", field="targets")
+        if self.labels is None:
+            raise InvalidTargetError(
+                f"This model's {count} classes have no names: ask for an index, 0 to {count - 1}.",
+                field="targets",
+            )
+        return _find(self.labels, class_)
+
+    def vectors(self, indices: Sequence[int]) -> Tensor:
+        """Unit vectors ``[P, e]`` of classes, in the weight's dtype and on its device."""
+        return F.normalize(self.weight[list(indices)], dim=-1)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """How the model weighs its classes against each other.
+
+        Args:
+            features: ``[B, e]``, as the model has them before its classifier, not normalised.
+
+        Returns:
+            ``[B, classes]``, at least float32: each row sums to 1.
+        """
+        bias = None if self.bias is None else at_least_float32(self.bias)
+        logits = F.linear(at_least_float32(features), at_least_float32(self.weight), bias)
+        return logits.softmax(-1)
+
+
+def _find(labels: tuple[str, ...], wanted: str) -> int:
+    if len(wanted) > _LONGEST_LABEL:
+        raise InvalidTargetError("No class has a name as long as that.", field="targets")
+    key = _key(wanted)
+    whole, names = _index(labels)
+    found = whole.get(key, ())
+    if len(found) != 1:
+        found = names.get(key, ()) or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = "; ".join(f"{index} ({labels[index]})" for index in found)
+        raise InvalidTargetError(
+            f"{wanted!r} names several classes; ask for one by its index: {choices}.",
+            field="targets",
+        )
+    words = set(key.split())
+    sharing = [name for name in names if words <= set(name.split())]
+    similar = difflib.get_close_matches(key, names, _SUGGESTIONS)
+    close = list(dict.fromkeys([*sharing, *similar]))[:_SUGGESTIONS]
+    hint = f" Close are: {', '.join(close)}." if close else ""
+    raise InvalidTargetError(f"This model has no class {wanted!r}.{hint}", field="targets")
+
+
+@lru_cache(maxsize=16)
+def _index(
+    labels: tuple[str, ...],
+) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+    """Class indices by whole label, and by each of the names in it."""
+    whole: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
+    names: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
+    for index, label in enumerate(labels):
+        whole[_key(label)] += (index,)
+        for name in dict.fromkeys(_key(part) for part in label.split(",")):
+            names[name] += (index,)
+    return dict(whole), dict(names)
+
+
+def _key(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _labels_of(model: nn.Module, classes: int) -> tuple[str, ...] | None:
+    config: Mapping[str, object] = getattr(model, "pretrained_cfg", {})
+    names, descriptions = config.get("label_names"), config.get("label_descriptions")
+    if isinstance(names, (list, tuple)) and len(names) == classes:
+        told = descriptions if isinstance(descriptions, Mapping) else {}
+        return tuple(str(told.get(name, name)) for name in names)
+    subset = infer_imagenet_subset({"num_classes": classes})
+    return None if subset is None else _imagenet_labels(subset)
+
+
+@lru_cache(maxsize=8)
+def _imagenet_labels(subset: str) -> tuple[str, ...]:
+    return tuple(ImageNetInfo(subset).label_descriptions())

@@ -1,0 +1,144 @@
+"""What is asked of one picture, and what the caller calls each part of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from legrad_engine.errors import InvalidTargetError
+from legrad_engine.targets import (
+    ClassTarget,
+    ContrastTarget,
+    EmbeddingTarget,
+    ImageTarget,
+    ResidualTarget,
+    SimpleTarget,
+    Target,
+    TargetKind,
+    TextTarget,
+)
+from legrad_engine.targets.negatives import Negatives
+
+KINDS: dict[type, TargetKind] = {
+    TextTarget: "text",
+    EmbeddingTarget: "embedding",
+    ImageTarget: "image",
+    ClassTarget: "class",
+    ContrastTarget: "contrast",
+    ResidualTarget: "residual",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of one picture.
+
+    Attributes:
+        targets: what to look for.
+        negatives: what the maps must not show.
+        fields: what the caller calls each target, for errors.
+    """
+
+    targets: tuple[Target, ...]
+    negatives: Negatives | None = None
+    fields: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, targets: Sequence[Target | str], negatives: Negatives | None = None) -> "Question":
+        """A question in which a plain string is a text.
+
+        Raises:
+            InvalidTargetError: something that is no target, or no list of them.
+        """
+        if isinstance(targets, str):
+            raise InvalidTargetError(
+                "prompts must be a list, even for one prompt.", field="prompts"
+            )
+        fields = tuple(
+            "prompts" if isinstance(target, str) else f"targets.{position}"
+            for position, target in enumerate(targets)
+        )
+        return cls(tuple(map(_as_target, targets)), negatives, fields)
+
+    @property
+    def named_targets(self) -> Iterator[tuple[Target, str]]:
+        """Each target with its field."""
+        fields = self.fields or tuple(f"targets.{row}" for row in range(len(self.targets)))
+        return zip(self.targets, fields, strict=True)
+
+    @property
+    def named_negatives(self) -> Iterator[tuple[Target, str]]:
+        """Each negative with its field."""
+        negatives = self.negatives.targets if self.negatives is not None else ()
+        return ((_as_target(each), "negatives") for each in negatives)
+
+    @property
+    def rows(self) -> int:
+        """The number of vectors that are walked back from: targets and negatives."""
+        return len(self.targets) + len(list(self.named_negatives))
+
+    @property
+    def parts(self) -> list[tuple[SimpleTarget, str]]:
+        """Every simple target and negative, also those within others, each with its field."""
+        return [*self.target_parts, *self.negative_parts]
+
+    @property
+    def target_parts(self) -> list[tuple[SimpleTarget, str]]:
+        """Every simple target, also those within others, each with its field."""
+        return _parts_of_all(self.named_targets)
+
+    @property
+    def negative_parts(self) -> list[tuple[SimpleTarget, str]]:
+        """The same of the negatives."""
+        return _parts_of_all(self.named_negatives)
+
+    @property
+    def texts(self) -> list[str]:
+        """The targets' texts."""
+        return _texts_of(self.named_targets)
+
+    @property
+    def negative_texts(self) -> list[str]:
+        """The negatives' texts."""
+        return _texts_of(self.named_negatives)
+
+
+def is_target(value: object) -> bool:
+    """Whether a value is a target or a string that stands for one."""
+    return isinstance(value, str) or type(value) in KINDS
+
+
+def _as_target(target: Target | str) -> Target:
+    if isinstance(target, str):
+        return TextTarget((target,))
+    if not is_target(target):
+        raise InvalidTargetError(
+            f"{type(target).__name__} is no target: give a string or one of "
+            f"{', '.join(kind.__name__ for kind in KINDS)}.",
+            field="targets",
+        )
+    return target
+
+
+def _parts_of_all(named: Iterable[tuple[Target, str]]) -> list[tuple[SimpleTarget, str]]:
+    return [part for target, field in named for part in _parts_of(target, field)]
+
+
+def _texts_of(named: Iterable[tuple[Target, str]]) -> list[str]:
+    return [
+        text
+        for part, _ in _parts_of_all(named)
+        if isinstance(part, TextTarget)
+        for text in part.texts
+    ]
+
+
+def _parts_of(target: Target, field: str) -> list[tuple[SimpleTarget, str]]:
+    match target:
+        case ContrastTarget(wanted, against):
+            return [(wanted, f"{field}.target"), (against, f"{field}.against")]
+        case ResidualTarget(wanted, distractors):
+            return [
+                (wanted, f"{field}.target"),
+                *((each, f"{field}.distractors.{row}") for row, each in enumerate(distractors)),
+            ]
+        case _:
+            return [(target, field)]

@@ -1,0 +1,398 @@
+"""Targets become unit vectors in a model's joint space, all texts and all pictures in one go."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from legrad_engine.errors import InvalidTargetError
+from legrad_engine.families.heads import at_least_float32
+from legrad_engine.images.decoding import ImageSource, PreparedImage
+from legrad_engine.targets import (
+    ClassTarget,
+    ContrastTarget,
+    EmbeddingTarget,
+    ImageTarget,
+    ResidualTarget,
+    SimpleTarget,
+    Target,
+    TargetKind,
+    TextTarget,
+)
+from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.negatives import Negatives
+from legrad_engine.targets.pursuit import residual
+from legrad_engine.targets.questions import KINDS, Question, is_target
+from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.targets.text import Templates, resolve_templates
+
+PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
+
+# Targets for all pictures or for each: strings or target objects, unit vectors ``[P, e]`` of texts,
+# or, for each, what is resolved already.
+Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
+
+
+class PromptEncoder(Protocol):
+    """What a resolver needs of :class:`legrad_engine.targets.text.TextEncoder`."""
+
+    def check(self, prompt: str, templates: Templates = None) -> None:
+        """Refuses a prompt that cannot be encoded."""
+        ...
+
+    def is_cached(self, prompt: str, templates: Templates = None) -> bool:
+        """Whether encoding the prompt would cost nothing."""
+        ...
+
+    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
+        """Unit vectors ``[P, e]``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What the model made of the texts and pictures of some questions.
+
+    Attributes:
+        texts: unit vectors ``[e]`` of the targets' texts, through the templates.
+        negative_texts: unit vectors ``[e]`` of the negatives' texts, as written.
+        images: unit vectors ``[e]`` of the target pictures.
+    """
+
+    texts: Mapping[str, Tensor]
+    negative_texts: Mapping[str, Tensor]
+    images: Mapping[object, Tensor]
+
+
+class TextCount(NamedTuple):
+    """Distinct texts that are encoded already, those that are not, and what the latter come to."""
+
+    known: int
+    missing: int
+    strings: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResolver:
+    """Turns questions into unit vectors with one model's parts.
+
+    Attributes:
+        text: the text encoder.
+        classifier: the classifier, or None where the model has none.
+        embed_images: unit embeddings ``[B, e]`` of pictures, as the model serves them.
+        size: ``e``.
+        device: where the vectors go.
+        dtype: their precision.
+    """
+
+    text: PromptEncoder
+    classifier: Classifier | None
+    embed_images: Callable[[Sequence[ImageSource | PreparedImage]], Tensor]
+    size: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def check(self, question: Question, templates: Templates = None) -> None:
+        """Refuses what can be known to fail before anything is computed.
+
+        Raises:
+            InvalidTargetError: no target, or one that this model cannot be asked about.
+            InvalidOptionError: the templates are not usable.
+        """
+        if not question.targets:
+            raise InvalidTargetError("Give at least one prompt.", field="prompts")
+        self._check_parts(question.target_parts, templates)
+        self._check_parts(question.negative_parts, None)
+
+    def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
+        """What encoding the question's texts would cost now."""
+        asked = {(text, resolve_templates(templates)) for text in question.texts}
+        asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
+        missing = [each for each in asked if not self.text.is_cached(*each)]
+        strings = sum(len(through) for _, through in missing)
+        return TextCount(len(asked) - len(missing), len(missing), strings)
+
+    def embed(self, questions: Sequence[Question], templates: Templates = None) -> Embedded:
+        """Encodes every text once and every picture once, each kind in one batch.
+
+        Raises:
+            InvalidTargetError: a text that is blank or too long.
+            InvalidOptionError: the templates are not usable.
+            ImageDecodeError, ImageTooLargeError: a target picture cannot be read.
+        """
+        texts = [text for question in questions for text in question.texts]
+        negative_texts = [text for question in questions for text in question.negative_texts]
+        if templates is None:
+            encoded = self._encode([*texts, *negative_texts], None)
+            encoded_negatives = encoded
+        else:
+            encoded = self._encode(texts, templates)
+            encoded_negatives = self._encode(negative_texts, None)
+        images = {
+            _image_key(part): part.image
+            for question in questions
+            for part, _ in question.parts
+            if isinstance(part, ImageTarget)
+        }
+        vectors = self.embed_images(list(images.values())) if images else ()
+        return Embedded(encoded, encoded_negatives, dict(zip(images, vectors, strict=True)))
+
+    @torch.no_grad()
+    def compose(self, question: Question, embedded: Embedded) -> ResolvedTargets:
+        """The unit vectors of one question.
+
+        Args:
+            question: one of those that were embedded.
+            embedded: from :meth:`embed`.
+
+        Raises:
+            InvalidTargetError: a contrast of equals, or a target that its distractors explain.
+        """
+        vectors = [
+            self._vector(target, field, embedded.texts, embedded.images)
+            for target, field in question.named_targets
+        ]
+        classes = tuple(
+            self._class_of(target) if isinstance(target, ClassTarget) else None
+            for target in question.targets
+        )
+        return ResolvedTargets(
+            self._stack(vectors),
+            tuple(KINDS[type(target)] for target in question.targets),
+            classes,
+            question.negatives,
+            self._negative_vectors(question, embedded),
+        )
+
+    def resolve(
+        self,
+        targets: Targets,
+        images: int,
+        templates: Templates = None,
+        negatives: Negatives | None = None,
+    ) -> list[ResolvedTargets]:
+        """One entry for each picture; everything is checked, embedded and composed.
+
+        Args:
+            targets: see :data:`Targets`.
+            images: the number of pictures.
+            templates: for the targets' texts, see
+                :func:`legrad_engine.targets.text.resolve_templates`.
+            negatives: what no map must show; entries that are resolved already keep their own.
+
+        Raises:
+            InvalidTargetError: a number of lists that differs from the number of pictures.
+            LegradError: see :meth:`check`, :meth:`embed` and :meth:`compose`.
+        """
+        if isinstance(targets, Tensor):
+            return [self._from_vectors(targets, negatives)] * images
+        if not isinstance(targets, str) and targets and not is_target(targets[0]):
+            if len(targets) != images:
+                raise InvalidTargetError(
+                    f"There are {images} images but targets for {len(targets)}.", field="prompts"
+                )
+            return self._resolve_each(targets, templates, negatives)  # type: ignore[arg-type]
+        return self._resolve_each([targets], templates, negatives) * images  # type: ignore[list-item]
+
+    def _resolve_each(
+        self,
+        targets: Sequence[PictureTargets],
+        templates: Templates,
+        negatives: Negatives | None,
+    ) -> list[ResolvedTargets]:
+        questions = {
+            position: Question.of(each, negatives)
+            for position, each in enumerate(targets)
+            if not isinstance(each, (Tensor, ResolvedTargets))
+        }
+        for question in questions.values():
+            self.check(question, templates)
+        embedded = self.embed(list(questions.values()), templates)
+        return [
+            self.compose(questions[position], embedded)
+            if position in questions
+            else self._from_vectors(each, negatives)
+            if isinstance(each, Tensor)
+            else cast(ResolvedTargets, each)
+            for position, each in enumerate(targets)
+        ]
+
+    def _from_vectors(self, vectors: Tensor, negatives: Negatives | None) -> ResolvedTargets:
+        if vectors.ndim != 2 or not len(vectors) or vectors.shape[-1] != self.size:
+            raise InvalidTargetError(
+                f"Target vectors must be [targets, {self.size}], not {list(vectors.shape)}.",
+                field="targets",
+            )
+        if not vectors.isfinite().all():
+            raise InvalidTargetError("The target vectors are not all finite.", field="targets")
+        question = Question((), negatives)
+        self._check_parts(question.negative_parts, None)
+        return ResolvedTargets(
+            vectors.to(self.device, self.dtype),
+            tuple[TargetKind, ...](["text"] * len(vectors)),
+            (None,) * len(vectors),
+            negatives,
+            self._negative_vectors(question, self.embed([question])),
+        )
+
+    def _negative_vectors(self, question: Question, embedded: Embedded) -> Tensor:
+        return self._stack(
+            [
+                self._vector(target, field, embedded.negative_texts, embedded.images)
+                for target, field in question.named_negatives
+            ]
+        )
+
+    @property
+    def _rounding(self) -> float:
+        """The length below which a part of a unit vector is noise in the model's precision."""
+        return max(1e-6, 8 * torch.finfo(self.dtype).eps)
+
+    @property
+    def _precise(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def _check_parts(self, parts: Sequence[tuple[SimpleTarget, str]], templates: Templates) -> None:
+        for part, field in parts:
+            self._check_part(part, field, templates)
+
+    def _check_part(self, part: SimpleTarget, field: str, templates: Templates) -> None:
+        match part:
+            case TextTarget(texts):
+                for text in texts:
+                    self._check_text(text, field, templates)
+            case EmbeddingTarget():
+                self._check_embedding(part, f"{field}.embedding")
+            case ClassTarget():
+                if self.classifier is None:
+                    raise InvalidTargetError(
+                        "This model has no classifier: ask about a text, a picture or an "
+                        "embedding.",
+                        field=field,
+                    )
+                try:
+                    self._class_of(part)
+                except InvalidTargetError as error:
+                    name = "label" if isinstance(part.class_, str) else "index"
+                    raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
+
+    def _check_text(self, text: str, field: str, templates: Templates) -> None:
+        try:
+            self.text.check(text, templates)
+        except InvalidTargetError as error:
+            raise InvalidTargetError(str(error), field=field) from error
+
+    def _check_embedding(self, target: EmbeddingTarget, field: str) -> None:
+        vector = _as_tensor(target)
+        if vector.shape != (self.size,):
+            given = len(vector) if vector.ndim == 1 else f"shape {list(vector.shape)}"
+            raise InvalidTargetError(
+                f"The embedding has {given} values, but this model's embeddings have {self.size}.",
+                field=field,
+            )
+        if not vector.isfinite().all():
+            raise InvalidTargetError("The embedding holds a value that is not finite.", field=field)
+        if not vector.any():
+            raise InvalidTargetError(
+                "The embedding is all zeros: it has no direction to look for.", field=field
+            )
+
+    def _class_of(self, target: ClassTarget) -> int:
+        if self.classifier is None:
+            raise InvalidTargetError("This model has no classifier.", field="targets")
+        return self.classifier.index_of(target.class_)
+
+    def _encode(self, texts: Iterable[str], templates: Templates) -> dict[str, Tensor]:
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        return dict(zip(distinct, self.text.encode(distinct, templates), strict=True))
+
+    def _vector(
+        self,
+        target: Target,
+        field: str,
+        texts: Mapping[str, Tensor],
+        images: Mapping[object, Tensor],
+    ) -> Tensor:
+        def simple(part: SimpleTarget) -> Tensor:
+            return self._simple_vector(part, field, texts, images)
+
+        match target:
+            case ContrastTarget(wanted, against):
+                difference = simple(wanted) - simple(against)
+                return self._unit(
+                    difference,
+                    "Both sides of the contrast are the same to this model: nothing tells the "
+                    "target from what it is against.",
+                    field,
+                )
+            case ResidualTarget(wanted, distractors, atoms):
+                left = residual(
+                    simple(wanted),
+                    torch.stack([simple(distractor) for distractor in distractors]),
+                    atoms,
+                    rounding=self._rounding,
+                )
+                return self._unit(
+                    left.to(self.device, self._precise),
+                    "The distractors explain the target fully: nothing is left to look for. Take "
+                    "some of them away, or lower atoms.",
+                    field,
+                )
+            case _:
+                return simple(target)
+
+    def _simple_vector(
+        self,
+        target: SimpleTarget,
+        field: str,
+        texts: Mapping[str, Tensor],
+        images: Mapping[object, Tensor],
+    ) -> Tensor:
+        match target:
+            case TextTarget((text,)):
+                return at_least_float32(texts[text])
+            case TextTarget(several):
+                mean = torch.stack([at_least_float32(texts[text]) for text in several]).mean(0)
+                return self._unit(mean, "The texts cancel each other out.", field)
+            case EmbeddingTarget():
+                vector = _as_tensor(target)
+                # Squares of what a float64 can hold overflow: scaled first.
+                unit = F.normalize(vector / vector.abs().max(), dim=0)
+                return unit.to(self._precise).to(self.device)
+            case ImageTarget():
+                return at_least_float32(images[_image_key(target)])
+            case ClassTarget():
+                if self.classifier is None:
+                    raise InvalidTargetError("This model has no classifier.", field=field)
+                return at_least_float32(self.classifier.vectors([self._class_of(target)])[0])
+
+    def _unit(self, vector: Tensor, nothing_left: str, field: str) -> Tensor:
+        if vector.norm() <= self._rounding:
+            raise InvalidTargetError(nothing_left, field=field)
+        return F.normalize(vector, dim=0)
+
+    def _stack(self, vectors: Sequence[Tensor]) -> Tensor:
+        if not vectors:
+            return torch.empty(0, self.size, device=self.device, dtype=self.dtype)
+        return torch.stack(list(vectors)).to(self.device, self.dtype)
+
+
+def _image_key(target: ImageTarget) -> object:
+    if target.digest is None:
+        return id(target.image)
+    image = target.image
+    return target.digest, image.geometry if isinstance(image, PreparedImage) else None
+
+
+def _as_tensor(target: EmbeddingTarget) -> Tensor:
+    try:
+        return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTargetError(
+            f"An embedding is a list of numbers: {error}.", field="targets"
+        ) from error

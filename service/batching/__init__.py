@@ -1,0 +1,61 @@
+"""A micro-batcher: many threads submit single items, one worker thread computes batches.
+
+Life cycle::
+
+    batcher = MicroBatcher("vit-b-16", processor, limits)
+    batcher.start()
+    batcher.wait_until_ready(timeout=60)
+    submission = batcher.submit(item, bucket=("vit-b-16", 224), cost=1.0)
+    submission.future.result()  # or asyncio.wrap_future(submission.future)
+    batcher.drain(timeout=10)
+
+The worker is a non-daemon thread, because killing a daemon thread at interpreter exit can crash
+inside native code. The interpreter therefore waits for the worker, and ``drain`` ends it. A hung
+worker is abandoned and replaced, but its thread cannot be ended: a process with such a thread has
+to end with ``os._exit``.
+"""
+
+from service.batching.batcher import DEFAULT_STALL_SECONDS, MicroBatcher
+from service.batching.bucket_queue import BatchLimits
+from service.batching.errors import (
+    BatcherClosedError,
+    BatchingError,
+    DeadlineExceededError,
+    ItemOutOfMemoryError,
+    ItemTooLargeError,
+    QueueFullError,
+    ResultCountError,
+    WorkerDiedError,
+    WorkerStalledError,
+    WorkerUnavailableError,
+)
+from service.batching.execution import Processor
+from service.batching.live_items import QueueReservation, Standing, Submission
+from service.batching.observer import BatchObserver, DropReason, SilentObserver
+from service.batching.pacing import RestartBackoff
+from service.batching.supervisor import BatcherState
+
+__all__ = [
+    "DEFAULT_STALL_SECONDS",
+    "BatchLimits",
+    "BatchObserver",
+    "BatcherClosedError",
+    "BatcherState",
+    "BatchingError",
+    "DeadlineExceededError",
+    "DropReason",
+    "ItemOutOfMemoryError",
+    "ItemTooLargeError",
+    "MicroBatcher",
+    "Processor",
+    "QueueFullError",
+    "QueueReservation",
+    "RestartBackoff",
+    "ResultCountError",
+    "SilentObserver",
+    "Standing",
+    "Submission",
+    "WorkerDiedError",
+    "WorkerStalledError",
+    "WorkerUnavailableError",
+]

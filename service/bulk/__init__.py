@@ -1,0 +1,1 @@
+"""Explaining pictures without a server: folders in, overlays, maps and a manifest out."""

@@ -1,0 +1,301 @@
+"""The command line: ``legrad serve | explain | report | models | key | openapi``."""
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from legrad_engine import Explainer, LegradError
+from legrad_engine.families import Score
+from legrad_engine.images.geometry import Fit
+from legrad_engine.layers import Layers
+from legrad_engine.models import STARTER, ModelReference, catalogue
+from service.app import create_app
+from service.bulk.folders import (
+    Outcome,
+    Question,
+    explain_pictures,
+    find_pictures,
+    read_prompts,
+)
+from service.bulk.manifest import FILE_NAME, ManifestError
+from service.bulk.report import contact_sheet
+from service.server.process import serve as run_server
+from service.settings import Settings
+from service.settings.keys import digest, new_key, read_keys
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+_console = Console()
+# Not wrapped: paths in messages are there to be copied.
+_errors = Console(stderr=True, soft_wrap=True)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(metadata.version("legrad-service"))
+        raise typer.Exit
+
+
+_MODEL_HELP = (
+    "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
+    "`local-dir:` or `timm:` names."
+)
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Says which it is."),
+    ] = False,
+) -> None:
+    """LeGrad heatmaps: where a model looked."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help=_MODEL_HELP + " Repeat for several.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+) -> None:
+    """Starts the server.
+
+    Every other setting is an environment variable, LEGRAD_*; docs/settings.md lists them.
+    """
+    given = {"host": host, "port": port, "models": tuple(model) if model else None}
+    given["device"] = device
+    try:
+        settings = Settings.model_validate(
+            Settings().model_dump() | {name: v for name, v in given.items() if v is not None}
+        )
+        status = run_server(settings)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            name = "_".join(str(part) for part in each["loc"]).upper()
+            # What is wrong with two together names both itself.
+            _errors.print(f"LEGRAD_{name}: {each['msg']}" if name else each["msg"], markup=False)
+        raise typer.Exit(2) from error
+    except (LegradError, OSError) as error:
+        _fail(error)
+    raise typer.Exit(status)
+
+
+@app.command()
+def explain(
+    image: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, help="A picture, or a folder: all pictures below it are explained."
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to look for: words, or a model's classes by label or index where it reads "
+            "no words.",
+            metavar="PROMPT",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File of further prompts, one a line; # begins a comment.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for overlays (PNG), raw maps (npy) and manifest.jsonl."
+        ),
+    ] = Path("explanations"),
+    model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
+    layers: Annotated[
+        str | None, typer.Option(help="Count of last blocks, or `all`; the last two if none.")
+    ] = None,
+    score: Annotated[
+        Score | None, typer.Option(help="The explained score; the model's own if none.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")] = None,
+    fit: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Explains pictures on this machine, without a server.
+
+    A folder is explained in batches. Started again, it goes on where it ended; pictures that failed
+    are tried again.
+    """
+    if image.is_dir() and output.resolve() == image.resolve():
+        raise typer.BadParameter("explanations need a folder of their own: choose one with -o.")
+    pictures = find_pictures(image, output)
+    if not pictures:
+        _errors.print(f"There is no picture in {image}.", markup=False)
+        raise typer.Exit(2)
+    chosen_layers = _layers(layers)
+    try:
+        asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
+        if not asked:
+            raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
+        reference = ModelReference.parse(model)
+        reference.check()
+        explainer = Explainer.load(reference.name, reference.pretrained, device=device)
+        question = Question(
+            explainer, model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit
+        )
+        question.check()
+        root = image if image.is_dir() else image.parent
+        outcomes = [
+            _report_failure(outcome)
+            for outcome in track(
+                explain_pictures(question, pictures, root, output),
+                "Explaining",
+                total=len(pictures),
+                console=_errors,
+                disable=len(pictures) == 1,
+            )
+        ]
+    except (LegradError, ManifestError, OSError, UnicodeDecodeError) as error:
+        _fail(error)
+    _summarize(outcomes, output)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What `legrad explain` has written.")] = Path(
+        "explanations"
+    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; report.html in the folder if none."),
+    ] = None,
+) -> None:
+    """Makes one self-contained HTML page of all explanations in a folder."""
+    target = output or folder / "report.html"
+    try:
+        target.write_text(contact_sheet(folder), encoding="utf-8")
+    except (ManifestError, OSError) as error:
+        _fail(error)
+    _console.print(str(target), markup=False, soft_wrap=True)
+
+
+@app.command()
+def models(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also list what cannot be explained, and why.")
+    ] = False,
+) -> None:
+    """Lists the models that can be explained, with their pretrained tags."""
+    table = Table("Model", "Pretrained tags")
+    table.add_row(STARTER, "built in")
+    for entry in catalogue():
+        if entry.refusal is None:
+            table.add_row(entry.name, ", ".join(entry.tags) or "none: bring a checkpoint")
+        elif everything:
+            table.add_row(f"[dim]{entry.name}[/]", f"[dim]{entry.refusal}[/]")
+    _console.print(table)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="What logs call it.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="What it opens: explain, admin or metrics. Repeat for several."),
+    ],
+    max_concurrent: Annotated[int | None, typer.Option(help="Most requests at once.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Most requests in a time, such as 10/second.")
+    ] = None,
+) -> None:
+    """Makes an API key: prints the key, once, and then its entry for the list of keys.
+
+    The list is the value of LEGRAD_API_KEYS, or the file that LEGRAD_API_KEYS_FILE names;
+    docs/access.md tells more.
+    """
+    secret = new_key()
+    fields = {
+        "name": name,
+        "sha256": digest(secret.encode()).hex(),
+        "scopes": sorted(set(scope)),
+        "max_concurrent": max_concurrent,
+        "rate": rate,
+    }
+    entry = {field: value for field, value in fields.items() if value is not None}
+    try:
+        read_keys(json.dumps([entry]), "the key")
+    except LegradError as error:
+        _fail(error)
+    typer.echo(f"{secret}\n{json.dumps(entry)}")
+
+
+@app.command()
+def openapi(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; standard output if none.")
+    ] = None,
+) -> None:
+    """Writes the HTTP contract as OpenAPI 3.1 in YAML."""
+    text = contract()
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)
+
+
+def contract() -> str:
+    """The OpenAPI document of an application with default settings, in YAML."""
+    document = create_app(Settings.model_construct()).openapi()
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _report_failure(outcome: Outcome) -> Outcome:
+    if outcome.error:
+        _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
+    return outcome
+
+
+def _summarize(outcomes: Sequence[Outcome], output: Path) -> None:
+    """The numbers of a single picture; of several, how many there are."""
+    new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
+    known = sum(not outcome.entries for outcome in outcomes)
+    if len(outcomes) == len(new) == 1:
+        table = Table("Prompt", "Similarity", "Probability", "Peak at", "Overlay")
+        for entry in new[0].entries:
+            table.add_row(
+                entry.prompt,
+                f"{entry.similarity:.3f}",
+                "" if entry.probability is None else f"{entry.probability:.3f}",
+                "{}, {}".format(*entry.peak_position),
+                str(output / entry.overlay),
+            )
+        _console.print(table)
+        return
+    failed = len(outcomes) - len(new) - known
+    counts = [f"{len(new)} explained"]
+    counts += [f"{known} done before"] if known else []
+    counts += [f"{failed} failed"] if failed else []
+    _console.print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
+
+
+def _layers(text: str | None) -> Layers | None:
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isdigit():
+        raise typer.BadParameter(f"layers is a number or 'all', not {text!r}.")
+    return int(text)
+
+
+def _fail(error: Exception) -> None:
+    _errors.print(str(error), markup=False)
+    raise typer.Exit(2) from error

@@ -1,0 +1,1 @@
+"""The use case, without HTTP: a command in, explanations out."""

@@ -1,0 +1,92 @@
+"""The raw outcome of the use case: arrays, encoded pictures and numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from legrad_engine.families import Score
+from legrad_engine.images.geometry import Geometry
+from service.explaining.targets import TargetName
+from service.pictures.drawing import DrawnTarget
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedTarget:
+    """One target of one picture.
+
+    Attributes:
+        name: its name in an answer.
+        similarity: cosine between picture and target, as the model serves it.
+        probability: the model's probability, or None where it gives none.
+        drawn: the map and its pictures, regions and statistics.
+    """
+
+    name: TargetName
+    similarity: float
+    probability: float | None
+    drawn: DrawnTarget
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedImage:
+    """One picture.
+
+    Attributes:
+        geometry: how the patch grid maps to the picture.
+        batch_size: number of images that were computed together with it.
+        cached: whether the forward pass of an equal picture was used.
+        targets: one for each target, in order.
+    """
+
+    geometry: Geometry
+    batch_size: int
+    cached: bool
+    targets: Sequence[ExplainedTarget]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """Seconds of each stage; of several images the slowest counts.
+
+    Attributes:
+        decode: decoding and fitting; 0 where that was not needed.
+        queue: waiting for the worker.
+        compute: the model and LeGrad, for the whole batch.
+        render: drawing and encoding.
+        total: from the read request to the outcome.
+    """
+
+    decode: float
+    queue: float
+    compute: float
+    render: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainOutcome:
+    """The explanations of a command's pictures, in order.
+
+    Attributes:
+        model: id of the model.
+        layers: indices of the explained blocks.
+        score: the explained score.
+        cached_prompts: number of texts whose embedding was known before.
+        images: one for each picture.
+        seconds: where the time went.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    score: Score
+    cached_prompts: int
+    images: Sequence[ExplainedImage]
+    seconds: StageSeconds
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of all encoded heatmaps and overlays, which are most of an answer."""
+        return sum(
+            len(target.drawn.heatmap or b"") + len(target.drawn.overlay or b"")
+            for image in self.images
+            for target in image.targets
+        )

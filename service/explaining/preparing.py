@@ -1,0 +1,345 @@
+"""From the pictures and targets of a command to items in the queue of its model."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from legrad_engine.explainer import Explainer
+from legrad_engine.families import Score
+from legrad_engine.images.decoding import PreparedImage, decode
+from legrad_engine.images.geometry import Geometry, drawing_size
+from legrad_engine.images.geometry import plan as plan_geometry
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from service.batching import QueueReservation, Submission
+from service.explaining.admission import Admission, Reservation
+from service.explaining.command import ExplainCommand, ExplainInputs, naming_fields
+from service.explaining.offloading import run_off_loop
+from service.explaining.pictures import Pictures
+from service.explaining.targets import encoded_images, with_prepared
+from service.explaining.url_images import UrlImages
+from service.pictures.drawing import drawings_of_each_target
+from service.pictures.workers import PictureWorkers
+from service.pool.served_model import Explained, ExplainItem, ServedModel
+from service.pool.trace_cache import Canvas, TraceKey, digests_of
+from service.pool.traced_picture import TracedPicture
+from service.telemetry.metrics import Metrics
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A command with the model's reading of its options.
+
+    Attributes:
+        command: the command.
+        served: the model, in use by the request.
+        layers: indices of the explained blocks.
+        score: the explained score.
+        usual: the geometry of a square picture. Others have as many patches or, at their native
+            aspect ratio, fewer.
+    """
+
+    command: ExplainCommand
+    served: ServedModel
+    layers: tuple[int, ...]
+    score: Score
+    usual: Geometry
+
+    @classmethod
+    def of(cls, command: ExplainCommand, served: ServedModel) -> "Plan":
+        """Make the plan of a command.
+
+        Raises:
+            InvalidOptionError: the model cannot do what an option asks for.
+        """
+        explainer, options = served.explainer, command.inputs.options
+        with naming_fields():
+            return cls(
+                command,
+                served,
+                explainer.resolve_layers(options.layers),
+                explainer.resolve_score(options.score),
+                plan_geometry(
+                    explainer.own_size,
+                    size=options.size or explainer.own_size,
+                    patch_size=explainer.tower.patch_size,
+                    fit="squash",
+                ),
+            )
+
+    @property
+    def inputs(self) -> ExplainInputs:
+        """The content of the request."""
+        return self.command.inputs
+
+    @property
+    def explainer(self) -> Explainer:
+        """The model."""
+        return self.served.explainer
+
+    def estimate(self, pictures: Sequence[TracedPicture | None], texts: TextCount) -> float:
+        """Price the command before decoding, in forward passes at the model's own size.
+
+        Args:
+            pictures: None for a picture that is still to be fetched.
+            texts: number of texts to embed.
+        """
+        costs = (
+            self._picture_cost(self.usual, traced=False)
+            if picture is None
+            else self.picture_cost(picture, picture.geometry or self.usual)
+            for picture in pictures
+        )
+        return sum(costs) + self.served.target_cost(self.inputs.question, texts)
+
+    def picture_cost(self, picture: TracedPicture, geometry: Geometry) -> float:
+        """Price one picture, targets' embeddings left out.
+
+        A picture whose trace another request is about to make costs the whole forward pass: this
+        request may have to make it after all.
+        """
+        return self._picture_cost(geometry, traced=picture.trace is not None)
+
+    def _picture_cost(self, geometry: Geometry, *, traced: bool) -> float:
+        rows = self.inputs.question.rows
+        return self.served.cost(geometry, self.layers, rows, traced=traced)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Needs of one picture after its explanation.
+
+    Attributes:
+        size: (width, height) of its heatmaps and overlays in pixels.
+        key: key of its trace; None where nothing is kept.
+        canvas: the picture below the overlays, if any are drawn.
+        seconds: seconds of decoding; None where it was not needed.
+    """
+
+    size: tuple[int, int]
+    key: TraceKey | None
+    canvas: Canvas | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A command in the queue of its model.
+
+    Attributes:
+        submissions: one for each picture, in order.
+        drawings: as many.
+        texts: number of texts that had to be embedded, and of those that were known.
+    """
+
+    submissions: list[Submission[Explained]]
+    drawings: list[Drawing]
+    texts: TextCount
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    item: ExplainItem
+    cost: float
+    drawing: Drawing
+
+
+class Preparation:
+    """Fetches, decodes and queues the pictures of commands. Lives on the event loop."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        url_images: UrlImages,
+        pictures: Pictures,
+        workers: PictureWorkers,
+        max_image_pixels: int,
+        metrics: Metrics,
+    ) -> None:
+        self._admission = admission
+        self._url_images = url_images
+        self._pictures = pictures
+        self._workers = workers
+        self._max_image_pixels = max_image_pixels
+        self._metrics = metrics
+
+    async def queue(self, plan: Plan, reservation: Reservation) -> Queued:
+        """Queue all pictures of a command, or none.
+
+        Room for them is reserved before any is fetched or decoded: a full queue must refuse
+        cheaply, and never after the work is done.
+
+        Args:
+            plan: the command's.
+            reservation: the request's; its drawings are reserved there.
+
+        Raises:
+            LegradError: the pictures or targets cannot be explained.
+            ServiceError: a limit is exceeded, or a picture could not be fetched.
+            BatchingError: the queue is full, or the worker failed.
+        """
+        inputs, served, deadline = plan.inputs, plan.served, plan.command.deadline
+        sent = iter(await self._find(plan, [i for i in inputs.images if isinstance(i, bytes)]))
+        known = [next(sent) if isinstance(image, bytes) else None for image in inputs.images]
+        texts = self._count_texts(plan)
+        with self._admission.reserve_work(served, plan.estimate(known, texts), deadline) as work:
+            await self._check_question(plan, texts)
+            encoded, pictures = await self._fetch(plan, known)
+            question = await self._prepare_targets(plan.explainer, inputs.question, reservation)
+            prepared = await all_or_none(
+                [
+                    self._prepare(plan, question, texts, field, picture, image, reservation)
+                    for field, picture, image in zip(
+                        inputs.image_fields, pictures, encoded, strict=True
+                    )
+                ]
+            )
+            drawn = drawings_of_each_target(inputs.output) * len(question.targets)
+            pixels = drawn * sum(math.prod(each.drawing.size) for each in prepared)
+            self._admission.reserve_drawings(reservation, pixels)
+            actual = sum(each.cost for each in prepared)
+            self._admission.reserve_actual_work(work, served, actual, deadline)
+            submissions = _submit_all(served, prepared, deadline, work)
+        return Queued(submissions, [each.drawing for each in prepared], texts)
+
+    async def _find(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
+        """Return the shared record of each picture, with its trace where one is kept."""
+        options = plan.inputs.options
+        if not options.cache:
+            return [TracedPicture() for _ in encoded]
+        size = plan.usual.input_size
+        digests = await run_off_loop(sum(map(len, encoded)), digests_of, encoded)
+        keys = (
+            TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)
+            for digest in digests
+        )
+        return [self._pictures.find(plan.explainer, key) for key in keys]
+
+    async def _fetch(
+        self, plan: Plan, known: Sequence[TracedPicture | None]
+    ) -> tuple[list[bytes], list[TracedPicture]]:
+        """Return all encoded pictures and their records, after fetching those with a URL."""
+        inputs = plan.inputs
+        if None not in known:
+            return (
+                [image for image in inputs.images if isinstance(image, bytes)],
+                [picture for picture in known if picture is not None],
+            )
+        began = time.monotonic()
+        encoded = await self._url_images.fetch(inputs.images, inputs.image_fields)
+        plan.command.stages.ended("fetch", time.monotonic() - began)
+        missing = [
+            image for image, picture in zip(encoded, known, strict=True) if picture is None
+        ]
+        fetched = iter(await self._find(plan, missing))
+        return encoded, [picture or next(fetched) for picture in known]
+
+    def _count_texts(self, plan: Plan) -> TextCount:
+        with naming_fields():
+            return plan.explainer.resolver.count_texts(
+                plan.inputs.question, plan.inputs.templates
+            )
+
+    async def _check_question(self, plan: Plan, texts: TextCount) -> None:
+        """Refuse targets that the model cannot be asked about."""
+        question, templates = plan.inputs.question, plan.inputs.templates
+        resolver = plan.explainer.resolver
+        with naming_fields():
+            if texts.missing:
+                # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
+                await asyncio.to_thread(resolver.check, question, templates)
+            else:
+                resolver.check(question, templates)
+        self._metrics.cache_hits.labels("prompts").inc(texts.known)
+        self._metrics.cache_misses.labels("prompts").inc(texts.missing)
+
+    async def _prepare_targets(
+        self, explainer: Explainer, question: Question, reservation: Reservation
+    ) -> Question:
+        """Return the question with its pictures decoded and fitted."""
+        images = encoded_images(question)
+        prepared = await all_or_none(
+            [
+                self._prepare_target(explainer, encoded, field, reservation)
+                for encoded, field in images.values()
+            ]
+        )
+        return with_prepared(question, dict(zip(images, prepared, strict=True)))
+
+    async def _prepare_target(
+        self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
+    ) -> PreparedImage:
+        def prepare() -> PreparedImage:
+            picture = decode(encoded, max_pixels=self._max_image_pixels)
+            return explainer.prepare_decoded(picture)
+
+        with naming_fields(image=field):
+            return await self._workers.run(reservation, "decode", prepare)
+
+    async def _prepare(
+        self,
+        plan: Plan,
+        question: Question,
+        texts: TextCount,
+        field: str,
+        picture: TracedPicture,
+        encoded: bytes,
+        reservation: Reservation,
+    ) -> _Prepared:
+        inputs, served, stages = plan.inputs, plan.served, plan.command.stages
+        drawn_side = inputs.output.max_side if inputs.output.overlay else None
+        with naming_fields(image=field):
+            geometry, canvas, seconds = await self._pictures.prepare(
+                picture, plan.explainer, encoded, inputs.options, drawn_side, reservation
+            )
+        if seconds is not None:
+            stages.ended("decode", seconds)
+        item = ExplainItem(
+            picture, question, plan.layers, plan.score, inputs.templates, stages.link()
+        )
+        # Embeddings are computed once for all pictures of the command.
+        cost = plan.picture_cost(picture, geometry)
+        cost += served.target_cost(question, texts) / len(inputs.images)
+        size = drawing_size(geometry.image_size, inputs.output.max_side)
+        return _Prepared(item, cost, Drawing(size, picture.key, canvas, seconds))
+
+
+async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
+    """Return all answers; the first error, or cancellation, cancels the rest."""
+    tasks = [asyncio.ensure_future(each) for each in awaitables]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _submit_all(
+    served: ServedModel,
+    prepared: Sequence[_Prepared],
+    deadline: float,
+    reservation: QueueReservation,
+) -> list[Submission[Explained]]:
+    """Queue all pictures of a command, or none."""
+    submissions: list[Submission[Explained]] = []
+    try:
+        for each in prepared:
+            submissions.append(
+                served.batcher.submit(
+                    each.item,
+                    bucket=each.item.bucket,
+                    cost=each.cost,
+                    deadline=deadline,
+                    reservation=reservation,
+                )
+            )
+    except BaseException:
+        for submission in submissions:
+            submission.future.cancel()
+        raise
+    return submissions

@@ -1,0 +1,215 @@
+"""The use case: pictures and targets in, explanations out. Knows nothing of HTTP."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from legrad_engine import Explanation
+from service.batching import DeadlineExceededError, Submission
+from service.explaining.admission import Admission, Reservation
+from service.explaining.command import ExplainCommand, check_limits
+from service.explaining.outcome import (
+    ExplainedImage,
+    ExplainedTarget,
+    ExplainOutcome,
+    StageSeconds,
+)
+from service.explaining.pictures import Pictures
+from service.explaining.preparing import Drawing, Plan, Preparation, all_or_none
+from service.explaining.progress import ProgressBoard
+from service.explaining.targets import TargetName, name_target
+from service.explaining.url_images import UrlImages
+from service.pictures.drawing import DrawnImage, draw
+from service.pictures.workers import PictureWorkers
+from service.pool.model_pool import ModelPool
+from service.pool.served_model import Explained, ServedModel
+from service.pool.trace_cache import CanvasKey
+from service.settings.values import RequestLimits
+from service.telemetry.metrics import Metrics
+
+
+class ExplainingService:
+    """Carries out commands. One for each application.
+
+    Attributes:
+        admission: grants reservations to requests.
+        progress: the progress of the requests in progress, by their ids.
+    """
+
+    def __init__(
+        self,
+        limits: RequestLimits,
+        admission: Admission,
+        pool: ModelPool,
+        workers: PictureWorkers,
+        url_images: UrlImages,
+        metrics: Metrics,
+    ) -> None:
+        self.admission = admission
+        self.progress = ProgressBoard()
+        self._limits = limits
+        self._pool = pool
+        self._workers = workers
+        self._metrics = metrics
+        pictures = Pictures(pool.traces, workers, limits.max_image_pixels)
+        self._preparation = Preparation(
+            admission, url_images, pictures, workers, limits.max_image_pixels, metrics
+        )
+
+    async def explain(self, command: ExplainCommand, reservation: Reservation) -> ExplainOutcome:
+        """Carry out a command.
+
+        Args:
+            command: the command.
+            reservation: the request's slot.
+
+        Raises:
+            LegradError: the pictures, prompts or options cannot be explained.
+            ServiceError: a limit is exceeded, the server or the model is not ready, or a picture
+                could not be fetched.
+            BatchingError: the queue is full, the deadline has passed, or the worker failed.
+        """
+        inputs, deadline = command.inputs, command.deadline
+        check_limits(inputs, self._limits)
+        command.progress.enter("loading")
+        # In use until the answer is drawn: the model is not unloaded under a request.
+        async with self._pool.use(inputs.model, deadline) as served:
+            try:
+                async with asyncio.timeout_at(_on_loop_clock(deadline)):
+                    with self.admission.reserve_pictures(deadline, len(inputs.images)):
+                        return await self._explain(command, served, reservation)
+            except TimeoutError as error:
+                raise DeadlineExceededError(time.monotonic() - command.received) from error
+
+    async def explain_all(
+        self, commands: Sequence[ExplainCommand], reservation: Reservation
+    ) -> list[ExplainOutcome]:
+        """Carry out the commands of one request side by side; the first error cancels the rest.
+
+        Raises:
+            Exception: see :meth:`explain`.
+        """
+        return await all_or_none([self.explain(command, reservation) for command in commands])
+
+    async def _explain(
+        self, command: ExplainCommand, served: ServedModel, reservation: Reservation
+    ) -> ExplainOutcome:
+        progress = command.progress
+        progress.enter("preparing")
+        plan = Plan.of(command, served)
+        queued = await self._preparation.queue(plan, reservation)
+        submissions, drawings = queued.submissions, queued.drawings
+        progress.enter_queue(
+            served.batcher.standing, [submission.ticket for submission in submissions]
+        )
+        explained = await all_or_none([self._await(plan, each) for each in submissions])
+        progress.enter("drawing")
+        self._keep_canvases(drawings)
+        drawn = await all_or_none(
+            [
+                self._draw(plan, reservation, each.explanation, drawing)
+                for each, drawing in zip(explained, drawings, strict=True)
+            ]
+        )
+        self._observe(served.id, explained, drawings, drawn)
+        classifier = plan.explainer.classifier
+        names = [name_target(target, classifier) for target in command.inputs.question.targets]
+        return ExplainOutcome(
+            model=served.id,
+            layers=plan.layers,
+            score=plan.score,
+            cached_prompts=queued.texts.known,
+            images=[
+                _describe(each, result, submission.batch_size or 1, names)
+                for each, result, submission in zip(explained, drawn, submissions, strict=True)
+            ],
+            seconds=StageSeconds(
+                decode=max(each.seconds or 0.0 for each in drawings),
+                queue=max(each.queue_seconds or 0.0 for each in submissions),
+                compute=max(each.compute_seconds or 0.0 for each in submissions),
+                render=max(each.seconds for each in drawn),
+                total=time.monotonic() - command.received,
+            ),
+        )
+
+    @staticmethod
+    async def _await(plan: Plan, submission: Submission[Explained]) -> Explained:
+        stages = plan.command.stages
+        began = time.monotonic()
+        try:
+            return await asyncio.wrap_future(submission.future)
+        finally:
+            waited = time.monotonic() - began
+            # A submission that is given up may still be queued, or computed for nobody.
+            queue = submission.queue_seconds or waited
+            stages.ended("queue", queue, ago=max(0.0, waited - queue))
+            if submission.batch_size:
+                stages.ended("compute", submission.compute_seconds)
+
+    async def _draw(
+        self, plan: Plan, reservation: Reservation, explanation: Explanation, drawing: Drawing
+    ) -> DrawnImage:
+        canvas = None if drawing.canvas is None else drawing.canvas.picture
+        drawn = await self._workers.run(
+            reservation, "draw", partial(draw, explanation, canvas, plan.inputs.output)
+        )
+        plan.command.stages.ended("render", drawn.seconds)
+        return drawn
+
+    def _keep_canvases(self, drawings: Sequence[Drawing]) -> None:
+        """Keep the canvases of computed pictures; a refused picture must not push others out."""
+        for each in drawings:
+            if each.key is not None and each.canvas is not None:
+                size = each.canvas.picture.size
+                self._pool.traces.put(CanvasKey(each.key.digest, size), each.canvas)
+
+    def _observe(
+        self,
+        model: str,
+        explained: Sequence[Explained],
+        drawings: Sequence[Drawing],
+        drawn: Sequence[DrawnImage],
+    ) -> None:
+        metrics = self._metrics
+        for drawing in drawings:
+            if drawing.seconds is not None:
+                metrics.compute.labels(model, "decode").observe(drawing.seconds)
+        for each, image in zip(explained, drawn, strict=True):
+            metrics.compute.labels(model, "render").observe(image.seconds)
+            for similarity in each.explanation.similarities:
+                metrics.similarity.labels(model).observe(float(similarity))
+            for target in image.targets:
+                metrics.heatmap_entropy.labels(model).observe(target.statistics.entropy)
+                metrics.heatmap_border_mass.labels(model).observe(target.statistics.border_mass)
+
+
+def _describe(
+    explained: Explained, drawn: DrawnImage, batch_size: int, names: Sequence[TargetName]
+) -> ExplainedImage:
+    explanation = explained.explanation
+    return ExplainedImage(
+        geometry=explanation.geometry,
+        batch_size=batch_size,
+        cached=explained.cached,
+        targets=[
+            ExplainedTarget(
+                name,
+                float(similarity),
+                None if math.isnan(probability) else float(probability),
+                target,
+            )
+            for name, similarity, probability, target in zip(
+                names,
+                explanation.similarities,
+                explanation.probabilities,
+                drawn.targets,
+                strict=True,
+            )
+        ],
+    )
+
+
+def _on_loop_clock(deadline: float) -> float:
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()

@@ -1,0 +1,1 @@
+"""What surrounds every route: request records, access, overload refusal, problems."""

@@ -1,0 +1,177 @@
+"""API keys of a running server: which are valid now, and how much each may ask."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from aiolimiter import AsyncLimiter
+
+from legrad_engine.errors import InvalidOptionError
+from service.errors import KeyConcurrencyError, KeyRateError
+from service.settings.keys import ApiKey, digest, read_keys
+
+_CHECK_SECONDS = 1.0
+_LARGEST_FILE = 1_000_000
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+# Weight of the latest request in the mean.
+_WEIGHT = 0.2
+
+_log = structlog.get_logger("legrad.access")
+
+
+class KeyRing:
+    """Finds the entry of a key that a caller sent."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Sequence[ApiKey]) -> None:
+        """Make these keys valid, and no others."""
+        self._entries = tuple((bytes.fromhex(key.sha256), key) for key in keys)
+
+    def find(self, given: bytes) -> ApiKey | None:
+        """Return the entry of a key, or None; takes the same time for every key."""
+        sent = digest(given)
+        found = None
+        for stored, key in self._entries:
+            if hmac.compare_digest(sent, stored):
+                found = key
+        return found
+
+
+class KeyFile:
+    """A file of keys, read again when its content changes.
+
+    Content and not time stamps: a mounted secret changes by a link that is swapped.
+    """
+
+    def __init__(self, path: Path, ring: KeyRing, broken: Callable[[bool], None]) -> None:
+        """Read the file.
+
+        Args:
+            path: a JSON list of keys.
+            ring: gets the keys.
+            broken: gets whether the present file is unusable.
+
+        Raises:
+            InvalidOptionError: it cannot be read, or is not a list of keys.
+        """
+        self._path = path
+        self._ring = ring
+        self._broken = broken
+        self._content = self._read()
+        ring.replace(self._parse(self._content))
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Apply changes of the file within seconds, for as long as the context lasts."""
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+
+    async def _watch(self) -> None:
+        complaint = None
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            try:
+                content = await asyncio.to_thread(self._read)
+                if content != self._content:
+                    keys = self._parse(content)
+                    self._ring.replace(keys)
+                    self._content = content
+                    _log.info("keys reloaded", keys=[key.name for key in keys])
+                complaint = None
+            # Any error: a watcher that ends would leave keys that nobody can take away.
+            except Exception as error:
+                # Logged once for each state of the file, not every second.
+                if str(error) != complaint:
+                    complaint = str(error)
+                    _log.error("keys not reloaded, the earlier ones stay", reason=complaint)
+            self._broken(complaint is not None)
+
+    def _read(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(_LARGEST_FILE + 1)
+        except OSError as error:
+            raise InvalidOptionError(
+                f"LEGRAD_API_KEYS_FILE {self._path} cannot be read: {error.strerror}.",
+                field="api_keys_file",
+            ) from error
+        if len(content) > _LARGEST_FILE:
+            raise InvalidOptionError(
+                f"LEGRAD_API_KEYS_FILE {self._path} has more than {_LARGEST_FILE} bytes.",
+                field="api_keys_file",
+            )
+        return content
+
+    def _parse(self, content: bytes) -> tuple[ApiKey, ...]:
+        return read_keys(content, "LEGRAD_API_KEYS_FILE")
+
+
+@dataclass(slots=True)
+class _Use:
+    """The use of one key, now and before."""
+
+    in_flight: int = 0
+    mean_seconds: float = 0.0
+    rate: str | None = None
+    bucket: AsyncLimiter | None = None
+
+
+class KeyLimits:
+    """Limits each key, by its name: another hash under the same name changes nothing."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, _Use] = {}
+
+    @asynccontextmanager
+    async def count(self, key: ApiKey) -> AsyncIterator[None]:
+        """Count one request of a key until it is answered.
+
+        Raises:
+            KeyConcurrencyError: as many are in flight as the key may have.
+            KeyRateError: the key may have no request now.
+        """
+        if key.max_concurrent is None and key.rate is None:
+            yield
+            return
+        use = self._uses.setdefault(key.name, _Use())
+        if key.max_concurrent is not None and use.in_flight >= key.max_concurrent:
+            raise KeyConcurrencyError(
+                f"The key {key.name!r} may have {key.max_concurrent} requests at once: wait for "
+                "the answer of one.",
+                retry_after_seconds=use.mean_seconds / key.max_concurrent,
+            )
+        await self._take_from_rate(key, use)
+        use.in_flight += 1
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            use.in_flight -= 1
+            use.mean_seconds += _WEIGHT * (time.monotonic() - began - use.mean_seconds)
+
+    async def _take_from_rate(self, key: ApiKey, use: _Use) -> None:
+        if key.rate is None:
+            return
+        count, _, unit = key.rate.partition("/")
+        if use.bucket is None or use.rate != key.rate:
+            use.rate, use.bucket = key.rate, AsyncLimiter(int(count), _SECONDS[unit])
+        if not use.bucket.has_capacity():
+            raise KeyRateError(
+                f"The key {key.name!r} may send {count} requests a {unit}: slow down.",
+                # The longest time until a full bucket has room for one request.
+                retry_after_seconds=use.bucket.time_period / use.bucket.max_rate,
+            )
+        await use.bucket.acquire()

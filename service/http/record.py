@@ -1,0 +1,85 @@
+"""The record of one request: everything that its layers note for each other."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from service.http.headers import whole_number
+from service.http.problems import invalid
+from service.telemetry.metrics import UNMATCHED_ROUTE
+from service.telemetry.stages import Stages
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID_BYTES = 16
+_KEY = "legrad.request"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Notes on one request, from its head to its log line.
+
+    Attributes:
+        request_id: the caller's ``X-Request-ID`` if it can be one; else 32 random digits.
+        headers: the request's headers.
+        until_sent: callbacks and contexts that end once the answer is sent.
+        key: name of its API key.
+        model: id of the model that answered.
+        stages: the stages that have ended, once a command is carried out.
+        timings: seconds of each stage, once it is answered.
+        problem: code of the problem, if the answer is one.
+        status: HTTP status of the answer, or 499 for a client that left; None before that.
+    """
+
+    request_id: str
+    headers: Headers
+    until_sent: ExitStack = field(default_factory=ExitStack)
+    key: str | None = None
+    model: str | None = None
+    stages: Stages | None = None
+    timings: Mapping[str, float] | None = None
+    problem: str | None = None
+    status: int | None = None
+    _timeout: float | None = None
+
+    def timeout(self, longest: float) -> float:
+        """Return the seconds in which the request must be answered, read from its header once.
+
+        Args:
+            longest: the server's own limit; a header can only shorten it.
+
+        Raises:
+            RequestValidationError: the header is not a time.
+        """
+        if self._timeout is None:
+            header = self.headers.get(TIMEOUT_HEADER)
+            milliseconds = None if header is None else whole_number(header)
+            if header is not None and milliseconds is None:
+                message = f"Input should be a positive whole number, not {header[:32]!r}"
+                raise invalid(message, TIMEOUT_HEADER)
+            own = longest if milliseconds is None else milliseconds / 1000
+            self._timeout = min(own, longest)
+        return self._timeout
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """Return the record of a request; the outermost layer that asks for it makes it."""
+    record: RequestRecord | None = scope.get(_KEY)
+    if record is None:
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(_REQUEST_ID_BYTES)
+        record = scope[_KEY] = RequestRecord(request_id, headers)
+    return record
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the request's path, never the path: callers choose that."""
+    route: str = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
+    return route

@@ -1,0 +1,148 @@
+"""The layer around the routes: request id, body limits, unexpected errors, log line, metrics."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BodyTooLargeError, ClientLeftError, TooManyRequestsError
+from service.http.answers import AnswerReporter, problem_response
+from service.http.drain import Drain
+from service.http.headers import whole_number
+from service.http.problems import CUT_SHORT, INTERNAL_ERROR
+from service.http.record import RequestRecord, record_of, route_of
+from service.settings.values import BodyLimits
+from service.telemetry.metrics import Metrics
+
+_PIECE_BYTES = 65_536
+_CLIENT_LEFT = "client-left"
+
+_log = structlog.get_logger("legrad.request")
+
+
+class RequestMiddleware:
+    """ASGI middleware around the routes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: BodyLimits,
+        reporter: AnswerReporter,
+        drain: Drain,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._reporter = reporter
+        self._drain = drain
+        self._metrics = metrics
+        self._bytes_in_progress = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; pass other scopes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        record = record_of(scope)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                response_headers = MutableHeaders(scope=message)
+                self._reporter.add_headers(response_headers, record)
+                if status == 200 and record.timings is not None:
+                    response_headers["Server-Timing"] = _server_timing(record.timings)
+            await _send_in_pieces(send, message)
+
+        self._drain.requests += 1
+        try:
+            await self._app(scope, self._limited(record, receive), send_with_id)
+        except (ClientLeftError, ClientDisconnect):
+            # Nobody reads it; proxies log this number for a client that left.
+            status = 499
+            record.problem = _CLIENT_LEFT
+        except asyncio.CancelledError:
+            # The server stops before this request could be answered.
+            self._drain.abandoned += 1
+            record.problem = CUT_SHORT.code
+            if status:
+                raise
+            await problem_response(CUT_SHORT, scope)(scope, receive, send_with_id)
+        except Exception:
+            _log.exception("failed", request_id=record.request_id, route=route_of(scope))
+            record.problem = INTERNAL_ERROR.code
+            if status:
+                raise
+            await problem_response(INTERNAL_ERROR, scope)(scope, receive, send_with_id)
+        finally:
+            record.until_sent.close()
+            self._drain.requests -= 1
+            self._reporter.report(scope, status, time.perf_counter() - began)
+
+    def _limited(self, record: RequestRecord, receive: Receive) -> Receive:
+        """Receive a body, within the limits on it and on all bodies in progress."""
+        limit = self._limits.max_bytes
+        announced = whole_number(record.headers.get("content-length", "")) or 0
+        received = 0
+
+        record.until_sent.callback(lambda: self._count(-received))
+
+        async def limited() -> Message:
+            nonlocal received
+            if announced > limit:
+                raise BodyTooLargeError(
+                    f"The body has {announced} bytes; this server accepts {limit}.", field="body"
+                )
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            self._count(size)
+            if received > limit:
+                raise BodyTooLargeError(
+                    f"The body has more than the {limit} bytes that this server accepts.",
+                    field="body",
+                )
+            if self._bytes_in_progress > self._limits.max_bytes_in_progress:
+                raise TooManyRequestsError("The server holds too many bodies; try again later.")
+            return message
+
+        return limited
+
+    def _count(self, body_bytes: int) -> None:
+        self._bytes_in_progress += body_bytes
+        self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
+
+
+def _server_timing(seconds: Mapping[str, float]) -> str:
+    """Write https://www.w3.org/TR/server-timing, in milliseconds."""
+    return ", ".join(
+        f"{stage};dur={1000 * taken:.1f}" for stage, taken in seconds.items()
+    )
+
+
+async def _send_in_pieces(send: Send, message: Message) -> None:
+    """Send each piece of an answer once the client has read most of the pieces before.
+
+    Sent in one piece, the whole answer would lie in the connection's buffer, and nobody would wait
+    for the client.
+    """
+    body: bytes = message.get("body", b"")
+    if len(body) <= _PIECE_BYTES:
+        await send(message)
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        last = start + _PIECE_BYTES >= len(body)
+        await send(
+            {
+                "type": message["type"],
+                "body": body[start : start + _PIECE_BYTES],
+                "more_body": not last or message.get("more_body", False),
+            }
+        )

@@ -1,0 +1,1 @@
+"""Worker threads that decode and draw pictures outside the event loop."""

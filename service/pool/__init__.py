@@ -1,0 +1,1 @@
+"""The served models: which are in memory, and what their workers compute."""

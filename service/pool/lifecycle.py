@@ -1,0 +1,312 @@
+"""How models get into memory and leave it: phases, retries and the memory they may take.
+
+Everything here runs on the event loop, so that no step can be seen half done; only loading,
+measuring and draining run on threads of their own. For each model at most one task moves it
+between its phases, towards what was last wanted of it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from legrad_engine import LegradError
+from legrad_engine.models.size import weights_bytes
+from service.batching import RestartBackoff
+from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
+from service.pool.background import run_alone
+from service.pool.loading import give_back_memory, load_warm, may_heal
+from service.pool.memory_budget import IdleModel, models_to_evict
+from service.pool.pooled_model import LoadFailure, PooledModel
+from service.pool.served_model import ServedModel
+from service.pool.trace_cache import TraceCache
+from service.settings import Settings
+from service.telemetry.metrics import LoadOutcome, Metrics
+from service.telemetry.tracing import Tracing
+
+# Between loads that fail for a reason that may pass.
+_RELOAD_BACKOFF = RestartBackoff(initial_seconds=1.0, maximum_seconds=60.0)
+_DRAIN_STEP_SECONDS = 5.0
+_UNLOAD_AGAIN_SECONDS = 1.0
+
+_log = structlog.get_logger("legrad.models")
+
+
+class ModelLifecycle:
+    """Moves models between their phases. See :class:`service.pool.pooled_model.PooledModel`.
+
+    Attributes:
+        closing: whether the server stops; its memory is then left to the end of the process.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, PooledModel],
+        settings: Settings,
+        metrics: Metrics,
+        traces: TraceCache,
+        tracing: Tracing,
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self._metrics = metrics
+        self._traces = traces
+        self._tracing = tracing
+        self._budget = settings.max_model_bytes
+        self.closing = False
+        # Replaced each time something changed, so that many can wait for many conditions.
+        self._change = asyncio.Event()
+
+    # What is wanted of models.
+
+    def attempt(self, model: PooledModel, *, evicts: bool) -> "asyncio.Future[LoadFailure | None]":
+        """The load that is under way, or a new one; its result is its failure, or None.
+
+        Args:
+            model: what to load.
+            evicts: whether other models may be unloaded for it.
+        """
+        if model.attempt is None:
+            model.attempt = asyncio.get_running_loop().create_future()
+            model.evicts = False
+        if model.phase == "loaded":
+            attempt = model.attempt
+            self._settle(model, None)
+            return attempt
+        model.evicts |= evicts
+        model.wanted = True
+        self._move(model)
+        return model.attempt
+
+    def _retry(self, model: PooledModel) -> None:
+        model.retry = None
+        # Nobody waits for it, so that nobody's model has to go for it.
+        self.attempt(model, evicts=False)
+
+    def dismiss(self, model: PooledModel) -> None:
+        """Has a model unloaded once its work is done; it is not tried again either."""
+        model.wanted = False
+        self.forget_failure(model)
+        self._settle(model, None)
+        if model.phase == "loaded":
+            model.phase = "unloading"
+            self._move(model)
+        self.notify()
+
+    def forget_failure(self, model: PooledModel) -> None:
+        """Gives a model that failed a new start."""
+        model.failure, model.failures = None, 0
+        if model.retry is not None:
+            model.retry.cancel()
+            model.retry = None
+
+    async def abandon(self) -> None:
+        """Stops every task and worker; what is left in a queue fails."""
+        tasks = [model.moving for model in self._models.values() if model.moving is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for model in self._models.values():
+            if model.served is not None:
+                await run_alone(f"unloader-{model.id}", model.served.batcher.drain, 0.0)
+
+    # How a model moves between its phases.
+
+    def _move(self, model: PooledModel) -> None:
+        if model.moving is None:
+            model.moving = asyncio.create_task(self._move_as_wanted(model))
+
+    async def _move_as_wanted(self, model: PooledModel) -> None:
+        try:
+            while True:
+                if model.phase == "unloading":
+                    await self._take_down(model)
+                elif model.phase == "unloaded" and model.wanted:
+                    await self._bring_up(model)
+                else:
+                    break
+        finally:
+            model.moving = None
+
+    async def _bring_up(self, model: PooledModel) -> None:
+        model.phase = "loading"
+        try:
+            self._reserve(model, await self.measure(model))
+            await self.until(self._memory_fits)
+            if model.wanted:
+                await self._load(model)
+        except Exception as error:
+            self._fail(model, error)
+            return
+        if model.served is None:
+            self._release(model)
+        elif not model.wanted:
+            model.phase = "unloading"
+        else:
+            model.phase = "loaded"
+            model.last_used = time.monotonic()
+            self.forget_failure(model)
+            self._settle(model, None)
+        self.notify()
+
+    async def _load(self, model: PooledModel) -> None:
+        began = time.monotonic()
+        name = f"loader-{model.id}"
+        warm = await run_alone(name, load_warm, model.reference, self._settings)
+        if not model.wanted:
+            return
+        # What could not be known before; if it is refused, then from now on before it is loaded.
+        model.measured = warm.explainer.nbytes
+        self._reserve(model, model.measured)
+        served = ServedModel(
+            model.id, warm, self._settings, self._metrics, self._traces, self._tracing
+        )
+        # Known from here on, so that a server that stops now does not forget the worker.
+        model.served = served
+        await run_alone(name, served.start)
+        self._metrics.model_bytes.labels(model.id).set(model.bytes)
+        self._count(model, "loaded")
+        seconds = round(time.monotonic() - began, 3)
+        _log.info("model loaded", model=model.id, bytes=model.bytes, seconds=seconds)
+
+    async def _take_down(self, model: PooledModel) -> None:
+        await self.until(lambda: not model.in_flight)
+        served = model.served
+        name = f"unloader-{model.id}"
+        try:
+            # Nobody waits for an answer any more; the worker may still compute for who has left.
+            while served and not await run_alone(name, served.batcher.drain, _DRAIN_STEP_SECONDS):
+                _log.warning("model still computes", model=model.id)
+            model.served = served = None
+            self._traces.forget(model.id)
+            if not self.closing:
+                await run_alone(name, give_back_memory)
+        except Exception:
+            # Such as no thread to be had. Who needs the memory waits for it, so it is tried again.
+            _log.exception("model not unloaded", model=model.id)
+            await asyncio.sleep(_UNLOAD_AGAIN_SECONDS)
+            return
+        self._release(model)
+        _log.info("model unloaded", model=model.id)
+        self.notify()
+
+    def _fail(self, model: PooledModel, error: Exception) -> None:
+        self._release(model)
+        failure: LoadFailure | None = None
+        if isinstance(error, (NoRoomError, ModelTooLargeError)):
+            failure = LoadFailure(type(error), str(error))
+            self._count(model, "refused")
+            _log.warning("model refused", model=model.id, reason=failure.reason)
+        else:
+            failure = self._failure_of(model, error)
+            self._count(model, "failed")
+            _log.error(
+                "model not loaded",
+                model=model.id,
+                reason=failure.reason,
+                retried=failure.retry_at is not None,
+                exc_info=None if isinstance(error, LegradError) else error,
+            )
+        if model.wanted:
+            model.wanted = False
+            model.failure = failure
+            if failure.retry_at is not None:
+                delay = max(0.0, failure.retry_at - time.monotonic())
+                model.retry = asyncio.get_running_loop().call_later(delay, self._retry, model)
+            self._settle(model, failure)
+        self.notify()
+
+    def _failure_of(self, model: PooledModel, error: Exception) -> LoadFailure:
+        # What is unforeseen may say anything; the log has it, callers do not need it.
+        reason = str(error) if isinstance(error, LegradError) else "it is in the server's log"
+        reason = model.reference.without_folders(reason)
+        reason = f"Model {model.id!r} could not be loaded: {reason}"
+        if not may_heal(error):
+            return LoadFailure(NotReadyError, reason)
+        model.failures += 1
+        delay = _RELOAD_BACKOFF.delay_seconds(model.failures)
+        return LoadFailure(NotReadyError, reason, time.monotonic() + delay)
+
+    def _release(self, model: PooledModel) -> None:
+        model.phase = "unloaded"
+        model.served = None
+        model.bytes = 0
+        self._metrics.model_bytes.labels(model.id).set(0)
+
+    @staticmethod
+    def _settle(model: PooledModel, failure: LoadFailure | None) -> None:
+        """Answers those who wait for a load; without a failure they look for themselves."""
+        attempt, model.attempt = model.attempt, None
+        if attempt is not None:
+            attempt.set_result(failure)
+
+    # Memory.
+
+    async def measure(self, model: PooledModel) -> int:
+        """The bytes that a model will take; 0 where only loading it tells, or nobody counts."""
+        if self._budget is None:
+            return 0
+        if model.measured is None:
+            name, dtype = f"sizer-{model.id}", self._settings.dtype
+            model.measured = await run_alone(name, weights_bytes, model.reference, dtype) or 0
+        return model.measured
+
+    def _reserve(self, model: PooledModel, size: int) -> None:
+        """Sets aside memory for a model, and dismisses those that have to go for it.
+
+        Models on their way out do not count: the memory is there as soon as they have gone.
+        """
+        if self._budget is not None:
+            if size > self._budget:
+                raise ModelTooLargeError(
+                    f"Model {model.id!r} takes {size:,} bytes, but this server keeps at most "
+                    f"{self._budget:,} bytes of models in memory (LEGRAD_MAX_MODEL_BYTES)."
+                )
+            staying = sum(
+                other.bytes
+                for other in self._models.values()
+                if other is not model and other.phase in ("loading", "loaded")
+            )
+            self._evict(model, staying + size - self._budget)
+        model.bytes = size
+
+    def _evict(self, model: PooledModel, excess: int) -> None:
+        idle = [
+            IdleModel(each.id, each.bytes, each.last_used)
+            for each in self._models.values()
+            if each.idle and model.evicts
+        ]
+        victims = models_to_evict(idle, excess)
+        if victims is None:
+            raise NoRoomError(
+                f"Model {model.id!r} needs {excess:,} more bytes than are free for models in "
+                "memory, and no other model can leave it now."
+            )
+        for victim in victims:
+            _log.info("model evicted", model=victim, room_for=model.id)
+            self._metrics.model_evictions.labels(victim).inc()
+            self.dismiss(self._models[victim])
+
+    def _memory_fits(self) -> bool:
+        held = sum(model.bytes for model in self._models.values())
+        return self._budget is None or held <= self._budget
+
+    # Small things.
+
+    def _count(self, model: PooledModel, outcome: LoadOutcome) -> None:
+        self._metrics.model_loads.labels(model.id, outcome).inc()
+
+    def notify(self) -> None:
+        """Has everything that :meth:`until` waits for looked at again."""
+        changed, self._change = self._change, asyncio.Event()
+        changed.set()
+
+    async def until(self, holds: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Waits until something holds that changes only here; whether it came about in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not holds():
+                    await self._change.wait()
+        return holds()

@@ -1,0 +1,1 @@
+"""The HTTP routes: thin, and with no decision of their own."""

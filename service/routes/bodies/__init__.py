@@ -1,0 +1,1 @@
+"""How a request body is read: JSON, multipart, validation, targets."""

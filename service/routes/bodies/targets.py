@@ -1,0 +1,112 @@
+"""Targets of the contract, read as targets of the engine."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legrad_engine import targets as engine
+from legrad_engine.errors import InvalidTargetError
+from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
+from legrad_engine.targets.questions import Question
+from service.pool.trace_cache import digest_of
+from service.schemas import targets as contract
+from service.schemas.base import ImageField
+
+_FLOAT_BYTES = 4
+
+
+def read_question(
+    prompts: Sequence[str],
+    targets: Sequence[contract.Target],
+    negatives: contract.NegativePrompts | NegativePreset | None,
+    read_image: Callable[[ImageField, str], bytes],
+) -> Question:
+    """Read the prompts, then the targets, of a request. Pictures stay encoded.
+
+    Args:
+        prompts: texts.
+        targets: other targets.
+        negatives: corrections of the maps.
+        read_image: returns the encoded picture of a field, given the field and its name.
+
+    Raises:
+        InvalidTargetError: an embedding is not base64 of float32.
+        LegradError: see ``read_image``.
+    """
+    fields = [f"targets.{position}" for position in range(len(targets))]
+    read = [_read(target, field, read_image) for target, field in zip(targets, fields, strict=True)]
+    return Question(
+        (*(engine.TextTarget((prompt,)) for prompt in prompts), *read),
+        _read_negatives(negatives),
+        tuple(["prompts"] * len(prompts) + fields),
+    )
+
+
+def _read(
+    target: contract.Target, field: str, read_image: Callable[[ImageField, str], bytes]
+) -> engine.Target:
+    match target:
+        case contract.ContrastTarget():
+            return engine.ContrastTarget(
+                _read_simple(target.target, f"{field}.target", read_image),
+                _read_simple(target.against, f"{field}.against", read_image),
+            )
+        case contract.ResidualTarget():
+            return engine.ResidualTarget(
+                _read_simple(target.target, f"{field}.target", read_image),
+                tuple(
+                    _read_simple(each, f"{field}.distractors.{position}", read_image)
+                    for position, each in enumerate(target.distractors)
+                ),
+                target.atoms,
+            )
+        case _:
+            return _read_simple(target, field, read_image)
+
+
+def _read_simple(
+    target: contract.SimpleTarget, field: str, read_image: Callable[[ImageField, str], bytes]
+) -> engine.SimpleTarget:
+    match target:
+        case contract.TextTarget():
+            return engine.TextTarget(tuple(target.texts or (target.text or "",)))
+        case contract.EmbeddingTarget():
+            return engine.EmbeddingTarget(_read_embedding(target, f"{field}.embedding"))
+        case contract.ImageTarget():
+            encoded = read_image(target.image, f"{field}.image")
+            return engine.ImageTarget(encoded, digest_of(encoded))
+        case contract.ClassTarget():
+            return engine.ClassTarget(target.label or "" if target.index is None else target.index)
+
+
+def _read_embedding(target: contract.EmbeddingTarget, field: str) -> NDArray[np.float64]:
+    given = target.embedding
+    if not isinstance(given, contract.EncodedEmbedding):
+        return np.array(given, np.float64)
+    try:
+        data = base64.b64decode(given.b64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidTargetError(
+            f"The embedding is not valid base64 ({error}).", field=field
+        ) from error
+    if len(data) % _FLOAT_BYTES:
+        raise InvalidTargetError(
+            f"The embedding has {len(data)} bytes, which is no whole number of float32 values.",
+            field=field,
+        )
+    return np.frombuffer(data, "<f4").astype(np.float64)
+
+
+def _read_negatives(
+    negatives: contract.NegativePrompts | NegativePreset | None,
+) -> Negatives | None:
+    if negatives is None:
+        return None
+    if isinstance(negatives, str):
+        return SIGLIP
+    return Negatives(
+        tuple(negatives.prompts), negatives.mode, negatives.threshold, negatives.weight
+    )

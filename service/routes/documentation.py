@@ -1,0 +1,47 @@
+"""The page on which the contract can be read and tried."""
+
+import base64
+import hashlib
+import re
+
+from fastapi import Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse
+
+from service.http.access import OPEN
+from service.http.access_routes import AccessRouter
+from service.http.headers import CONTENT_SECURITY_POLICY
+
+STATIC_URL = "/static-offline-docs"
+
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+router = AccessRouter(needs=OPEN)
+
+
+@router.get("/docs", include_in_schema=False)
+async def documentation(request: Request) -> HTMLResponse:
+    """Swagger UI, all of it from this server."""
+    root = request.scope.get("root_path", "")
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title=request.app.title,
+        swagger_js_url=f"{root}{STATIC_URL}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{STATIC_URL}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{STATIC_URL}/favicon.png",
+    )
+    page.headers[CONTENT_SECURITY_POLICY] = _policy(bytes(page.body).decode())
+    return page
+
+
+def _policy(html: str) -> str:
+    """Allows this server's files and exactly the scripts that are in the page."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in _INLINE_SCRIPT.findall(html)
+    )
+    return (
+        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )

@@ -1,0 +1,194 @@
+"""`POST /explain`."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import Path, Request, Response
+from pydantic import TypeAdapter
+
+from service.errors import NotAcceptableError
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import run_off_loop
+from service.explaining.outcome import ExplainOutcome
+from service.http.access import EXPLAIN, OPEN
+from service.http.access_routes import AccessRouter
+from service.http.application import application_of
+from service.routes.answers import image_explanation, timings
+from service.routes.bodies.reading import JSON, MULTIPART, read_request
+from service.routes.requests import TIMEOUT_PARAMETER, accept
+from service.schemas.answers import ExplainProgress, ExplainResponse
+from service.schemas.targets import Targets
+
+router = AccessRouter(needs=EXPLAIN, tags=["explain"])
+# Open: reading the progress of a request does not count for its key, and a random request id is as
+# good as a key for so little.
+progress_router = AccessRouter(needs=OPEN, tags=["explain"])
+
+RequestId = Annotated[
+    str,
+    Path(
+        max_length=128,
+        description="The `X-Request-ID` that the request was sent with.",
+        examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"],
+    ),
+]
+
+_PNG = "image/png"
+
+_TARGETS_SCHEMA = TypeAdapter(Targets).json_schema(ref_template="#/components/schemas/{model}")
+# They are among the components already, with the JSON body.
+del _TARGETS_SCHEMA["$defs"]
+# Beside the picture, in every multipart body.
+TEXT_PARTS: dict[str, Any] = {
+    "prompts": {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string"},
+        "description": "What to look for; repeat the field for several prompts.",
+        "example": ["a cat", "a dog"],
+    },
+    "targets": {
+        **_TARGETS_SCHEMA,
+        "description": "`targets` as JSON, in one field; needed where there are no prompts.",
+        "example": [{"type": "text", "text": "a cat"}],
+    },
+    "options": {
+        "$ref": "#/components/schemas/ExplainOptions",
+        "description": "What is computed, as JSON.",
+        "example": {"layers": 2},
+    },
+    "output": {
+        "$ref": "#/components/schemas/OutputOptions",
+        "description": "What is sent back, as JSON.",
+        "example": {"heatmap": "none"},
+    },
+}
+TEXT_ENCODING: dict[str, Any] = {
+    name: {"contentType": JSON} for name in ("targets", "options", "output")
+}
+
+_MULTIPART_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["image"],
+    "additionalProperties": False,
+    "properties": {
+        "image": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": "The picture as a file; repeat the field for several pictures.",
+        },
+        "model": {
+            "type": "string",
+            "description": "Id of a model from `/models`.",
+            "example": "starter",
+        },
+        **TEXT_PARTS,
+    },
+    "anyOf": [{"required": ["prompts"]}, {"required": ["targets"]}],
+}
+
+REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        JSON: {"schema": {"$ref": "#/components/schemas/ExplainRequest"}},
+        MULTIPART: {
+            "schema": _MULTIPART_SCHEMA,
+            "encoding": {
+                "image": {"contentType": "image/*, application/octet-stream"},
+                **TEXT_ENCODING,
+            },
+        },
+    },
+}
+
+
+@router.post(
+    "/explain",
+    summary="Explain pictures",
+    response_model=ExplainResponse,
+    responses={
+        200: {
+            "description": "The explanations; with `Accept: image/png`, one overlay.",
+            "content": {_PNG: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+    openapi_extra={
+        "requestBody": REQUEST_BODY,
+        "parameters": [TIMEOUT_PARAMETER],
+    },
+)
+async def explain(request: Request) -> Response:
+    """Shows where a model looked in each picture for each prompt or other target.
+
+    Send JSON with base64 or data URLs, or `multipart/form-data` with files. With
+    `Accept: image/png`, one picture and one target are answered by the overlay itself.
+    """
+    wants_png = _wants_png(request)
+    accepted = accept(request)
+    inputs = await accepted.read(read_request(request))
+    outcome = await accepted.explain(_only_overlay(inputs) if wants_png else inputs)
+    if wants_png:
+        return Response(outcome.images[0].targets[0].drawn.overlay, media_type=_PNG)
+    content = await run_off_loop(
+        outcome.encoded_bytes, _serialize, accepted.record.request_id, outcome
+    )
+    return Response(content, media_type=JSON)
+
+
+def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
+    """Return inputs of which the only picture's only overlay is the answer.
+
+    Raises:
+        NotAcceptableError: there are several pictures or targets.
+    """
+    targets = len(inputs.question.targets)
+    if len(inputs.images) != 1 or targets != 1:
+        asked = "prompts" if inputs.question.fields[-1:] == ("prompts",) else "targets"
+        raise NotAcceptableError(
+            "Accept: image/png is for one picture and one prompt or target, not "
+            f"{len(inputs.images)} and {targets}: ask for application/json.",
+            field=asked if len(inputs.images) == 1 else "images",
+        )
+    only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
+    return replace(inputs, output=inputs.output.model_copy(update=only_overlay))
+
+
+@progress_router.get("/explain/{request_id}/progress", summary="How far a request is")
+async def explain_progress(request: Request, request_id: RequestId) -> ExplainProgress:
+    """How far an explanation is that is not answered yet, by the `X-Request-ID` it was sent with.
+
+    Only the replica that holds the request knows it, and only until it is answered. Choose an id
+    that nobody guesses: whoever knows it may ask.
+    """
+    reading = application_of(request.app).explaining.progress.read(request_id)
+    return ExplainProgress(
+        stage=reading.stage, position=reading.position, estimated_seconds=reading.seconds
+    )
+
+
+def _serialize(request_id: str, outcome: ExplainOutcome) -> bytes:
+    response = ExplainResponse(
+        request_id=request_id,
+        model=outcome.model,
+        layers=list(outcome.layers),
+        score=outcome.score,
+        cached_prompts=outcome.cached_prompts,
+        images=[image_explanation(image) for image in outcome.images],
+        timings=timings(outcome.seconds),
+    )
+    return response.model_dump_json().encode()
+
+
+def _wants_png(request: Request) -> bool:
+    accepted = [
+        part.split(";")[0].strip().lower()
+        for part in request.headers.get("accept", "*/*").split(",")
+    ]
+    if {JSON, "application/*", "*/*", ""} & set(accepted):
+        return accepted[0] == _PNG
+    if {_PNG, "image/*"} & set(accepted):
+        return True
+    raise NotAcceptableError(
+        f"Answers are {JSON} or {_PNG}, not {request.headers['accept']!r}.", field="Accept"
+    )

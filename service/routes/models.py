@@ -1,0 +1,97 @@
+"""The served models: what they are, whether they can answer, loading and unloading them."""
+
+from typing import Annotated
+
+from fastapi import Path, Query, Request, Response
+
+from service.http.access import ADMIN, EXPLAIN
+from service.http.access_routes import AccessRouter
+from service.http.application import application_of
+from service.schemas.answers import Health, ModelInfo, ModelList
+
+router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
+admin_router = AccessRouter(needs=ADMIN, tags=["models"])
+
+ModelId = Annotated[str, Path(description="The model's id.", examples=["starter"])]
+WaitSeconds = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="How long the answer may wait until it is done, in seconds.",
+        examples=[10],
+    ),
+]
+
+
+@router.get("/models", summary="List the served models")
+async def list_models(request: Request) -> ModelList:
+    """Every served model, the default one first."""
+    pool = application_of(request.app).pool
+    return ModelList(models=[model.info() for model in pool])
+
+
+@router.get("/models/{model_id}", summary="Describe a served model")
+async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
+    """One served model."""
+    pool = application_of(request.app).pool
+    return pool.get(model_id).info()
+
+
+@router.head("/models/{model_id}/ready", include_in_schema=False)
+@router.get("/models/{model_id}/ready", summary="Whether a model is loaded and can answer")
+async def model_ready(request: Request, model_id: ModelId) -> Health:
+    """True while the model is in memory and would answer."""
+    readiness = application_of(request.app).readiness
+    readiness.require_model(model_id)
+    return Health(status="ready")
+
+
+@admin_router.post(
+    "/models/{model_id}/load",
+    summary="Load a model",
+    status_code=202,
+    responses={
+        200: {"description": "It is ready.", "model": ModelInfo},
+        202: {"description": "It is loading."},
+    },
+)
+async def load_model(
+    request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
+) -> ModelInfo:
+    """Loads a model into memory; does nothing if it is there.
+
+    A model that was unloaded or that failed to load is tried at once. Needs a key with the
+    scope admin.
+    """
+    pool = application_of(request.app).pool
+    model = await pool.load(model_id, wait_seconds)
+    if model.state == "ready":
+        response.status_code = 200
+    return model.info()
+
+
+@admin_router.delete(
+    "/models/{model_id}",
+    summary="Unload a model",
+    status_code=202,
+    responses={
+        200: {"description": "It is unloaded.", "model": ModelInfo},
+        202: {"description": "It is finishing its work, and leaves then."},
+    },
+)
+async def unload_model(
+    request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
+) -> ModelInfo:
+    """Unloads a model when what it has accepted is answered; does nothing if it is not loaded.
+
+    A server that loads its models at start leaves it unloaded until it is loaded by the route
+    above; one that loads them on demand loads it again for the next request. Needs a key
+    with the scope admin.
+    """
+    pool = application_of(request.app).pool
+    model = await pool.unload(model_id, wait_seconds)
+    if model.state == "unloaded":
+        response.status_code = 200
+    return model.info()

@@ -1,0 +1,187 @@
+"""Tensors of the Open Inference Protocol: their elements in the JSON, or as bytes after it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import MalformedBodyError
+from service.http.problems import invalid
+from service.routes.bodies.validation import check_value_count
+from service.schemas.protocols import InferenceResponse, InputTensor, OutputTensor
+
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+
+_LENGTH_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BytesTensor:
+    """A list of texts or byte strings.
+
+    Attributes:
+        field: what the caller calls its elements, for errors.
+        elements: text where they came in the JSON, bytes where they came after it.
+    """
+
+    field: str
+    elements: Sequence[str | bytes]
+
+
+def split_body(raw: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+    """The JSON of a body, and the bytes after it.
+
+    Args:
+        raw: the body.
+        json_length: the header that says where the JSON ends; None where it is all of the body.
+
+    Raises:
+        MalformedBodyError: the body is shorter, or the header is no length.
+    """
+    if json_length is None:
+        return raw, b""
+    # Longer numbers are of no body that is accepted, and slow to read.
+    if not (json_length.isascii() and json_length.isdigit() and len(json_length) <= 12):
+        raise MalformedBodyError(
+            f"{JSON_LENGTH_HEADER} should be the length of the JSON in bytes, not "
+            f"{json_length[:32]!r}.",
+            field=JSON_LENGTH_HEADER,
+        )
+    length = int(json_length)
+    if length > len(raw):
+        raise MalformedBodyError(
+            f"{JSON_LENGTH_HEADER} is {length}, but the body has {len(raw)} bytes.",
+            field=JSON_LENGTH_HEADER,
+        )
+    return raw[:length], raw[length:]
+
+
+def read_tensors(
+    inputs: Sequence[InputTensor], appended: bytes, names: Collection[str]
+) -> dict[str, BytesTensor]:
+    """The input tensors, by name.
+
+    Args:
+        inputs: as the JSON describes them.
+        appended: the bytes after the JSON: those of all binary tensors, in their order.
+        names: the tensors that there must be, and no others.
+
+    Raises:
+        RequestValidationError: a tensor is missing, unknown, or of another type or shape.
+        MalformedBodyError: the bytes are not what the JSON says of them.
+        LimitExceededError: a tensor has more elements than any good one.
+    """
+    tensors: dict[str, BytesTensor] = {}
+    begin = 0
+    for position, tensor in enumerate(inputs):
+        field = f"inputs.{position}"
+        if tensor.name not in names or tensor.name in tensors:
+            raise invalid(
+                f"Send {' and '.join(names)} once each, not {tensor.name!r}.",
+                "inputs", position, "name",
+            )  # fmt: skip
+        count = _count(tensor, position)
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if (size is None) == (tensor.data is None):
+            raise invalid(
+                "Give either data or the parameter binary_data_size; shared memory is not "
+                "supported.",
+                "inputs", position, "data",
+            )  # fmt: skip
+        if size is None:
+            elements: Sequence[str | bytes] = tensor.data or []
+            if len(elements) != count:
+                raise invalid(
+                    f"The shape says {count} elements, but there are {len(elements)}.",
+                    "inputs", position, "data",
+                )  # fmt: skip
+        else:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise invalid(
+                    f"binary_data_size should be a number of bytes, not {size!r}.",
+                    "inputs", position, "parameters",
+                )  # fmt: skip
+            if begin + size > len(appended):
+                raise MalformedBodyError(
+                    f"{tensor.name} should have {size} bytes after the JSON, but there are "
+                    f"{len(appended) - begin}.",
+                    field=field,
+                )
+            elements = _elements(appended[begin : begin + size], count, field)
+            begin += size
+        tensors[tensor.name] = BytesTensor(f"{field}.data", elements)
+    if begin != len(appended):
+        raise MalformedBodyError(
+            f"{len(appended) - begin} bytes after the JSON belong to no tensor.", field="body"
+        )
+    for name in names:
+        if name not in tensors:
+            raise invalid(f"The tensor {name} is missing.", "inputs")
+    return tensors
+
+
+def write_tensors(
+    response: InferenceResponse, tensors: Mapping[str, NDArray[np.float32]], binary: Collection[str]
+) -> tuple[bytes, int | None]:
+    """A body that holds the tensors.
+
+    Args:
+        response: the answer without its outputs.
+        tensors: float32, by name.
+        binary: the names of those that follow the JSON as bytes.
+
+    Returns:
+        The body, and how long its JSON is in bytes; None where there is nothing else.
+    """
+    outputs, appended = [], []
+    for name, values in tensors.items():
+        if name in binary:
+            appended.append(np.ascontiguousarray(values, "<f4").tobytes())
+        outputs.append(
+            OutputTensor(
+                name=name,
+                datatype="FP32",
+                shape=list(values.shape),
+                parameters={"binary_data_size": len(appended[-1])} if name in binary else None,
+                data=None if name in binary else values.ravel().tolist(),
+            )
+        )
+    filled = response.model_copy(update={"outputs": outputs})
+    json = filled.model_dump_json(exclude_none=True).encode()
+    return b"".join((json, *appended)), len(json) if appended else None
+
+
+def _count(tensor: InputTensor, position: int) -> int:
+    if tensor.datatype != "BYTES":
+        raise invalid(
+            f"{tensor.name} is BYTES, not {tensor.datatype!r}.", "inputs", position, "datatype"
+        )
+    if len(tensor.shape) != 1 or tensor.shape[0] < 1:
+        raise invalid(
+            f"The shape of {tensor.name} is the number of its elements, at least one, such as [2], "
+            f"not {tensor.shape}.",
+            "inputs", position, "shape",
+        )  # fmt: skip
+    (count,) = tensor.shape
+    check_value_count(count)
+    return count
+
+
+def _elements(data: bytes, count: int, field: str) -> list[bytes]:
+    elements = []
+    begin = 0
+    for _ in range(count):
+        content = begin + _LENGTH_BYTES
+        end = content + int.from_bytes(data[begin:content], "little")
+        if end > len(data):
+            break
+        elements.append(data[content:end])
+        begin = end
+    if len(elements) != count or begin != len(data):
+        raise MalformedBodyError(
+            f"The {len(data)} bytes are not {count} elements: each is its length in four bytes, "
+            "the lowest first, and then so many bytes.",
+            field=field,
+        )
+    return elements

@@ -1,0 +1,168 @@
+"""TorchServe's explanations: a picture as the body, prompts in the query."""
+
+from typing import Any
+
+from fastapi import Depends, Request, Response
+
+from service.errors import UnsupportedMediaTypeError
+from service.explaining.command import ExplainInputs
+from service.explaining.offloading import run_off_loop
+from service.explaining.outcome import ExplainedImage
+from service.http.access import EXPLAIN, OPEN
+from service.http.access_routes import AccessRouter
+from service.http.application import application_of
+from service.http.problems import invalid
+from service.routes.answers import image_explanation
+from service.routes.bodies.reading import (
+    JSON,
+    MULTIPART,
+    form_parts,
+    from_texts,
+    inputs_of,
+    read_body,
+    rules_of,
+)
+from service.routes.explain import TEXT_ENCODING, TEXT_PARTS
+from service.routes.models import ModelId
+from service.routes.protocol_errors import only_version, torchserve_error
+from service.routes.requests import TIMEOUT_PARAMETER, accept
+from service.schemas.answers import ImageExplanation
+from service.schemas.protocols import Ping, TorchServeError, errors_of
+from service.schemas.requests import ExplainBody
+from service.settings.values import RequestLimits
+
+_VERSION = "1.0"
+_RAW = "application/octet-stream"
+_PART = "data"
+
+
+_KIND: dict[str, Any] = {
+    "tags": ["TorchServe"],
+    "error_form": torchserve_error,
+    "responses": errors_of(TorchServeError),
+}
+router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
+health_router = AccessRouter(OPEN, **_KIND)
+
+
+def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {JSON: {"schema": schema}}} if name in TEXT_ENCODING else {"schema": schema}
+
+
+_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": _FILE,
+            _RAW: _FILE,
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "required": [_PART],
+                    "additionalProperties": False,
+                    "properties": {
+                        _PART: {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The picture as a file.",
+                        },
+                        **TEXT_PARTS,
+                    },
+                },
+                "encoding": TEXT_ENCODING,
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema["description"],
+            **_in_query(name, {key: schema[key] for key in schema if key != "description"}),
+        }
+        for name, schema in TEXT_PARTS.items()
+    ]
+    + [TIMEOUT_PARAMETER],
+}
+_OF_A_VERSION: dict[str, Any] = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "The model's version; there is one.",
+    "schema": {"type": "string", "const": _VERSION},
+}
+_EXPLAIN: dict[str, Any] = {
+    "summary": "Explain a picture (TorchServe)",
+    "response_model": ImageExplanation,
+    "openapi_extra": _REQUEST,
+}
+_EXPLAIN_VERSION: dict[str, Any] = {
+    "summary": "Explain a picture with a version of a model (TorchServe)",
+    "response_model": ImageExplanation,
+    "openapi_extra": {**_REQUEST, "parameters": [*_REQUEST["parameters"], _OF_A_VERSION]},
+}
+
+
+@health_router.get("/ping", summary="Whether the server can answer (TorchServe)")
+async def ping(request: Request) -> Ping:
+    """As `/health/ready`."""
+    application_of(request.app).readiness.require()
+    return Ping(status="Healthy")
+
+
+@router.put("/explanations/{model_id}/{version}", **_EXPLAIN_VERSION)
+@router.post("/explanations/{model_id}/{version}", **_EXPLAIN_VERSION)
+@router.put("/explanations/{model_id}", **_EXPLAIN)
+@router.post("/explanations/{model_id}", **_EXPLAIN)
+async def explain(request: Request, model_id: ModelId) -> Response:
+    """Explains one picture: the body itself, or the part `data` of a multipart body.
+
+    Prompts, targets and options are in the query, or in other parts of the multipart body.
+    """
+    accepted = accept(request)
+    outcome = await accepted.explain(await accepted.read(_read(request, model_id)))
+    (image,) = outcome.images
+    content = await run_off_loop(outcome.encoded_bytes, _serialize, image)
+    return Response(content, media_type=JSON)
+
+
+async def _read(request: Request, model: str) -> ExplainInputs:
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    # Programs that send a file as it is, such as curl -T, may say nothing of its type.
+    if kind not in (MULTIPART, _RAW, "") and not kind.startswith("image/"):
+        raise UnsupportedMediaTypeError(
+            f"Send the picture as image/*, {_RAW} or {MULTIPART}, not {kind!r}.",
+            field="Content-Type",
+        )
+    raw = await read_body(request)
+    texts = request.query_params.multi_items()
+    if kind != MULTIPART:
+        size = sum(len(text) for _, text in texts)
+        return await run_off_loop(size, _inputs, raw, texts, model)
+    limits = rules_of(request).limits
+    return await run_off_loop(len(raw), _from_multipart, raw, content_type, texts, model, limits)
+
+
+def _from_multipart(
+    raw: bytes,
+    content_type: str,
+    texts: list[tuple[str, str]],
+    model: str,
+    limits: RequestLimits,
+) -> ExplainInputs:
+    images, parts = form_parts(raw, content_type, limits, [_PART])
+    if len(images) != 1:
+        raise invalid(f"Send one picture, not {len(images)}.", _PART)
+    return _inputs(images[0], [*texts, *parts], model)
+
+
+def _inputs(image: bytes, texts: list[tuple[str, str]], model: str) -> ExplainInputs:
+    body, question = from_texts(texts, ExplainBody)
+    return inputs_of(body, [image], [_PART], question, model)
+
+
+def _serialize(image: ExplainedImage) -> bytes:
+    return image_explanation(image).model_dump_json().encode()

@@ -1,0 +1,165 @@
+"""The targets of the contract: what a request may ask a picture about."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
+from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts, one_of
+
+# Ceilings of the contract, above any real model and any useful question.
+_MOST_VALUES = 65_536
+_MOST_DISTRACTORS = 64
+_MOST_CLASSES = 1_000_000
+
+
+class TextTarget(Request):
+    """Words. Give `text` or `texts`."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("text", "texts"))
+
+    type: Literal["text"] = Field(description="Kind of target.", examples=["text"])
+    text: str | None = Field(None, description="What to look for, in words.", examples=["a cat"])
+    texts: Texts | None = Field(
+        None,
+        description="Several texts for one target: their unit embeddings are averaged.",
+        examples=[["a cat", "a tabby"]],
+    )
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("Give either text or texts.")
+        return self
+
+
+class EncodedEmbedding(Request):
+    """An embedding in base64."""
+
+    b64: str = Field(
+        description="Little-endian float32 values, one after the other, in base64.",
+        examples=["AACAPwAAAD8="],
+    )
+
+
+class EmbeddingTarget(Request):
+    """A raw embedding of the model's joint space, of any length above zero."""
+
+    type: Literal["embedding"] = Field(description="Kind of target.", examples=["embedding"])
+    embedding: (
+        Annotated[list[float], Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True)]
+        | EncodedEmbedding
+    ) = Field(
+        description="As many numbers as the model's embeddings have, or the same in base64.",
+        examples=[[0.12, -0.03, 0.4]],
+    )
+
+
+class ImageTarget(Request):
+    """Another picture: what in the explained picture looks like it."""
+
+    type: Literal["image"] = Field(description="Kind of target.", examples=["image"])
+    image: ImageField = Field(
+        description='The picture: a data URL, plain base64, or `{"b64": ...}`. It is squashed to '
+        "the model's own input size.",
+        examples=[EXAMPLE_IMAGE],
+    )
+
+
+class ClassTarget(Request):
+    """A class of the model's own classifier. Give `index` or `label`."""
+
+    model_config = ConfigDict(json_schema_extra=one_of("index", "label"))
+
+    type: Literal["class"] = Field(description="Kind of target.", examples=["class"])
+    index: Annotated[int, Field(ge=0, le=_MOST_CLASSES), WHOLE] | None = Field(
+        None, description="Index of the class.", examples=[281]
+    )
+    label: str | None = Field(
+        None, max_length=1000, description="Name of the class.", examples=["tabby"]
+    )
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.index is None) == (self.label is None):
+            raise ValueError("Give either index or label.")
+        return self
+
+
+SimpleTarget = Annotated[
+    TextTarget | EmbeddingTarget | ImageTarget | ClassTarget, Field(discriminator="type")
+]
+
+_CAT = {"type": "text", "text": "a cat"}
+_DOG = {"type": "text", "text": "a dog"}
+
+
+class ContrastTarget(Request):
+    """One target against another: what speaks for the first and not for the second."""
+
+    type: Literal["contrast"] = Field(description="Kind of target.", examples=["contrast"])
+    target: SimpleTarget = Field(description="What to look for.", examples=[_CAT])
+    against: SimpleTarget = Field(
+        description="What to tell it from. Its unit embedding is subtracted.", examples=[_DOG]
+    )
+
+
+class ResidualTarget(Request):
+    """The part of a target's embedding that its distractors do not explain (arXiv 2606.14758)."""
+
+    type: Literal["residual"] = Field(description="Kind of target.", examples=["residual"])
+    target: SimpleTarget = Field(description="What to look for.", examples=[_CAT])
+    distractors: Annotated[
+        list[SimpleTarget], Field(min_length=1, max_length=_MOST_DISTRACTORS, fail_fast=True)
+    ] = Field(
+        description="What the target must not be confused with; taken away by orthogonal matching "
+        "pursuit, the best explaining first.",
+        examples=[[_DOG]],
+    )
+    atoms: Annotated[int, Field(ge=1, le=_MOST_DISTRACTORS), WHOLE] | None = Field(
+        None,
+        description="Most distractors to take away; null for all.",
+        examples=[2],
+    )
+
+
+Target = Annotated[
+    TextTarget | EmbeddingTarget | ImageTarget | ClassTarget | ContrastTarget | ResidualTarget,
+    Field(discriminator="type"),
+]
+Targets = Annotated[list[Target], Field(min_length=1, max_length=10_000, fail_fast=True)]
+
+
+class NegativePrompts(Request):
+    """Prompts whose maps correct the maps of the targets."""
+
+    prompts: Texts = Field(
+        description="What the maps must not show, in words; read as written, without templates.",
+        examples=[["a photo of a"]],
+    )
+    mode: NegativeMode = Field(
+        "subtract",
+        description="`subtract`: `weight` times the largest of their raw maps is taken from each "
+        "raw map, and what is positive is kept. `mask`: a map is zero where one of theirs, "
+        "stretched to 0..1, exceeds `threshold`.",
+        examples=["mask"],
+    )
+    threshold: float = Field(
+        DEFAULT_THRESHOLD, ge=0, lt=1, description="For `mask`.", examples=[DEFAULT_THRESHOLD]
+    )
+    weight: float = Field(1.0, gt=0, le=1000, description="For `subtract`.", examples=[1.0])
+
+
+# The places of a request where a union's branch, rather than a field, comes next in an error.
+LIST_UNIONS = frozenset({"targets", "distractors"})
+SINGLE_UNIONS = frozenset({"target", "against"})
+MODELS = (
+    TextTarget,
+    EncodedEmbedding,
+    EmbeddingTarget,
+    ImageTarget,
+    ClassTarget,
+    ContrastTarget,
+    ResidualTarget,
+    NegativePrompts,
+)

@@ -1,0 +1,1 @@
+"""The process: listening sockets, connections, signals and shutdown."""

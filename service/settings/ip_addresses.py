@@ -1,0 +1,92 @@
+"""Which addresses pictures may be fetched from: a rule of its own, whatever the platform says.
+
+Python's ``is_global`` differs between its releases, counts addresses that carry an IPv4 address
+inside them by their own prefix, and knows nothing of the addresses at which clouds hand out
+credentials. It must agree here, but does not decide.
+"""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+IPAddress = IPv4Address | IPv6Address
+
+
+def _networks(*texts: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(text) for text in texts)
+
+
+# The special-purpose registries of RFC 6890 as they stand today, multicast, and what is reserved.
+_SPECIAL_IPV4 = _networks(
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+# All that is allocated for global unicast lies in one block, so mapped, compatible, link-local,
+# unique local and multicast addresses are outside. These lie inside it: protocol assignments with
+# Teredo, documentation, 6to4.
+_GLOBAL_IPV6 = IPv6Network("2000::/3")
+_SPECIAL_IPV6 = _networks("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+# Where networks without IPv4 reach it; the last 32 bits are the address that is meant (RFC 6052).
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+_PRIVATE = _networks(
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "::1/128",
+    "fc00::/7",
+)
+# Metadata services outside link-local: Azure, Alibaba, Amazon and Google over IPv6.
+_METADATA = _networks("168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254", "fd20:ce::254")
+
+
+def parse_address(text: str) -> IPAddress | None:
+    """The address in its one standard notation, or None: no decimal, octal or shortened IPv4."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether the address is one of the open internet, and not of some network nearby.
+
+    Mapped, compatible, 6to4 and Teredo addresses are none, whatever they carry. A NAT64 address is
+    what it carries, because it is all that a network without IPv4 has.
+    """
+    if _in(address, _METADATA) or not address.is_global or address.is_multicast:
+        return False
+    if isinstance(address, IPv4Address):
+        return not _in(address, _SPECIAL_IPV4)
+    if address.scope_id is not None:
+        return False
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    return address in _GLOBAL_IPV6 and not _in(address, _SPECIAL_IPV6)
+
+
+def is_private(address: IPAddress) -> bool:
+    """Whether the address is of a private network or this machine.
+
+    Link-local addresses are neither public nor private here: clouds hand out credentials there.
+    """
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        return False
+    return _in(address, _PRIVATE) and not _in(address, _METADATA)
+
+
+def _in(address: IPAddress, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    return any(address in network for network in networks)

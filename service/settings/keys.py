@@ -1,0 +1,92 @@
+"""API keys as operators write them: a name, the key's hash, scopes and limits."""
+
+import hashlib
+import secrets
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from legrad_engine.errors import InvalidOptionError
+
+KeyScope = Literal["explain", "admin", "metrics"]
+
+_PREFIX = "legrad_"
+_LONGEST_PART = 32
+_FORMS = {
+    "name": "write lower-case letters, digits, '.', '_' and '-', at most 63",
+    "sha256": "write the SHA-256 of the key, 64 hexadecimal digits in lower case",
+    "rate": "write N/second, N/minute or N/hour, such as 10/second",
+}
+
+
+class ApiKey(BaseModel):
+    """One entry of the list of keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name in logs.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", repr=False, description="SHA-256 of the key, in hexadecimal."
+    )
+    scopes: frozenset[KeyScope] = Field(min_length=1, description="What the key opens.")
+    max_concurrent: int | None = Field(None, ge=1, description="Most requests at once.")
+    rate: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
+        description="Most requests in a time, such as `10/second`.",
+    )
+
+
+_KEYS = TypeAdapter(list[ApiKey])
+
+
+def new_key() -> str:
+    """A fresh key: 256 random bits, in characters that need no quoting anywhere."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(key: bytes) -> bytes:
+    """The SHA-256 of a key.
+
+    A slow hash protects passwords, which can be guessed. These keys are long and random, nobody
+    guesses them; a slow hash would only let wrong keys cost the server work.
+    """
+    return hashlib.sha256(key).digest()
+
+
+def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
+    """The keys of a JSON list.
+
+    Args:
+        text: the list.
+        source: the setting it comes from, for the error.
+
+    Raises:
+        InvalidOptionError: it is not a list of keys, or two have one name or one hash. What is
+            wrong is named by its place, never by its value: that may be a key or its hash.
+    """
+    try:
+        keys = tuple(_KEYS.validate_json(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        if not first["loc"]:
+            raise InvalidOptionError(
+                f"{source} is not a JSON list of keys: {first['msg']}.", field=source
+            ) from None
+        form = _FORMS.get(str(first["loc"][-1]))
+        message = form if form and first["type"] == "string_pattern_mismatch" else first["msg"]
+        # A field's name can be a key that was pasted at the wrong place.
+        place = ".".join(str(part)[:_LONGEST_PART] for part in first["loc"][1:])
+        raise InvalidOptionError(
+            f"{source}, entry {int(first['loc'][0]) + 1}{place and ', ' + place}: {message}.",
+            field=source,
+        ) from None
+    for attribute, noun in (("name", "the same name"), ("sha256", "the same key")):
+        seen: dict[str, int] = {}
+        for number, key in enumerate(keys, start=1):
+            other = seen.setdefault(getattr(key, attribute), number)
+            if other != number:
+                raise InvalidOptionError(
+                    f"{source}: entries {other} and {number} have {noun}.", field=source
+                )
+    return keys

@@ -1,0 +1,264 @@
+"""Prometheus metrics. Every label set exists from the start, so that dashboards never see a gap."""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from service.batching import DropReason
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+LoadOutcome = Literal["loaded", "failed", "refused"]
+"""A refused load found no room within the memory for models."""
+
+ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many", "idle"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARES = tuple(step / 20 for step in range(1, 20))
+_STAGES = ("decode", "text", "forward", "backward", "render")
+_STATUSES = (
+    "200", "202", "304", "400", "401", "403", "404", "405", "406", "408", "413", "415", "422",
+    "429", "499", "500", "502", "503", "504", "507",
+)  # fmt: skip
+
+TRACES = "traces"
+UNMATCHED_ROUTE = "unmatched"
+
+
+class Metrics:
+    """All metrics of one application, in a registry of their own."""
+
+    def __init__(self, models: Iterable[str], routes: Iterable[str]) -> None:
+        """Creates every metric with every label set for these model ids and routes."""
+        # When a counter began says nothing that the process start time does not.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "Time to answer a request.", _SECONDS, "route"
+        )
+        self.requests_in_progress = self._gauge(
+            "requests_in_progress", "Explanations accepted and not yet sent."
+        )
+        self.body_bytes_in_progress = self._gauge(
+            "body_bytes_in_progress", "Bytes received of the bodies of requests in progress."
+        )
+        self.connections_closed = self._counter(
+            "connections_closed", "Connections given up for what the client did not do.", "reason"
+        )
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds", "Time an image waited for the worker.", _SECONDS, "model"
+        )
+        self.queue_depth = self._gauge("queue_depth", "Images waiting for the worker.", "model")
+        self.queue_cost = self._gauge(
+            "queue_cost", "Work waiting, in images at the model's own size.", "model"
+        )
+        self.batch_size = self._histogram(
+            "batch_size", "Images computed together.", (1, 2, 4, 8, 12, 16, 24, 32, 64), "model"
+        )
+        self.compute = self._histogram(
+            "compute_seconds",
+            "Time of each stage: per image for decode and render, per batch for the others.",
+            _SECONDS,
+            "model",
+            "stage",
+        )
+        self.rejected = self._counter("rejected", "Requests not answered as asked.", "reason")
+        self.dropped = self._counter(
+            "dropped", "Images given up before a result.", "model", "reason"
+        )
+        self.cache_hits = self._counter("cache_hits", "Look-ups that found an entry.", "cache")
+        self.cache_misses = self._counter("cache_misses", "Look-ups that did not.", "cache")
+        self.cache_bytes = self._gauge("cache_bytes", "Size of the entries.", "cache")
+        self.cache_entries = self._gauge("cache_entries", "Entries kept.", "cache")
+        self.cache_evictions = self._counter(
+            "cache_evictions", "Entries dropped to make room.", "cache"
+        )
+        self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
+        self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
+        self.model_loads = self._counter(
+            "model_loads", "Attempts to load the model.", "model", "outcome"
+        )
+        self.model_evictions = self._counter(
+            "model_evictions", "Times the model was unloaded to make room for another.", "model"
+        )
+        self.worker_restarts = self._counter(
+            "worker_restarts", "Workers that died or hung and were replaced.", "model"
+        )
+        self.worker_stalls = self._counter(
+            "worker_stalls", "Workers that hung and were given up.", "model"
+        )
+        self.url_fetch = self._histogram(
+            "url_fetch_seconds", "Time to fetch a picture, or to fail in it.", _SECONDS
+        )
+        self.url_fetches = self._counter("url_fetches", "Pictures fetched, or not.", "outcome")
+        self.key_file_broken = self._gauge(
+            "key_file_broken", "Whether the file of keys as it is now cannot be used."
+        )
+        self.similarity = self._histogram(
+            "similarity",
+            "Cosine between image and prompt.",
+            tuple(step / 20 for step in range(-10, 20)),
+            "model",
+        )
+        self.heatmap_entropy = self._histogram(
+            "heatmap_entropy", "How spread out a heatmap is, 0 to 1.", _SHARES, "model"
+        )
+        self.heatmap_border_mass = self._histogram(
+            "heatmap_border_mass", "Share of a heatmap at the picture's border.", _SHARES, "model"
+        )
+        self._create_label_sets(list(models), list(routes))
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _create_label_sets(self, models: list[str], routes: list[str]) -> None:
+        for route in (*routes, UNMATCHED_ROUTE):
+            self.request_duration.labels(route)
+            for status in _STATUSES:
+                self.requests.labels(route, status)
+        for closed in get_args(ClosedConnection):
+            self.connections_closed.labels(closed)
+        for reason in REJECTION_REASONS:
+            self.rejected.labels(reason)
+        for outcome in URL_OUTCOMES:
+            self.url_fetches.labels(outcome)
+        for cache in ("prompts", TRACES):
+            self.cache_hits.labels(cache)
+            self.cache_misses.labels(cache)
+        self.cache_bytes.labels(TRACES)
+        self.cache_entries.labels(TRACES)
+        self.cache_evictions.labels(TRACES)
+        for model in models:
+            for metric in (
+                self.queue_wait,
+                self.queue_depth,
+                self.queue_cost,
+                self.batch_size,
+                self.model_loaded,
+                self.model_bytes,
+                self.model_evictions,
+                self.worker_restarts,
+                self.worker_stalls,
+                self.similarity,
+                self.heatmap_entropy,
+                self.heatmap_border_mass,
+            ):
+                metric.labels(model)
+            for stage in _STAGES:
+                self.compute.labels(model, stage)
+            for outcome in get_args(LoadOutcome):
+                self.model_loads.labels(model, outcome)
+            for drop_reason in DropReason:
+                self.dropped.labels(model, drop_reason.value)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"legrad_{name}", description, labels, registry=self.registry)
+
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(f"legrad_{name}", description, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, description: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"legrad_{name}", description, labels, buckets=buckets, registry=self.registry
+        )
+
+
+REJECTION_REASONS = (
+    "queue-full",
+    "too-many-requests",
+    "deadline-exceeded",
+    "body-too-large",
+    "image-too-large",
+    "picture-timeout",
+    "out-of-memory",
+    "no-room",
+    "model-too-large",
+    "worker-died",
+    "worker-stalled",
+    "worker-unavailable",
+    "shutting-down",
+    "client-left",
+    "key-concurrency",
+    "key-rate",
+)
+
+
+URL_OUTCOMES = (
+    "fetched",
+    "cancelled",
+    "url-not-allowed",
+    "url-refused",
+    "url-too-large",
+    "url-unreachable",
+    "url-timeout",
+)
+
+
+class TraceCacheMetrics:
+    """What the trace cache reports. See :class:`service.pool.trace_cache.CacheObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def cache_changed(self, entries: int, nbytes: int) -> None:
+        """Sets the gauges."""
+        self._metrics.cache_entries.labels(TRACES).set(entries)
+        self._metrics.cache_bytes.labels(TRACES).set(nbytes)
+
+    def entries_evicted(self, count: int) -> None:
+        """Counts what made room."""
+        self._metrics.cache_evictions.labels(TRACES).inc(count)
+
+
+class BatchMetrics:
+    """What one model's batcher reports, as metrics. See :class:`service.batching.BatchObserver`."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        # Looked up once: the worker and the event loop would wait for each other at every look.
+        self._depth = metrics.queue_depth.labels(model)
+        self._cost = metrics.queue_cost.labels(model)
+        self._wait = metrics.queue_wait.labels(model)
+
+    def queue_changed(self, depth: int, cost: float) -> None:
+        """Sets the gauges of the queue."""
+        self._depth.set(depth)
+        self._cost.set(cost)
+
+    def queue_waited(self, seconds: float) -> None:
+        """Counts one wait."""
+        self._wait.observe(seconds)
+
+    def batch_finished(self, size: int, cost: float, seconds: float) -> None:  # noqa: ARG002
+        """Counts one batch; its stages are timed where they run."""
+        self._metrics.batch_size.labels(self._model).observe(size)
+
+    def item_dropped(self, reason: DropReason) -> None:
+        """Counts one image given up."""
+        self._metrics.dropped.labels(self._model, reason.value).inc()
+
+    def worker_restarted(self) -> None:
+        """Counts one restart."""
+        self._metrics.worker_restarts.labels(self._model).inc()
+
+    def worker_stalled(self) -> None:
+        """Counts one worker that hung."""
+        self._metrics.worker_stalls.labels(self._model).inc()

@@ -1,0 +1,144 @@
+"""Traces by OpenTelemetry, exported by OTLP over HTTP. Needs the extra ``telemetry``."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import cast
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagate import extract
+from opentelemetry.sdk.resources import (
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+
+from service.telemetry.tracing import RequestTrace, SpanLink
+
+_SCOPE = "legrad-service"
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+)
+_OTHER_METHOD = "_OTHER"
+_NANOSECONDS = 1_000_000_000
+
+
+class OpenTelemetryTracing:
+    """See :class:`service.telemetry.tracing.Tracing`. Configured by ``OTEL_*`` alone."""
+
+    def __init__(self) -> None:
+        # A name in the environment counts before ours.
+        own = {SERVICE_NAME: _SCOPE, SERVICE_VERSION: version(_SCOPE)}
+        resource = Resource.create(own).merge(OTELResourceDetector().detect())
+        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        requests = TracerProvider(resource=resource, shutdown_on_exit=False)
+        # What hangs on a request is sampled as it is. A batch begins a trace of its own, which a
+        # sampler would judge by itself.
+        within = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        for provider in (requests, within):
+            provider.add_span_processor(self._processor)
+        self._requests = requests.get_tracer(_SCOPE, version(_SCOPE))
+        self._within = within.get_tracer(_SCOPE, version(_SCOPE))
+
+    @contextmanager
+    def request(
+        self, method: str, scheme: str, headers: Mapping[str, str]
+    ) -> Iterator[RequestTrace]:
+        """A server span, by the semantic conventions but for the path: callers choose that."""
+        known = method if method in _METHODS else _OTHER_METHOD
+        span = self._requests.start_span(
+            "HTTP" if known is _OTHER_METHOD else known,
+            context=extract(headers),
+            kind=trace.SpanKind.SERVER,
+            attributes={HTTP_REQUEST_METHOD: known, URL_SCHEME: scheme},
+        )
+        # An exception's text may quote what was sent.
+        with trace.use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
+            yield _Request(span, known)
+
+    def stage(self, name: str, seconds: float, *, ago: float = 0.0) -> None:
+        """A child of the current span."""
+        if not trace.get_current_span().is_recording():
+            return
+        ended = time.time_ns() - round(ago * _NANOSECONDS)
+        span = self._within.start_span(name, start_time=ended - round(seconds * _NANOSECONDS))
+        span.end(ended)
+
+    def link(self) -> SpanLink | None:
+        """The current span's context."""
+        span = trace.get_current_span()
+        return cast(SpanLink, span.get_span_context()) if span.is_recording() else None
+
+    @contextmanager
+    def batch(self, model: str, links: Sequence[SpanLink | None]) -> Iterator[None]:
+        """A span in a trace of its own."""
+        contexts = [cast(trace.SpanContext, link) for link in links if link is not None]
+        if not contexts:
+            yield
+            return
+        # A request with several pictures in the batch is one request.
+        requests = {each.span_id: each for each in contexts}
+        span = self._within.start_span(
+            "batch",
+            context=Context(),
+            links=[trace.Link(each) for each in requests.values()],
+            attributes={"legrad.model": model, "legrad.batch.size": len(links)},
+        )
+        with trace.use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
+            try:
+                yield
+            except Exception as error:
+                span.set_status(trace.StatusCode.ERROR)
+                span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+                raise
+
+    def close(self) -> None:
+        """Exports what is left; a collector that does not answer can take half a minute."""
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _Request:
+    def __init__(self, span: trace.Span, method: str) -> None:
+        self._span = span
+        self._method = method
+
+    @property
+    def trace_id(self) -> str:
+        return trace.format_trace_id(self._span.get_span_context().trace_id)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        # https://www.w3.org/TR/trace-context-2 left it to a draft, in the form of traceparent.
+        context = self._span.get_span_context()
+        span_id = trace.format_span_id(context.span_id)
+        return {"traceresponse": f"00-{self.trace_id}-{span_id}-{context.trace_flags:02x}"}
+
+    def answered(self, route: str | None, status: int, problem: str | None) -> None:
+        span = self._span
+        if route is not None:
+            span.set_attribute(HTTP_ROUTE, route)
+            if self._method is not _OTHER_METHOD:
+                span.update_name(f"{self._method} {route}")
+        span.set_attribute(HTTP_RESPONSE_STATUS_CODE, status)
+        if problem is not None or status >= 500:
+            span.set_attribute(ERROR_TYPE, problem or str(status))
+        if status >= 500:
+            span.set_status(trace.StatusCode.ERROR)

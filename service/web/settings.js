@@ -1,0 +1,133 @@
+/** What can be chosen, from what the server says of its models. */
+
+import { byId, offer } from "./dom.js";
+
+/** @typedef {import("./api.js").Settings} Settings */
+
+const SCORES = {
+  mean: "Mean of patches",
+  cls: "Class token",
+  pooler: "Attention pooler",
+};
+
+/** The fields of one setting, and of the second one to compare with. */
+export class SettingsForm {
+  /** @param {() => void} changed called when another model is chosen */
+  constructor(changed) {
+    /** @type {any[]} */
+    this._models = [];
+    for (const suffix of ["", "-second"]) {
+      byId(`model${suffix}`).addEventListener("change", () => {
+        this._describe(suffix);
+        changed();
+      });
+    }
+    byId("compare").addEventListener("change", () => {
+      byId("second").hidden = !this.comparing;
+    });
+  }
+
+  /** @param {any[]} models the answer of /models */
+  offerModels(models) {
+    this._models = models;
+    for (const suffix of ["", "-second"]) {
+      offer(
+        byId(`model${suffix}`),
+        models.map(({ id, state }) => [id, state === "ready" ? id : `${id} (${state})`]),
+      );
+      this._describe(suffix);
+    }
+    // Two settings that are the same would compare nothing.
+    if (models.length > 1) byId("model-second").value = models[1].id;
+    else if (models[0]?.layers > 1) byId("layers-second").value = "all";
+    if (models.length > 1) this._describe("-second");
+  }
+
+  /** Whether the first setting asks the built-in model. */
+  get asksStarter() {
+    return byId("model").value === "starter";
+  }
+
+  get comparing() {
+    return byId("compare").checked;
+  }
+
+  /** One setting, or two to compare. @returns {Settings[]} */
+  read() {
+    return this.comparing ? [this._read(""), this._read("-second")] : [this._read("")];
+  }
+
+  /** A setting in words. @param {Settings} settings */
+  static describe({ model, layers, score }) {
+    const blocks =
+      layers === null ? "last 2 blocks" : layers === "all" ? "all blocks" : lastBlocks(Number(layers));
+    return [model, blocks, score && `score ${score}`].filter(Boolean).join(", ");
+  }
+
+  /** @param {string} suffix @returns {Settings} */
+  _read(suffix) {
+    const value = (/** @type {string} */ name) => byId(name).value || null;
+    const layers = value(`layers${suffix}`);
+    const size = value("size");
+    return {
+      model: value(`model${suffix}`),
+      layers: layers === null || layers === "all" ? layers : Number(layers),
+      score: value(`score${suffix}`),
+      size: size && Number(size),
+      fit: byId("fit").value,
+      normalize: byId("normalize").value,
+    };
+  }
+
+  /** @param {string} suffix */
+  _describe(suffix) {
+    const model = this._models.find(({ id }) => id === byId(`model${suffix}`).value);
+    offer(byId(`layers${suffix}`), layerChoices(model?.layers));
+    offer(byId(`score${suffix}`), scoreChoices(model?.scores));
+    if (!suffix) offer(byId("size"), sizeChoices(model));
+  }
+}
+
+/** @param {number} count */
+const lastBlocks = (count) => (count === 1 ? "last block" : `last ${count} blocks`);
+
+/** @param {number|null|undefined} layers @returns {[string, string][]} */
+function layerChoices(layers) {
+  const counts = [1, 2, 3, 4, 6, 8, 12, 16, 24].filter((count) => count < (layers ?? 3));
+  return [
+    ...counts.map((count) => /** @type {[string, string]} */ (
+      count === 2 ? ["", "Last 2 blocks (usual)"] : [String(count), capital(lastBlocks(count))]
+    )),
+    ["all", layers ? `All ${layers} blocks` : "All blocks"],
+  ].sort(([left], [right]) => Number(left !== "") - Number(right !== "")); // the usual one first
+}
+
+/** @param {string[]|null|undefined} scores @returns {[string, string][]} */
+function scoreChoices(scores) {
+  if (!scores?.length) return [["", "The model's usual one"]];
+  return scores.map((score, index) => [
+    index ? score : "",
+    SCORES[/** @type {keyof typeof SCORES} */ (score)] ?? score,
+  ]);
+}
+
+/** @param {any} model @returns {[string, string][]} */
+function sizeChoices(model) {
+  if (!model?.image_size) return [["", "The model's own"]];
+  const own = model.image_size.width;
+  const patch = Math.max(model.patch_size.width, model.patch_size.height);
+  const inWords = (/** @type {number} */ size) => {
+    const patches = Math.floor(size / model.patch_size.width);
+    return `${size} px, ${patches} × ${Math.floor(size / model.patch_size.height)} patches`;
+  };
+  const larger = [1.5, 2, 3]
+    .map((factor) => Math.round((factor * own) / patch) * patch)
+    .filter((size) => size <= 1024);
+  return [
+    ["", inWords(own)],
+    ...larger.map((size) => /** @type {[string, string]} */ ([String(size), inWords(size)])),
+  ];
+}
+
+/** @param {string} text */
+const capital = (text) => text[0].toUpperCase() + text.slice(1);

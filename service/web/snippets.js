@@ -1,0 +1,81 @@
+/** A request as text to paste: what is on the screen, asked again. */
+
+import { addressOf, hasKey, textFields } from "./api.js";
+
+/** @typedef {import("./api.js").Question} Question */
+
+/**
+ * @param {import("./card.js").Look & {threshold: number}} look
+ * @param {string} normalize
+ */
+const outputOf = ({ opacity, colormap, regions, threshold }, normalize) => ({
+  heatmap: "none",
+  colormap,
+  alpha: opacity,
+  normalize,
+  regions_threshold: regions ? threshold : null,
+});
+
+/**
+ * @param {Question} question
+ * @param {import("./card.js").Look & {threshold: number}} look
+ */
+export function asCurl(question, look) {
+  const { picture, settings } = question;
+  const quoted = `"${picture.name.replace(/["\\]/g, "\\$&")}"`;
+  const parts = [`curl -sS --fail-with-body ${shell(addressOf("explain"))}`];
+  if (hasKey()) parts.push('-H "Authorization: Bearer $LEGRAD_API_KEY"');
+  parts.push(`-F ${shell(`image=@${quoted}`)}`);
+  for (const [name, value] of textFields(question, outputOf(look, settings.normalize))) {
+    parts.push(`--form-string ${shell(`${name}=${value}`)}`);
+  }
+  parts.push("-o answer.json");
+  const fetched = picture.address
+    ? `curl -sS -o ${shell(picture.name)} ${shell(picture.address)}\n`
+    : "";
+  return `${fetched}${parts.join(" \\\n  ")}\n`;
+}
+
+/**
+ * @param {Question} question
+ * @param {import("./card.js").Look & {threshold: number}} look
+ */
+export function asPython(question, look) {
+  const { picture, prompts, settings } = question;
+  const others = textFields({ ...question, prompts: [] }, outputOf(look, settings.normalize));
+  const data = [
+    `        "prompts": [${prompts.map(python).join(", ")}],`,
+    ...others.map(([name, value]) => `        ${python(name)}: ${python(value)},`),
+  ];
+  const key = hasKey()
+    ? '    headers={"Authorization": f"Bearer {os.environ[\'LEGRAD_API_KEY\']}"},\n'
+    : "";
+  const source = picture.address
+    ? `httpx.get(${python(picture.address)}).content`
+    : `Path(${python(picture.name)}).read_bytes()`;
+  return `import base64
+${key ? "import os\n" : ""}from pathlib import Path
+
+import httpx
+
+picture = ${source}
+response = httpx.post(
+    ${python(addressOf("explain"))},
+${key}    files={"image": picture},
+    data={
+${data.join("\n")}
+    },
+    timeout=60,
+)
+response.raise_for_status()
+for target in response.json()["images"][0]["targets"]:
+    print(target["prompt"], round(target["similarity"], 2), target["statistics"]["peak_position"])
+    Path(f"{target['prompt'].replace('/', ' ')}.png").write_bytes(base64.b64decode(target["overlay"]))
+`;
+}
+
+/** @param {string} text */
+const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** JSON's strings are Python's too. @param {string} text */
+const python = (text) => JSON.stringify(text);

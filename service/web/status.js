@@ -1,0 +1,108 @@
+/** Waiting and failing, in words. */
+
+import { Problem } from "./api.js";
+import { byId } from "./dom.js";
+import { adviceFor, progressInWords, seconds } from "./words.js";
+
+const MOST_RETRIES = 20;
+
+/** Says something to those who do not see the page. @param {string} news */
+export function tell(news) {
+  byId("news").textContent = news;
+}
+
+/** Shows that something is under way. */
+export class Waiting {
+  constructor() {
+    this._said = "";
+  }
+
+  show() {
+    this._said = "";
+    byId("waiting-text").textContent = "Sending the picture";
+    byId("waiting").hidden = false;
+    byId("result").setAttribute("aria-busy", "true");
+  }
+
+  /** @param {any} progress an answer of /explain/{id}/progress */
+  update(progress) {
+    const words = progressInWords(progress);
+    byId("waiting-text").textContent = words;
+    // The estimate changes all the time; the stage is news.
+    const news = `${progress.stage} ${progress.position ?? ""}`;
+    if (news !== this._said) tell(words);
+    this._said = news;
+  }
+
+  hide() {
+    byId("waiting").hidden = true;
+    byId("result").removeAttribute("aria-busy");
+  }
+}
+
+/** Shows what went wrong, and tries again where the server says when. */
+export class Trouble {
+  /** @param {() => void} retry */
+  constructor(retry) {
+    this._retry = retry;
+    this._tries = 0;
+    /** @type {number|undefined} */
+    this._timer = undefined;
+    byId("retry").addEventListener("click", () => this._again());
+    byId("stop-retry").addEventListener("click", () => this._giveUp());
+  }
+
+  /** Begins anew: a person asked. */
+  reset() {
+    this._tries = 0;
+    this.hide();
+  }
+
+  hide() {
+    clearInterval(this._timer);
+    byId("problem").hidden = true;
+  }
+
+  /** @param {unknown} error @param {boolean} [canRetry] */
+  show(error, canRetry = true) {
+    if (!(error instanceof Problem)) throw error;
+    clearInterval(this._timer);
+    this._problem = error;
+    byId("problem-title").textContent = error.title;
+    byId("problem-detail").textContent = error.message;
+    byId("problem-advice").textContent = adviceFor(error);
+    byId("problem-id").textContent = error.requestId && `Request ${error.requestId}`;
+    byId("retry").hidden = !canRetry;
+    byId("stop-retry").hidden = true;
+    byId("problem").hidden = false;
+    tell(`${error.title}. ${error.message} ${byId("problem-advice").textContent}`);
+    const passing = [429, 503].includes(error.status) && error.retryAfter !== null;
+    if (canRetry && passing && this._tries < MOST_RETRIES) this._countDown(Number(error.retryAfter));
+  }
+
+  /** @param {number} left seconds */
+  _countDown(left) {
+    const words = () => `Trying again by itself in ${seconds(left)}.`;
+    byId("problem-advice").textContent = words();
+    byId("stop-retry").hidden = false;
+    tell(`${this._problem?.title}. ${words()}`);
+    this._timer = setInterval(() => {
+      left -= 1;
+      if (left > 0) byId("problem-advice").textContent = words();
+      else this._again();
+    }, 1000);
+  }
+
+  _again() {
+    this._tries += 1;
+    this.hide();
+    this._retry();
+  }
+
+  _giveUp() {
+    clearInterval(this._timer);
+    byId("stop-retry").hidden = true;
+    byId("problem-advice").textContent = "Try again when you like.";
+    byId("retry").focus();
+  }
+}

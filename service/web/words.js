@@ -1,0 +1,74 @@
+/** Numbers and places in words. */
+
+/** @param {number} value @param {number} total @param {string[]} names */
+const third = (value, total, names) => names[Math.min(2, Math.floor((3 * value) / total))];
+
+/**
+ * Where in a picture a point is.
+ * @param {{x: number, y: number}} point
+ * @param {{width: number, height: number}} size
+ */
+export function placeOf({ x, y }, { width, height }) {
+  const row = third(y, height, ["upper", "middle", "lower"]);
+  const column = third(x, width, ["left", "centre", "right"]);
+  return row === "middle" && column === "centre" ? "centre" : `${row} ${column}`;
+}
+
+/** @param {number} share 0 to 1 */
+export function percent(share) {
+  if (share > 0 && share < 0.01) return "under 1 %";
+  if (share < 1 && share > 0.99) return "over 99 %";
+  return `${Math.round(100 * share)} %`;
+}
+
+/** @param {number} count @param {string} noun */
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+/** @param {number} seconds */
+export const seconds = (seconds) =>
+  seconds < 1 ? "less than a second" : counted(Math.ceil(seconds), "second");
+
+/** @param {number} place 1, 2, 3 ... */
+export function ordinal(place) {
+  const ending = { one: "st", two: "nd", few: "rd", other: "th" };
+  const rule = new Intl.PluralRules("en", { type: "ordinal" }).select(place);
+  return `${place}${ending[/** @type {keyof typeof ending} */ (rule)]}`;
+}
+
+const STAGES = {
+  receiving: "Sending the picture",
+  loading: "Loading the model",
+  preparing: "Reading the picture",
+  computing: "The model is looking",
+  drawing: "Drawing the heatmaps",
+};
+
+/** How far a request is. @param {any} progress an answer of /explain/{id}/progress */
+export function progressInWords({ stage, position, estimated_seconds: left }) {
+  const words =
+    stage === "queued"
+      ? position === 1
+        ? "Next in line"
+        : `${ordinal(position)} in line`
+      : STAGES[/** @type {keyof typeof STAGES} */ (stage)];
+  return left === null || left < 1 ? words : `${words}, about ${seconds(left)} to go`;
+}
+
+/** What a person can do about a problem. @param {import("./api.js").Problem} problem */
+export function adviceFor(problem) {
+  switch (problem.code) {
+    case "unreachable":
+      return "Check that it runs and that you are connected, then try again.";
+    case "not-a-picture":
+      return "Choose a PNG, JPEG, WebP or GIF.";
+    case "body-too-large":
+    case "image-too-large":
+      return "Choose a smaller picture.";
+    case "deadline-exceeded":
+    case "out-of-memory":
+      return "Choose a lower resolution or fewer prompts, or try again later.";
+  }
+  if (problem.status === 422) return "Change the picture, the prompts or the options, then explain again.";
+  if (problem.status >= 500) return "You did nothing wrong. Its operator finds the reason by the id below.";
+  return "";
+}

@@ -1,0 +1,295 @@
+"""The Python client against a real application, and against servers that misbehave."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from legrad_client import (
+    AsyncLegradClient,
+    DeadlineError,
+    LegradClient,
+    RefusedError,
+    UnreachableError,
+)
+from legrad_client.answers import ModelDescription, TargetExplanation
+from legrad_client.questions import OUTPUT_OPTIONS, Options
+from PIL import Image
+
+from service.schemas import answers, requests
+from tests.support.picture_sites import PictureSite, answer, sends
+from tests.support.pictures import encoded, picture
+from tests.support.running_app import Held, RunningApp
+
+PICTURE = picture(90, 60, seed=3)
+PROBLEM = {"error": "queue-full", "detail": "The queue is full.", "request_id": "r"}
+
+
+def url_of(running: RunningApp) -> str:
+    return f"http://{running.host}:{running.port}"
+
+
+@pytest.fixture
+def client(running: RunningApp) -> Iterator[LegradClient]:
+    with LegradClient(url_of(running)) as client:
+        yield client
+
+
+def test_every_kind_of_picture_gives_the_same_numbers(client: LegradClient, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(PICTURE))
+    kinds = [path, str(path), path.read_bytes(), PICTURE, np.asarray(PICTURE)]
+    found = client.explain_all(kinds[:4], ["a cat"]) + client.explain_all(kinds[4:], ["a cat"])
+    for each in found:
+        np.testing.assert_allclose(each["a cat"].map, found[0]["a cat"].map, rtol=1e-4)
+        assert each.size.width == 90
+
+
+def test_an_answer_holds_arrays_and_images(client: LegradClient) -> None:
+    found = client.explain(PICTURE, ["a cat", "a dog"], layers=[0, 2], colormap="viridis")
+    assert (found.layers, len(found)) == ((0, 2), 2)
+    cat = found["a cat"]
+    assert found[0] is cat
+    assert [target.prompt for target in found] == ["a cat", "a dog"]
+    assert (cat.map.shape, cat.map.dtype) == ((4, 4), np.float32)
+    assert cat.statistics.peak == pytest.approx(cat.map.max())
+    assert cat.overlay is not None
+    assert (cat.overlay.size, cat.overlay.mode) == ((90, 60), "RGB")
+    assert cat.regions
+    assert sum(target.probability or 0 for target in found) == pytest.approx(1)
+    with pytest.raises(KeyError):
+        _ = found["a bird"]
+
+
+def test_other_targets_and_no_drawings(client: LegradClient) -> None:
+    contrast = {
+        "type": "contrast",
+        "target": {"type": "text", "text": "a cat"},
+        "against": {"type": "text", "text": "a dog"},
+    }
+    found = client.explain(
+        PICTURE, targets=[contrast], overlay=False, regions_threshold=None, fit="native"
+    )
+    assert found[0].overlay is None
+    assert found[0].regions is None
+    assert found['"a cat" against "a dog"'] is found[0]
+
+
+def test_models_are_described(client: LegradClient) -> None:
+    (model,) = client.models()
+    assert (model.id, model.state, model.default) == ("tiny-tiny", "ready", True)
+
+
+def test_a_notebook_shows_overlays_and_escapes_prompts(client: LegradClient) -> None:
+    shown = client.explain(PICTURE, ["<b>cat</b>"])._repr_html_()
+    assert "data:image/png;base64," in shown
+    assert "<b>cat</b></b>" not in shown
+    assert "&lt;b&gt;cat&lt;/b&gt;" in shown
+
+
+def test_addresses_are_left_to_the_server(tiny_model: str) -> None:
+    with PictureSite(sends(answer(encoded(PICTURE)))) as site:
+        host = f"localhost:{site.port}"
+        with (
+            RunningApp(tiny_model, url_hosts=host, url_private_addresses=True) as running,
+            LegradClient(url_of(running)) as client,
+        ):
+            fetched = client.explain(f"http://{host}/picture", ["a cat"])
+            np.testing.assert_array_equal(fetched[0].map, client.explain(PICTURE, ["a cat"])[0].map)
+
+
+def test_the_awaited_client_does_the_same(running: RunningApp, client: LegradClient) -> None:
+    async def ask() -> Sequence[Any]:
+        async with AsyncLegradClient(url_of(running)) as awaited:
+            return await asyncio.gather(
+                *(awaited.explain(PICTURE, [f"thing {number}"]) for number in range(8)),
+                awaited.models(),
+            )
+
+    *found, models = asyncio.run(ask())
+    assert [each[0].prompt for each in found] == [f"thing {number}" for number in range(8)]
+    assert models[0].id == "tiny-tiny"
+    np.testing.assert_allclose(
+        found[3][0].map, client.explain(PICTURE, ["thing 3"])[0].map, atol=1e-7
+    )
+
+
+def test_a_refusal_says_why(client: LegradClient) -> None:
+    with pytest.raises(RefusedError, match="63") as caught:
+        client.explain(PICTURE, ["a cat"], size=63)
+    assert (caught.value.status, caught.value.error) == (422, "invalid-option")
+    assert caught.value.field == "options.size"
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros((4, 4), np.float32), ValueError),
+        (np.zeros((4, 4, 2), np.uint8), ValueError),
+        (5, TypeError),
+        ("no/such/file.png", FileNotFoundError),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_anything_is_sent(
+    image: Any, error: type[Exception]
+) -> None:
+    with LegradClient("http://127.0.0.1:9") as client, pytest.raises(error):
+        client.explain(image, ["a cat"])
+
+
+def test_an_unknown_option_is_a_mistake_in_the_program(client: LegradClient) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        client.explain(PICTURE, ["a cat"], colour="red")  # type: ignore[call-arg]
+
+
+@contextmanager
+def scripted(*script: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str, list[float]]]:
+    """A server that answers each request by the next of its lines, and then the last for ever."""
+    came: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            came.append(time.monotonic())
+            status, headers, body = script[min(len(came), len(script)) - 1]
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", came
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+BUSY = (429, {"Retry-After": "1"}, json.dumps(PROBLEM).encode())
+NO_MODELS = (200, {}, b'{"models": []}')
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so() -> None:
+    with scripted(BUSY, NO_MODELS) as (url, came), LegradClient(url) as client:
+        assert client.models() == []
+    assert came[1] - came[0] >= 1
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_server_that_fails_for_a_moment_is_asked_again(status: int) -> None:
+    with scripted((status, {}, b"<html>"), NO_MODELS) as (url, came), LegradClient(url) as client:
+        assert client.models() == []
+    assert len(came) == 2
+
+
+def test_no_wait_outlasts_the_deadline() -> None:
+    patient = (503, {"Retry-After": "3600"}, json.dumps(PROBLEM).encode())
+    with scripted(patient) as (url, came), LegradClient(url) as client:
+        began = time.monotonic()
+        with pytest.raises(DeadlineError, match="queue is full") as caught:
+            client.models(deadline=5)
+        assert time.monotonic() - began < 5
+    assert len(came) == 1
+    assert isinstance(caught.value.__cause__, RefusedError)
+
+
+def test_a_refused_request_is_not_sent_twice() -> None:
+    refused = (422, {}, json.dumps(PROBLEM).encode())
+    with (
+        scripted(refused) as (url, came),
+        LegradClient(url) as client,
+        pytest.raises(RefusedError),
+    ):
+        client.explain(PICTURE, ["a cat"])
+    assert len(came) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"models": 5}', b'{"models": [{}]}'])
+def test_an_answer_of_something_else_is_said_to_be_one(body: bytes) -> None:
+    with scripted((200, {}, body)) as (url, _), LegradClient(url) as client:
+        with pytest.raises(UnreachableError):
+            client.models()
+        with pytest.raises(UnreachableError):
+            client.explain(PICTURE, ["a cat"])
+
+
+def test_a_server_that_is_not_there_is_given_up_at_the_deadline() -> None:
+    with LegradClient("http://127.0.0.1:9") as client, pytest.raises(DeadlineError) as caught:
+        client.models(deadline=1)
+    assert isinstance(caught.value.__cause__, UnreachableError)
+
+    async def ask() -> None:
+        async with AsyncLegradClient("http://127.0.0.1:9") as awaited:
+            await awaited.models(deadline=1)
+
+    with pytest.raises(DeadlineError):
+        asyncio.run(ask())
+
+
+def test_the_server_is_told_the_deadline(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model) as running,
+        Held(running) as held,
+        LegradClient(url_of(running)) as client,
+    ):
+        with pytest.raises(DeadlineError):
+            client.explain(PICTURE, ["a cat"], deadline=0.5)
+        held.release()
+        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 0)
+
+
+def test_the_client_is_typed_as_the_contract() -> None:
+    def fields(model: Any) -> set[str]:
+        return {field.alias or name for name, field in model.model_fields.items()}
+
+    options = set(Options.__annotations__)
+    assert options - OUTPUT_OPTIONS == set(requests.ExplainOptions.model_fields)
+    assert set(requests.OutputOptions.model_fields) - {"heatmap"} == OUTPUT_OPTIONS
+    assert fields(TargetExplanation) == set(answers.TargetExplanation.model_fields)
+    assert fields(ModelDescription) == set(answers.ModelInfo.model_fields)
+    for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box"):
+        ours = getattr(sys.modules["legrad_client.answers"], name)
+        theirs = {"Statistics": "HeatmapStatistics", "Region": "HeatmapRegion"}.get(name, name)
+        assert fields(ours) == set(getattr(answers, theirs).model_fields)
+
+
+def test_the_client_imports_neither_torch_nor_the_engine() -> None:
+    program = (
+        "import sys, legrad_client; "
+        "print([m for m in ('torch', 'legrad_engine', 'fastapi') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_grey_and_transparent_arrays_are_pictures(client: LegradClient) -> None:
+    grey = np.asarray(PICTURE.convert("L"))
+    clear = np.asarray(PICTURE.convert("RGBA"))
+    found = client.explain_all([grey, clear], ["a cat"])
+    as_image = client.explain_all(
+        [Image.fromarray(grey), Image.fromarray(clear)], ["a cat"], overlay=False
+    )
+    for one, other in zip(found, as_image, strict=True):
+        np.testing.assert_allclose(one[0].map, other[0].map, rtol=1e-4)

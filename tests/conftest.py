@@ -1,0 +1,53 @@
+"""Models, applications and servers that the tests of several folders share."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tests.support.running_app import RunningApp
+from tests.support.running_server import Server
+from tests.support.tiny_model import save_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A `NAME@PATH` reference to a model that computes in milliseconds."""
+    return save_model(tmp_path_factory.mktemp("model"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def running(tiny_model: str) -> Iterator[RunningApp]:
+    """An application with small limits, for every test that leaves it as it was."""
+    with RunningApp(
+        tiny_model,
+        max_body_bytes=2_000_000,
+        max_images=4,
+        max_prompts=8,
+        max_texts=100,
+        max_image_pixels=4_000_000,
+        max_input_size=256,
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: str) -> Iterator[Server]:
+    """A ready server process with small limits, for every test that does not change it."""
+    with Server(
+        tiny_model,
+        max_body_bytes=2_000_000,
+        max_images=4,
+        max_prompts=8,
+    ) as started:
+        started.wait_for_health()
+        yield started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _silent_logs() -> None:
+    """Drop log entries: the server's logs have tests of their own, and drawing them is slow."""
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.ReturnLoggerFactory(),
+    )

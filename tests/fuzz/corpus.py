@@ -1,0 +1,122 @@
+"""Where the fuzzer begins: a few small, whole inputs of every kind, made here."""
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+
+from PIL import ExifTags, Image
+
+from service.schemas.base import EXAMPLE_IMAGE
+
+_BOUNDARY = "b"
+
+
+def pictures() -> Iterator[bytes]:
+    """Small files of every accepted format, in their modes, orientations and compressions."""
+    for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"):
+        yield _encoded("RGB", kind)
+    for mode, kind in itertools.product(("1", "L", "LA", "P", "RGBA"), ("PNG", "TIFF")):
+        yield _encoded(mode, kind)
+    yield _encoded("I;16", "PNG")
+    yield _encoded("I;16", "TIFF")
+    yield _encoded("F", "TIFF")
+    yield _encoded("CMYK", "JPEG")
+    yield _encoded("CMYK", "TIFF")
+    yield _encoded("L", "JPEG", progressive=True)
+    yield _encoded("RGB", "WEBP", lossless=True)
+    yield _encoded("RGBA", "WEBP")
+    yield _encoded("P", "BMP")
+    yield _encoded("1", "PPM")
+    yield from (b"P%d 2 2 1 0 1 1 0" % kind for kind in (1, 2))
+    yield b"P3 2 1 255 255 0 0 0 255 0"
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
+        mode = "1" if compression == "group4" else "RGB"
+        yield _encoded(mode, "TIFF", compression=compression)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
+            yield _encoded("RGB", kind, exif=exif)
+    frames = [Image.new("P", (8, 6), shade) for shade in (1, 2)]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        stream = io.BytesIO()
+        frames[0].save(stream, kind, save_all=True, append_images=frames)
+        yield stream.getvalue()
+
+
+def texts() -> Iterator[bytes]:
+    """Pictures as base64 and as data URLs, and what looks like them."""
+    plain = EXAMPLE_IMAGE.partition(",")[2]
+    for text in (EXAMPLE_IMAGE, plain, f" {plain}\n", "data:,a", "data:;base64,", "http://a/", "="):
+        yield text.encode()
+
+
+def json_bodies() -> Iterator[bytes]:
+    """Bodies that ask in every way there is."""
+    targets = [
+        {"type": "text", "texts": ["a cat", "a dog"]},
+        {"type": "image", "image": EXAMPLE_IMAGE},
+        {"type": "embedding", "embedding": [1, 0.5]},
+        {"type": "embedding", "embedding": {"b64": "AACAPw=="}},
+        {"type": "class", "index": 1},
+        {"type": "class", "label": "cat"},
+        {
+            "type": "contrast",
+            "target": {"type": "text", "text": "a"},
+            "against": {"type": "text", "text": "b"},
+        },
+        {
+            "type": "residual",
+            "target": {"type": "text", "text": "a"},
+            "distractors": [{"type": "text", "text": "b"}],
+            "atoms": 1,
+        },
+    ]
+    options = {
+        "layers": [0, -1],
+        "score": "cls",
+        "size": 64,
+        "fit": "native",
+        "templates": ["{}!"],
+        "negatives": {"prompts": ["a"], "mode": "mask", "threshold": 0.5},
+    }
+    output = {"heatmap": "npy", "alpha": 0.5, "normalize": "shared", "regions_threshold": None}
+    for image in (EXAMPLE_IMAGE, {"b64": "AA=="}, {"url": "https://a.example/b.png"}):
+        yield json.dumps({"image": image, "prompts": ["a cat"]}).encode()
+    for target in targets:
+        yield json.dumps({"image": EXAMPLE_IMAGE, "targets": [target]}).encode()
+    whole = {"images": [EXAMPLE_IMAGE] * 2, "prompts": ["a"], "options": options, "output": output}
+    yield json.dumps(whole).encode()
+
+
+def multipart_bodies() -> Iterator[bytes]:
+    """A line with what follows `multipart/form-data; `, then the body."""
+    file = 'name="image"; filename="a.png"\r\nContent-Type: image/png'
+    parts = {
+        "two fields": [(file, "abc"), ('name="prompts"', "a cat")],
+        "every field": [
+            (file, "abc"),
+            ('name="targets"', '[{"type": "text", "text": "a"}]'),
+            ('name="options"', '{"layers": 2}'),
+            ('name="output"', "{}"),
+            ('name="model"', "starter"),
+        ],
+        "no file": [('name="image"', "abc")],
+        "another charset": [("name*=utf-8''image; filename*=latin-1''a", "abc")],
+    }
+    for fields in parts.values():
+        body = "".join(
+            f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {header}\r\n\r\n{content}\r\n"
+            for header, content in fields
+        )
+        yield f"boundary={_BOUNDARY}\n{body}--{_BOUNDARY}--\r\n".encode()
+    yield b"charset=utf-16; boundary=b\n--b--"
+
+
+def _encoded(mode: str, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    shades = Image.linear_gradient("L").resize((8, 6))
+    picture = Image.new("I;16", (8, 6), 30_000) if mode == "I;16" else shades.convert(mode)
+    picture.save(stream, kind, **options)
+    return stream.getvalue()

@@ -1,0 +1,91 @@
+"""What is fuzzed: each target takes any bytes, and fails on what a caller must never meet."""
+
+import asyncio
+import resource
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from legrad_engine.errors import LegradError
+from legrad_engine.images.decoding import decode
+from service.http.problems import INTERNAL_ERROR, describe
+from service.routes.bodies.reading import JSON, MULTIPART, image_bytes, read_request
+from service.settings import Settings
+from tests.fuzz import corpus
+
+MAX_PIXELS = 250_000
+# Several copies of so many pixels in several modes, and what a codec keeps beside them.
+_MOST_BYTES = 100_000_000
+_SETTINGS = Settings(_env_file=None, url_hosts="public")  # type: ignore[call-arg]
+_loop = asyncio.new_event_loop()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One entry to the outside world.
+
+    Attributes:
+        run: takes what was sent; raises what is a find.
+        seeds: whole inputs to begin with.
+    """
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Iterable[bytes]]
+
+
+def decode_picture(data: bytes) -> None:
+    """A picture is upright RGB within the limit, or refused by a typed error."""
+    before = _peak_bytes()
+    try:
+        picture = decode(data, max_pixels=MAX_PIXELS)
+    except LegradError:
+        pass
+    else:
+        assert picture.mode == "RGB"
+        assert 0 < picture.width * picture.height <= MAX_PIXELS
+    assert _peak_bytes() - before < _MOST_BYTES, "more memory than the limit of pixels needs"
+
+
+def read_text(data: bytes) -> None:
+    """Base64 and data URLs are bytes, or refused by a typed error."""
+    with suppress(LegradError):
+        image_bytes(data.decode("utf-8", "replace"), "image")
+
+
+def read_json(data: bytes) -> None:
+    """A JSON body is a request, or a problem of the caller's."""
+    _read(JSON, data)
+
+
+def read_multipart(data: bytes) -> None:
+    """A multipart body is a request, or a problem of the caller's."""
+    parameters, _, body = data.partition(b"\n")
+    _read(f"{MULTIPART}; {parameters.decode('latin-1')}", body)
+
+
+def _read(content_type: str, body: bytes) -> None:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", content_type.encode("latin-1"))]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    try:
+        _loop.run_until_complete(read_request(request, _SETTINGS))
+    except Exception as error:
+        problem = describe(error)
+        if problem is None or problem.status >= INTERNAL_ERROR.status:
+            raise
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+TARGETS = {
+    "decode": Target(decode_picture, corpus.pictures),
+    "text": Target(read_text, corpus.texts),
+    "json": Target(read_json, corpus.json_bodies),
+    "multipart": Target(read_multipart, corpus.multipart_bodies),
+}

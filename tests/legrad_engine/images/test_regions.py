@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.images.geometry import Fit, Geometry, plan
+from legrad_engine.images.regions import MAX_REGIONS, find_regions
+
+
+def geometry(width: int, height: int, fit: Fit = "squash", size: int = 224) -> Geometry:
+    return plan((width, height), size=size, patch_size=(16, 16), fit=fit)
+
+
+def hot(geometry: Geometry, *cells: tuple[int, int, float]) -> np.ndarray:
+    heatmap = np.zeros(geometry.grid, np.float32)
+    for row, column, value in cells:
+        heatmap[row, column] = value
+    return heatmap
+
+
+def test_one_hot_patch_is_boxed_in_original_pixels() -> None:
+    layout = geometry(1400, 700)
+    (region,) = find_regions(hot(layout, (7, 3, 5e-5)), layout)
+    # The patch covers x 300 to 400 and y 350 to 400; bilinear falloff halves at its edges.
+    assert region.box == pytest.approx((300, 350, 400, 400), abs=8)
+    assert region.peak_position == pytest.approx((350, 375), abs=4)
+    assert region.peak == 1
+    # Where (1 - |x|)(1 - |y|) >= 0.5 around the centre of a unit patch: 2 - 2 ln 2 of its area.
+    patch = 100 * 50 / (1400 * 700)
+    assert region.area == pytest.approx((2 - 2 * math.log(2)) * patch, rel=0.1)
+    assert 0.5 < region.mean < 1
+
+
+def test_padding_does_not_shift_boxes() -> None:
+    layout = geometry(1400, 700, "pad")
+    (region,) = find_regions(hot(layout, (7, 3, 1.0)), layout)
+    assert region.box == pytest.approx((300, 350, 400, 450), abs=8)
+
+
+def test_native_grids_map_to_the_whole_picture() -> None:
+    layout = geometry(1600, 900, "native")
+    rows, columns = layout.grid
+    (region,) = find_regions(hot(layout, (rows - 1, columns - 1, 1.0)), layout)
+    assert region.box[2:] == (1600, 900)
+
+
+def test_separate_patches_are_separate_regions_hottest_first() -> None:
+    layout = geometry(224, 224)
+    heatmap = hot(layout, (2, 2, 0.7), (10, 10, 1.0))
+    strong, weak = find_regions(heatmap, layout)
+    assert (strong.peak, weak.peak) == (1, pytest.approx(0.7, abs=0.05))
+    assert strong.box[0] > weak.box[2]
+
+
+def test_diagonal_neighbours_are_one_region() -> None:
+    layout = geometry(14, 14)
+    assert len(find_regions(np.eye(14, dtype=np.float32), layout, threshold=0.9)) == 1
+
+
+def test_a_constant_map_has_no_regions() -> None:
+    layout = geometry(300, 200)
+    for value in (0.0, 3.0, np.nan):
+        assert find_regions(np.full(layout.grid, value, np.float32), layout) == []
+
+
+def test_the_number_of_regions_is_bounded() -> None:
+    layout = geometry(448, 448, size=448)
+    checkers = np.zeros(layout.grid, np.float32)
+    checkers[::2, ::2] = np.linspace(0.9, 1, 14 * 14).reshape(14, 14)
+    assert len(find_regions(checkers, layout, threshold=0.6)) == MAX_REGIONS
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 1.01, float("nan"), float("inf")])
+def test_a_threshold_outside_its_range_is_refused(threshold: float) -> None:
+    layout = geometry(100, 100)
+    with pytest.raises(InvalidOptionError, match="above 0 and at most 1") as caught:
+        find_regions(np.zeros(layout.grid), layout, threshold)
+    assert caught.value.field == "threshold"
+
+
+def test_the_highest_threshold_still_finds_the_peak() -> None:
+    layout = geometry(500, 500)
+    assert len(find_regions(hot(layout, (4, 4, 1.0)), layout, threshold=1)) >= 1
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.sampled_from(["squash", "pad", "native"]),
+    st.floats(0.01, 1),
+    st.data(),
+)
+def test_regions_lie_in_the_picture(
+    image_size: tuple[int, int], fit: Fit, threshold: float, data: st.DataObject
+) -> None:
+    layout = geometry(*image_size, fit, size=64)
+    heatmap = data.draw(arrays(np.float32, layout.grid, elements=st.floats(0, 1, width=32)))
+    width, height = image_size
+    regions = find_regions(heatmap, layout, threshold)
+    for region in regions:
+        left, top, right, bottom = region.box
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        x, y = region.peak_position
+        assert left <= x < right
+        assert top <= y < bottom
+        assert threshold - 1e-6 <= region.mean <= region.peak + 1e-6 <= 1 + 1e-5
+        assert 0 < region.area <= 1
+    assert sum(region.area for region in regions) <= 1 + 1e-9
+    heat = [region.mean * region.area for region in regions]
+    assert heat == pytest.approx(sorted(heat, reverse=True))

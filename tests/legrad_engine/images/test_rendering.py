@@ -1,0 +1,171 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from legrad_engine.errors import InvalidOptionError
+from legrad_engine.images.geometry import plan, upsample
+from legrad_engine.images.rendering import (
+    COLORMAPS,
+    Normalization,
+    colorize,
+    encode_npy,
+    encode_png,
+    normalize,
+    overlay,
+)
+
+any_maps = arrays(
+    np.float32,
+    st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 4)),
+    elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
+)
+
+
+def ramp(height: int = 3, width: int = 256) -> np.ndarray:
+    return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+
+def reopen(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    image.load()
+    return image
+
+
+@given(any_maps, st.sampled_from(["each", "shared", "none"]))
+def test_normalised_maps_are_always_in_0_to_1(maps: np.ndarray, mode: Normalization) -> None:
+    normalized = normalize(maps, mode)
+    assert normalized.dtype == np.float32
+    assert normalized.shape == maps.shape
+    assert ((normalized >= 0) & (normalized <= 1)).all()
+
+
+def test_each_map_is_stretched_on_its_own() -> None:
+    maps = np.array([[[1, 2, 3]], [[10, 20, 10]]], np.float32)
+    assert normalize(maps, "each").tolist() == [[[0, 0.5, 1]], [[0, 1, 0]]]
+
+
+def test_shared_maps_stay_comparable() -> None:
+    maps = np.array([[[0, 1]], [[2, 4]]], np.float32)
+    assert normalize(maps, "shared").tolist() == [[[0, 0.25]], [[0.5, 1]]]
+
+
+def test_none_clips_and_does_not_scale() -> None:
+    maps = np.array([[[-1, 0.25, 2]]], np.float32)
+    assert normalize(maps, "none").tolist() == [[[0, 0.25, 1]]]
+
+
+@pytest.mark.parametrize("mode", ["each", "shared"])
+@pytest.mark.parametrize("value", [0.0, 1e-12, 7.0, 3e38])
+def test_a_constant_map_becomes_zero(mode: Normalization, value: float) -> None:
+    assert not normalize(np.full((2, 3, 3), value), mode).any()
+
+
+def test_a_constant_map_stays_zero_after_upsampling() -> None:
+    geometry = plan((300, 200), size=224, patch_size=(16, 16), fit="pad")
+    maps = np.full((1, *geometry.grid), 3e-5, np.float32)
+    assert not normalize(upsample(maps, geometry, (300, 200)), "each").any()
+
+
+def test_tiny_raw_values_use_the_whole_range() -> None:
+    assert normalize(np.array([[[1e-9, 2e-9]]]), "each").tolist() == [[[0, 1]]]
+
+
+def test_normalising_leaves_the_raw_maps_alone() -> None:
+    maps = np.array([[[1, 2]]], np.float32)
+    normalize(maps, "each")
+    assert maps.tolist() == [[[1, 2]]]
+
+
+def test_an_unknown_mode_names_the_known_ones() -> None:
+    with pytest.raises(InvalidOptionError, match="each, shared, none") as caught:
+        normalize(np.zeros((1, 1, 1)), "all")  # type: ignore[arg-type]
+    assert caught.value.field == "normalize"
+
+
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_every_colour_map_tells_256_levels_apart(colormap: str) -> None:
+    colors = colorize(ramp(), colormap)
+    assert colors.dtype == np.uint8
+    assert colors.shape == (3, 256, 3)
+    assert len(np.unique(colors[0], axis=0)) > 200
+
+
+def test_colours_are_those_published() -> None:
+    first, last = colorize(np.array([[0, 1]], np.float32), "viridis")[0]
+    assert (first.tolist(), last.tolist()) == ([68, 1, 84], [253, 231, 37])
+
+
+def test_an_unknown_colour_map_names_the_known_ones() -> None:
+    with pytest.raises(InvalidOptionError, match="turbo, viridis") as caught:
+        overlay(Image.new("RGB", (2, 2)), np.zeros((2, 2), np.float32), "jet2")
+    assert caught.value.field == "colormap"
+
+
+def test_an_overlay_shows_the_picture_where_the_map_is_cold() -> None:
+    image = Image.new("RGB", (256, 3), (10, 200, 30))
+    blended = np.asarray(overlay(image, ramp(), "viridis", 0.5))
+    assert blended[0, 0].tolist() == [10, 200, 30]
+    hot = (0.5 * np.array([10, 200, 30]) + 0.5 * np.array([253, 231, 37])).tolist()
+    assert blended[0, 255] == pytest.approx(hot, abs=1)
+
+
+def test_alpha_reaches_from_the_picture_to_the_colour() -> None:
+    image = Image.new("RGB", (256, 3), (10, 200, 30))
+    assert overlay(image, ramp(), alpha=0).tobytes() == image.tobytes()
+    opaque = np.asarray(overlay(image, ramp(), "magma", alpha=1))
+    np.testing.assert_array_equal(opaque[:, 200:], colorize(ramp(), "magma")[:, 200:])
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
+def test_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
+    with pytest.raises(InvalidOptionError, match="0 to 1") as caught:
+        overlay(Image.new("RGB", (2, 2)), np.zeros((2, 2), np.float32), alpha=alpha)
+    assert caught.value.field == "alpha"
+
+
+shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+
+
+@given(shapes, st.booleans(), st.data())
+def test_pictures_survive_png(shape: tuple[int, int], color: bool, data: st.DataObject) -> None:
+    picture = data.draw(arrays(np.uint8, (*shape, 3) if color else shape))
+    reopened = reopen(encode_png(picture))
+    assert reopened.mode == ("RGB" if color else "L")
+    np.testing.assert_array_equal(np.asarray(reopened), picture)
+    assert encode_png(Image.fromarray(picture)) == encode_png(picture)
+
+
+def test_16_bit_png_keeps_all_65536_levels() -> None:
+    levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    reopened = reopen(encode_png(levels.astype(np.float32) / 65_535, bit_depth=16))
+    assert reopened.mode == "I;16"
+    np.testing.assert_array_equal(np.asarray(reopened), levels)
+
+
+def test_8_bit_png_of_a_map_rounds() -> None:
+    heatmap = np.array([[0, 0.25, 0.5, 1]], np.float64)
+    assert np.asarray(reopen(encode_png(heatmap))).tolist() == [[0, 64, 128, 255]]
+
+
+def test_16_bits_of_a_picture_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="16 is for maps") as caught:
+        encode_png(Image.new("RGB", (2, 2)), bit_depth=16)
+    assert caught.value.field == "bit_depth"
+
+
+def test_a_flipped_view_encodes_as_it_looks() -> None:
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)[::-1, ::-1]
+    np.testing.assert_array_equal(np.asarray(reopen(encode_png(picture))), picture)
+
+
+@given(any_maps)
+def test_npy_keeps_every_value(maps: np.ndarray) -> None:
+    loaded = np.load(io.BytesIO(encode_npy(maps)), allow_pickle=False)
+    assert loaded.dtype == maps.dtype
+    np.testing.assert_array_equal(loaded, maps)

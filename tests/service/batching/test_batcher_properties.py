@@ -1,0 +1,357 @@
+"""Every submitted item ends exactly once, whatever else happens."""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching import (
+    BatcherClosedError,
+    BatcherState,
+    BatchLimits,
+    DeadlineExceededError,
+    DropReason,
+    ItemOutOfMemoryError,
+    MicroBatcher,
+    QueueFullError,
+    RestartBackoff,
+    ResultCountError,
+    SilentObserver,
+    Submission,
+    WorkerDiedError,
+    WorkerStalledError,
+    WorkerUnavailableError,
+)
+
+WAIT_SECONDS = 10.0
+# More than the scripts let pass in small steps, so that calls stall only where a script says so.
+STALL_SECONDS = 1000.0
+
+
+class Behaviour(Enum):
+    """What an item does to the batch it is computed in."""
+
+    SUCCEEDS = auto()
+    IS_REFUSED = auto()
+    RAISES = auto()
+    NEVER_FITS_IN_MEMORY = auto()
+    FITS_IN_MEMORY_ALONE = auto()
+    LOSES_A_RESULT = auto()
+    KILLS_THE_WORKER = auto()
+
+
+@dataclass(frozen=True)
+class Submit:
+    behaviour: Behaviour
+    bucket: int
+    cost: float
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    which: int
+
+
+class Step(Enum):
+    HOLD = auto()
+    RELEASE = auto()
+    LET_TIME_PASS = auto()
+    LET_A_CALL_STALL = auto()
+    AWAIT_READY = auto()
+    AWAIT_ALL = auto()
+    CLOSE_AT_ONCE = auto()
+
+
+ITEM_STEPS = st.builds(
+    Submit,
+    st.one_of(st.just(Behaviour.SUCCEEDS), st.sampled_from(Behaviour)),
+    st.integers(0, 2),
+    st.sampled_from([0.1, 1.0, 3.0, 6.0]),
+    st.sampled_from([None, None, 0.0, 1.0, 2.0]),
+)
+STEPS = st.lists(
+    st.one_of(
+        ITEM_STEPS,
+        ITEM_STEPS,
+        st.builds(Cancel, st.integers(0, 30)),
+        st.sampled_from([step for step in Step if step is not Step.CLOSE_AT_ONCE]),
+        st.sampled_from(Step),
+    ),
+    max_size=40,
+)
+
+
+class ScriptedProcessor:
+    def __init__(self, failing_starts: Sequence[bool]) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.starts = 0
+        self.stops = 0
+        self.abandoned = 0
+        self.computing: set[threading.Thread] = set()
+        self._failing_starts = list(failing_starts)
+
+    def start(self) -> None:
+        if self._failing_starts and self._failing_starts.pop():
+            raise OSError("no device")
+        self.starts += 1
+
+    def process(self, items: Sequence[Submit]) -> Sequence[Submit | Exception]:
+        self.computing.add(threading.current_thread())
+        assert self.open.wait(WAIT_SECONDS)
+        self.computing.discard(threading.current_thread())
+        behaviours = {item.behaviour for item in items}
+        if Behaviour.KILLS_THE_WORKER in behaviours:
+            raise SystemExit
+        if Behaviour.NEVER_FITS_IN_MEMORY in behaviours:
+            raise MemoryError
+        if Behaviour.FITS_IN_MEMORY_ALONE in behaviours and len(items) > 1:
+            raise MemoryError
+        if Behaviour.RAISES in behaviours:
+            raise ValueError
+        results = [
+            KeyError("refused") if item.behaviour is Behaviour.IS_REFUSED else item
+            for item in items
+        ]
+        return results[1:] if Behaviour.LOSES_A_RESULT in behaviours else results
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+class CountingObserver(SilentObserver):
+    def __init__(self) -> None:
+        self.drops: Counter[DropReason] = Counter()
+        self.stalls = 0
+        self.computed = 0
+        self.queue = (0, 0.0)
+
+    def queue_changed(self, depth: int, cost: float) -> None:
+        self.queue = (depth, cost)
+
+    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+        self.computed += size
+
+    def item_dropped(self, reason: DropReason) -> None:
+        self.drops[reason] += 1
+
+    def worker_stalled(self) -> None:
+        self.stalls += 1
+
+
+OWN_ENDS: dict[Behaviour, type | None] = {
+    Behaviour.SUCCEEDS: None,
+    Behaviour.IS_REFUSED: KeyError,
+    Behaviour.RAISES: ValueError,
+    Behaviour.NEVER_FITS_IN_MEMORY: ItemOutOfMemoryError,
+    Behaviour.FITS_IN_MEMORY_ALONE: None,
+    Behaviour.LOSES_A_RESULT: ResultCountError,
+    Behaviour.KILLS_THE_WORKER: WorkerDiedError,
+}
+DROPPED_BECAUSE = {
+    DeadlineExceededError: DropReason.DEADLINE,
+    BatcherClosedError: DropReason.CLOSED,
+    WorkerDiedError: DropReason.WORKER_DIED,
+    WorkerStalledError: DropReason.WORKER_STALLED,
+}
+
+
+def check_end(item: Submit, future: Future[Any]) -> DropReason | None:
+    """Check that the item's end is one it may have; return why it was dropped, if it was."""
+    if future.cancelled():
+        return DropReason.CANCELLED
+    failure = future.exception(timeout=0)
+    for dropped, reason in DROPPED_BECAUSE.items():
+        if isinstance(failure, dropped):
+            assert reason is not DropReason.DEADLINE or item.deadline is not None
+            return reason
+    if isinstance(failure, ResultCountError):
+        return None  # that of a neighbour who lost a result
+    own_end = OWN_ENDS[item.behaviour]
+    if own_end is None:
+        assert failure is None
+        assert future.result() is item
+    else:
+        assert type(failure) is own_end
+    return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    steps=STEPS,
+    failing_starts=st.lists(st.booleans(), max_size=4),
+    max_wait_seconds=st.sampled_from([0.0, 0.0, 0.001]),
+)
+def test_every_item_ends_exactly_once(
+    steps: list[Any], failing_starts: list[bool], max_wait_seconds: float
+) -> None:
+    now = [0.0]
+    processor, observer = ScriptedProcessor(failing_starts), CountingObserver()
+    batcher: MicroBatcher[Submit, Submit] = MicroBatcher(
+        "property",
+        processor,
+        BatchLimits(4, 5.0, 20.0, max_wait_seconds),
+        observer=observer,
+        restart_backoff=RestartBackoff(0.0001, 0.001),
+        stall_seconds=STALL_SECONDS,
+        clock=lambda: now[0],
+    )
+    batcher.start()
+    batcher.wait_until_ready(WAIT_SECONDS)
+    accepted: list[tuple[Submit, Submission[Submit]]] = []
+    ends: Counter[int] = Counter()
+    retry_hints: list[float] = []
+    stalled: list[threading.Thread] = []
+    pause = threading.Event()
+
+    def count_end(number: int, _: Future[Submit]) -> None:
+        ends[number] += 1
+
+    for step in steps:
+        match step:
+            case Submit():
+                try:
+                    submission = batcher.submit(
+                        step, bucket=step.bucket, cost=step.cost, deadline=step.deadline
+                    )
+                except (QueueFullError, WorkerUnavailableError) as refusal:
+                    retry_hints.append(refusal.retry_after_seconds)
+                    continue
+                except BatcherClosedError:
+                    assert batcher.state in (BatcherState.DRAINING, BatcherState.STOPPED)
+                    continue
+                submission.future.add_done_callback(partial(count_end, len(accepted)))
+                accepted.append((step, submission))
+            case Cancel(which) if which < len(accepted):
+                accepted[which][1].future.cancel()
+            case Step.HOLD:
+                processor.open.clear()
+            case Step.RELEASE:
+                processor.open.set()
+            case Step.LET_TIME_PASS:
+                now[0] += 1.0
+            case Step.LET_A_CALL_STALL if max_wait_seconds == 0.0:
+                processor.open.clear()
+                for _ in range(20):
+                    worker = batcher._supervisor.worker
+                    if worker in processor.computing:
+                        stalled.append(worker)
+                        now[0] += STALL_SECONDS
+                        batcher._supervisor._watchdog.look()
+                        break
+                    pause.wait(0.0005)
+            case Step.AWAIT_READY:
+                processor.open.set()
+                batcher.wait_until_ready(WAIT_SECONDS)
+            case Step.AWAIT_ALL if max_wait_seconds == 0.0:
+                processor.open.set()
+                for _, submission in accepted:
+                    if not submission.future.cancelled():
+                        submission.future.exception(WAIT_SECONDS)
+            case Step.CLOSE_AT_ONCE:
+                batcher.drain(0.0)
+
+    processor.open.set()
+    assert batcher.drain(WAIT_SECONDS)
+
+    assert all(hint > 0 for hint in retry_hints)
+    assert all(submission.future.done() for _, submission in accepted)
+    assert ends == Counter(range(len(accepted)))
+    reasons = [check_end(item, submission.future) for item, submission in accepted]
+    assert observer.drops == Counter(reason for reason in reasons if reason)
+    for thread in stalled:
+        thread.join(WAIT_SECONDS)
+    assert processor.abandoned == observer.stalls == len(stalled)
+    assert processor.starts == processor.stops + processor.abandoned
+    assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
+    assert observer.queue == (0, 0.0)
+    for (_, submission), reason in zip(accepted, reasons, strict=True):
+        assert (submission.batch_size > 0) == (reason is None)
+
+
+def test_many_threads_submitting_cancelling_and_waiting_get_their_own_answers() -> None:
+    class Doubler:
+        def start(self) -> None: ...
+
+        def process(self, items: Sequence[int]) -> Sequence[int | Exception]:
+            assert 1 <= len(items) <= 8
+            if any(item % 97 == 0 for item in items):
+                raise ValueError("poison")
+            return [item * 2 for item in items]
+
+        def stop(self) -> None: ...
+
+        def abandon(self) -> None: ...
+
+    threads, items_each = 16, 500
+    observer = CountingObserver()
+    batcher: MicroBatcher[int, int] = MicroBatcher(
+        "hammer", Doubler(), BatchLimits(8, 8.0, 24.0), observer=observer
+    )
+    batcher.start()
+    assert batcher.wait_until_ready(WAIT_SECONDS)
+    together = threading.Barrier(threads)
+    outcomes: list[Counter[str]] = [Counter() for _ in range(threads)]
+    ends: Counter[int] = Counter()
+    counting = threading.Lock()
+
+    def count_end(number: int, _: Future[int]) -> None:
+        with counting:
+            ends[number] += 1
+
+    def hammer(thread: int) -> None:
+        together.wait(WAIT_SECONDS)
+        for index in range(items_each):
+            number = thread * items_each + index
+            try:
+                submission = batcher.submit(number, bucket=number % 3, cost=1.0 + number % 2)
+            except QueueFullError:
+                outcomes[thread]["full"] += 1
+                continue
+            submission.future.add_done_callback(partial(count_end, number))
+            if number % 5 == 0 and submission.future.cancel():
+                outcomes[thread]["cancelled"] += 1
+                continue
+            if number % 2 == 0:
+                continue  # leaves without waiting, as a disconnected client does
+            failure = submission.future.exception(WAIT_SECONDS)
+            if number % 97 == 0:
+                assert isinstance(failure, ValueError)
+            else:
+                assert submission.future.result() == number * 2
+            outcomes[thread]["answered"] += 1
+
+    failures: list[Exception] = []
+
+    def guarded(thread: int) -> None:
+        try:
+            hammer(thread)
+        except Exception as failure:
+            failures.append(failure)
+
+    workers = [threading.Thread(target=guarded, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(WAIT_SECONDS)
+    assert batcher.drain(WAIT_SECONDS)
+
+    assert failures == []
+    total = sum(outcomes, Counter())
+    assert total["answered"] > 0
+    assert set(ends.values()) == {1}
+    assert len(ends) + total["full"] == threads * items_each
+    assert observer.drops == Counter({DropReason.CANCELLED: total["cancelled"]})
+    assert observer.computed + total["cancelled"] == len(ends)
+    assert observer.queue == (0, 0.0)

@@ -1,0 +1,119 @@
+"""Who gets in: slow bodies, work that text brings, health for balancers, documentation offline."""
+
+import re
+import socket
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from service.batching import QueueFullError
+from service.explaining import pictures as service_pictures
+from tests.support.answers import refused
+from tests.support.pictures import data_url, encoded, picture, request_of
+from tests.support.raw_requests import HEAD
+from tests.support.running_app import Held, RunningApp
+
+
+def answer_to_a_body_that_stops_halfway(running: RunningApp) -> bytes:
+    with socket.create_connection((running.host, running.port), timeout=30) as connection:
+        connection.sendall(
+            HEAD + b'X-Request-Timeout-Ms: 200\r\nContent-Length: 1000\r\n\r\n{"image": '
+        )
+        return connection.recv(65536)
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(running: RunningApp) -> None:
+    answer = answer_to_a_body_that_stops_halfway(running)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"error":"slow-body"' in answer
+    assert running.metric("legrad_requests_in_progress") == 0
+    assert running.explain().status_code == 200
+
+
+def test_a_slow_body_holds_one_of_the_places(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model, max_requests_in_progress=1) as running,
+        socket.create_connection((running.host, running.port), timeout=30) as connection,
+    ):
+        connection.sendall(HEAD + b'Content-Length: 1000\r\n\r\n{"image": ')
+        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 1)
+        refused = running.explain()
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+
+
+def unlike(seed: int) -> dict[str, Any]:
+    return request_of(image=data_url(encoded(picture(40, 40, seed=seed))))
+
+
+def test_a_full_queue_says_no_before_the_body_is_sent(tiny_model: str) -> None:
+    with (
+        RunningApp(tiny_model) as running,
+        running.full(),
+        socket.create_connection((running.host, running.port), timeout=30) as connection,
+    ):
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b'"error":"queue-full"' in answer
+        assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer)
+
+
+def test_the_first_promise_is_made_from_what_warming_up_took(tiny_model: str) -> None:
+    with RunningApp(tiny_model) as running, Held(running) as held:
+        first = running.explain_in_background()
+        assert held.entered.wait(60)
+        # Nothing was computed yet, and still it is known that nobody computes so fast.
+        with pytest.raises(QueueFullError, match="no time"):
+            running.model.batcher.check_room(100.0, time.monotonic() + 0.01)
+        held.release()
+        assert first.result(60).status_code == 200
+
+
+def test_a_queue_smaller_than_a_picture_says_so(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_queue_cost=0.5) as running:
+        refused(running.explain(), 422, "too-much-work", None)
+
+
+def test_nothing_is_decoded_that_is_then_refused(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    decode = service_pictures.decode
+
+    def counting(source: bytes, **options: Any) -> Any:
+        decoded.append(source)
+        return decode(source, **options)
+
+    monkeypatch.setattr(service_pictures, "decode", counting)
+    with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
+        with Held(running):
+            answers = [running.explain_in_background(unlike(number)) for number in range(40)]
+            running.eventually(lambda: sum(answer.done() for answer in answers) >= 30)
+        statuses = Counter(answer.result().status_code for answer in answers)
+    assert statuses.keys() == {200, 429}
+    assert len(decoded) == statuses[200]
+
+
+def test_texts_to_encode_count_as_work(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_queue_cost=2.0, max_texts=1000) as running:
+        body = request_of(prompts=["a cat"], options={"templates": "openai"})
+        refused = running.explain(body)
+        assert (refused.status_code, refused.json()["error"]) == (422, "too-much-work")
+        assert running.explain(request_of(prompts=["a cat"])).status_code == 200
+
+
+def test_balancers_may_ask_for_health_by_head(running: RunningApp) -> None:
+    for path in ("/health/live", "/health/ready"):
+        assert running.client.head(path).status_code == 200
+
+
+def test_the_documentation_page_loads_nothing_from_elsewhere(running: RunningApp) -> None:
+    page = running.client.get("/docs").text
+    assert "://" not in page
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert running.client.get(source).status_code == 200

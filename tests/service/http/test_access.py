@@ -1,0 +1,234 @@
+"""Which key opens which route, and what the others are told."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from service.http.access_routes import AccessRoute
+from tests.support.answers import check_against_contract
+from tests.support.api_keys import bearer, entry, listed
+from tests.support.pictures import request_of
+from tests.support.raw_requests import posted
+from tests.support.running_app import Held, RunningApp
+
+MODEL = "tiny-tiny"
+# By name, which is also the key.
+KEYS = {
+    "asker": ("explain",),
+    "operator": ("admin",),
+    "prometheus": ("metrics",),
+    "everything": ("explain", "admin", "metrics"),
+}
+OPEN = {
+    "/health/live", "/health/ready", "/docs", "/openapi.json", "/static-offline-docs", "/",
+    "/v2/health/live", "/v2/health/ready", "/ping",
+    "/explain/{request_id}/progress", "/web/{path:path}",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_model: str) -> Iterator[RunningApp]:
+    entries = [entry(name, name, *scopes) for name, scopes in KEYS.items()]
+    odd = entry("odd", "clé with spaces", "explain")
+    with RunningApp(tiny_model, api_keys=listed(*entries, odd)) as started:
+        yield started
+
+
+def routes_of(routes: Any, prefix: str = "") -> Iterator[tuple[Any, str]]:
+    """Every route of an application, those of its routers' routers included."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route, prefix + route.path
+        else:
+            yield from routes_of(inner.routes, prefix + route.include_context.prefix)
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    check_against_contract(response.json(), "ProblemDetails")
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["error"]
+
+
+def test_no_route_forgets_to_say_who_may_use_it(guarded: RunningApp) -> None:
+    found = list(routes_of(guarded.app.routes))
+    assert {"/explain", "/models", "/metrics", "/health/live"} <= {path for _, path in found}
+    for route, path in found:
+        open_to_all = not route.needs if isinstance(route, AccessRoute) else True
+        assert open_to_all == (path in OPEN), path
+        if path in OPEN:
+            continue
+        for method in route.methods:
+            answer = guarded.client.request(method, path.replace("{model_id}", MODEL))
+            assert answer.status_code == 401, f"{method} {path}"
+
+
+def test_the_contract_says_who_may_use_it(guarded: RunningApp) -> None:
+    document = guarded.client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            named = {
+                scope
+                for way in operation.get("security", [])
+                for scope in way.get("ApiKey", [])
+            }  # fmt: skip
+            assert bool(named) == (path not in OPEN), path
+            for name, scopes in KEYS.items():
+                answer = guarded.client.request(
+                    method, path.replace("{model_id}", "nothing"), headers=bearer(name)
+                )
+                passes = not named or bool(named & set(scopes))
+                assert (answer.status_code == 403) != passes, f"{name} {method} {path}"
+
+
+@pytest.mark.parametrize("path", sorted(OPEN - {"/", "/static-offline-docs", "/web/{path:path}"}))
+def test_what_is_open_needs_no_key(guarded: RunningApp, path: str) -> None:
+    assert guarded.client.get(path).status_code == 200
+    assert guarded.client.get(path, headers=bearer("wrong")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": b"Bearer"},
+        bearer("wrong"),
+        bearer("aske"),
+        bearer("askerx"),
+        {"Authorization": b"Bearer \xff\xfe"},
+        {"Authorization": b"Basic asker"},
+        {"Authorization": b"asker"},
+        {"X-API-Key": b"asker"},
+        {"Cookie": b"key=asker"},
+    ],
+    ids=repr,
+)
+def test_a_missing_or_wrong_key_is_unauthorized(
+    guarded: RunningApp, headers: dict[str, Any]
+) -> None:
+    for method, path in (("POST", "/explain"), ("DELETE", f"/models/{MODEL}"), ("GET", "/metrics")):
+        refused = guarded.client.request(method, path, headers=headers)
+        assert problem(refused) == (401, "unauthorized")
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+    assert guarded.client.get("/health/ready").status_code == 200
+
+
+def test_the_key_may_be_any_text_and_the_scheme_in_any_case(guarded: RunningApp) -> None:
+    for header in ("Bearer clé with spaces", "bearer   clé with spaces"):
+        sent: dict[str, Any] = {"Authorization": header.encode()}
+        assert guarded.client.get("/models", headers=sent).status_code == 200
+
+
+def test_the_hash_of_nothing_opens_nothing(tiny_model: str) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \r\n\r\n"
+    with (
+        RunningApp(tiny_model, api_keys=listed(entry("unset", "", "metrics"))) as running,
+        socket.create_connection((running.host, running.port), timeout=60) as caller,
+    ):
+        caller.sendall(request)
+        assert caller.recv(1000).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_key_without_the_scope_is_forbidden_and_told_which(guarded: RunningApp) -> None:
+    for name, method, path, missing in (
+        ("prometheus", "POST", "/explain", "explain"),
+        ("asker", "GET", "/metrics", "metrics"),
+        ("asker", "DELETE", f"/models/{MODEL}", "admin"),
+        ("prometheus", "GET", "/models", "admin or explain"),
+    ):
+        refused = guarded.client.request(method, path, headers=bearer(name))
+        assert problem(refused) == (403, "forbidden")
+        assert f"scope {missing}" in refused.json()["detail"]
+        assert 'error="insufficient_scope"' in refused.headers["www-authenticate"]
+    assert guarded.explain(None, **bearer("asker")).status_code == 200
+    assert guarded.client.get("/metrics", headers=bearer("prometheus")).status_code == 200
+
+
+def test_a_request_is_refused_before_its_body_is_sent(guarded: RunningApp) -> None:
+    with socket.create_connection((guarded.host, guarded.port), timeout=60) as caller:
+        caller.sendall(b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        assert caller.recv(1000).startswith(b"HTTP/1.1 401 ")
+
+
+def test_the_log_names_the_key_and_nothing_shows_it(tiny_model: str) -> None:
+    secret = entry("asker", "a long secret", "explain", "metrics")
+    with RunningApp(tiny_model, api_keys=listed(secret)) as running, capture_logs() as logs:
+        assert running.explain(None, **bearer("a long secret")).status_code == 200
+        assert running.explain(None, **bearer("another secret")).status_code == 401
+        metrics = running.client.get("/metrics", headers=bearer("a long secret")).text
+        running.client.get("/health/live")
+        lines = [line for line in logs if line["event"] == "answered"]
+        assert [line["key"] for line in lines] == ["asker", None, "asker", None]
+        assert {line["client"] for line in lines} == {"127.0.0.1"}
+        for shown in (repr(logs), metrics, repr(running.app.state.settings)):
+            assert "secret" not in shown
+            assert secret["sha256"] not in shown
+
+
+def limited(model: str, **limits: Any) -> RunningApp:
+    """Answers a limited key, and another for the test itself."""
+    own = entry("test", "test", "explain", "metrics")
+    running = RunningApp(model, api_keys=listed(entry("asker", "asker", "explain", **limits), own))
+    running.client.headers.update(bearer("test"))
+    return running
+
+
+def test_a_key_has_no_more_requests_at_once_than_it_may(tiny_model: str) -> None:
+    with limited(tiny_model, max_concurrent=2) as running:
+        with Held(running) as held:
+            asked = [running.explain_in_background(None, **bearer("asker")) for _ in range(2)]
+            running.eventually(lambda: running.metric("legrad_requests_in_progress") == 2)
+            refused = running.explain(None, **bearer("asker"))
+            assert problem(refused) == (429, "key-concurrency")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert running.metric('legrad_rejected_total{reason="key-concurrency"}') == 1
+            # Others are not concerned.
+            other = running.explain_in_background()
+            held.release()
+            assert [each.result(60).status_code for each in (*asked, other)] == [200] * 3
+        # Given back, also by requests that failed.
+        for _ in range(3):
+            assert running.explain({"prompts": 1}, **bearer("asker")).status_code == 422
+        assert running.explain(None, **bearer("asker")).status_code == 200
+
+
+def test_a_client_that_leaves_gives_its_place_back(tiny_model: str) -> None:
+    with limited(tiny_model, max_concurrent=1) as running, Held(running) as held:
+        with socket.create_connection((running.host, running.port)) as leaving:
+            leaving.sendall(posted(request_of(), **bearer("asker")))
+            assert held.entered.wait(60)
+            refused = running.client.get("/models", headers=bearer("asker"))
+            assert problem(refused) == (429, "key-concurrency")
+        running.eventually(
+            lambda: running.client.get("/models", headers=bearer("asker")).status_code == 200
+        )
+        held.release()
+
+
+def test_a_key_sends_no_more_requests_in_a_time_than_it_may(tiny_model: str) -> None:
+    with limited(tiny_model, rate="3/hour") as running:
+        statuses = [
+            running.client.get("/models", headers=bearer("asker")).status_code for _ in range(3)
+        ]
+        assert statuses == [200] * 3
+        refused = running.explain(None, **bearer("asker"))
+        assert problem(refused) == (429, "key-rate")
+        # One comes free every twenty minutes.
+        assert refused.headers["retry-after"] == "1200"
+        assert running.metric('legrad_rejected_total{reason="key-rate"}') == 1
+        assert running.explain().status_code == 200
+
+
+def test_a_key_may_send_again_after_the_time_it_was_told(tiny_model: str) -> None:
+    with limited(tiny_model, rate="1/second") as running:
+
+        def ask() -> httpx.Response:
+            return running.client.get("/models", headers=bearer("asker"))
+
+        assert ask().status_code == 200
+        running.eventually(lambda: ask().status_code == 200)

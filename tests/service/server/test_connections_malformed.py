@@ -1,0 +1,84 @@
+"""Ten thousand malformed requests on one server, with clients that leave at random places."""
+
+import asyncio
+import os
+import re
+from collections import Counter
+
+import pytest
+
+from tests.support.load import send
+from tests.support.malformed import Malformed, malformed
+from tests.support.pictures import request_of
+from tests.support.running_server import Server
+
+pytestmark = pytest.mark.slow
+
+COUNT = 10_000
+AT_ONCE = 16
+KNOWN = request_of(
+    prompts=["a cat", "a dog"], output={"heatmap": "png16"}, options={"cache": False}
+)
+
+
+async def leave(host: str, port: int, data: bytes) -> int:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(data)
+    await asyncio.sleep(0)
+    writer.transport.abort()
+    return 0
+
+
+async def send_all(server: Server, requests: list[Malformed]) -> Counter[tuple[str, int]]:
+    waiting = list(reversed(requests))
+    found: Counter[tuple[str, int]] = Counter()
+
+    async def client() -> None:
+        while waiting:
+            each = waiting.pop()
+            if each.leaves:
+                await leave(server.host, server.port, each.data)
+            else:
+                answer = await send(server.host, server.port, each.data)
+                found[each.kind, answer.status] += 1
+
+    await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+    return found
+
+
+def failures(server: Server) -> list[str]:
+    """The samples of answers with a status of 500 or more; a server that starts is not ready."""
+    return [
+        line
+        for line in server.client.get("/metrics").text.splitlines()
+        if re.match(r'legrad_requests_total\{.*status="5', line)
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_malformed_requests_change_nothing(tiny_model: str) -> None:
+    settings = {"max_body_bytes": 2_000_000, "max_image_pixels": 4_000_000}
+    # What is cut short waits for its rest: not for long.
+    short = {"head_timeout_seconds": 2, "request_timeout_seconds": 5}
+    with Server(tiny_model, log_level="error", **settings, **short) as server:
+        server.wait_for_health()
+        failed_before = failures(server)
+        known = server.explain(KNOWN).json()["images"][0]["targets"]
+        requests = list(malformed(COUNT, seed=4))
+        # Threads and files that are kept once they were needed.
+        found = asyncio.run(send_all(server, requests[: COUNT // 10]))
+        server.poll("/metrics", lambda _: server.metric("process_open_fds") < 100)
+        files, threads = server.metric("process_open_fds"), server.threads
+        found += asyncio.run(send_all(server, requests[COUNT // 10 :]))
+        failed = {each: times for each, times in found.items() if each[1] >= 500}
+        assert not failed
+        answered = sum(times for (_, status), times in found.items() if status)
+        assert answered > 0.5 * COUNT
+        assert len({kind for kind, _ in found}) >= 15
+        server.poll("/metrics", lambda _: server.metric("legrad_requests_in_progress") == 0)
+        server.poll("/metrics", lambda _: server.metric("process_open_fds") <= files)
+        assert server.metric("legrad_body_bytes_in_progress") == 0
+        # asyncio's own pool of threads grows by need, to a few.
+        assert server.threads <= threads + 4 + (os.cpu_count() or 1)
+        assert failures(server) == failed_before
+        assert server.explain(KNOWN).json()["images"][0]["targets"] == known

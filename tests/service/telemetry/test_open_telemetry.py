@@ -1,0 +1,274 @@
+"""Traces of a real server, as a collector receives them."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.support.pictures import base64_of, data_url, encoded, picture, request_of
+from tests.support.running_server import Server, environment
+from tests.support.trace_collector import TraceCollector, attributes, in_trace
+
+pytestmark = pytest.mark.slow
+
+_TRACE = "4bf92f3577b34da6a3ce929d0e0e{:04x}"
+_PARENT = "00f067aa0ba902b7"
+PAGE = "https://app.example.org"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[TraceCollector]:
+    with TraceCollector() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def traced(tiny_model: str, collector: TraceCollector) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
+        # Two pictures of different requests find each other.
+        server = Server(
+            f"{tiny_model},RN50/openai", max_wait_ms=2000, max_batch_images=2, cors_origins=PAGE
+        )
+    with server:
+        server.wait_for_health()
+        yield server
+
+
+def traceparent(number: int, flags: str = "01") -> dict[str, str]:
+    return {"traceparent": f"00-{_TRACE.format(number)}-{_PARENT}-{flags}"}
+
+
+def trace_of(response: httpx.Response) -> str:
+    found = re.fullmatch(
+        r"00-([0-9a-f]{32})-[0-9a-f]{16}-0[0-3]", response.headers["traceresponse"]
+    )
+    assert found is not None
+    return found[1]
+
+
+def is_server(span: Span) -> bool:
+    return span.kind == Span.SPAN_KIND_SERVER
+
+
+def test_a_request_is_a_tree_of_its_stages(traced: Server, collector: TraceCollector) -> None:
+    images = [data_url(encoded(picture(seed=seed))) for seed in (1, 2)]
+    response = traced.explain(request_of(image=None, images=images))
+    assert response.status_code == 200
+    spans = collector.request_spans(trace_of(response))
+    (root,) = [span for span in spans if is_server(span)]
+    assert root.name == "POST /explain"
+    assert not root.parent_span_id
+    assert root.span_id.hex() == response.headers["traceresponse"].split("-")[2]
+    assert attributes(root.attributes) == {
+        "http.request.method": "POST",
+        "http.route": "/explain",
+        "http.response.status_code": 200,
+        "url.scheme": "http",
+    }
+    assert root.status.code == Status.STATUS_CODE_UNSET
+    stages = [span for span in spans if span is not root]
+    assert Counter(span.name for span in stages) == dict.fromkeys(
+        ("decode", "queue", "compute", "render"), 2
+    )
+    for span in stages:
+        assert span.parent_span_id == root.span_id
+        assert root.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.start_time_unix_nano <= span.end_time_unix_nano <= root.end_time_unix_nano
+    timings = response.json()["timings"]
+    for stage in ("decode", "queue", "compute", "render"):
+        longest = max(
+            span.end_time_unix_nano - span.start_time_unix_nano
+            for span in stages
+            if span.name == stage
+        )
+        assert longest / 1e9 == pytest.approx(timings[stage], abs=1e-6)
+    assert collector.resources[0]["service.name"] == "legrad-service"
+    assert collector.resources[0]["deployment.environment"] == "test"
+
+
+def test_a_batch_is_linked_to_the_requests_that_it_computed(
+    traced: Server, collector: TraceCollector
+) -> None:
+    bodies = [request_of(image=data_url(encoded(picture(seed=seed)))) for seed in (11, 12)]
+    with ThreadPoolExecutor(2) as callers:
+        responses = list(callers.map(traced.explain, bodies))
+    assert [response.json()["images"][0]["batch_size"] for response in responses] == [2, 2]
+    requests = {
+        (bytes.fromhex(trace_of(each)), bytes.fromhex(each.headers["traceresponse"].split("-")[2]))
+        for each in responses
+    }
+
+    def links(span: Span) -> set[tuple[bytes, bytes]]:
+        return {(link.trace_id, link.span_id) for link in span.links}
+
+    spans = collector.wait_for(lambda spans: any(links(span) == requests for span in spans))
+    (batch,) = [span for span in spans if links(span) == requests]
+    assert batch.name == "batch"
+    assert not batch.parent_span_id
+    assert batch.trace_id not in {trace for trace, _ in requests}
+    assert attributes(batch.attributes) == {"legrad.model": "tiny-tiny", "legrad.batch.size": 2}
+    stages = {
+        span.name
+        for span in spans
+        if span.trace_id == batch.trace_id and span.parent_span_id == batch.span_id
+    }
+    assert stages == {"text", "forward", "backward"}
+
+
+def test_the_callers_trace_is_continued(traced: Server, collector: TraceCollector) -> None:
+    response = traced.explain(request_of(), **traceparent(1))
+    assert trace_of(response) == _TRACE.format(1)
+    spans = collector.request_spans(_TRACE.format(1))
+    (root,) = [span for span in spans if is_server(span)]
+    assert root.parent_span_id.hex() == _PARENT
+    assert len(spans) > 1
+    line = traced.wait_for_log(
+        lambda entry: entry.get("request_id") == response.headers["x-request-id"]
+    )
+    assert line["trace_id"] == _TRACE.format(1)
+
+
+def test_a_caller_that_does_not_sample_is_not_traced(
+    traced: Server, collector: TraceCollector
+) -> None:
+    seen = data_url(encoded(picture(seed=21)))
+    unsampled = traced.explain(request_of(image=seen), **traceparent(2, "00"))
+    assert unsampled.status_code == 200
+    assert unsampled.headers["traceresponse"].endswith("-00")
+    assert trace_of(unsampled) == _TRACE.format(2)
+    before = len(collector.bodies)
+    sampled = traced.explain(request_of(image=seen), **traceparent(3))
+    collector.request_spans(_TRACE.format(3))
+    spans = collector.wait_for(
+        lambda spans: any(
+            link.trace_id.hex() == _TRACE.format(3) for span in spans for link in span.links
+        )
+    )
+    assert sampled.status_code == 200
+    assert len(collector.bodies) > before
+    assert not [span for span in spans if in_trace(span, _TRACE.format(2))]
+    linked = {link.trace_id.hex() for span in spans for link in span.links}
+    assert _TRACE.format(2) not in linked
+    # Every batch that was recorded says for whom.
+    assert all(span.links for span in spans if span.name == "batch")
+
+
+def test_errors_are_named_but_not_quoted(traced: Server, collector: TraceCollector) -> None:
+    secret = "zebra5671"
+    image = encoded(picture(seed=5671))
+    traced.explain(request_of(prompts=[secret], image=data_url(image)), **traceparent(4))
+    bad = traced.explain(request_of(prompts=[secret * 300]), **traceparent(5))
+    # A model that cannot be explained.
+    failed = traced.explain(request_of(prompts=[secret], model="rn50-openai"), **traceparent(6))
+    lost = traced.client.get(f"/{secret}?key={secret}", headers=traceparent(7))
+    strange = traced.client.request("PROPFIND", "/models", headers=traceparent(8))
+    asks_before = traceparent(9) | {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    preflight = traced.client.options("/explain", headers=asks_before)
+    answers = (bad, failed, lost, strange, preflight)
+    assert [each.status_code for each in answers] == [422, 503, 404, 405, 200]
+    roots = {}
+    for number in (4, 5, 6, 7, 8, 9):
+        spans = collector.request_spans(_TRACE.format(number))
+        (roots[number],) = [span for span in spans if is_server(span)]
+    found = {
+        number: (
+            span.name,
+            attributes(span.attributes)["http.response.status_code"],
+            attributes(span.attributes).get("error.type"),
+            span.status.code == Status.STATUS_CODE_ERROR,
+        )
+        for number, span in roots.items()
+    }
+    assert found == {
+        4: ("POST /explain", 200, None, False),
+        5: ("POST /explain", 422, "limit-exceeded", False),
+        6: ("POST /explain", 503, "not-ready", True),
+        7: ("GET", 404, "not-found", False),
+        8: ("HTTP", 405, "method-not-allowed", False),
+        9: ("OPTIONS", 200, None, False),
+    }
+    sent = b"".join(collector.bodies)
+    assert secret.encode() not in sent.lower()
+    assert base64_of(image)[40:80].encode() not in sent
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["closed", "silent"])
+def test_a_dead_collector_hurts_neither_requests_nor_the_end(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, listening: bool
+) -> None:
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        if listening:
+            # Connections are made, and nobody ever answers.
+            dead.listen(64)
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{dead.getsockname()[1]}"
+        )
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        with Server(tiny_model) as server:
+            server.wait_for_health()
+            for number in range(20):
+                response = server.explain(request_of(prompts=[f"thing {number}"]))
+                assert response.status_code == 200
+            began = time.monotonic()
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+            # The exporter by itself would try for half a minute.
+            assert time.monotonic() - began < 20
+            # Whatever the exporter had to say is in the log's format.
+            assert all("event" in entry for entry in server.log)
+
+
+def run_python(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+# FastAPI itself imports OpenTelemetry's interface; the rest is what is asked about.
+_LOADED = (
+    "[name for name in sys.modules"
+    " if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))]"
+)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
+    ],
+    ids=["nothing", "disabled", "no exporter"],
+)
+def test_without_configuration_nothing_is_imported(variables: dict[str, str]) -> None:
+    program = f"import sys; from service.app import create_app; create_app(); print({_LOADED})"
+    done = run_python(program, **variables)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_without_the_packages_the_server_says_so_and_serves() -> None:
+    program = (
+        "import sys; sys.modules['opentelemetry.sdk'] = None\n"
+        "from service.app import create_app\n"
+        "print(type(create_app().state.tracing).__name__)"
+    )
+    done = run_python(program, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
+    assert "legrad-service[telemetry]" in done.stdout, done.stderr
+    assert done.stdout.strip().endswith("SilentTracing")

@@ -1,0 +1,96 @@
+"""The command line, run in this process."""
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from tests.support.pictures import encoded, picture
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal_and_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cli._console._width", 300)
+    monkeypatch.delenv("LEGRAD_MODELS", raising=False)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_picture_is_explained_into_overlays(tiny_model: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "cat.jpg", tmp_path / "out"
+    source.write_bytes(encoded(picture(90, 60), "JPEG"))
+    done = run("explain", source, "a cat", "a dog", "-o", output, "--model", tiny_model)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in output.iterdir()) == [
+        "cat-a-cat.npy",
+        "cat-a-cat.png",
+        "cat-a-dog.npy",
+        "cat-a-dog.png",
+        "manifest.jsonl",
+    ]
+    with Image.open(output / "cat-a-cat.png") as overlay:
+        assert overlay.size == (90, 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [
+        (("--model", "nothing-that-exists"), "does not say which weights"),
+        (("--model", "ViT-B-16@missing.safetensors"), "no checkpoint"),
+        (("--model", "ViT-B-16/no-such-tag"), "no-such-tag"),
+        (("--layers", "many"), "many"),
+    ],
+)
+def test_what_cannot_be_explained_is_said_clearly(
+    tmp_path: Path, arguments: tuple[str, ...], mention: str
+) -> None:
+    (tmp_path / "cat.png").write_bytes(encoded())
+    done = run("explain", tmp_path / "cat.png", "a cat", "-o", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert mention in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_the_program_says_its_version() -> None:
+    done = run("--version")
+    assert (done.exit_code, done.output.strip()) == (0, metadata.version("legrad-service"))
+
+
+def test_models_lists_what_can_be_explained() -> None:
+    listed = run("models").output
+    assert "starter" in listed
+    assert "laion2b_s34b_b88k" in listed
+
+
+def test_the_contract_is_written_to_a_file(tmp_path: Path) -> None:
+    assert run("openapi", "-o", tmp_path / "contract.yaml").exit_code == 0
+    assert (tmp_path / "contract.yaml").read_text() == (ROOT / "openapi.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mention"),
+    [
+        ("LEGRAD_PORT", "70000", "LEGRAD_PORT"),
+        ("LEGRAD_MAX_IMAGES", "none", "LEGRAD_MAX_IMAGES"),
+        ("LEGRAD_MODELS", " , ", "LEGRAD_MODELS"),
+        ("LEGRAD_MODELS", "ViT-B-16", "does not say which weights"),
+        ("LEGRAD_MODELS", "ViT-B-16@missing.pt", "no checkpoint"),
+        ("LEGRAD_DTYPE", "int4", "LEGRAD_DTYPE"),
+        ("LEGRAD_DEVICE", "abacus", "abacus"),
+    ],
+)
+def test_a_bad_setting_is_named_before_anything_is_served(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, mention: str
+) -> None:
+    monkeypatch.setattr("service.server.process.configure_logs", lambda level: None)
+    monkeypatch.setenv(name, value)
+    done = run("serve")
+    assert done.exit_code == 2
+    assert mention in done.output

@@ -1,0 +1,34 @@
+"""A server with the built-in model, and a browser that visits it."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.support.browser import Visitor, chromium
+from tests.support.running_server import Server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for a file's tests: while it runs, no other event loop runs on its thread."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A ready server with the built-in model, for every test that leaves it as it was."""
+    with Server("starter") as started:
+        started.wait_for_health()
+        yield started
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: Server) -> Iterator[Visitor]:
+    """Somebody at the page, who must meet no error and no other origin."""
+    visiting = Visitor(browser, server.url, viewport={"width": 1280, "height": 900})
+    yield visiting
+    visiting.leave()
+    assert visiting.complaints == []
+    assert visiting.strangers == []

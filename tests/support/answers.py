@@ -1,0 +1,32 @@
+"""What an answer must be like, good or bad."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import yaml
+
+CONTRACT = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text())
+
+
+def check_against_contract(answer: Any, name: str) -> None:
+    """Checks a JSON body against one schema of the published contract."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": CONTRACT["components"]}
+    jsonschema.Draft202012Validator(schema).validate(answer)
+
+
+def refused(response: httpx.Response, status: int, error: str, field: str | None) -> str:
+    """Checks that an answer is the given problem, and returns what it says."""
+    problem = response.json()
+    assert response.status_code == status, problem
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (problem["error"], problem.get("field")) == (error, field), problem
+    assert problem["type"] == f"urn:legrad:problem:{error}"
+    assert problem["title"]
+    assert problem["status"] == status
+    assert problem["instance"] == "/explain"
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert len(response.content) < 8000
+    detail: str = problem["detail"]
+    return detail

@@ -1,0 +1,57 @@
+"""``legrad``, but the worker of every model has the faults that the prompts it gets ask for.
+
+Run as a program, with a file's path and the arguments of ``legrad``.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.cli import app
+from service.pool.served_model import ExplainProcessor
+
+RAISE = "the worker raises"
+DIE = "the worker dies"
+HANG = "the worker hangs forever"
+HANG_FOR_A_WHILE = "the worker hangs for a while"
+NEVER_FITS = "never fits in memory"
+FITS_ALONE = "fits in memory alone"
+
+
+def program(released: Path) -> tuple[str, ...]:
+    """What to run; a worker that hangs for a while does so until there is such a file."""
+    return (sys.executable, __file__, str(released))
+
+
+def _fail(items: Sequence[Any], released: Path) -> None:
+    for text in {text for item in items for text in item.question.texts}:
+        if text == RAISE:
+            raise ValueError("as a bug would")
+        if text == DIE:
+            raise SystemExit("as if the device were lost")
+        if text == NEVER_FITS or (text == FITS_ALONE and len(items) > 1):
+            raise torch.OutOfMemoryError("as an exhausted device says")
+        pause = threading.Event()
+        while text == HANG or (text == HANG_FOR_A_WHILE and not released.exists()):
+            pause.wait(0.01)
+
+
+def _faulty(
+    process: Callable[[ExplainProcessor, Sequence[Any]], Sequence[Any]], released: Path
+) -> Callable[[ExplainProcessor, Sequence[Any]], Sequence[Any]]:
+    def faulty(self: ExplainProcessor, items: Sequence[Any]) -> Sequence[Any]:
+        _fail(items, released)
+        return process(self, items)
+
+    return faulty
+
+
+if __name__ == "__main__":
+    ExplainProcessor.process = _faulty(  # type: ignore[method-assign]
+        ExplainProcessor.process, Path(sys.argv.pop(1))
+    )
+    app()

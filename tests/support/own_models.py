@@ -1,0 +1,63 @@
+"""Small models of one's own, written as open_clip and timm save them."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from tests.support.architectures import config, disturb
+
+PREPROCESSING = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+TIMM_NAME = "vit_tiny_patch16_224"
+
+TIMM_CONFIG = json.dumps({"architecture": TIMM_NAME, "num_classes": 0, "pretrained_cfg": {}})
+
+Weights = dict[str, torch.Tensor]
+
+
+def build(settings: dict[str, Any], folder: Path) -> torch.nn.Module:
+    """The model of a config, by open_clip's own factory, with seeded weights."""
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    disturb(model)
+    return model.eval()
+
+
+def own_weights() -> Weights:
+    """The weights of :func:`build` for the default config."""
+    with tempfile.TemporaryDirectory() as folder:
+        state: Weights = build(config(), Path(folder)).state_dict()
+    return state
+
+
+def write_own_folder(folder: Path, weights: Weights) -> Path:
+    """Writes what open_clip saves for the hub."""
+    folder.mkdir()
+    settings = {"model_cfg": config(), "preprocess_cfg": PREPROCESSING}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def settings_file(folder: Path, name: str = "own", **vision: Any) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(config(**vision)))
+    return path
+
+
+def timm_config(name: str, size: Any) -> dict[str, Any]:
+    settings = config()
+    settings["vision_cfg"] = {
+        "timm_model_name": name,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": size,
+    }
+    return settings

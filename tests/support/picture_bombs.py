@@ -1,0 +1,153 @@
+"""Small files that promise, or unpack to, far more than anybody should allocate."""
+
+import struct
+import zlib
+
+from PIL import Image
+
+from tests.support.pictures import bomb, encoded
+
+MOST = 4_000_000
+
+
+def _png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    plain = encoded(Image.new("RGB", (8, 8)))
+    extra = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return plain[:33] + extra + plain[33:]
+
+
+def _jpeg(**options: bool) -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG", **options))
+    frame = data.index(b"\xff\xc2" if options else b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65_500, 65_500)
+    return bytes(data)
+
+
+def _gif(screen: int, frame: int) -> bytes:
+    head = b"GIF89a" + struct.pack("<HH", screen, screen) + b"\x80\0\0" + b"\0" * 6
+    return head + b"," + struct.pack("<HHHH", 0, 0, frame, frame) + b"\0\2\2\x4c\x01\0;"
+
+
+def _bmp(bits: int, compression: int) -> bytes:
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, 60_000, 60_000, 1, bits, compression, 0, 0, 0, 0, 0)
+    )
+
+
+def _tiff(size: int, tags: list[tuple[int, int]], data: bytes) -> bytes:
+    """Grey, 8 bits, deflated; where the data lies is filled in for tag values of 0."""
+    every = sorted(
+        [(256, size), (257, size), (258, 8), (259, 8), (262, 1), (277, 1), *tags],
+    )
+    start = 8 + 2 + 12 * len(every) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value or start) for tag, value in every)
+    return b"II*\0" + struct.pack("<IH", 8, len(every)) + entries + bytes(4) + data
+
+
+def _tiff_tiles(side: int) -> bytes:
+    data = zlib.compress(bytes(side * side), 9)
+    return _tiff(64, [(322, side), (323, side), (324, 0), (325, len(data))], data)
+
+
+def _tiff_strips(rows: int) -> bytes:
+    data = zlib.compress(bytes(64 * rows), 9)
+    return _tiff(64, [(273, 0), (278, rows), (279, len(data))], data)
+
+
+def _webp_canvas(side: int) -> bytes:
+    picture = encoded(Image.new("RGBA", (8, 8)), "WEBP", lossless=True)[12:]
+    frame = bytes(6) + (7).to_bytes(3, "little") * 2 + (100).to_bytes(3, "little") + b"\0" + picture
+    body = (
+        b"WEBPVP8X"
+        + struct.pack("<IB3x", 10, 0x12)
+        + (side - 1).to_bytes(3, "little") * 2
+        + b"ANIM"
+        + struct.pack("<I", 6)
+        + bytes(6)
+        + b"ANMF"
+        + struct.pack("<I", len(frame))
+        + frame
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _webp_lossy() -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "WEBP"))
+    start = data.index(b"\x9d\x01\x2a") + 3
+    data[start : start + 4] = struct.pack("<HH", 16_383, 16_383)
+    return bytes(data)
+
+
+def _avif() -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "AVIF"))
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, 16_000, 16_000)
+    return bytes(data)
+
+
+def _jpeg_comment(text: bytes) -> bytes:
+    plain = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    return plain[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + plain[2:]
+
+
+def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
+    """One that refines its picture that often, in a hundred bytes each time."""
+    plain = encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    return plain[:-2] + (hidden + plain[last:-2]) * count + plain[-2:]
+
+
+_COMMENTS = b"#\n" * 200_000
+
+# Cheap to send, and decoded for many seconds.
+SLOW = {
+    "jpeg scans": _jpeg_scans(5_000),
+    "jpeg scans after a reserved marker": _jpeg_scans(5_000, b"\xff\x02\xff\xff"),
+    **{f"plain P{kind} comments": b"P%d 9 9 255 " % kind + _COMMENTS for kind in (1, 2, 3)},
+}
+
+_TEXT = zlib.compress(bytes(200_000_000), 9)
+
+TOO_LARGE = {
+    "png": bomb(),
+    "jpeg": _jpeg(),
+    "jpeg progressive": _jpeg(progressive=True),
+    "gif screen": _gif(65_535, 8),
+    "gif frame": _gif(8, 9_000),
+    "bmp": _bmp(24, 0),
+    "bmp run-length": _bmp(8, 1),
+    "ppm": b"P6\n60000 60000\n255\n",
+    "pbm text": b"P1\n600000 60000\n",
+    "tiff": _tiff(60_000, [(273, 0), (278, 60_000), (279, 8)], bytes(8)),
+    "tiff tiles": _tiff_tiles(20_000),
+    "webp canvas": _webp_canvas(10_000),
+    "webp huge canvas": _webp_canvas(32_768),
+    "webp lossy": _webp_lossy(),
+    "avif": _avif(),
+    "png strip": encoded(Image.new("L", (1, 2_000_000))),
+    "png line": encoded(Image.new("L", (2_000_000, 1))),
+}
+
+DAMAGED = {
+    "png zTXt": _png_with((b"zTXt", b"a\0\0" + _TEXT)),
+    "png iTXt": _png_with((b"iTXt", b"a\0\1\0\0\0" + _TEXT)),
+    "png iCCP": _png_with((b"iCCP", b"a\0\0" + _TEXT)),
+    "png many zTXt": _png_with(
+        *((b"zTXt", b"a%d\0\0" % each + zlib.compress(bytes(1_000_000), 9)) for each in range(200))
+    ),
+}
+
+_EXIF = b"II*\0" + struct.pack("<IH", 8, 60_000) + struct.pack("<HHII", 274, 3, 1, 6) * 60_000
+
+HARMLESS = {
+    "jpeg of some scans": _jpeg_scans(20),
+    "jpeg before something else": encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 1000,
+    "jpeg metadata like scans": _jpeg_comment(b"\xff\xda" * 1000),
+    "ppm of any bytes": b"P6\n8 8\n255\n" + b"#" * 192,
+    "png EXIF": _png_with((b"eXIf", _EXIF)),
+    "tiff strip beyond the picture": _tiff_strips(6_000_000),
+}

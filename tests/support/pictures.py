@@ -1,0 +1,56 @@
+"""Pictures as a caller would send them."""
+
+import base64
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
+    """A noisy picture with large shapes, different for every seed."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image | None = None, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    (image or picture()).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def base64_of(data: bytes) -> str:
+    """Plain base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def data_url(data: bytes) -> str:
+    """A data URL."""
+    return f"data:image/png;base64,{base64_of(data)}"
+
+
+def opened(text: str) -> Image.Image:
+    """The picture in a base64 field of an answer."""
+    return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+
+
+def bomb(side: int = 50_000) -> bytes:
+    """A PNG of a few hundred bytes whose header promises side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def request_of(**changes: Any) -> dict[str, Any]:
+    """A good JSON body, with changes."""
+    return {"image": data_url(encoded()), "prompts": ["a cat"], **changes}

@@ -1,0 +1,26 @@
+"""KServe's and Triton's own clients, in a side environment: they pin what the project does not."""
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+_FOLDER = Path(__file__).parents[2] / ".clients"
+_LOCK = _FOLDER.with_suffix(".lock")
+_REQUIREMENTS = ("kserve==0.21.0", "tritonclient[http]==2.73.0")
+
+
+def client_python() -> Path:
+    """The side environment's interpreter; the environment is made on first use."""
+    python = _FOLDER / "bin" / "python"
+    complete = _FOLDER / "complete"
+    # Tests of several files need it, and run side by side.
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.is_file():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(_FOLDER)], check=True)
+            subprocess.run(
+                [str(python), "-m", "pip", "install", "--quiet", *_REQUIREMENTS], check=True
+            )
+            complete.touch()
+    return python

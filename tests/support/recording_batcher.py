@@ -1,0 +1,129 @@
+"""What the tests of the micro-batcher drive it with, and how they read it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+from service.batching import (
+    BatcherState,
+    BatchLimits,
+    DropReason,
+    MicroBatcher,
+    Submission,
+)
+
+WAIT_SECONDS = 5.0
+ROOMY = BatchLimits(max_batch_items=8, max_batch_cost=100.0, max_queue_cost=100.0)
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class RecordingProcessor:
+    """Answers each item with ``("done", item)`` unless ``behave`` says otherwise."""
+
+    def __init__(self, behave: Callable[[list[Any]], Any] | None = None) -> None:
+        self.behave = behave or (lambda items: [("done", item) for item in items])
+        self.on_start: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[], None] = lambda: None
+        self.batches: list[list[Any]] = []
+        self.events: list[str] = []
+        self.threads: list[threading.Thread] = []
+        self._entered = threading.Semaphore(0)
+        self._open = threading.Event()
+        self._open.set()
+
+    def start(self) -> None:
+        self.events.append("start")
+        self.threads.append(threading.current_thread())
+        self.on_start()
+
+    def process(self, items: Sequence[Any]) -> Any:
+        self.batches.append(list(items))
+        self._entered.release()
+        assert self._open.wait(WAIT_SECONDS)
+        return self.behave(list(items))
+
+    def stop(self) -> None:
+        self.events.append("stop")
+        self.on_stop()
+
+    def release(self) -> None:
+        self._open.set()
+
+    @contextlib.contextmanager
+    def busy(self, batcher: MicroBatcher[Any, Any]) -> Iterator[Submission[Any]]:
+        """Keep the worker inside ``process`` with one item of cost 1 while the block runs."""
+        while self._entered.acquire(blocking=False):
+            pass
+        self._open.clear()
+        submission = batcher.submit("blocker", bucket="blocker", cost=1.0)
+        assert self._entered.acquire(timeout=WAIT_SECONDS)
+        try:
+            yield submission
+        finally:
+            self.release()
+
+
+class RecordingObserver:
+    def __init__(self) -> None:
+        self.queue: list[tuple[int, float]] = []
+        self.waits: list[float] = []
+        self.finished: list[tuple[int, float, float]] = []
+        self.drops: list[DropReason] = []
+        self.restarts = 0
+
+    def queue_changed(self, depth: int, cost: float) -> None:
+        self.queue.append((depth, cost))
+
+    def queue_waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+        self.finished.append((size, cost, seconds))
+
+    def item_dropped(self, reason: DropReason) -> None:
+        self.drops.append(reason)
+
+    def worker_restarted(self) -> None:
+        self.restarts += 1
+
+
+MakeBatcher = Callable[..., MicroBatcher[Any, Any]]
+
+
+def submit_all(
+    batcher: MicroBatcher[Any, Any],
+    items: Sequence[Any],
+    *,
+    bucket: Hashable = "bucket",
+    cost: float = 1.0,
+    deadline: float | None = None,
+) -> list[Submission[Any]]:
+    return [batcher.submit(item, bucket=bucket, cost=cost, deadline=deadline) for item in items]
+
+
+def result(submission: Submission[Any]) -> Any:
+    return submission.future.result(WAIT_SECONDS)
+
+
+def error(submission: Submission[Any]) -> BaseException | None:
+    return submission.future.exception(WAIT_SECONDS)
+
+
+def wait_for_state(batcher: MicroBatcher[Any, Any], state: BatcherState) -> None:
+    with batcher._condition:
+        assert batcher._condition.wait_for(lambda: batcher.state is state, WAIT_SECONDS)
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(WAIT_SECONDS)

@@ -1,0 +1,148 @@
+"""The application behind a real socket, but in this process, so that tests can reach into it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.explaining.network import Network
+from service.server.process import listen_for, server_config
+from service.settings import Settings
+from tests.support.api_keys import bearer, entry, listed
+from tests.support.pictures import request_of
+
+_PATIENCE_SECONDS = 60.0
+
+
+class RunningApp:
+    """A context manager that serves until it is left, and drains as the real server does."""
+
+    def __init__(
+        self,
+        models: str,
+        *,
+        wait: bool = True,
+        network: Network | None = None,
+        key: str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Starts it.
+
+        Args:
+            models: those of the settings.
+            wait: whether to wait until it is ready.
+            network: where pictures are fetched from.
+            key: a key that opens everything, which the client sends; none needs none.
+            settings: all others.
+        """
+        if key is not None:
+            settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
+        chosen = Settings.model_validate(
+            {"models": models, "port": 0, "compute_threads": 1, **settings}
+        )
+        chosen, listeners = listen_for(chosen)
+        self.app = create_app(chosen, network)
+        self.host, self.port = listeners[0].getsockname()[:2]
+        self.admin_port = chosen.admin_port
+        self._server = uvicorn.Server(server_config(self.app, chosen))
+        self._thread = threading.Thread(target=self._server.run, args=(listeners,), daemon=True)
+        self._thread.start()
+        self.client = httpx.Client(base_url=f"http://{self.host}:{self.port}", timeout=60)
+        self.client.headers.update({} if key is None else bearer(key))
+        self._callers = ThreadPoolExecutor(64)
+        # Answered only once the application has started.
+        assert self.client.get("/health/live").status_code == 200
+        if wait:
+            self.eventually(lambda: self.client.get("/health/ready").status_code == 200)
+
+    @property
+    def model(self) -> Any:
+        """The default model as it is loaded now."""
+        return self.app.state.pool.get(None).served
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._callers.shutdown()
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(_PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+
+    def explain(self, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+        """Posts a JSON body, or a good one, to ``/explain``."""
+        return self.client.post("/explain", json=body or request_of(), headers=headers)
+
+    def explain_in_background(
+        self, body: dict[str, Any] | None = None, **headers: str
+    ) -> "Future[httpx.Response]":
+        """The same, without waiting for the answer."""
+        return self._callers.submit(self.explain, body, **headers)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Meanwhile the default model's queue has no room, though nothing is being computed."""
+        batcher = self.model.batcher
+        with batcher.holding() as room:
+            batcher.resize(room, self.app.state.settings.max_queue_cost)
+            yield
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition."""
+        return samples(self.client.get("/metrics").text)[sample]
+
+    def eventually(self, holds: Callable[[], bool]) -> None:
+        """Waits, for a bounded time, until something that other threads bring about holds."""
+        pause = threading.Event()
+        for _ in range(int(_PATIENCE_SECONDS / 0.01)):
+            if holds():
+                return
+            pause.wait(0.01)
+        raise AssertionError("It never came about.")
+
+
+class Held:
+    """Stands in for a model's computation, and holds the worker until it is released."""
+
+    def __init__(self, running: RunningApp, model: str | None = None) -> None:
+        processor = running.app.state.pool.get(model).served._processor
+        self._compute = processor.process
+        self._processor = processor
+        self._released = threading.Event()
+        self.entered = threading.Event()
+        self.seen: list[Any] = []
+        processor.process = self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        del self._processor.process
+
+    def release(self) -> None:
+        """Lets the worker go on."""
+        self._released.set()
+
+    def _process(self, items: Sequence[Any]) -> Sequence[Any]:
+        self.seen += items
+        self.entered.set()
+        assert self._released.wait(_PATIENCE_SECONDS)
+        answer: Sequence[Any] = self._compute(items)
+        return answer
+
+
+def samples(exposition: str) -> dict[str, float]:
+    """Every sample of a Prometheus exposition, by its name with labels."""
+    found = {}
+    for line in exposition.splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found

@@ -1,0 +1,179 @@
+"""A real server in a process of its own."""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.support.api_keys import bearer, entry, listed
+
+LEGRAD = Path(sys.executable).with_name("legrad")
+_START_SECONDS = 60.0
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with nothing but these ``LEGRAD_*`` settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEGRAD_")}
+    own = {f"LEGRAD_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {"OMP_NUM_THREADS": "1"} | own
+
+
+class Server:
+    """``legrad serve``, on a free port if none is given; ends only its own process when left."""
+
+    def __init__(
+        self,
+        models: str,
+        *,
+        key: str | None = None,
+        program: Sequence[str] = (str(LEGRAD),),
+        **settings: object,
+    ) -> None:
+        """Starts it; a key opens everything and is sent by the client, none needs none."""
+        if key is not None:
+            settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
+        self._process = subprocess.Popen(
+            [*program, "serve"],
+            env=environment(**{"port": 0, "models": models, "compute_threads": 1, **settings}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self._errors: list[str] = []
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        line = self._process.stdout.readline()
+        announced, _, self.url = line.strip().partition("Listening on ")
+        assert self.url, f"{line!r} {self._errors}"
+        assert not announced
+        self.host, _, port = self.url.removeprefix("http://").rpartition(":")
+        self.port = int(port)
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client.headers.update({} if key is None else bearer(key))
+        self.admin_url = ""
+        if "admin_port" in settings:
+            _, _, self.admin_url = self._process.stdout.readline().strip().partition("Admin on ")
+            assert self.admin_url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    @property
+    def log_lines(self) -> list[str]:
+        """What the server has written to standard error."""
+        return list(self._errors)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The same, parsed; fails where a line is not JSON."""
+        return [json.loads(line) for line in self._errors]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process holds; only Linux tells."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+    @property
+    def threads(self) -> int:
+        """How many threads the process has; only Linux tells."""
+        return len(list(Path(f"/proc/{self._process.pid}/task").iterdir()))
+
+    def explain(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """Posts a JSON body to ``/explain``."""
+        return self.client.post("/explain", json=body, headers=headers)
+
+    def wait_for_health(self, status: int = 200) -> httpx.Response:
+        """Polls ``/health/ready`` until it answers so."""
+        return self.poll("/health/ready", lambda response: response.status_code == status)
+
+    def poll(self, path: str, wanted: Any) -> httpx.Response:
+        """Asks again until the answer is as wanted; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            response = self.client.get(path)
+            if wanted(response):
+                return response
+            assert time.monotonic() < deadline, response.text[:1000]
+            pause.wait(0.02)
+
+    def wait_until_refused(self) -> None:
+        """Tries new connections until the server accepts none; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection((self.host, self.port), timeout=10).close()
+            except ConnectionRefusedError:
+                return
+            pause.wait(0.02)
+        raise AssertionError("It still accepts connections.")
+
+    def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The one entry that is wanted, once it is written; fails after a bounded time."""
+        pause = threading.Event()
+        deadline = time.monotonic() + _START_SECONDS
+        while not (found := [entry for entry in self.log if wanted(entry)]):
+            assert time.monotonic() < deadline, self.log_lines[-20:]
+            pause.wait(0.02)
+        (entry,) = found
+        return entry
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample, written as in the exposition."""
+        return _value(self.client.get("/metrics"), sample)
+
+    def poll_metric(self, sample: str, value: float) -> None:
+        """Polls until the sample has the value; fails after a bounded time."""
+        self.poll("/metrics", lambda response: _value(response, sample) == value)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server's process."""
+        self._process.send_signal(number)
+
+    def lift_file_limit(self) -> None:
+        """Lets the process write files of any size from now on; only Linux can do that."""
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+    def wait(self, timeout: float = 60) -> int:
+        """The exit code, once the process has ended by itself."""
+        code = self._process.wait(timeout)
+        self._reader.join()
+        return code
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._errors.append(line)
+
+
+def _value(exposition: httpx.Response, sample: str) -> float:
+    for line in exposition.text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    raise AssertionError(f"{sample} is not exposed")

@@ -1,0 +1,116 @@
+"""Scenes: what is drawn, and that the masks say exactly what can be seen."""
+
+import numpy as np
+import pytest
+import torch
+
+from tools.starter.art import SPRITE_SIZE, Concept, Sprites
+from tools.starter.losses import read_targets, scene_loss
+from tools.starter.scenes import (
+    MOST_STICKERS,
+    Scenes,
+    compose,
+    evaluation_recipe,
+    training_recipe,
+)
+
+pytest.importorskip("skimage", reason="the backgrounds need the optional extra 'starter'")
+
+STYLES = {"plain": 1.0}
+
+
+@pytest.fixture(scope="module")
+def sprites() -> Sprites:
+    """Eight discs, each of a colour of its own; the second style lacks all but the first."""
+    axis = np.linspace(-1, 1, SPRITE_SIZE)
+    disc = axis[:, None] ** 2 + axis[None, :] ** 2 < 0.9
+    pixels = np.zeros((2, 8, SPRITE_SIZE, SPRITE_SIZE, 4), np.uint8)
+    for concept in range(8):
+        pixels[:, concept, disc, :3] = [255 * (concept >> bit & 1) for bit in range(3)]
+        pixels[:, concept, disc, 3] = 255
+    present = np.array([[True] * 8, [True] + [False] * 7])
+    concepts = tuple(Concept(f"disc{index}", (), "0") for index in range(8))
+    return Sprites(pixels, present, ("plain", "sparse"), concepts)
+
+
+def test_the_same_seed_draws_the_same_scenes(sprites: Sprites) -> None:
+    for recipe in (evaluation_recipe((1, 2, 3, 4), 56), training_recipe(56)):
+        first, second = (compose(sprites, STYLES, recipe, 5, 6) for _ in range(2))
+        other = compose(sprites, STYLES, recipe, 6, 6)
+
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.masks, second.masks)
+        assert torch.equal(first.concepts, second.concepts)
+        assert not torch.equal(first.images, other.images)
+
+
+def test_every_scene_has_as_many_visible_stickers_as_concepts(sprites: Sprites) -> None:
+    scenes = compose(sprites, STYLES, evaluation_recipe((2, 3), 112), 0, 20)
+
+    counts = (scenes.concepts >= 0).sum(1)
+    assert set(counts.tolist()) == {2, 3}
+    assert torch.equal(scenes.masks.any(3).any(2), scenes.concepts >= 0)
+    assert scenes.images.min() >= 0
+    assert scenes.images.max() <= 1
+
+
+def test_a_concept_appears_once_in_a_scene(sprites: Sprites) -> None:
+    scenes = compose(sprites, STYLES, evaluation_recipe((4,), 56), 0, 20)
+
+    for concepts in scenes.concepts[:, :4].tolist():
+        assert len(set(concepts)) == 4
+
+
+def test_a_style_draws_only_the_concepts_it_has(sprites: Sprites) -> None:
+    scenes = compose(sprites, {"sparse": 1.0}, evaluation_recipe((1,), 56), 0, 8)
+
+    assert set(scenes.concepts[:, 0].tolist()) == {0}
+
+
+def test_visible_masks_exclude_covered_pixels(sprites: Sprites) -> None:
+    scenes = compose(sprites, STYLES, training_recipe(112), 3, 20)
+
+    assert scenes.masks.shape[1] == MOST_STICKERS
+    assert int(scenes.masks.sum(1).max()) == 1
+
+
+def test_pixels_inside_a_mask_show_that_sticker(sprites: Sprites) -> None:
+    scenes = compose(sprites, STYLES, evaluation_recipe((3, 4), 112), 1, 20)
+
+    for image, masks, concepts in zip(scenes.images, scenes.masks, scenes.concepts, strict=True):
+        for mask, concept in zip(masks, concepts.tolist(), strict=True):
+            if concept >= 0:
+                colour = image[:, mask].median(1).values
+                wanted = torch.tensor([float(concept >> bit & 1) for bit in range(3)])
+                assert (colour - wanted).abs().max() < 0.12  # the tint
+
+
+def _two_patches() -> Scenes:
+    """One scene of 14 x 28 pixels squared up: concept 4 on the left half, nothing on the right."""
+    masks = torch.zeros(1, MOST_STICKERS, 28, 28, dtype=torch.bool)
+    masks[0, 0, :, :14] = True
+    concepts = torch.full((1, MOST_STICKERS), -1)
+    concepts[0, 0] = 4
+    return Scenes(torch.zeros(1, 3, 28, 28), masks, concepts)
+
+
+def test_targets_name_the_owner_of_each_patch() -> None:
+    targets = read_targets(_two_patches(), 6, None, np.random.default_rng(0))
+
+    owners = torch.empty(4, dtype=torch.int64)
+    owners[targets.kept[0]] = targets.owners[0]
+    assert owners.tolist() == [4, 6, 4, 6]
+    assert targets.present.nonzero().tolist() == [[0, 4]]
+
+
+def test_background_patches_are_left_out_first() -> None:
+    targets = read_targets(_two_patches(), 6, 2, np.random.default_rng(0))
+
+    assert sorted(targets.kept[0].tolist()) == [0, 2]
+
+
+def test_the_scene_loss_falls_when_the_right_concept_stands_out() -> None:
+    targets = read_targets(_two_patches(), 6, None, np.random.default_rng(0))
+
+    undecided, right = torch.zeros(1, 6), 9 * torch.eye(6)[4:5]
+    assert scene_loss(right, targets.present) < 0.01 < scene_loss(undecided, targets.present)

@@ -1,0 +1,102 @@
+"""The lock files pin all that pyproject.toml asks for, and nothing else decides what is installed.
+
+Where one of these fails after a change of pyproject.toml: `make lock`, and commit the locks.
+"""
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+# What images of production are built with; more than the Makefile's own list fails below.
+IMAGE_EXTRAS = [extra for extra in ("hf", "telemetry") if extra in EXTRAS]
+FILES = ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock")
+ONLY_TORCH = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.*")
+
+# Linux on x86-64 with Python 3.11, whatever these tests run on.
+ENVIRONMENT = {
+    "implementation_name": "cpython",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "platform_system": "Linux",
+    "python_full_version": "3.11.9",
+    "python_version": "3.11",
+    "sys_platform": "linux",
+}
+
+
+def pins(name: str) -> dict[str, str]:
+    found = re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.M)
+    assert found
+    return dict(found)
+
+
+def disagreements(requirements: list[str], pinned: dict[str, str]) -> list[str]:
+    found = []
+    for wanted in map(Requirement, requirements):
+        if wanted.marker is not None and not wanted.marker.evaluate({**ENVIRONMENT, "extra": ""}):
+            continue
+        pin = pinned.get(canonicalize_name(wanted.name))
+        if pin is None or not wanted.specifier.contains(pin, prereleases=True):
+            found.append(f"{wanted} is locked to {pin}")
+    return found
+
+
+def test_the_lock_of_images_satisfies_pyproject() -> None:
+    asked = PROJECT["dependencies"] + [each for extra in IMAGE_EXTRAS for each in EXTRAS[extra]]
+    assert disagreements(asked, pins("requirements.lock")) == []
+
+
+def test_the_lock_for_development_satisfies_every_extra_and_agrees_with_that_of_images() -> None:
+    asked = PROJECT["dependencies"] + [each for extra in EXTRAS.values() for each in extra]
+    development = pins("requirements-dev.lock")
+    assert disagreements(asked, development) == []
+    assert pins("requirements.lock").items() <= development.items()
+
+
+def test_the_lock_without_torch_is_that_of_images_otherwise() -> None:
+    whole = pins("requirements.lock")
+    kept = {name: pin for name, pin in whole.items() if not ONLY_TORCH.fullmatch(name)}
+    assert pins("requirements-cpu.lock") == kept
+    assert {"torch", "torchvision"} <= whole.keys()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_locked_packages_need_is_locked(name: str) -> None:
+    pinned = pins(name)
+    missing = []
+    known = 0
+    for package, version in pinned.items():
+        try:
+            installed = distribution(package)
+        except PackageNotFoundError:
+            continue
+        if installed.version != version:
+            continue
+        known += 1
+        missing += [
+            f"{package}: {line}" for line in disagreements(installed.requires or [], pinned)
+        ]
+    if name == "requirements-cpu.lock":
+        missing = [line for line in missing if not ONLY_TORCH.search(line)]
+    assert missing == []
+    assert known
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_pin_has_hashes_and_no_place_is_named(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.M)
+    blocks = re.split(r"^(?=[a-z])", text, flags=re.M)[1:]
+    assert len(blocks) == len(pins(name))
+    for block in blocks:
+        assert re.search(r"\n +--hash=sha256:[0-9a-f]{64}", block), block

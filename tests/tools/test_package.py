@@ -1,0 +1,34 @@
+"""What is installed from the package, not from the repository."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_package_has_every_file_of_the_page(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("service", "legrad_engine"):
+        # The weights are large, and have nothing to do with it.
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, source],
+        check=True,
+        capture_output=True,
+        timeout=250,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    packaged = set(zipfile.ZipFile(wheel).namelist())
+    files = [path for path in (ROOT / "service" / "web").rglob("*") if path.is_file()]
+    assert files
+    assert {str(path.relative_to(ROOT)) for path in files} <= packaged

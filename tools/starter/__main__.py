@@ -1,0 +1,129 @@
+"""The program that made the starter model: `python -m tools.starter COMMAND`.
+
+It needs the optional extra `starter`, and npm for the art.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import legrad_engine.starter
+from tools.starter import art
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+_PACKAGE = Path(legrad_engine.starter.__file__).parent
+_REPOSITORY = _PACKAGE.parents[1]
+_Cache = Annotated[Path, typer.Option(help="Folder for what is downloaded and rendered.")]
+_CACHE = Path("build/starter")
+
+
+def _sprites(cache: Path) -> art.Sprites:
+    if not (cache / "sprites.json").exists():
+        typer.echo("fetching and rendering the art, once: about two minutes")
+        art.fetch(cache)
+        art.render(cache)
+    return art.load_sprites(cache)
+
+
+@app.command("art")
+def art_command(cache: _Cache = _CACHE) -> None:
+    """Fetch the art and the backbone at their pinned versions, and render the sprites."""
+    art.fetch(cache)
+    art.render(cache)
+    sprites = art.load_sprites(cache)
+    for style, present in zip(sprites.styles, sprites.present, strict=True):
+        typer.echo(f"{style}: {present.sum()} of {len(sprites.concepts)} stickers")
+
+
+@app.command()
+def train(
+    cache: _Cache = _CACHE,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count()
+    or 1,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 2,
+) -> None:
+    """Train the visual tower; the same command resumes from the last checkpoint."""
+    from tools.starter.training import SCHEDULE, Run
+    from tools.starter.training import train as run_training
+
+    _sprites(cache)
+    run_training(Run(cache, cache / "training", SCHEDULE, workers, 60 * checkpoint_minutes))
+
+
+@app.command()
+def export(
+    cache: _Cache = _CACHE,
+    folder: Annotated[Path, typer.Option(help="Where the weights and concepts go.")] = _PACKAGE,
+    text_steps: Annotated[int, typer.Option(help="Steps of fitting the text tower.")] = 500,
+    refine: Annotated[bool, typer.Option(help="Begin from the shipped text tower.")] = False,
+) -> None:
+    """Fit the text tower to the trained concepts and write the shipped files."""
+    from tools.starter.export import write_model
+
+    for line in write_model(_sprites(cache), cache, folder, text_steps, refine):
+        typer.echo(line)
+
+
+@app.command()
+def evaluate(
+    cache: _Cache = _CACHE,
+    output: Annotated[Path, typer.Option(help="The Markdown file; JSON goes beside it.")] = (
+        _REPOSITORY / "docs" / "starter-evaluation.md"
+    ),
+    scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 1000,
+) -> None:
+    """Measure the shipped model on held-out art and write the table."""
+    from legrad_engine import Explainer
+    from tools.starter import evaluation
+
+    report = evaluation.evaluate(
+        Explainer.load("starter"),
+        _sprites(cache),
+        {art.HELD_OUT_STYLE: 1.0},
+        art.TRAINING_STYLES,
+        scenes,
+        typer.echo,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = evaluation.to_markdown(report)
+    output.write_text(text)
+    output.with_suffix(".json").write_text(json.dumps(report.as_dictionary(), indent=2) + "\n")
+    typer.echo(text)
+
+
+@app.command()
+def samples(
+    cache: _Cache = _CACHE,
+    scenes: Annotated[Path, typer.Option(help="Where the test scenes go.")] = (
+        _REPOSITORY / "tests" / "tools" / "starter" / "scenes"
+    ),
+    example: Annotated[Path, typer.Option(help="Where the example picture goes.")] = (
+        _PACKAGE / "example.png"
+    ),
+    gallery: Annotated[Path, typer.Option(help="Where the page's gallery goes.")] = (
+        _REPOSITORY / "service" / "web" / "gallery"
+    ),
+) -> None:
+    """Write the committed test scenes, the example picture and the page's gallery again."""
+    from tools.starter.gallery import write_example, write_gallery
+    from tools.starter.samples import write_test_scenes
+
+    sprites = _sprites(cache)
+    write_test_scenes(sprites, scenes)
+    write_example(cache, sprites.concepts, example)
+    write_gallery(cache, sprites.concepts, gallery)
+
+
+if __name__ == "__main__":
+    # open_clip warns that a model without weights is random; training begins with one on purpose.
+    logging.getLogger().addFilter(lambda record: "No pretrained weights" not in record.getMessage())
+    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    app()

@@ -1,0 +1,103 @@
+"""The model that learns: open_clip's visual tower and one direction per concept."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as functional
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+import legrad_engine.starter
+from tools.starter.backbone import read_backbone
+
+CONFIG_PATH = Path(legrad_engine.starter.__file__).parent / "starter.json"
+# DINOv2 was trained on inputs normalised with ImageNet's statistics.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+_FROZEN_BLOCKS = 3
+
+
+def build_model(image_size: int | None = None) -> Any:
+    """Create the open_clip model of `starter.json` with fresh weights, at `image_size` if given."""
+    open_clip.add_model_config(CONFIG_PATH)
+    overrides = {} if image_size is None else {"force_image_size": image_size}
+    return open_clip.create_model(CONFIG_PATH.stem, **overrides)
+
+
+class Learner(nn.Module):
+    """The visual tower with what is needed only while it learns.
+
+    Attributes:
+        visual: open_clip's tower.
+        concepts: float32 `[concepts + 1, embed_dim]`; rows are directions, the last one stands for
+            the background.
+        scene_scale: Logarithm of the temperature's inverse for whole scenes.
+        patch_scale: The same for single patches.
+    """
+
+    def __init__(self, visual: VisionTransformer, concept_count: int) -> None:
+        super().__init__()
+        self.visual = visual
+        width = visual.output_dim
+        self.concepts = nn.Parameter(torch.randn(concept_count + 1, width) / math.sqrt(width))
+        self.scene_scale = nn.Parameter(torch.tensor(math.log(16.0)))
+        self.patch_scale = nn.Parameter(torch.tensor(math.log(16.0)))
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens `[..., width]` through the tower's own head: unit vectors `[..., embed_dim]`."""
+        return functional.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
+
+    def block_outputs(
+        self, images: torch.Tensor, count: int, kept: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The outputs of the last `count` blocks.
+
+        Args:
+            images: float32 `[batch, 3, size, size]`, normalised.
+            count: Number of blocks.
+            kept: int64 `[batch, patches]`, the patches to look at; None for all.
+
+        Returns:
+            float32 `[batch, 1 + patches, width]` each, the class token first.
+        """
+        with torch.no_grad():
+            tokens = self.visual._embeds(images)
+            if kept is not None:
+                index = functional.pad(kept + 1, (1, 0))[..., None].expand(-1, -1, tokens.shape[-1])
+                tokens = tokens.gather(1, index)
+            for block in self.visual.transformer.resblocks[:_FROZEN_BLOCKS]:
+                tokens = block(tokens)
+        outputs = []
+        for block in self.visual.transformer.resblocks[_FROZEN_BLOCKS:]:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return outputs[-count:]
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Apply `MEAN` and `STD` to pictures `[..., 3, height, width]` in 0..1."""
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def initialise(backbone: Path, concept_count: int, size: int, seed: int) -> Learner:
+    """A learner whose first blocks come from the DINOv2 export at `backbone`."""
+    torch.manual_seed(seed)
+    learner = Learner(build_model(size).visual, concept_count)
+    weights = read_backbone(
+        backbone, layers=len(learner.visual.transformer.resblocks), grid=size // 14
+    )
+    missing, unexpected = learner.visual.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) != {"ln_post.weight", "ln_post.bias", "proj"}:
+        raise ValueError(f"the backbone does not fit: missing {missing}, unexpected {unexpected}")
+    visual = learner.visual
+    for frozen in (visual.conv1, *visual.transformer.resblocks[:_FROZEN_BLOCKS]):
+        frozen.requires_grad_(False)
+    visual.class_embedding.requires_grad_(False)
+    visual.positional_embedding.requires_grad_(False)
+    return learner

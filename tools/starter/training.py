@@ -1,0 +1,251 @@
+"""Train the starter model's visual tower on composed scenes.
+
+The tower learns against one unit vector per concept (the text tower is fitted to those vectors
+afterwards). LeGrad's maps play no part in the loss: they stay a by-product that the evaluation can
+judge.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+from tools.starter.art import TRAINING_STYLES, Sprites, load_sprites
+from tools.starter.learner import Learner, initialise, normalise
+from tools.starter.losses import loss, read_targets
+from tools.starter.scenes import compose, training_recipe
+from tools.starter.style import vary_scenes
+
+_LOG_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one picture size.
+
+    Attributes:
+        size: Side of the pictures in pixels, a multiple of 14.
+        batch: Scenes per step, over all workers.
+        steps: Number of steps.
+        patches: Patches kept in each scene, or None for all. Most of a scene is background that
+            teaches little, so that leaving some of it out buys more scenes in the same time.
+    """
+
+    size: int
+    batch: int
+    steps: int
+    patches: int | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All of training.
+
+    Attributes:
+        stages: Run in order; the learning rate falls along a cosine over all their scenes.
+        learning_rate: Peak rate of the head and the concept vectors.
+        block_rate: Factor on it for the transformer blocks.
+        warm_up: Scenes over which the rate rises linearly.
+        weight_decay: AdamW's, on matrices only.
+        average_decay: Decay per step of the exponential moving average that is shipped.
+        seed: Decides every scene.
+    """
+
+    stages: tuple[Stage, ...]
+    learning_rate: float = 1e-3
+    block_rate: float = 0.3
+    warm_up: int = 8000
+    weight_decay: float = 0.05
+    average_decay: float = 0.996
+    seed: int = 20_000_000
+
+    @property
+    def scenes(self) -> int:
+        """Scenes over all stages."""
+        return sum(stage.batch * stage.steps for stage in self.stages)
+
+
+def _optimiser(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            key = ("resblocks" in name, parameter.ndim >= 2)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "rate": schedule.learning_rate * (schedule.block_rate if in_block else 1.0),
+                "weight_decay": schedule.weight_decay if matrix else 0.0,
+            }
+            for (in_block, matrix), parameters in groups.items()
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def _rate_factor(seen: int, schedule: Schedule) -> float:
+    warm = min(1.0, (seen + 1) / schedule.warm_up)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / schedule.scenes)))
+
+
+# About what the shipped weights saw: 153,000 scenes in 100 minutes on two shared cores, in several
+# runs that began where the last one ended while the recipe was still changing. This schedule
+# makes a model like them, not the same one.
+SCHEDULE = Schedule(stages=(Stage(112, 32, 4000, 48), Stage(168, 32, 400, 96)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a schedule runs.
+
+    Attributes:
+        cache: The folder with the rendered art and the DINOv2 export.
+        folder: Where the checkpoint and the log go.
+        schedule: What to run.
+        workers: Processes of one thread each. Threads inside one process would waste the machine at
+            every barrier as soon as anything else runs on it; processes meet once per step.
+        checkpoint_every: Seconds between checkpoints.
+        warm_start: Checkpoint of an earlier run whose averaged weights a new run begins from.
+    """
+
+    cache: Path
+    folder: Path
+    schedule: Schedule
+    workers: int
+    checkpoint_every: float
+    warm_start: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that holds the averaged weights (`average`) and what resuming needs."""
+        return self.folder / "checkpoint.pt"
+
+
+def train(run: Run) -> None:
+    """Train, or resume from the run's checkpoint; returns when the schedule is complete."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = (run, f"file://{meeting}/point")
+        spawn(_work, arguments, nprocs=run.workers)  # type: ignore[no-untyped-call]
+
+
+def _work(rank: int, run: Run, meeting_point: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=meeting_point, rank=rank, world_size=run.workers
+    )
+    sprites = load_sprites(run.cache)
+    saved = torch.load(run.checkpoint, weights_only=True) if run.checkpoint.exists() else None
+    first_scene = 0
+    for stage in run.schedule.stages:
+        last_scene = first_scene + stage.batch * stage.steps
+        if saved is None or saved["seen"] < last_scene:
+            saved = _run_stage(rank, run, stage, first_scene, sprites, saved)
+        first_scene = last_scene
+    torch.distributed.destroy_process_group()
+
+
+def _share_gradients(parameters: list[nn.Parameter], workers: int) -> None:
+    """Replace each gradient by its mean over the workers."""
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    torch.distributed.all_reduce(flat)
+    flat /= workers
+    offset = 0
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+            offset += parameter.numel()
+
+
+def _run_stage(
+    rank: int,
+    run: Run,
+    stage: Stage,
+    first_scene: int,
+    sprites: Sprites,
+    saved: dict[str, Any] | None,
+) -> dict[str, Any]:
+    schedule, concept_count = run.schedule, len(sprites.concepts)
+    learner = initialise(run.cache / "backbone.onnx", concept_count, stage.size, schedule.seed)
+    optimiser = _optimiser(learner, schedule)
+    seen = first_scene
+    if saved is not None:
+        learner.load_state_dict(saved["weights"], strict=False)
+        optimiser.load_state_dict(saved["optimiser"])
+        seen = int(saved["seen"])
+    elif run.warm_start is not None:
+        learner.load_state_dict(
+            torch.load(run.warm_start, weights_only=True)["average"], strict=False
+        )
+    weights = {
+        name: parameter.detach()
+        for name, parameter in learner.named_parameters()
+        if parameter.requires_grad
+    }
+    average = (
+        {name: tensor.clone() for name, tensor in weights.items()}
+        if saved is None
+        else saved["average"]
+    )
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    recipe = training_recipe(stage.size)
+    share = stage.batch // run.workers
+    running: dict[str, float] = {}
+    state: dict[str, Any] = {}
+    last_saved = last_logged = time.monotonic()
+    for step in range((seen - first_scene) // stage.batch, stage.steps):
+        seen = first_scene + step * stage.batch
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * _rate_factor(seen, schedule)
+        seed = schedule.seed + seen + rank * share
+        scenes = compose(sprites, TRAINING_STYLES, recipe, seed, share)
+        generator = np.random.default_rng(seed)
+        varied = vary_scenes(scenes.images, generator)
+        targets = read_targets(scenes, concept_count, stage.patches, generator)
+        terms = loss(learner, normalise(varied), targets)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        _share_gradients(parameters, run.workers)
+        nn.utils.clip_grad_norm_(parameters, 3.0)
+        optimiser.step()
+        decay = min(schedule.average_decay, (seen / stage.batch + 1) / (seen / stage.batch + 10))
+        for name, tensor in weights.items():
+            average[name].lerp_(tensor, 1 - decay)
+        for name, term in terms.items():
+            value = float(term.detach())
+            running[name] = 0.98 * running.get(name, value) + 0.02 * value
+        seen += stage.batch
+        finished = step + 1 == stage.steps
+        now = time.monotonic()
+        state = {"seen": seen, "size": stage.size, "weights": weights, "average": average}
+        if rank == 0 and ((step + 1) % _LOG_STEPS == 0 or finished):
+            record = {
+                "seen": seen,
+                "size": stage.size,
+                "rate": round(_LOG_STEPS * stage.batch / (now - last_logged), 1),
+            }
+            record |= {name: round(value, 3) for name, value in running.items()}
+            with (run.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            last_logged = now
+        if finished or now - last_saved > run.checkpoint_every:
+            state["optimiser"] = optimiser.state_dict()
+            if rank == 0:
+                partial = run.checkpoint.with_suffix(".partial")
+                torch.save(state, partial)
+                partial.replace(run.checkpoint)
+            last_saved = now
+    return state
