@@ -10,9 +10,9 @@ Life cycle::
     batcher.drain(timeout=10)
 
 The worker is a non-daemon thread, because killing a daemon thread at interpreter exit can crash
-inside native code. The interpreter therefore waits for it: ``drain`` is the way to end. A worker
-that hangs is given up and replaced, but its thread cannot be ended: a process that has one ends
-with ``os._exit``.
+inside native code. The interpreter therefore waits for the worker, and ``drain`` ends it. A hung
+worker is abandoned and replaced, but its thread cannot be ended: a process with such a thread has
+to end with ``os._exit``.
 """
 
 from service.batching.batcher import DEFAULT_STALL_SECONDS, MicroBatcher

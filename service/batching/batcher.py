@@ -1,4 +1,4 @@
-"""The batcher itself: admission, batches, and the end of every item."""
+"""The micro-batcher: admits items, forms batches, and ends every item exactly once."""
 
 import contextlib
 import itertools
@@ -30,7 +30,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DEFAULT_STALL_SECONDS = 120.0
-# Later items may share the last batch, and no two batches take the same time.
+# Safety factor on estimated waits: items that arrive later may share the last batch, and the time
+# of a batch varies.
 _WAIT_MARGIN = 1.5
 
 
@@ -41,9 +42,7 @@ def _is_memory_error(error: Exception) -> bool:
 class MicroBatcher(Generic[Item, Result]):
     """Gathers items while the previous batch computes, and computes them together.
 
-    A batch holds items of one bucket only. ``is_out_of_memory`` tells an exhausted allocator from
-    other errors. A worker that takes longer than ``stall_seconds`` for one call of the processor
-    is given up and replaced. ``clock`` returns seconds and is the clock that deadlines refer to.
+    A batch holds items of one bucket only.
     """
 
     def __init__(
@@ -58,6 +57,18 @@ class MicroBatcher(Generic[Item, Result]):
         stall_seconds: float = DEFAULT_STALL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Create the batcher without starting its worker.
+
+        Args:
+            name: appears in log lines and thread names.
+            processor: computes the batches.
+            limits: sizes of a batch and of the queue.
+            observer: receives queue, batch and worker events.
+            is_out_of_memory: tells an exhausted allocator from other errors.
+            restart_backoff: delays between restarts of a failing worker.
+            stall_seconds: a worker whose call of the processor takes longer is replaced.
+            clock: returns seconds; deadlines refer to it.
+        """
         self.name = name
         self._processor = processor
         self._limits = limits
@@ -85,37 +96,38 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def state(self) -> BatcherState:
-        """Where the batcher stands."""
+        """The present state."""
         return self._supervisor.state
 
     @property
     def ready(self) -> bool:
-        """Whether ``submit`` is answered by a live, started worker."""
+        """Whether a live, started worker takes submitted items."""
         with self._condition:
             return self._supervisor.ready
 
     @property
     def queue_depth(self) -> int:
-        """Items waiting, without those being computed."""
+        """Number of queued items, without those being computed."""
         with self._condition:
             return self._live_items.queue_depth
 
     @property
     def queue_cost(self) -> float:
-        """Summed cost of the items waiting, without those being computed."""
+        """Summed cost of the queued items, without those being computed."""
         with self._condition:
             return self._live_items.queue_cost
 
     @property
     def seconds_in_flight(self) -> float:
-        """For how long the present batch has been computed; 0 between batches."""
+        """Seconds since the present batch left the queue; 0 between batches."""
         with self._condition:
             return self._live_items.seconds_in_flight(self._clock())
 
     def start(self) -> None:
         """Start the worker and return at once; ``wait_until_ready`` waits for it.
 
-        Raises ``RuntimeError`` when called a second time or after ``drain``.
+        Raises:
+            RuntimeError: on a second call, or after ``drain``.
         """
         with self._condition:
             if self.state is not BatcherState.CREATED:
@@ -124,16 +136,19 @@ class MicroBatcher(Generic[Item, Result]):
         self._supervisor.launch()
 
     def expect(self, cost: float, seconds: float) -> None:
-        """Count what was measured elsewhere as the first batch: so much cost took so long.
+        """Seed the drain rate with a measurement made elsewhere, such as the model's warm-up.
 
-        Without it nothing is known of the drain rate until a batch has been computed, and then
-        only of that one.
+        Without it the drain rate is unknown until the first batch has been computed, and then
+        rests on that batch alone.
         """
         with self._condition:
             self._drain_rate.record(cost, seconds)
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for a ready worker; false too if there will be none."""
+        """Wait up to ``timeout`` seconds for a ready worker; return whether there is one.
+
+        Returns false early once no worker can become ready.
+        """
         hopeless = (BatcherState.DRAINING, BatcherState.STOPPED, BatcherState.FAILED)
         with self._condition:
             self._condition.wait_for(
@@ -152,22 +167,30 @@ class MicroBatcher(Generic[Item, Result]):
     ) -> Submission[Result]:
         """Queue an item and return at once.
 
-        Items with equal ``bucket`` may be computed together. ``cost`` is positive, in the unit of
-        the limits. An item not begun by ``deadline``, an instant on the batcher's clock, is
-        dropped; one that by the measured drain rate would not be is refused. Cancelling the future
-        takes the item out of the queue. A ``reservation`` that covers its cost keeps it from being
-        refused for room or time.
+        The future may end with ``DeadlineExceededError``, ``BatcherClosedError``,
+        ``WorkerDiedError``, ``WorkerStalledError``, ``ResultCountError``, ``ItemOutOfMemoryError``
+        or the processor's own exception for the item. Cancelling the future removes the item from
+        the queue.
 
-        Raises ``WorkerUnavailableError``, ``BatcherClosedError``, ``QueueFullError``,
-        ``ItemTooLargeError``, or ``ValueError`` for a cost that is not positive and finite. The
-        future may end with ``DeadlineExceededError``, ``BatcherClosedError``, ``WorkerDiedError``,
-        ``WorkerStalledError``, ``ResultCountError``, ``ItemOutOfMemoryError``, or what the
-        processor raised for the item.
+        Args:
+            item: passed to the processor.
+            bucket: items of equal buckets may be computed together.
+            cost: positive, in the unit of the limits.
+            deadline: instant on the batcher's clock. An item whose computation has not begun by
+                then is dropped; one that is predicted to begin later is refused.
+            reservation: covers the item; the checks of room and time then pass.
+
+        Raises:
+            WorkerUnavailableError: no worker is ready.
+            BatcherClosedError: the batcher is draining or stopped.
+            QueueFullError: the queue has no room, or leaves no time before the deadline.
+            ItemTooLargeError: the item costs more than the whole queue may hold.
+            ValueError: the cost is not positive and finite.
         """
         ticket = next(self._tickets)
         submission: Submission[Result] = Submission(ticket)
-        # The callback gets the ticket, not the entry: the caller may keep the future for long, and
-        # it must not keep the item's memory with it.
+        # The callback holds the ticket, not the entry: a caller that keeps the future must not
+        # keep the item's memory alive.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
         with self._admission(cost, deadline, reservation):
             if reservation is not None:
@@ -187,10 +210,9 @@ class MicroBatcher(Generic[Item, Result]):
         return submission
 
     def check(self, cost: float, deadline: float | None = None) -> None:
-        """Refuse now what ``submit`` would refuse now, to save the work before it.
+        """Raise what ``submit`` would raise now, before work is spent on preparing the item.
 
-        It promises nothing: the room may be gone when the item is submitted. Raises as ``submit``
-        does.
+        Reserves nothing: the room may be gone by the time the item is submitted.
         """
         with self._admission(cost, deadline):
             pass
@@ -201,12 +223,18 @@ class MicroBatcher(Generic[Item, Result]):
         deadline: float | None = None,
         reservation: QueueReservation | None = None,
     ) -> QueueReservation:
-        """Reserve room for items that do not exist yet; ``release`` gives back the rest of it.
+        """Reserve room for items that are still being prepared, or change a reservation.
 
-        Work on items that would then be refused is wasted, so it is reserved before that work
-        begins. With a ``reservation``, change its cost. ``deadline`` is an instant on the batcher's
-        clock by which the items have to be begun. Raises as ``submit`` does; a given reservation
-        then stays as it was.
+        Reserving before the preparation begins avoids preparing items that the queue would then
+        refuse. ``release`` frees the unused rest.
+
+        Args:
+            cost: total cost of the items, in the unit of the limits.
+            deadline: instant on the batcher's clock by which the items have to begin.
+            reservation: the reservation to change; on an error it keeps its earlier cost.
+
+        Raises:
+            BatchingError: as ``submit``.
         """
         with self._admission(cost, deadline, reservation):
             changed = reservation or QueueReservation()
@@ -214,12 +242,12 @@ class MicroBatcher(Generic[Item, Result]):
         return changed
 
     def release(self, reservation: QueueReservation) -> None:
-        """Give back the part of a reservation that no item has used."""
+        """Free the part of a reservation that no item has used."""
         with self._condition:
             self._live_items.release(reservation)
 
     def standing(self, ticket: int) -> Standing | None:
-        """Where a submitted item stands; ``None`` once it is finished."""
+        """Position and estimated wait of a submitted item; ``None`` once it is finished."""
         with self._condition:
             found = self._live_items.cost_until(ticket)
             if found is None:
@@ -233,9 +261,13 @@ class MicroBatcher(Generic[Item, Result]):
     def drain(self, timeout: float) -> bool:
         """Refuse new items, finish the queued ones, stop the worker; wait ``timeout`` seconds.
 
-        Returns whether the worker has stopped, or hung and was given up. If not, every unfinished
-        item has failed with ``BatcherClosedError`` and the worker stops after its present call;
-        another ``drain`` waits for that. Raises ``RuntimeError`` on the worker's own thread.
+        Returns:
+            Whether the worker has stopped, or hung and was abandoned. If false, every unfinished
+            item has failed with ``BatcherClosedError`` and the worker stops after its present
+            call; another ``drain`` waits for that.
+
+        Raises:
+            RuntimeError: on the worker's own thread, which cannot wait for itself.
         """
         with self._condition:
             if self._supervisor.is_current():
@@ -260,10 +292,10 @@ class MicroBatcher(Generic[Item, Result]):
     def _require_time(
         self, cost: float, deadline: float | None, reservation: QueueReservation
     ) -> None:
-        """Refuse what would be given up later, after others have waited behind it."""
+        """Refuse an item that is predicted to miss its deadline and would delay those behind it."""
         live = self._live_items
         ahead = live.in_flight_cost + live.queue_cost + live.reserved_cost - reservation.cost
-        # With nothing ahead an item is always tried: an outdated rate must not refuse for ever.
+        # With nothing ahead an item is always tried: an outdated rate must not refuse forever.
         seconds = self._drain_rate.seconds_for(ahead + cost) if ahead else None
         if deadline is None or seconds is None:
             return
@@ -274,10 +306,10 @@ class MicroBatcher(Generic[Item, Result]):
     # On the worker's thread, without the lock.
 
     def _compute_next_batch(self) -> bool:
-        """Wait for a batch and compute it; false once drained, or if this worker was given up.
+        """Wait for a batch and compute it; false once drained, or if this worker was abandoned.
 
-        A function of its own so that its return lets go of the batch: an idle worker must not
-        keep the last images in memory.
+        A function of its own, so that its return releases the batch: an idle worker must not keep
+        the last images in memory.
         """
         batch, expired, cancelled = self._next_batch()
         self._endings.report_queue()
@@ -327,7 +359,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _process(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         with self._supervisor.watching():
-            # As a list, so that results that are computed while they are read are watched too.
+            # As a list: results that are computed lazily, while they are read, are watched too.
             return list(self._processor.process(items))
 
     def _still_wanted(self, part: list[Pending[Item, Result]]) -> list[Pending[Item, Result]]:

@@ -1,4 +1,4 @@
-"""A bounded queue that hands out batches of compatible entries, fairly.
+"""A bounded queue that hands out batches of compatible entries, fairly among buckets.
 
 Not thread-safe: the owner holds its own lock around every call.
 """
@@ -12,13 +12,18 @@ from typing import Generic, TypeVar
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much may be computed together, how much may wait, and how long.
+    """Limits on one batch and on the queue. Costs are in the caller's own unit.
 
-    Costs are in the caller's own unit. ``max_batch_cost`` does not refuse an item that alone
-    exceeds it: such an item runs in a batch of one. ``max_wait_seconds`` is how long, from the
-    arrival of its oldest item, an unfilled batch may wait for more; 0 never waits.
+    Attributes:
+        max_batch_items: most items in one batch.
+        max_batch_cost: most summed cost of one batch; an item that alone exceeds it runs in a
+            batch of one.
+        max_queue_cost: most summed cost of the queued and reserved items.
+        max_wait_seconds: how long an unfilled batch waits for more items, counted from the arrival
+            of its oldest one; 0 never waits.
 
-    Raises ``ValueError`` for limits under which nothing could ever run.
+    Raises:
+        ValueError: nothing could ever run under these limits.
     """
 
     max_batch_items: int
@@ -62,8 +67,8 @@ class BucketQueue(Generic[Entry]):
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
-        # Ordered dictionaries rather than deques: a cancelled entry leaves from the middle at
-        # once, so that a client submitting and cancelling cannot grow the queue past its bound.
+        # Ordered dictionaries rather than deques: a cancelled entry is removed from the middle at
+        # once, so that a client that submits and cancels cannot grow the queue past its bound.
         self._buckets: OrderedDict[Hashable, OrderedDict[int, Entry]] = OrderedDict()
         self._entries: dict[int, Entry] = {}
         self._cost = 0.0
@@ -83,7 +88,7 @@ class BucketQueue(Generic[Entry]):
         self._cost += entry.cost
 
     def remove(self, ticket: int) -> Entry | None:
-        """Take one entry out wherever it stands; ``None`` if it is not queued."""
+        """Remove one entry from any position; return ``None`` if it is not queued."""
         entry = self._entries.pop(ticket, None)
         if entry is None:
             return None
@@ -91,15 +96,16 @@ class BucketQueue(Generic[Entry]):
         del bucket[ticket]
         if not bucket:
             del self._buckets[entry.bucket]
-        # Float sums drift; an empty queue must cost exactly nothing, or an item as large as
-        # the whole budget would be refused for a rounding error.
+        # Float sums drift. An empty queue must cost exactly 0, or an item as large as the whole
+        # budget would be refused because of a rounding error.
         self._cost = self._cost - entry.cost if self._entries else 0.0
         return entry
 
     def cost_until(self, ticket: int) -> tuple[int, float] | None:
-        """How many entries arrived up to this one, and their summed cost; ``None`` if not queued.
+        """Return an entry's position by arrival, from 1, and the summed cost up to it, inclusive.
 
-        Buckets take turns, so entries of another bucket that arrived later may still go first.
+        ``None`` if it is not queued. Buckets take turns, so a later entry of another bucket may
+        still be computed first.
         """
         cost = 0.0
         for position, entry in enumerate(self._entries.values(), start=1):
@@ -109,32 +115,32 @@ class BucketQueue(Generic[Entry]):
         return None
 
     def remove_expired(self, now: float) -> list[Entry]:
-        """Take out every entry whose deadline has passed, in any bucket."""
+        """Remove every entry whose deadline has passed."""
         return self._remove_all_of([e for e in self._entries.values() if e.expired(now)])
 
     def remove_all(self) -> list[Entry]:
-        """Take out everything, oldest first."""
+        """Remove all entries, oldest first."""
         return self._remove_all_of(list(self._entries.values()))
 
     def take_batch(self, now: float, *, without_waiting: bool = False) -> list[Entry]:
-        """Take the next batch that is full or has waited long enough; empty if none is due."""
+        """Remove the next batch that is full or has waited long enough; empty if none is due."""
         for bucket, entries in self._buckets.items():
             batch, full = self._leading_batch(entries)
             if full or without_waiting or now >= self._dispatch_at(entries):
-                # To the end of the round first: removing its last entry removes the bucket.
+                # Move the bucket first: removing its last entry removes the bucket.
                 self._buckets.move_to_end(bucket)
                 return self._remove_all_of(batch)
         return []
 
     def next_dispatch_at(self) -> float | None:
-        """When the next unfilled batch falls due, on the owner's clock; ``None`` if empty."""
+        """Return when the next unfilled batch is due, on the owner's clock; ``None`` if empty."""
         return min(map(self._dispatch_at, self._buckets.values()), default=None)
 
     def _leading_batch(self, entries: OrderedDict[int, Entry]) -> tuple[list[Entry], bool]:
         batch: list[Entry] = []
         cost = 0.0
         for entry in entries.values():
-            # The first entry is taken whatever it costs, or it would block its bucket forever.
+            # The first entry is taken at any cost, or it would block its bucket forever.
             if batch and cost + entry.cost > self._limits.max_batch_cost:
                 return batch, True
             batch.append(entry)
@@ -148,7 +154,7 @@ class BucketQueue(Generic[Entry]):
 
     def _latest_dispatch(self, entry: Entry) -> float:
         latest = entry.enqueued_at + self._limits.max_wait_seconds
-        # Waiting for company must not itself be what makes an item miss its deadline.
+        # An item must not miss its deadline only because its batch waited to fill.
         if entry.deadline is not None and entry.deadline <= latest:
             return entry.enqueued_at
         return latest

@@ -1,4 +1,4 @@
-"""How items end without a result of their own, and what an observer hears of the queue."""
+"""Ends items without a result, and reports drops and queue lengths to the observer."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class Endings(Generic[Item, Result]):
-    """Resolves items that their owner gives up. For any thread, never under the owner's lock."""
+    """Fails claimed items. Called on any thread, never under the owner's lock."""
 
     def __init__(
         self,
@@ -34,27 +34,27 @@ class Endings(Generic[Item, Result]):
         error: Callable[[], BatchingError],
         reason: DropReason,
     ) -> None:
-        """End claimed items, each with an error of its own."""
+        """Fail claimed items, each with a new error from ``error``."""
         self.report_cancelled(claimed.cancelled)
         for pending in claimed.items:
             self._drop(pending, error(), reason)
         self.report_queue()
 
     def fail_expired(self, expired: Iterable[Pending[Item, Result]]) -> None:
-        """End items whose deadline has passed."""
+        """Fail items whose deadline has passed."""
         for pending in expired:
             error = DeadlineExceededError(self._clock() - pending.enqueued_at)
             self._drop(pending, error, DropReason.DEADLINE)
 
     def report_cancelled(self, count: int) -> None:
-        """Tell of items that their holders cancelled."""
+        """Report items that their callers cancelled."""
         for _ in range(count):
             notify(self._observer.item_dropped, DropReason.CANCELLED)
 
     def report_queue(self) -> None:
-        """Tell how long the queue is."""
-        # Reading and reporting under one lock of their own: otherwise an older reading could be
-        # reported last, and a gauge would show a queue that is long gone.
+        """Report the present depth and cost of the queue."""
+        # One lock around reading and reporting: otherwise an older reading could be reported last,
+        # and the gauge would keep showing it.
         with self._queue_report_lock:
             with self._lock:
                 depth, cost = self._live_items.queue_depth, self._live_items.queue_cost

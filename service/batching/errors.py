@@ -1,14 +1,15 @@
-"""What can go wrong between submitting an item to a micro-batcher and its result."""
+"""Errors of the micro-batcher."""
 
 
 class BatchingError(Exception):
-    """Base class of every error the micro-batcher itself raises or sets on a future."""
+    """Base class of every error that the micro-batcher raises or sets on a future."""
 
 
 class QueueFullError(BatchingError):
     """The queue has no room or no time for the item now; the same item may fit later.
 
-    ``retry_after_seconds`` estimates when, from the measured drain rate.
+    Attributes:
+        retry_after_seconds: estimated time until the item fits, from the measured drain rate.
     """
 
     def __init__(self, retry_after_seconds: float, reason: str = "The queue is full") -> None:
@@ -17,7 +18,7 @@ class QueueFullError(BatchingError):
 
 
 class ItemTooLargeError(BatchingError):
-    """The item costs more than the whole queue may hold, so retrying cannot help."""
+    """The item costs more than the whole queue may hold: a retry cannot help."""
 
     def __init__(self, cost: float, max_queue_cost: float) -> None:
         super().__init__(f"The item costs {cost:g}; the whole queue holds {max_queue_cost:g}.")
@@ -26,14 +27,16 @@ class ItemTooLargeError(BatchingError):
 
 
 class BatcherClosedError(BatchingError):
-    """The batcher is draining or stopped: it takes no new items, or had no time for this one."""
+    """The batcher is draining or stopped: it refuses new items and fails unfinished ones."""
 
 
 class WorkerUnavailableError(BatchingError):
     """No worker is ready: it has not been started, is starting, or is restarting after a failure.
 
-    ``retry_after_seconds`` is the shortest wait worth trying. The last failure, if there was
-    one, is the ``__cause__``.
+    The last failure, if there was one, is the ``__cause__``.
+
+    Attributes:
+        retry_after_seconds: shortest wait before a retry can succeed.
     """
 
     def __init__(self, retry_after_seconds: float) -> None:
@@ -42,11 +45,11 @@ class WorkerUnavailableError(BatchingError):
 
 
 class WorkerDiedError(BatchingError):
-    """The worker died while the item was queued or being computed; ``__cause__`` says of what."""
+    """The worker died while the item was queued or being computed; ``__cause__`` is its failure."""
 
 
 class WorkerStalledError(BatchingError):
-    """The worker hung while the item was queued or being computed, and was given up."""
+    """The worker hung while the item was queued or being computed, and was abandoned."""
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(
@@ -64,7 +67,7 @@ class DeadlineExceededError(BatchingError):
 
 
 class ResultCountError(BatchingError):
-    """The processor returned more or fewer results than it was given items."""
+    """The processor returned more or fewer results than it received items."""
 
     def __init__(self, expected: int, received: int) -> None:
         super().__init__(f"The processor returned {received} results for {expected} items.")

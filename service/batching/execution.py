@@ -1,4 +1,4 @@
-"""Run one batch through a processor, splitting it when it fails as a whole."""
+"""Runs one batch through a processor and splits it in halves when it fails as a whole."""
 
 import logging
 import traceback
@@ -24,23 +24,23 @@ class Processor(Protocol[ItemIn, ResultOut]):
     """
 
     def start(self) -> None:
-        """Prepare, before the first batch of each worker; a failure is retried later."""
+        """Prepare for the first batch of a worker; a failure is retried later by a new worker."""
 
     def process(self, items: Sequence[ItemIn]) -> Sequence[ResultOut | Exception]:
-        """Return one result per item, in order; an exception among them fails that item alone.
+        """Return one result per item, in order; an exception in the list fails its item alone.
 
-        Raising fails the whole batch, which is then retried in halves, so a call may see items
+        Raising fails the whole batch, which is then retried in halves: a call may receive items
         of an earlier, failed call again.
         """
 
     def stop(self) -> None:
-        """Release what ``start`` acquired; called once for every ``start`` that returned."""
+        """Release what ``start`` acquired; called once for each ``start`` that returned."""
 
     def abandon(self) -> None:
-        """Give up the call that hangs; called in place of ``stop``, on another thread.
+        """Abandon the hanging call; called in place of ``stop``, on another thread.
 
-        Whatever that call still does must have no effect that anybody sees. ``start`` and
-        ``process`` may follow on a new thread while it still runs.
+        From now on that call must have no visible effect. ``start`` and ``process`` may be called
+        on a new thread while it still runs.
         """
 
 
@@ -56,12 +56,17 @@ def run_in_parts(
     still_wanted: Callable[[list[Pending[Item, Result]]], list[Pending[Item, Result]]],
     is_out_of_memory: Callable[[Exception], bool],
 ) -> Iterator[tuple[list[Pending[Item, Result]], list[Result | Exception]]]:
-    """Yield the batch with its outcomes, part by part, as they become known.
+    """Yield the parts of a batch with their outcomes, as they are computed.
 
     A part that raises is halved and both halves are tried, down to single items: an oversized
     batch shrinks until it fits in memory, and one poisoned item fails without its neighbours.
-    At most ``2 * len(batch) - 1`` calls are made. ``still_wanted`` filters each part just before
-    it is computed; items it leaves out are not yielded.
+    At most ``2 * len(batch) - 1`` calls are made.
+
+    Args:
+        process: computes one part; see ``Processor.process``.
+        batch: the items.
+        still_wanted: filters each part just before it is computed; removed items are not yielded.
+        is_out_of_memory: tells an exhausted allocator from other errors.
     """
     parts = [batch]
     while parts:
@@ -89,10 +94,10 @@ def run_in_parts(
 
 
 def forget_locals(error: BaseException) -> None:
-    """Drop what the frames in an error's traceback hold; the traceback still prints.
+    """Clear the local variables of all frames in an error's traceback; it can still be printed.
 
-    A retry after running out of memory can only succeed once the failed attempt's arrays are
-    gone, and they live in those frames for as long as anybody keeps the error.
+    A retry after running out of memory can succeed only once the arrays of the failed attempt are
+    freed, and the frames keep them for as long as the error is kept.
     """
     seen: set[int] = set()
     current: BaseException | None = error

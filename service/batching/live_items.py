@@ -1,7 +1,7 @@
-"""The items a batcher still owes an answer: queued ones and those being computed.
+"""The unfinished items of a batcher: queued ones and those being computed.
 
-An item belongs to whoever takes it out of here, and only its owner resolves its future. That is
-what makes every item end exactly once.
+The code that removes an item from here owns it, and only the owner resolves its future. So every
+item ends exactly once.
 """
 
 import logging
@@ -14,7 +14,7 @@ from service.batching.bucket_queue import BatchLimits, BucketQueue, QueueEntry
 
 logger = logging.getLogger(__name__)
 
-# Sums of costs differ by so much with the order in which they are added.
+# Relative tolerance: sums of floats depend on the order of addition.
 _ROUNDING = 1e-9
 
 Item = TypeVar("Item")
@@ -23,12 +23,14 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True, eq=False)
 class Submission(Generic[Result]):
-    """A submitted item: its future and, once that is done, how it went.
+    """A submitted item: its future and, once that is done, its timings.
 
-    ``ticket`` names the item to its batcher. ``queue_seconds`` is the time from ``submit`` until
-    the item left the queue, ``compute_seconds`` from then until its outcome, retries included, and
-    ``batch_size`` the number of items in the call that made the outcome. The last two stay 0 for an
-    item never computed.
+    Attributes:
+        ticket: identifies the item to its batcher.
+        future: ends with the item's result or error.
+        queue_seconds: from ``submit`` until the item left the queue.
+        compute_seconds: from then until its outcome, retries included; 0 if never computed.
+        batch_size: items in the call that produced the outcome; 0 if never computed.
     """
 
     ticket: int
@@ -40,7 +42,7 @@ class Submission(Generic[Result]):
 
 @dataclass(slots=True, eq=False)
 class QueueReservation:
-    """Room in a queue, reserved for items that do not exist yet; see the batcher.
+    """Reserved room in a queue, for items that are still being prepared.
 
     Attributes:
         cost: summed cost that is still reserved.
@@ -54,48 +56,48 @@ class QueueReservation:
         return missing if missing > _ROUNDING * cost else 0.0
 
     def take(self, cost: float) -> None:
-        """Use up the share of an item that is queued now."""
+        """Move cost from the reservation to a queued item."""
         self.cost = max(0.0, self.cost - cost)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Pending(QueueEntry, Generic[Item, Result]):
-    """A queued or computing item with the submission that answers it."""
+    """A queued or computing item with its submission."""
 
     item: Item
     submission: Submission[Result]
     dequeued_at: float = 0.0
 
     def leave_queue(self, now: float) -> None:
-        """Note when the item left the queue."""
+        """Record the time at which the item left the queue."""
         self.dequeued_at = now
         self.submission.queue_seconds = now - self.enqueued_at
 
     def forget_item(self) -> None:
-        """Let go of the item once nobody will compute it any more.
+        """Release the item's memory once it will not be computed again.
 
-        An exception reaches, through the callers of the frames in its traceback, every list that
-        this entry was in; the item must not live for as long as somebody keeps that exception.
+        A kept exception keeps, through the frames in its traceback, every list that this entry was
+        in. The item must not live as long as such an exception.
         """
         del self.item
 
     def resolve(self, outcome: Result | Exception) -> None:
-        """End the item. Runs its holder's callbacks, so never under a lock."""
+        """Set the future. Runs the caller's callbacks, so it must not be called under a lock."""
         try:
             if isinstance(outcome, Exception):
                 self.submission.future.set_exception(outcome)
             else:
                 self.submission.future.set_result(outcome)
         except InvalidStateError:
-            logger.warning("A future was resolved by its holder; the outcome is discarded")
+            logger.warning("A future was already resolved by its caller; the outcome is discarded")
 
 
 class Standing(NamedTuple):
-    """Where an unfinished item stands.
+    """Progress of an unfinished item.
 
-    ``position`` counts from 1 for the item that has waited longest, and is 0 for an item that is
-    being computed. ``seconds`` estimates when it will be finished; ``None`` before anything was
-    measured.
+    Attributes:
+        position: place in the order of arrival, from 1; 0 while it is being computed.
+        seconds: estimated time until it is finished; ``None`` before the first measurement.
     """
 
     position: int
@@ -103,14 +105,14 @@ class Standing(NamedTuple):
 
 
 class Claimed(NamedTuple, Generic[Item, Result]):
-    """Items taken for the caller to resolve, and how many were found cancelled instead."""
+    """Items that the receiver now owns and resolves, and the number of cancelled ones."""
 
     items: list[Pending[Item, Result]]
     cancelled: int
 
 
 class NextBatch(NamedTuple, Generic[Item, Result]):
-    """What the worker does next; ``expired`` are the caller's to resolve."""
+    """The next batch; the receiver owns and resolves the ``expired`` items."""
 
     batch: list[Pending[Item, Result]]
     expired: list[Pending[Item, Result]]
@@ -118,10 +120,10 @@ class NextBatch(NamedTuple, Generic[Item, Result]):
 
 
 class LiveItems(Generic[Item, Result]):
-    """Keeps every unfinished item in exactly one place until somebody takes it.
+    """Keeps every unfinished item in exactly one place until it is taken.
 
-    Not thread-safe: the owner holds its own lock around every call. No call resolves a live
-    future, so none of them runs a caller's callback under that lock.
+    Not thread-safe: the owner holds its own lock around every call. No method resolves a live
+    future, so none runs a caller's callback under that lock.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -132,12 +134,12 @@ class LiveItems(Generic[Item, Result]):
 
     @property
     def queue_depth(self) -> int:
-        """Items queued."""
+        """Number of queued items."""
         return len(self._queue)
 
     @property
     def queue_cost(self) -> float:
-        """Summed cost of the items queued."""
+        """Summed cost of the queued items."""
         return self._queue.cost
 
     @property
@@ -146,7 +148,11 @@ class LiveItems(Generic[Item, Result]):
         return sum(pending.cost for pending in self._in_flight.values())
 
     def cost_until(self, ticket: int) -> tuple[int, float] | None:
-        """An unfinished item's position and what is computed until it is done, itself included."""
+        """Return an unfinished item's position and the cost computed until it is done, inclusive.
+
+        The position counts from 1, and is 0 while the item is being computed. ``None`` if the item
+        is finished.
+        """
         if ticket in self._in_flight:
             return 0, self.in_flight_cost
         queued = self._queue.cost_until(ticket)
@@ -156,7 +162,7 @@ class LiveItems(Generic[Item, Result]):
         return position, self.in_flight_cost + cost
 
     def seconds_in_flight(self, now: float) -> float:
-        """For how long the items in flight have been computed; 0 if there are none."""
+        """Return the age of the oldest computation in flight; 0 if there is none."""
         begun = (pending.dequeued_at for pending in self._in_flight.values())
         return now - min(begun, default=now)
 
@@ -166,35 +172,35 @@ class LiveItems(Generic[Item, Result]):
         return sum(reservation.cost for reservation in self._reservations)
 
     def excess(self, cost: float) -> float:
-        """By how much one more item of this cost would overfill the queue."""
+        """Return by how much one more item would overfill the queue; not positive if it fits."""
         return self._queue.cost + self.reserved_cost + cost - self._max_queue_cost
 
     def reserve(self, reservation: QueueReservation, cost: float) -> None:
-        """Count a reservation of this cost, new or changed."""
+        """Register a reservation, or change its cost."""
         reservation.cost = cost
         self._reservations.add(reservation)
 
     def release(self, reservation: QueueReservation) -> None:
-        """Stop counting a reservation."""
+        """Remove a reservation and free its remaining cost."""
         self._reservations.discard(reservation)
 
     def enqueue(self, pending: Pending[Item, Result]) -> None:
-        """Queue an item that fits."""
+        """Queue an item that was admitted."""
         self._queue.append(pending)
 
     def withdraw(self, ticket: int, now: float) -> bool:
-        """Take out a queued item whose holder ended its future; false if it is not queued."""
+        """Remove a queued item whose caller ended its future; return false if it is not queued."""
         pending = self._queue.remove(ticket)
         if pending is None:
             return False
         pending.leave_queue(now)
-        # Moves a cancelled future on to "cancelled and notified", which is what wakes those who
-        # wait for it with concurrent.futures.wait.
+        # Moves a cancelled future on to "cancelled and notified", which wakes the callers of
+        # concurrent.futures.wait.
         _begin(pending.submission.future)
         return True
 
     def next_batch(self, now: float, *, without_waiting: bool) -> NextBatch[Item, Result]:
-        """Move the next due batch in flight and take out the expired items; may be empty."""
+        """Move the next due batch into flight and remove the expired items; either may be empty."""
         expired, expired_cancelled = self.claim_expired(now)
         due = self._queue.take_batch(now, without_waiting=without_waiting)
         batch, batch_cancelled = self._claim(due, now)
@@ -202,13 +208,13 @@ class LiveItems(Generic[Item, Result]):
         return NextBatch(batch, expired, expired_cancelled + batch_cancelled)
 
     def next_due_at(self) -> float | None:
-        """When the next unfilled batch falls due, on the owner's clock; ``None`` if empty."""
+        """Return when the next unfilled batch is due, on the owner's clock; ``None`` if empty."""
         return self._queue.next_dispatch_at()
 
     def still_wanted(
         self, part: list[Pending[Item, Result]], now: float
     ) -> tuple[list[Pending[Item, Result]], list[Pending[Item, Result]]]:
-        """Split a part in flight into items to compute and expired ones, taken for the caller."""
+        """Split a part in flight into items to compute and expired ones, now the caller's."""
         wanted: list[Pending[Item, Result]] = []
         expired: list[Pending[Item, Result]] = []
         for pending in part:
@@ -222,15 +228,15 @@ class LiveItems(Generic[Item, Result]):
         return wanted, expired
 
     def take_in_flight(self, pending: Pending[Item, Result]) -> bool:
-        """Take an item out of flight; false if somebody else already has."""
+        """Remove an item from flight; return false if it was removed before."""
         return self._in_flight.pop(pending.ticket, None) is not None
 
     def claim_expired(self, now: float) -> Claimed[Item, Result]:
-        """Take every expired item out of the queue."""
+        """Remove every expired item from the queue."""
         return self._claim(self._queue.remove_expired(now), now)
 
     def claim_all(self, now: float) -> Claimed[Item, Result]:
-        """Take everything, queued or in flight."""
+        """Remove every item, queued or in flight."""
         queued, cancelled = self._claim(self._queue.remove_all(), now)
         items = [*self._in_flight.values(), *queued]
         self._in_flight.clear()
@@ -249,7 +255,7 @@ class LiveItems(Generic[Item, Result]):
 
 
 def _begin(future: Future[Result]) -> bool:
-    """Make a future uncancellable; false if its holder cancelled or even resolved it before."""
+    """Make a future uncancellable; return false if its caller cancelled or resolved it before."""
     try:
         return future.set_running_or_notify_cancel()
     except RuntimeError:

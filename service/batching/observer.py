@@ -1,4 +1,4 @@
-"""What a micro-batcher reports about itself, for metrics."""
+"""Events of a micro-batcher, for metrics."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class DropReason(Enum):
-    """Why an item ended without its own result or its own error."""
+    """Reason for which an item ended without a result or an error of its own."""
 
     CANCELLED = "cancelled"
     CLOSED = "closed"
@@ -21,29 +21,29 @@ class DropReason(Enum):
 
 
 class BatchObserver(Protocol):
-    """What a metrics exporter may want to know.
+    """Receives the events of a micro-batcher.
 
-    Called on whichever thread made it happen, never under the batcher's lock. An exception it
-    raises is logged and otherwise ignored.
+    Called on the thread that caused the event, never under the batcher's lock. An exception that
+    it raises is logged and otherwise ignored.
     """
 
     def queue_changed(self, depth: int, cost: float) -> None:
-        """The queue now holds ``depth`` items of summed ``cost``; calls never overlap."""
+        """Receive the queue's new number of items and summed cost; calls never overlap."""
 
     def queue_waited(self, seconds: float) -> None:
-        """An item left the queue to be computed after so many seconds."""
+        """Receive the wait of an item that left the queue to be computed."""
 
     def batch_finished(self, size: int, cost: float, seconds: float) -> None:
-        """A batch of ``size`` items was computed in ``seconds``, retries included."""
+        """Receive a computed batch: its number of items, summed cost and time, retries included."""
 
     def item_dropped(self, reason: DropReason) -> None:
-        """An item ended without its own result or its own error."""
+        """Receive the end of an item without a result or an error of its own."""
 
     def worker_restarted(self) -> None:
-        """A worker that died or hung was replaced by a new one, which is about to start."""
+        """Receive the replacement of a dead or hung worker; the new one is about to start."""
 
     def worker_stalled(self) -> None:
-        """A worker hung and was given up."""
+        """Receive the loss of a worker that hung and was abandoned."""
 
 
 class SilentObserver:
@@ -71,7 +71,7 @@ class SilentObserver:
 def notify(
     callback: Callable[Arguments, None], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> None:
-    """Call an observer; metrics that fail must not take the worker down with them."""
+    """Call an observer and log its exceptions: failing metrics must not end the worker."""
     try:
         callback(*args, **kwargs)
     except Exception:

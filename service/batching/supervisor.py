@@ -1,4 +1,4 @@
-"""The worker's life: one thread after the other, each replaced when it dies or hangs."""
+"""Supervises the worker thread: starts it, and replaces it when it dies or hangs."""
 
 import contextlib
 import logging
@@ -28,11 +28,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_STUCK_WORKERS = 3
-"""Threads of hanging workers that are left behind; then no worker replaces the last one."""
+"""Most hung threads at once; the last of them is not replaced."""
 
 
 class BatcherState(Enum):
-    """Where a batcher stands; items are accepted in ``READY`` only."""
+    """State of a batcher; items are accepted in ``READY`` only."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -41,15 +41,15 @@ class BatcherState(Enum):
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
-    """No thread could be created, or too many hang: a new worker comes only if one of those
-    returns after all."""
+    """No thread could be created, or too many hang. A new worker starts only if a hung one
+    returns."""
 
 
 class Supervisor(Generic[Item, Result]):
-    """Runs ``work`` again and again on a worker's thread, between the processor's start and stop.
+    """Calls ``work`` in a loop on the worker's thread, between the processor's start and stop.
 
-    A worker whose thread hangs in a call of the processor cannot be ended. It is given up: it is no
-    longer the current worker, and whatever it does later has no effect.
+    A thread that hangs in a call of the processor cannot be ended. It is abandoned: it is no longer
+    the current worker, and its later actions have no effect.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class Supervisor(Generic[Item, Result]):
         stall_seconds: float,
         clock: Callable[[], float],
     ) -> None:
-        """Starts nothing yet.
+        """Create the supervisor without starting a thread.
 
         Args:
-            name: the batcher's.
+            name: name of the batcher.
             processor: started and stopped here.
-            work: one step on the worker's thread; false once there is nothing more to do.
-            lock: the batcher's, which guards the state too.
-            live_items: what fails when the worker does.
-            endings: how it fails.
-            observer: hears of stalls and restarts.
-            restart_backoff: how long a new worker waits.
-            stall_seconds: how long one call of the processor may take.
-            clock: seconds.
+            work: one step on the worker's thread; returns false to end the thread.
+            lock: the batcher's lock, which also guards the state.
+            live_items: the items that fail with the worker.
+            endings: fails those items.
+            observer: receives stalls and restarts.
+            restart_backoff: delays before a new worker starts.
+            stall_seconds: longest time that one call of the processor may take.
+            clock: returns seconds.
         """
         self.state = BatcherState.CREATED
         self._name = name
@@ -114,11 +114,16 @@ class Supervisor(Generic[Item, Result]):
         )
 
     def is_current(self) -> bool:
-        """Whether this thread is the worker, and was not given up."""
+        """Whether the calling thread is the current worker, and not an abandoned one."""
         return threading.current_thread() is self._worker
 
     def require_ready(self) -> None:
-        """Raises what ``submit`` raises where no worker takes items."""
+        """Check that a worker takes items.
+
+        Raises:
+            BatcherClosedError: the batcher is draining or stopped.
+            WorkerUnavailableError: no worker is ready.
+        """
         if self.ready:
             return
         if self.state in (BatcherState.DRAINING, BatcherState.STOPPED):
@@ -128,7 +133,7 @@ class Supervisor(Generic[Item, Result]):
         ) from self._last_failure
 
     def begin_draining(self) -> None:
-        """Has the worker end once nothing is queued."""
+        """Tell the worker to end once the queue is empty."""
         if self.state in (BatcherState.CREATED, BatcherState.FAILED):
             self._stop()
         elif self.state is not BatcherState.STOPPED:
@@ -136,7 +141,7 @@ class Supervisor(Generic[Item, Result]):
         self._lock.notify_all()
 
     def succeeded(self) -> None:
-        """The worker has computed a batch, so that the next failure is a first one."""
+        """Reset the count of consecutive failures, after a computed batch."""
         self._consecutive_failures = 0
         self._last_failure = None
 
@@ -159,14 +164,14 @@ class Supervisor(Generic[Item, Result]):
     # Without the lock.
 
     def join(self) -> None:
-        """Wait for the threads to end, once stopped; one that was given up is not waited for."""
+        """Wait for the threads of a stopped batcher to end, except for abandoned ones."""
         if self._worker is not None:
             self._worker.join()
         self._watchdog.join()
 
     def launch(self) -> None:
-        """Start a worker's thread; where there is none to be had, the batcher has failed."""
-        # Explicitly not a daemon: a thread otherwise inherits that from whoever starts it.
+        """Start a worker thread; if the system has none left, the batcher fails."""
+        # Explicitly not a daemon: a thread otherwise inherits the flag from its creator.
         worker = threading.Thread(target=self._run, name=f"batcher-{self._name}", daemon=False)
         with self._lock:
             self._worker = worker
@@ -183,16 +188,16 @@ class Supervisor(Generic[Item, Result]):
                 self._lock.notify_all()
 
     def watching(self) -> contextlib.AbstractContextManager[None]:
-        """Watch one call of the processor."""
+        """Watch one call of the processor for stalls."""
         return self._watchdog.watching()
 
     # On the worker's thread.
 
     def _run(self) -> None:
-        # A worker that dies takes its thread along, and a new thread replaces it: whatever the
-        # old one left in thread-local state, such as a gradient mode, is gone with it.
+        # A dead worker is replaced by a new thread, not restarted on its own: thread-local state
+        # that it left behind, such as a gradient mode, ends with its thread.
         try:
-            with contextlib.suppress(BaseException):  # it ended this worker, and is logged
+            with contextlib.suppress(BaseException):  # already logged by _report_death
                 self._live()
         finally:
             self._end_life()
@@ -249,7 +254,7 @@ class Supervisor(Generic[Item, Result]):
 
     def _stop_processor(self) -> None:
         with self._lock:
-            # One that was given up has been abandoned in the processor too.
+            # For an abandoned worker ``processor.abandon`` was called instead.
             if not self.is_current():
                 return
         stopped = False

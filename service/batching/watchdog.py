@@ -1,4 +1,4 @@
-"""Notices a call that does not come back."""
+"""Detects calls that hang."""
 
 import contextlib
 import logging
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
-# A look is cheap. Looking again so soon keeps the watch even where the clock is set or a wait errs.
+# A check is cheap. A bounded pause keeps the watch reliable when the clock jumps or a wait fails.
 _LONGEST_PAUSE_SECONDS = 10.0
 _SHORTEST_PAUSE_SECONDS = 0.001
 
 
 class Watchdog:
-    """Watches one call at a time, from a thread of its own that is started when it is needed.
+    """Watches one call at a time, from a thread of its own that starts when it is needed.
 
-    The thread is a daemon: it only ever waits in the interpreter, and must not keep a process.
+    The thread is a daemon: it only waits in the interpreter, and must not keep a process alive.
     """
 
     def __init__(
@@ -25,13 +25,14 @@ class Watchdog:
         on_stall: Callable[[threading.Thread], None],
         clock: Callable[[], float],
     ) -> None:
-        """Watches nothing yet.
+        """Create the watchdog without starting its thread.
 
         Args:
-            name: of the thread.
-            limit_seconds: how long a call may take.
-            on_stall: told once, on the watchdog's thread, which thread's call takes longer.
-            clock: seconds.
+            name: name of the thread.
+            limit_seconds: longest time that a call may take.
+            on_stall: called once per stalled call, on the watchdog's thread, with the thread that
+                hangs.
+            clock: returns seconds.
         """
         self._name = name
         self._limit_seconds = limit_seconds
@@ -44,7 +45,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the block, which runs on the thread that enters it."""
+        """Watch the block, which runs on the calling thread."""
         self._ensure_alive()
         me = threading.current_thread()
         with self._lock:
@@ -53,12 +54,12 @@ class Watchdog:
             yield
         finally:
             with self._lock:
-                # One that was given up must not end the watch over its successor's call.
+                # An abandoned thread must not end the watch over its successor's call.
                 if self._call is not None and self._call[0] is me:
                     self._call = None
 
     def look(self) -> float:
-        """Tell of a call that takes too long; return the seconds until there can be another."""
+        """Report a stalled call; return the seconds until the next check can find one."""
         with self._lock:
             if self._call is None:
                 return self._limit_seconds
@@ -71,11 +72,11 @@ class Watchdog:
         return self._limit_seconds
 
     def close(self) -> None:
-        """End the thread; a later call that is watched starts another."""
+        """End the thread; the next watched call starts a new one."""
         self._closed.set()
 
     def join(self) -> None:
-        """Wait for the thread to end, once closed: until then it keeps what it would tell of."""
+        """Wait for the closed thread to end; until then it keeps ``on_stall`` alive."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 

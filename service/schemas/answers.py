@@ -1,4 +1,4 @@
-"""The HTTP contract: what an answer holds."""
+"""The HTTP contract: response bodies."""
 
 from typing import Literal
 
@@ -6,9 +6,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
 from legrad_engine.targets.text import TemplateSet
-from service.schemas.base import (
-    Contract,
-)
+from service.schemas.base import Contract
 
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
@@ -77,15 +75,15 @@ class HeatmapStatistics(Contract):
 
 
 class TargetExplanation(Contract):
-    """Where the model looked for one target."""
+    """The heatmap, scores and regions of one target."""
 
     target: str = Field(
-        description="The target in short, at most 200 characters: `a cat`, `class 281: tabby`, "
-        '`image`, `"a cat" against "a dog"`.',
+        description="Short form of the target, at most 200 characters: `a cat`, "
+        '`class 281: tabby`, `image`, `"a cat" against "a dog"`.',
         examples=["a cat"],
     )
     prompt: str | None = Field(
-        description="The prompt, where the target is one text.", examples=["a cat"]
+        description="The prompt, if the target is a single text; else null.", examples=["a cat"]
     )
     similarity: float = Field(
         description="Cosine between picture and target, as the model serves it.", examples=[0.31]
@@ -130,21 +128,23 @@ class TargetExplanation(Contract):
 
 
 class ImageExplanation(Contract):
-    """The explanations of one picture."""
+    """The explanations of one image."""
 
     size: Size = Field(
-        description="The upright original.", examples=[{"width": 640, "height": 480}]
+        description="Size of the original image, turned upright.",
+        examples=[{"width": 640, "height": 480}],
     )
     input_size: Size = Field(
-        description="The model's input.", examples=[{"width": 224, "height": 224}]
+        description="Size of the model's input.", examples=[{"width": 224, "height": 224}]
     )
     grid: Grid = Field(description="The patch grid.", examples=[{"rows": 14, "columns": 14}])
     batch_size: int = Field(
-        description="How many images were computed together with this one.", examples=[4]
+        description="Number of images in the batch that computed this one, itself included.",
+        examples=[4],
     )
     cached: bool = Field(
-        description="Whether the forward pass of an equal picture, of this or another request, "
-        "was used in place of one of its own.",
+        description="Whether the forward pass of an identical image, of this or another request, "
+        "was reused.",
         examples=[False],
     )
     targets: list[TargetExplanation] = Field(
@@ -153,20 +153,27 @@ class ImageExplanation(Contract):
 
 
 class Timings(Contract):
-    """Where the time went, in seconds. Of several images the slowest counts."""
+    """Time spent in each stage, in seconds; with several images, that of the slowest."""
 
     decode: float = Field(
-        description="Decoding and fitting the picture; 0 where that was not needed.",
+        description="Decoding the image and fitting it to the model's input; 0 if neither was "
+        "needed.",
         examples=[0.011],
     )
-    queue: float = Field(description="Waiting for the worker.", examples=[0.002])
-    compute: float = Field(description="Model and LeGrad, for the whole batch.", examples=[0.038])
-    render: float = Field(description="Drawing and encoding.", examples=[0.021])
-    total: float = Field(description="From the read request to the answer.", examples=[0.073])
+    queue: float = Field(description="Waiting in the queue.", examples=[0.002])
+    compute: float = Field(
+        description="Forward pass and heatmaps, for the whole batch.", examples=[0.038]
+    )
+    render: float = Field(
+        description="Drawing and encoding heatmaps and overlays.", examples=[0.021]
+    )
+    total: float = Field(
+        description="From the end of reading the request to the response.", examples=[0.073]
+    )
 
 
 class ExplainResponse(Contract):
-    """The answer to `/explain`."""
+    """The response of `/explain`."""
 
     request_id: str = Field(
         description="Id of this request, also in `X-Request-ID`.",
@@ -176,13 +183,13 @@ class ExplainResponse(Contract):
     layers: list[int] = Field(description="Indices of the explained blocks.", examples=[[4, 5]])
     score: Score = Field(description="The explained score.", examples=["mean"])
     cached_prompts: int = Field(
-        description="Texts whose embedding was already known.", examples=[1]
+        description="Number of texts whose embedding was cached.", examples=[1]
     )
     images: list[ImageExplanation] = Field(
-        description="One entry for each picture, in order.", examples=[[]]
+        description="One entry for each image, in order.", examples=[[]]
     )
     timings: Timings = Field(
-        description="Where the time went, in seconds.",
+        description="Time spent in each stage, in seconds.",
         examples=[
             {"decode": 0.011, "queue": 0.002, "compute": 0.038, "render": 0.021, "total": 0.073}
         ],
@@ -190,28 +197,28 @@ class ExplainResponse(Contract):
 
 
 class ExplainProgress(Contract):
-    """How far an explanation is that is not answered yet."""
+    """Progress of an unanswered explanation."""
 
     stage: Stage = Field(
-        description="`receiving` its body, `loading` the model, `preparing` the pictures, "
+        description="`receiving` its body, `loading` the model, `preparing` the images, "
         "`queued`, `computing` or `drawing`; `unknown` if it was answered, has not arrived, or "
-        "is held by another replica.",
+        "was sent to another replica.",
         examples=["queued"],
     )
     position: int | None = Field(
-        description="While it is queued, its place in the order of arrival, from 1; null else. "
-        "Requests with other options take turns, so one that came later may go first.",
+        description="Place in the order of arrival, from 1, while it is queued; else null. "
+        "Requests with different options take turns, so a later one may be computed first.",
         examples=[3],
     )
     estimated_seconds: float | None = Field(
-        description="While it is queued or computed, about how long until it is computed, from "
-        "the work ahead and the measured speed; null where nothing was measured yet.",
+        description="Estimated time until it is computed, while it is queued or being computed, "
+        "from the work ahead and the measured speed; null before the first measurement.",
         examples=[1.4],
     )
 
 
 class ModelInfo(Contract):
-    """A served model. What is not known before it is loaded is null."""
+    """A served model. Fields that are unknown until it is loaded are null."""
 
     id: str = Field(description="Id for the `model` field.", examples=["starter"])
     name: str = Field(
@@ -220,42 +227,50 @@ class ModelInfo(Contract):
     pretrained: str | None = Field(
         description="Tag, or file name of the checkpoint.", examples=["laion2b_s34b_b88k"]
     )
-    default: bool = Field(description="Whether requests without `model` go here.", examples=[True])
-    state: ModelState = Field(description="What it can do now.", examples=["ready"])
-    error: str | None = Field(description="Why loading failed, if it did.", examples=[None])
+    default: bool = Field(
+        description="Whether requests without `model` use this model.", examples=[True]
+    )
+    state: ModelState = Field(description="State of the model.", examples=["ready"])
+    error: str | None = Field(
+        description="Reason for which loading failed; else null.", examples=[None]
+    )
     loads_on_request: bool = Field(
-        description="Whether a request loads it when it is not loaded: not after an operator has "
-        "unloaded it from a server that loads models at start, nor after loading has failed.",
+        description="Whether a request loads the model if it is not loaded. False after an "
+        "operator has unloaded it from a server that loads models at start, and after loading has "
+        "failed.",
         examples=[True],
     )
-    in_flight: int = Field(description="Requests that are using it.", examples=[0])
-    last_used: AwareDatetime | None = Field(
-        description="When a request last used it.", examples=["2026-01-31T12:00:00Z"]
+    in_flight: int = Field(
+        description="Number of requests in progress with this model.", examples=[0]
     )
-    device: str | None = Field(description="Where it runs.", examples=["cpu"])
+    last_used: AwareDatetime | None = Field(
+        description="Time of the last request with this model.", examples=["2026-01-31T12:00:00Z"]
+    )
+    device: str | None = Field(description="Device it runs on.", examples=["cpu"])
     dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
     bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
     family: str | None = Field(description="Architecture family.", examples=["openclip-vit"])
     image_size: Size | None = Field(
-        description="The input its weights were made for.", examples=[{"width": 224, "height": 224}]
+        description="Input size its weights were trained for.",
+        examples=[{"width": 224, "height": 224}],
     )
     patch_size: Size | None = Field(
-        description="One patch.", examples=[{"width": 16, "height": 16}]
+        description="Size of one patch.", examples=[{"width": 16, "height": 16}]
     )
     grid: Grid | None = Field(
-        description="Patch grid at that size.", examples=[{"rows": 14, "columns": 14}]
+        description="Patch grid at `image_size`.", examples=[{"rows": 14, "columns": 14}]
     )
     layers: int | None = Field(description="Number of blocks.", examples=[12])
     scores: list[Score] | None = Field(
         description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
     templates: list[TemplateSet] | None = Field(
-        description="Named sets of prompt templates it accepts, beside templates of one's own; "
-        "none where it reads no text.",
+        description="Named sets of prompt templates it accepts, beside your own templates; none "
+        "if it has no text tower.",
         examples=[["simple", "openai"]],
     )
     licence: str | None = Field(
-        description="Licence of the weights, where known.", examples=["Apache-2.0"]
+        description="Licence of the weights, if known.", examples=["Apache-2.0"]
     )
 
 
@@ -268,41 +283,50 @@ class ModelList(Contract):
 
 
 class Health(Contract):
-    """A healthy answer."""
+    """A successful health check."""
 
-    status: Literal["alive", "ready"] = Field(description="What is true.", examples=["ready"])
+    status: Literal["alive", "ready"] = Field(
+        description="The checked property.", examples=["ready"]
+    )
 
 
 class FieldProblem(Contract):
-    """What is wrong with one field."""
+    """An error in one field."""
 
     field: str = Field(description="Dotted name of the field.", examples=["options.layers"])
     message: str = Field(
-        description="What is wrong.", examples=["Input should be greater than or equal to 1"]
+        description="Reason for which it was refused.",
+        examples=["Input should be greater than or equal to 1"],
     )
 
 
 class ProblemDetails(BaseModel):
-    """An error, as RFC 9457 describes it."""
+    """An error, as problem details (RFC 9457)."""
 
     type: str = Field(
         description="URI of the kind of problem.", examples=["urn:legrad:problem:queue-full"]
     )
-    title: str = Field(description="The kind in words.", examples=["The queue is full"])
+    title: str = Field(description="Name of the kind of problem.", examples=["The queue is full"])
     status: int = Field(description="HTTP status.", examples=[429])
     detail: str = Field(
-        description="What happened and what to do.", examples=["Try again in 2 seconds."]
+        description="Cause of the error and how to resolve it.",
+        examples=["Try again in 2 seconds."],
     )
     instance: str = Field(description="Path of the request.", examples=["/explain"])
-    error: str = Field(description="Slug of the kind, to branch on.", examples=["queue-full"])
+    error: str = Field(
+        description="Code of the kind of problem, for programs to branch on.",
+        examples=["queue-full"],
+    )
     request_id: str = Field(
         description="Id of this request.", examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"]
     )
     field: str | None = Field(
-        None, description="The field to blame, if one is.", examples=["options.layers"]
+        None,
+        description="Field that caused the error, if it was a single one.",
+        examples=["options.layers"],
     )
     errors: list[FieldProblem] | None = Field(
         None,
-        description="All fields to blame, if several are.",
+        description="All errors in fields, if there are several.",
         examples=[[{"field": "options.layers", "message": "Input should be 'all'"}]],
     )

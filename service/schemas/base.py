@@ -1,4 +1,4 @@
-"""What the models of the contract share."""
+"""Base classes and types shared by the schemas of the contract."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from pydantic import (
 
 LONGEST_URL = 4096
 
-# Two pixels of red, small enough to read in the documentation.
+# Two red pixels, short enough to read in the documentation.
 EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGP4z8AARAwQAAYG"
     "AP8FBAEAKlqSAAAAAElFTkSuQmCC"
@@ -23,24 +23,30 @@ EXAMPLE_IMAGE = (
 
 
 class Contract(BaseModel):
-    """Base of everything that is sent or received."""
+    """Base of all request and response bodies."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Request(Contract):
-    """Base of everything that is received: nothing is converted, nothing is guessed."""
+    """Base of all request bodies: strict types, no conversion."""
 
     model_config = ConfigDict(strict=True)
 
 
 def one_of(*names: str) -> dict[str, JsonValue]:
-    """For ``json_schema_extra``: exactly one of these fields is there and not null."""
+    """Return a JSON schema that requires exactly one of these fields, and not null.
+
+    For ``json_schema_extra``.
+    """
     return {"oneOf": [_given(name) for name in names]}
 
 
 def any_of(*names: str) -> dict[str, JsonValue]:
-    """For ``json_schema_extra``: at least one of these fields is there and not null."""
+    """Return a JSON schema that requires at least one of these fields, and not null.
+
+    For ``json_schema_extra``.
+    """
     return {"anyOf": [_given(name) for name in names]}
 
 
@@ -53,19 +59,19 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# JSON has one kind of number: 2.0 is as whole as 2. Goes behind the bounds of an integer, or the
-# contract would lose them.
+# JSON has one kind of number, so 2.0 is accepted as an integer like 2. It must stand after the
+# bounds of the integer in an annotation, or the generated schema loses them.
 WHOLE = BeforeValidator(_whole)
 
-# A ceiling of the contract, far above what a server allows; its settings say how much that is.
+# An upper bound of the contract, far above the servers' own limits, which are settings.
 Texts = Annotated[list[str], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
 
 class EncodedImage(Request):
-    """A picture in the request itself."""
+    """An image in the request itself."""
 
     b64: str = Field(
-        description="The encoded picture (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM) in base64.",
+        description="The encoded image (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM) in base64.",
         examples=[EXAMPLE_IMAGE.partition(",")[2]],
     )
 
@@ -74,12 +80,12 @@ ImageField = EncodedImage | Annotated[str, StringConstraints(min_length=1)]
 
 
 class UrlImage(Request):
-    """A picture that the server fetches, if its settings allow that host."""
+    """An image that the server fetches, if its settings allow the host."""
 
     url: str = Field(
         min_length=1,
         max_length=LONGEST_URL,
-        description="Its https or http address.",
+        description="The image's `https` or `http` URL.",
         examples=["https://images.example.org/cat.jpg"],
     )
 
@@ -89,7 +95,7 @@ def _image_kind(image: object) -> str:
     return "by-url" if by_url else "in-body"
 
 
-# Told apart beforehand, so that an error is about the one that was meant.
+# The kind is told apart before validation, so that errors refer to the intended kind.
 AnyImage = Annotated[
     Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
     Discriminator(_image_kind),
@@ -97,7 +103,7 @@ AnyImage = Annotated[
 
 
 def component_schemas(model: type[BaseModel], reference_template: str) -> dict[str, Any]:
-    """The JSON schemas of a model, and of all that it refers to, by name."""
+    """Return the JSON schemas of a model and of the models it refers to, by name."""
     schema = model.model_json_schema(ref_template=reference_template)
     definitions: dict[str, Any] = schema.pop("$defs", {})
     return {**definitions, model.__name__: schema}

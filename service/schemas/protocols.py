@@ -10,17 +10,19 @@ from service.schemas.requests import FIELD_NAMES, ExplainBody
 
 
 class ProtocolError(Contract):
-    """An error of KServe's protocols, with what our own problem details say beside it."""
+    """An error in the form of KServe's protocols, extended by fields of our problem details."""
 
     error: str = Field(
-        description="What happened and what to do.", examples=["There is no model 'nothing'."]
+        description="Cause of the error and how to resolve it.",
+        examples=["There is no model 'nothing'."],
     )
     code: str = Field(
-        description="Slug of the kind, to branch on; `error` of our problem details.",
+        description="Code of the kind of problem, for programs to branch on; `error` of our "
+        "problem details.",
         examples=["unknown-model"],
     )
     field: str | None = Field(
-        None, description="The field to blame, if one is.", examples=["IMAGE"]
+        None, description="Field that caused the error, if it was a single one.", examples=["IMAGE"]
     )
     request_id: str = Field(
         description="Id of this request.", examples=["6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"]
@@ -28,40 +30,41 @@ class ProtocolError(Contract):
 
 
 class ModelReadiness(Contract):
-    """A model that can answer."""
+    """A model that is ready for requests."""
 
     name: str = Field(description="Id of the model.", examples=["starter"])
     ready: Literal[True] = Field(
-        description="Always true: a model that is not ready is an error.", examples=[True]
+        description="Always true; a model that is not ready is answered by an error.",
+        examples=[True],
     )
 
 
 class ModelNames(Contract):
     """The served models."""
 
-    models: list[str] = Field(description="Their ids.", examples=[["starter"]])
+    models: list[str] = Field(description="Ids of the models.", examples=[["starter"]])
 
 
 class Instance(ExplainBody):
-    """One picture, and what to look for in it."""
+    """One image with its prompts or targets."""
 
     image: AnyImage = Field(
-        description='The picture: `{"b64": ...}`, a data URL, plain base64 or `{"url": ...}`.',
+        description='The image: `{"b64": ...}`, a data URL, plain base64 or `{"url": ...}`.',
         examples=[{"b64": EXAMPLE_IMAGE.partition(",")[2]}],
     )
 
 
 class InstancesRequest(Request):
-    """Pictures to explain, each with its own prompts and options."""
+    """Images to explain, each with its own prompts and options."""
 
     instances: Annotated[list[Instance], Field(min_length=1, fail_fast=True)] = Field(
-        description="The pictures. Those that ask the same are computed together.",
+        description="The images. Those with equal prompts and options are computed together.",
         examples=[[{"image": {"b64": EXAMPLE_IMAGE.partition(",")[2]}, "prompts": ["a cat"]}]],
     )
 
 
 class Explanations(Contract):
-    """The answer to KServe's `:explain`."""
+    """The response of KServe's `:explain`."""
 
     explanations: list[ImageExplanation] = Field(
         description="One entry for each instance, in order.", examples=[[]]
@@ -69,49 +72,51 @@ class Explanations(Contract):
 
 
 class ServerMetadata(Contract):
-    """What this server is."""
+    """Name, version and protocol extensions of this server."""
 
     name: str = Field(description="Name of the server.", examples=["legrad"])
-    version: str = Field(description="Its version.", examples=["0.1.0"])
+    version: str = Field(description="Version of the server.", examples=["0.1.0"])
     extensions: list[str] = Field(
-        description="Extensions of the protocol that it speaks.", examples=[["binary_tensor_data"]]
+        description="Supported extensions of the protocol.", examples=[["binary_tensor_data"]]
     )
 
 
 class ServerLive(Contract):
-    """The process answers."""
+    """Liveness: the process answers."""
 
     live: Literal[True] = Field(description="Always true.", examples=[True])
 
 
 class ServerReady(Contract):
-    """The server can answer."""
+    """Readiness: the server can answer inference requests."""
 
     ready: Literal[True] = Field(
-        description="Always true: a server that is not ready is an error.", examples=[True]
+        description="Always true; a server that is not ready answers by an error.", examples=[True]
     )
 
 
 class TensorMetadata(Contract):
-    """A tensor that a model takes or gives."""
+    """An input or output tensor of a model."""
 
     name: str = Field(description="Name of the tensor.", examples=["IMAGE"])
     datatype: str = Field(description="Type of its elements.", examples=["BYTES"])
-    shape: list[int] = Field(description="Its shape; -1 is any size.", examples=[[-1]])
+    shape: list[int] = Field(
+        description="Shape of the tensor; -1 stands for any size.", examples=[[-1]]
+    )
 
 
 class ModelMetadata(Contract):
-    """What a model takes and gives."""
+    """Input and output tensors of a model."""
 
     name: str = Field(description="Id of the model.", examples=["starter"])
-    versions: list[str] = Field(description="Its versions.", examples=[["1"]])
-    platform: str = Field(description="What it runs on.", examples=["pytorch"])
+    versions: list[str] = Field(description="Versions of the model.", examples=[["1"]])
+    platform: str = Field(description="Framework the model runs on.", examples=["pytorch"])
     inputs: list[TensorMetadata] = Field(
-        description="Tensors that it takes.",
+        description="Input tensors.",
         examples=[[{"name": "IMAGE", "datatype": "BYTES", "shape": [-1]}]],
     )
     outputs: list[TensorMetadata] = Field(
-        description="Tensors that it gives: maps are [images, texts, rows, columns].",
+        description="Output tensors; heatmaps are [images, texts, rows, columns].",
         examples=[[{"name": "HEATMAP", "datatype": "FP32", "shape": [-1, -1, -1, -1]}]],
     )
 
@@ -120,25 +125,26 @@ Parameters = dict[str, bool | int | float | str]
 
 
 class InputTensor(Request):
-    """A tensor of a request."""
+    """An input tensor."""
 
     name: str = Field(description="`IMAGE` or `TEXT`.", examples=["TEXT"])
     shape: list[int] = Field(
-        description="Its shape: one size, the number of its elements.",
+        description="Shape of the tensor: one dimension, the number of elements.",
         max_length=100,
         examples=[[2]],
     )
     datatype: str = Field(description="`BYTES`.", examples=["BYTES"])
     parameters: Parameters | None = Field(
         None,
-        description="`binary_data_size`: so many bytes after the JSON are the tensor, each of its "
-        "elements preceded by its length in four bytes, the lowest first. Others are ignored.",
+        description="`binary_data_size`: number of bytes after the JSON that hold the tensor. Each "
+        "element is preceded by its length as four little-endian bytes. Other parameters are "
+        "ignored.",
         examples=[{"binary_data_size": 14}],
     )
     data: list[str] | None = Field(
         None,
-        description="The elements, unless they follow the JSON: texts, and pictures in base64 or "
-        "as data URLs.",
+        description="The elements, unless they follow the JSON as bytes: texts, and images in "
+        "base64 or as data URLs.",
         examples=[["a cat", "a dog"]],
     )
 
@@ -147,22 +153,22 @@ OutputName = Literal["HEATMAP", "SIMILARITY", "PROBABILITY"]
 
 
 class RequestedOutput(Request):
-    """A tensor that is wanted."""
+    """A requested output tensor."""
 
-    name: OutputName = Field(description="Its name.", examples=["HEATMAP"])
+    name: OutputName = Field(description="Name of the tensor.", examples=["HEATMAP"])
     parameters: Parameters | None = Field(
         None,
-        description="`binary_data`: whether the tensor follows the JSON as bytes. Others are "
-        "ignored.",
+        description="`binary_data`: whether the tensor follows the JSON as bytes. Other parameters "
+        "are ignored.",
         examples=[{"binary_data": True}],
     )
 
 
 class InferenceRequest(Request):
-    """An inference request of the Open Inference Protocol: pictures and texts as tensors."""
+    """An inference request of the Open Inference Protocol: images and texts as tensors."""
 
     id: str | None = Field(
-        None, max_length=256, description="Comes back in the answer.", examples=["42"]
+        None, max_length=256, description="Returned in the response.", examples=["42"]
     )
     model_name: str | None = Field(
         None,
@@ -172,14 +178,14 @@ class InferenceRequest(Request):
     )
     parameters: Parameters | None = Field(
         None,
-        description="`ExplainOptions` whose value is a single one; `layers` may also be block "
-        "indices with commas (`0,-1`), `templates` and `negatives` the name of a set. With "
+        description="`ExplainOptions` with scalar values; `layers` may also be block indices "
+        "separated by commas (`0,-1`), `templates` and `negatives` the name of a set. With "
         "`binary_data_output`, all tensors follow the JSON as bytes.",
         examples=[{"layers": 2, "fit": "pad"}],
     )
     inputs: list[InputTensor] = Field(
         max_length=100,
-        description="`IMAGE`, the pictures, and `TEXT`, what to look for in each of them.",
+        description="`IMAGE`, the images, and `TEXT`, the prompts for each of them.",
         examples=[
             [
                 {
@@ -195,42 +201,43 @@ class InferenceRequest(Request):
     outputs: list[RequestedOutput] | None = Field(
         None,
         max_length=100,
-        description="The tensors that are wanted; all if none is named.",
+        description="The requested output tensors; all if null or empty.",
         examples=[[{"name": "HEATMAP"}]],
     )
 
 
 class OutputTensor(Contract):
-    """A tensor of an answer."""
+    """An output tensor."""
 
-    name: OutputName = Field(description="Its name.", examples=["HEATMAP"])
+    name: OutputName = Field(description="Name of the tensor.", examples=["HEATMAP"])
     datatype: Literal["FP32"] = Field(description="Type of its elements.", examples=["FP32"])
     shape: list[int] = Field(
-        description="[images, texts, rows, columns] of maps, [images, texts] of the others.",
+        description="[images, texts, rows, columns] of heatmaps, [images, texts] of the others.",
         examples=[[1, 1, 2, 2]],
     )
     parameters: Parameters | None = Field(
         None,
-        description="`binary_data_size`: so many bytes after the JSON are the tensor.",
+        description="`binary_data_size`: number of bytes after the JSON that hold the tensor.",
         examples=[{"binary_data_size": 16}],
     )
     data: list[float] | None = Field(
         None,
-        description="The elements, the last dimension fastest, unless they follow the JSON.",
+        description="The elements in row-major order, unless they follow the JSON as bytes.",
         examples=[[0.0, 0.00042, 0.00011, 0.0]],
     )
 
 
 class InferenceResponse(Contract):
-    """The explanations as tensors."""
+    """Explanations as tensors."""
 
     model_name: str = Field(description="Id of the model that answered.", examples=["starter"])
-    model_version: str = Field(description="Its version.", examples=["1"])
+    model_version: str = Field(description="Version of the model.", examples=["1"])
     id: str = Field(
-        description="Id of the request: its own, or else that of `X-Request-ID`.", examples=["42"]
+        description="The `id` of the request, or else its `X-Request-ID`.", examples=["42"]
     )
     outputs: list[OutputTensor] = Field(
-        description="Maps are the raw patch grid, neither upsampled nor normalised.",
+        description="The output tensors. Heatmaps are raw values of the patch grid, neither "
+        "upsampled nor normalised.",
         examples=[
             [{"name": "SIMILARITY", "datatype": "FP32", "shape": [1, 1], "data": [0.31]}],
         ],
@@ -238,25 +245,27 @@ class InferenceResponse(Contract):
 
 
 class Ping(Contract):
-    """The answer to TorchServe's `/ping`."""
+    """The response of TorchServe's `/ping`."""
 
     status: Literal["Healthy"] = Field(description="Always `Healthy`.", examples=["Healthy"])
 
 
 class TorchServeError(Contract):
-    """An error as TorchServe writes it."""
+    """An error in the form of TorchServe."""
 
     code: int = Field(description="HTTP status.", examples=[404])
     type: str = Field(
-        description="Slug of the kind, to branch on; `error` of our problem details.",
+        description="Code of the kind of problem, for programs to branch on; `error` of our "
+        "problem details.",
         examples=["unknown-model"],
     )
     message: str = Field(
-        description="What happened and what to do.", examples=["There is no model 'nothing'."]
+        description="Cause of the error and how to resolve it.",
+        examples=["There is no model 'nothing'."],
     )
 
 
-# Every name that a request of each protocol may hold.
+# All field names in the requests of each protocol.
 INSTANCES_NAMES = FIELD_NAMES | {"instances"}
 INFERENCE_NAMES = frozenset(
     name
@@ -266,7 +275,7 @@ INFERENCE_NAMES = frozenset(
 
 
 def errors_of(model: type[Contract]) -> dict[int | str, dict[str, Any]]:
-    """The error responses of a protocol, as its routes declare them."""
+    """Return the error responses of a protocol, for the declaration of its routes."""
     return {
         "4XX": {"description": "The request is at fault.", "model": model},
         "5XX": {"description": "The server is at fault.", "model": model},

@@ -1,4 +1,4 @@
-"""The targets of the contract: what a request may ask a picture about."""
+"""The HTTP contract: targets of an explanation."""
 
 from typing import Annotated, Literal, Self
 
@@ -7,19 +7,19 @@ from pydantic import ConfigDict, Field, model_validator
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
 from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts, one_of
 
-# Ceilings of the contract, above any real model and any useful question.
+# Upper bounds of the contract, above any real model and any useful request.
 _MOST_VALUES = 65_536
 _MOST_DISTRACTORS = 64
 _MOST_CLASSES = 1_000_000
 
 
 class TextTarget(Request):
-    """Words. Give `text` or `texts`."""
+    """A text, or several texts for one target. Give `text` or `texts`."""
 
     model_config = ConfigDict(json_schema_extra=one_of("text", "texts"))
 
     type: Literal["text"] = Field(description="Kind of target.", examples=["text"])
-    text: str | None = Field(None, description="What to look for, in words.", examples=["a cat"])
+    text: str | None = Field(None, description="The text to look for.", examples=["a cat"])
     texts: Texts | None = Field(
         None,
         description="Several texts for one target: their unit embeddings are averaged.",
@@ -43,24 +43,25 @@ class EncodedEmbedding(Request):
 
 
 class EmbeddingTarget(Request):
-    """A raw embedding of the model's joint space, of any length above zero."""
+    """A raw embedding in the joint space of the model, with any norm above zero."""
 
     type: Literal["embedding"] = Field(description="Kind of target.", examples=["embedding"])
     embedding: (
         Annotated[list[float], Field(min_length=1, max_length=_MOST_VALUES, fail_fast=True)]
         | EncodedEmbedding
     ) = Field(
-        description="As many numbers as the model's embeddings have, or the same in base64.",
+        description="The embedding, with as many values as the model's embeddings, as a list or in "
+        "base64.",
         examples=[[0.12, -0.03, 0.4]],
     )
 
 
 class ImageTarget(Request):
-    """Another picture: what in the explained picture looks like it."""
+    """Another image: the heatmap shows the parts of the explained image that resemble it."""
 
     type: Literal["image"] = Field(description="Kind of target.", examples=["image"])
     image: ImageField = Field(
-        description='The picture: a data URL, plain base64, or `{"b64": ...}`. It is squashed to '
+        description='The image: a data URL, plain base64, or `{"b64": ...}`. It is squashed to '
         "the model's own input size.",
         examples=[EXAMPLE_IMAGE],
     )
@@ -95,12 +96,12 @@ _DOG = {"type": "text", "text": "a dog"}
 
 
 class ContrastTarget(Request):
-    """One target against another: what speaks for the first and not for the second."""
+    """One target against another: evidence for the first and not for the second."""
 
     type: Literal["contrast"] = Field(description="Kind of target.", examples=["contrast"])
-    target: SimpleTarget = Field(description="What to look for.", examples=[_CAT])
+    target: SimpleTarget = Field(description="The target to look for.", examples=[_CAT])
     against: SimpleTarget = Field(
-        description="What to tell it from. Its unit embedding is subtracted.", examples=[_DOG]
+        description="The target whose unit embedding is subtracted.", examples=[_DOG]
     )
 
 
@@ -108,17 +109,17 @@ class ResidualTarget(Request):
     """The part of a target's embedding that its distractors do not explain (arXiv 2606.14758)."""
 
     type: Literal["residual"] = Field(description="Kind of target.", examples=["residual"])
-    target: SimpleTarget = Field(description="What to look for.", examples=[_CAT])
+    target: SimpleTarget = Field(description="The target to look for.", examples=[_CAT])
     distractors: Annotated[
         list[SimpleTarget], Field(min_length=1, max_length=_MOST_DISTRACTORS, fail_fast=True)
     ] = Field(
-        description="What the target must not be confused with; taken away by orthogonal matching "
-        "pursuit, the best explaining first.",
+        description="Targets to remove from the embedding by orthogonal matching pursuit, the most "
+        "correlated first.",
         examples=[[_DOG]],
     )
     atoms: Annotated[int, Field(ge=1, le=_MOST_DISTRACTORS), WHOLE] | None = Field(
         None,
-        description="Most distractors to take away; null for all.",
+        description="Most distractors to remove; null for all.",
         examples=[2],
     )
 
@@ -131,26 +132,30 @@ Targets = Annotated[list[Target], Field(min_length=1, max_length=10_000, fail_fa
 
 
 class NegativePrompts(Request):
-    """Prompts whose maps correct the maps of the targets."""
+    """Prompts whose heatmaps correct the heatmaps of the targets."""
 
     prompts: Texts = Field(
-        description="What the maps must not show, in words; read as written, without templates.",
+        description="Texts to suppress in the heatmaps; used as written, without templates.",
         examples=[["a photo of a"]],
     )
     mode: NegativeMode = Field(
         "subtract",
-        description="`subtract`: `weight` times the largest of their raw maps is taken from each "
-        "raw map, and what is positive is kept. `mask`: a map is zero where one of theirs, "
-        "stretched to 0..1, exceeds `threshold`.",
+        description="`subtract` subtracts `weight` times the elementwise maximum of the negatives' "
+        "raw maps from each raw map, and sets negative values to zero. `mask` sets a map to zero "
+        "where a negative's map, stretched to 0..1, exceeds `threshold`.",
         examples=["mask"],
     )
     threshold: float = Field(
-        DEFAULT_THRESHOLD, ge=0, lt=1, description="For `mask`.", examples=[DEFAULT_THRESHOLD]
+        DEFAULT_THRESHOLD,
+        ge=0,
+        lt=1,
+        description="Threshold of `mask`.",
+        examples=[DEFAULT_THRESHOLD],
     )
-    weight: float = Field(1.0, gt=0, le=1000, description="For `subtract`.", examples=[1.0])
+    weight: float = Field(1.0, gt=0, le=1000, description="Weight of `subtract`.", examples=[1.0])
 
 
-# The places of a request where a union's branch, rather than a field, comes next in an error.
+# Fields whose errors name a branch of a union, rather than a field, as the next location.
 LIST_UNIONS = frozenset({"targets", "distractors"})
 SINGLE_UNIONS = frozenset({"target", "against"})
 MODELS = (

@@ -1,4 +1,4 @@
-"""Whether traces are exported: decided by OpenTelemetry's own environment variables."""
+"""Chooses the tracing by OpenTelemetry's own environment variables."""
 
 import os
 
@@ -12,9 +12,9 @@ _log = structlog.get_logger("legrad.telemetry")
 
 
 def configured_tracing() -> Tracing:
-    """Exports to the collector that the environment names; does nothing where it names none.
+    """Return an exporter to the collector that the environment names, or a silent one.
 
-    OpenTelemetry is imported in the first case only.
+    OpenTelemetry is imported only if the environment names a collector.
     """
     if not _is_configured():
         return SilentTracing()

@@ -1,4 +1,4 @@
-"""JSON logs: one object a line, on standard error, for the service's own and its libraries'."""
+"""JSON logs on standard error: one object per line, for the service and its libraries."""
 
 import logging
 import sys
@@ -7,17 +7,17 @@ import structlog
 
 
 def configure_logs(level: str) -> None:
-    """Sends every log entry of the process through one JSON formatter.
+    """Send every log entry of the process through one JSON formatter.
 
     Args:
-        level: least important level that is written, such as ``"info"``.
+        level: lowest level that is written, such as ``"info"``.
     """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Without the frames' variables: those are the callers' prompts and pictures.
+        # Without local variables of the frames: they hold the callers' prompts and images.
         structlog.processors.ExceptionRenderer(
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         ),
@@ -44,9 +44,9 @@ def configure_logs(level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    # The request's own log line says more.
+    # The service's own line about each request holds more.
     logging.getLogger("uvicorn.access").disabled = True
-    # At `debug` it would write the headers of the servers that pictures are fetched from.
+    # At `debug` httpcore logs the response headers of the servers that images are fetched from.
     logging.getLogger("httpcore").setLevel(logging.WARNING)
-    # It announces every step of building a model through the root logger.
+    # open_clip logs every step of building a model at `info`.
     logging.getLogger("open_clip").setLevel(logging.WARNING)

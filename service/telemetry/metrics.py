@@ -1,4 +1,4 @@
-"""Prometheus metrics. Every label set exists from the start, so that dashboards never see a gap."""
+"""Prometheus metrics. Every label set exists from the start: dashboards never see a gap."""
 
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -20,7 +20,7 @@ from service.batching import DropReason
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 LoadOutcome = Literal["loaded", "failed", "refused"]
-"""A refused load found no room within the memory for models."""
+"""Outcomes of a load; ``refused`` means that the memory budget had no room."""
 
 ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many", "idle"]
 
@@ -37,11 +37,11 @@ UNMATCHED_ROUTE = "unmatched"
 
 
 class Metrics:
-    """All metrics of one application, in a registry of their own."""
+    """All metrics of one application, in its own registry."""
 
     def __init__(self, models: Iterable[str], routes: Iterable[str]) -> None:
-        """Creates every metric with every label set for these model ids and routes."""
-        # When a counter began says nothing that the process start time does not.
+        """Create every metric, with every label set for these model ids and routes."""
+        # The creation time of a counter adds nothing to the start time of the process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -51,23 +51,23 @@ class Metrics:
             "request_duration_seconds", "Time to answer a request.", _SECONDS, "route"
         )
         self.requests_in_progress = self._gauge(
-            "requests_in_progress", "Explanations accepted and not yet sent."
+            "requests_in_progress", "Explanations accepted and not yet answered in full."
         )
         self.body_bytes_in_progress = self._gauge(
             "body_bytes_in_progress", "Bytes received of the bodies of requests in progress."
         )
         self.connections_closed = self._counter(
-            "connections_closed", "Connections given up for what the client did not do.", "reason"
+            "connections_closed", "Connections that the server closed early.", "reason"
         )
         self.queue_wait = self._histogram(
-            "queue_wait_seconds", "Time an image waited for the worker.", _SECONDS, "model"
+            "queue_wait_seconds", "Time an image waited in the queue.", _SECONDS, "model"
         )
-        self.queue_depth = self._gauge("queue_depth", "Images waiting for the worker.", "model")
+        self.queue_depth = self._gauge("queue_depth", "Images in the queue.", "model")
         self.queue_cost = self._gauge(
-            "queue_cost", "Work waiting, in images at the model's own size.", "model"
+            "queue_cost", "Cost of the queue, in forward passes at the model's own size.", "model"
         )
         self.batch_size = self._histogram(
-            "batch_size", "Images computed together.", (1, 2, 4, 8, 12, 16, 24, 32, 64), "model"
+            "batch_size", "Images in a batch.", (1, 2, 4, 8, 12, 16, 24, 32, 64), "model"
         )
         self.compute = self._histogram(
             "compute_seconds",
@@ -76,16 +76,16 @@ class Metrics:
             "model",
             "stage",
         )
-        self.rejected = self._counter("rejected", "Requests not answered as asked.", "reason")
+        self.rejected = self._counter("rejected", "Explanations refused or failed.", "reason")
         self.dropped = self._counter(
-            "dropped", "Images given up before a result.", "model", "reason"
+            "dropped", "Images dropped before a result.", "model", "reason"
         )
-        self.cache_hits = self._counter("cache_hits", "Look-ups that found an entry.", "cache")
-        self.cache_misses = self._counter("cache_misses", "Look-ups that did not.", "cache")
-        self.cache_bytes = self._gauge("cache_bytes", "Size of the entries.", "cache")
-        self.cache_entries = self._gauge("cache_entries", "Entries kept.", "cache")
+        self.cache_hits = self._counter("cache_hits", "Lookups that found an entry.", "cache")
+        self.cache_misses = self._counter("cache_misses", "Lookups that found no entry.", "cache")
+        self.cache_bytes = self._gauge("cache_bytes", "Size of the cached entries.", "cache")
+        self.cache_entries = self._gauge("cache_entries", "Cached entries.", "cache")
         self.cache_evictions = self._counter(
-            "cache_evictions", "Entries dropped to make room.", "cache"
+            "cache_evictions", "Entries evicted to make room.", "cache"
         )
         self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
         self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
@@ -99,14 +99,14 @@ class Metrics:
             "worker_restarts", "Workers that died or hung and were replaced.", "model"
         )
         self.worker_stalls = self._counter(
-            "worker_stalls", "Workers that hung and were given up.", "model"
+            "worker_stalls", "Workers that hung and were abandoned.", "model"
         )
         self.url_fetch = self._histogram(
-            "url_fetch_seconds", "Time to fetch a picture, or to fail in it.", _SECONDS
+            "url_fetch_seconds", "Time to fetch an image by URL, failures included.", _SECONDS
         )
-        self.url_fetches = self._counter("url_fetches", "Pictures fetched, or not.", "outcome")
+        self.url_fetches = self._counter("url_fetches", "Fetches of images by URL.", "outcome")
         self.key_file_broken = self._gauge(
-            "key_file_broken", "Whether the file of keys as it is now cannot be used."
+            "key_file_broken", "Whether the present file of API keys cannot be used."
         )
         self.similarity = self._histogram(
             "similarity",
@@ -115,15 +115,15 @@ class Metrics:
             "model",
         )
         self.heatmap_entropy = self._histogram(
-            "heatmap_entropy", "How spread out a heatmap is, 0 to 1.", _SHARES, "model"
+            "heatmap_entropy", "Normalised entropy of a heatmap, 0 to 1.", _SHARES, "model"
         )
         self.heatmap_border_mass = self._histogram(
-            "heatmap_border_mass", "Share of a heatmap at the picture's border.", _SHARES, "model"
+            "heatmap_border_mass", "Share of a heatmap in the outermost patches.", _SHARES, "model"
         )
         self._create_label_sets(list(models), list(routes))
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _create_label_sets(self, models: list[str], routes: list[str]) -> None:
@@ -212,53 +212,53 @@ URL_OUTCOMES = (
 
 
 class TraceCacheMetrics:
-    """What the trace cache reports. See :class:`service.pool.trace_cache.CacheObserver`."""
+    """Metrics of the trace cache. See :class:`service.pool.trace_cache.CacheObserver`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def cache_changed(self, entries: int, nbytes: int) -> None:
-        """Sets the gauges."""
+        """Set the gauges."""
         self._metrics.cache_entries.labels(TRACES).set(entries)
         self._metrics.cache_bytes.labels(TRACES).set(nbytes)
 
     def entries_evicted(self, count: int) -> None:
-        """Counts what made room."""
+        """Count evicted entries."""
         self._metrics.cache_evictions.labels(TRACES).inc(count)
 
 
 class BatchMetrics:
-    """What one model's batcher reports, as metrics. See :class:`service.batching.BatchObserver`."""
+    """Metrics of one model's batcher. See :class:`service.batching.BatchObserver`."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        # Looked up once: the worker and the event loop would wait for each other at every look.
+        # Looked up once: each lookup takes a lock that the worker and the event loop share.
         self._depth = metrics.queue_depth.labels(model)
         self._cost = metrics.queue_cost.labels(model)
         self._wait = metrics.queue_wait.labels(model)
 
     def queue_changed(self, depth: int, cost: float) -> None:
-        """Sets the gauges of the queue."""
+        """Set the gauges of the queue."""
         self._depth.set(depth)
         self._cost.set(cost)
 
     def queue_waited(self, seconds: float) -> None:
-        """Counts one wait."""
+        """Observe the wait of one image."""
         self._wait.observe(seconds)
 
     def batch_finished(self, size: int, cost: float, seconds: float) -> None:  # noqa: ARG002
-        """Counts one batch; its stages are timed where they run."""
+        """Observe the size of one batch; its stages are timed where they run."""
         self._metrics.batch_size.labels(self._model).observe(size)
 
     def item_dropped(self, reason: DropReason) -> None:
-        """Counts one image given up."""
+        """Count one dropped image."""
         self._metrics.dropped.labels(self._model, reason.value).inc()
 
     def worker_restarted(self) -> None:
-        """Counts one restart."""
+        """Count one restart."""
         self._metrics.worker_restarts.labels(self._model).inc()
 
     def worker_stalled(self) -> None:
-        """Counts one worker that hung."""
+        """Count one hung worker."""
         self._metrics.worker_stalls.labels(self._model).inc()

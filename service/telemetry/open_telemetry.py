@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry, exported by OTLP over HTTP. Needs the extra ``telemetry``."""
+"""OpenTelemetry traces, exported by OTLP over HTTP. Needs the extra ``telemetry``."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,16 +38,16 @@ _NANOSECONDS = 1_000_000_000
 
 
 class OpenTelemetryTracing:
-    """See :class:`service.telemetry.tracing.Tracing`. Configured by ``OTEL_*`` alone."""
+    """Implements :class:`service.telemetry.tracing.Tracing`, configured by ``OTEL_*`` alone."""
 
     def __init__(self) -> None:
-        # A name in the environment counts before ours.
+        # Names from the environment take precedence over ours.
         own = {SERVICE_NAME: _SCOPE, SERVICE_VERSION: version(_SCOPE)}
         resource = Resource.create(own).merge(OTELResourceDetector().detect())
         self._processor = BatchSpanProcessor(OTLPSpanExporter())
         requests = TracerProvider(resource=resource, shutdown_on_exit=False)
-        # What hangs on a request is sampled as it is. A batch begins a trace of its own, which a
-        # sampler would judge by itself.
+        # Only requests are sampled. Stages follow their request. A batch starts a trace of its own,
+        # which the configured sampler would sample independently of the batch's requests.
         within = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         for provider in (requests, within):
             provider.add_span_processor(self._processor)
@@ -58,7 +58,7 @@ class OpenTelemetryTracing:
     def request(
         self, method: str, scheme: str, headers: Mapping[str, str]
     ) -> Iterator[RequestTrace]:
-        """A server span, by the semantic conventions but for the path: callers choose that."""
+        """Open a server span by the semantic conventions, without the path: callers choose it."""
         known = method if method in _METHODS else _OTHER_METHOD
         span = self._requests.start_span(
             "HTTP" if known is _OTHER_METHOD else known,
@@ -66,14 +66,14 @@ class OpenTelemetryTracing:
             kind=trace.SpanKind.SERVER,
             attributes={HTTP_REQUEST_METHOD: known, URL_SCHEME: scheme},
         )
-        # An exception's text may quote what was sent.
+        # The text of an exception may quote the request.
         with trace.use_span(
             span, end_on_exit=True, record_exception=False, set_status_on_exception=False
         ):
             yield _Request(span, known)
 
     def stage(self, name: str, seconds: float, *, ago: float = 0.0) -> None:
-        """A child of the current span."""
+        """Add a child to the current span."""
         if not trace.get_current_span().is_recording():
             return
         ended = time.time_ns() - round(ago * _NANOSECONDS)
@@ -81,18 +81,18 @@ class OpenTelemetryTracing:
         span.end(ended)
 
     def link(self) -> SpanLink | None:
-        """The current span's context."""
+        """Return the current span's context."""
         span = trace.get_current_span()
         return cast(SpanLink, span.get_span_context()) if span.is_recording() else None
 
     @contextmanager
     def batch(self, model: str, links: Sequence[SpanLink | None]) -> Iterator[None]:
-        """A span in a trace of its own."""
+        """Open a span in a new trace."""
         contexts = [cast(trace.SpanContext, link) for link in links if link is not None]
         if not contexts:
             yield
             return
-        # A request with several pictures in the batch is one request.
+        # One link per request, even if it has several images in the batch.
         requests = {each.span_id: each for each in contexts}
         span = self._within.start_span(
             "batch",
@@ -111,7 +111,7 @@ class OpenTelemetryTracing:
                 raise
 
     def close(self) -> None:
-        """Exports what is left; a collector that does not answer can take half a minute."""
+        """Export the remaining spans; takes up to 30 s if the collector does not answer."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -126,7 +126,7 @@ class _Request:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        # https://www.w3.org/TR/trace-context-2 left it to a draft, in the form of traceparent.
+        # A draft next to https://www.w3.org/TR/trace-context-2, in the form of traceparent.
         context = self._span.get_span_context()
         span_id = trace.format_span_id(context.span_id)
         return {"traceresponse": f"00-{self.trace_id}-{span_id}-{context.trace_flags:02x}"}

@@ -1,4 +1,4 @@
-"""The stages of one request, as they end."""
+"""Records the time of each stage of a request."""
 
 from typing import Literal
 
@@ -8,23 +8,23 @@ Stage = Literal["fetch", "decode", "queue", "compute", "render"]
 
 
 class Stages:
-    """What each stage has taken, in seconds, and its span. Of several pictures the slowest counts.
-
-    A request that fails has those that ended before.
-    """
+    """Seconds spent in each finished stage of a request; with several images, the slowest one's."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
         self.seconds: dict[Stage, float] = {}
 
     def link(self) -> SpanLink | None:
-        """What the batches of this request link to."""
+        """Return the span that batches with images of this request link to."""
         return self._tracing.link()
 
     def ended(self, stage: Stage, seconds: float, *, ago: float = 0.0) -> None:
-        """Notes one stage of one picture, which ended so many seconds ago.
+        """Record one finished stage of one image. Must be called in the request's context.
 
-        To be called in the request's own context.
+        Args:
+            stage: name of the stage.
+            seconds: its duration.
+            ago: seconds since it ended.
         """
         self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
         self._tracing.stage(stage, seconds, ago=ago)

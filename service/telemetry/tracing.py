@@ -1,11 +1,11 @@
-"""What is traced, whoever collects it."""
+"""The interface of tracing, independent of OpenTelemetry, and its silent implementation."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NewType, Protocol
 
 SpanLink = NewType("SpanLink", object)
-"""Stands for a request's span; only the implementation that made it looks inside."""
+"""Opaque reference to a request's span; only the implementation that made it reads it."""
 
 
 class RequestTrace(Protocol):
@@ -13,61 +13,61 @@ class RequestTrace(Protocol):
 
     @property
     def trace_id(self) -> str | None:
-        """32 hexadecimal digits, or None where nothing is traced."""
+        """Trace id, 32 hexadecimal digits; None without tracing."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Response headers by which the caller finds the trace."""
+        """Response headers that identify the trace to the caller."""
 
     def answered(self, route: str | None, status: int, problem: str | None) -> None:
-        """Notes how it went.
+        """Record the outcome.
 
         Args:
-            route: the path's template, or None where none matched.
-            status: the HTTP status, or 499 where the client has left.
-            problem: code of the problem, if it is one.
+            route: the path's template, or None if no route matched.
+            status: the HTTP status, or 499 if the client has disconnected.
+            problem: code of the problem, if the response is an error.
         """
 
 
 class Tracing(Protocol):
-    """Makes spans. None of them ever holds a prompt, a picture, an address or an exception's text.
+    """Creates spans. No span holds a prompt, an image, an address or the text of an exception.
 
-    Every method can be called on any thread.
+    All methods are thread-safe.
     """
 
     def request(
         self, method: str, scheme: str, headers: Mapping[str, str]
     ) -> AbstractContextManager[RequestTrace]:
-        """A request's span, continuing the caller's trace; the current one within the context."""
+        """Open a request's span, which continues the caller's trace, and make it current."""
 
     def stage(self, name: str, seconds: float, *, ago: float = 0.0) -> None:
-        """Adds a stage to the current span, which ended so many seconds ago."""
+        """Add to the current span a stage that ended ``ago`` seconds ago."""
 
     def link(self) -> SpanLink | None:
-        """The current span, for a batch that works for it; None where it is not recorded."""
+        """Return the current span, for batches to link to; None if it is not recorded."""
 
     def batch(self, model: str, links: Sequence[SpanLink | None]) -> AbstractContextManager[None]:
-        """The span of a batch, with a link to each request that it works for, one for each item.
+        """Open the span of a batch, with links to the requests of its items.
 
-        It is recorded where one of them is.
+        It is recorded if one of those requests is.
         """
 
     def close(self) -> None:
-        """Sends what is left, and stops. To be called once; it may take long."""
+        """Send the remaining spans and stop. Call it once; it may block for seconds."""
 
 
 class Untraced:
-    """The request that nobody traces."""
+    """The span of a request without tracing."""
 
     trace_id: str | None = None
     headers: Mapping[str, str] = {}
 
     def answered(self, route: str | None, status: int, problem: str | None) -> None:
-        """Ignores it."""
+        """Do nothing."""
 
 
 class SilentTracing:
-    """The tracing that records nothing."""
+    """Tracing that records nothing."""
 
     def request(
         self,
@@ -75,14 +75,14 @@ class SilentTracing:
         scheme: str,  # noqa: ARG002
         headers: Mapping[str, str],  # noqa: ARG002
     ) -> AbstractContextManager[RequestTrace]:
-        """Ignores it."""
+        """Return an untraced request."""
         return nullcontext(Untraced())
 
     def stage(self, name: str, seconds: float, *, ago: float = 0.0) -> None:
-        """Ignores it."""
+        """Do nothing."""
 
     def link(self) -> SpanLink | None:
-        """Nothing to link to."""
+        """Return None."""
         return None
 
     def batch(
@@ -90,8 +90,8 @@ class SilentTracing:
         model: str,  # noqa: ARG002
         links: Sequence[SpanLink | None],  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """Ignores it."""
+        """Do nothing."""
         return nullcontext()
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing."""
