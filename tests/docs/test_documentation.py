@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.support.documents import REASONS, ROOT, Block, blocks, pages
+from tests.support.documents import REASONS, Block, blocks, pages
+from tests.support.paths import ROOT
 from tests.support.pictures import data_url, encoded
 from tests.support.protocol_clients import client_python
 from tests.support.running_server import Server, environment

@@ -18,7 +18,7 @@ from tests.fuzz import corpus
 MAX_PIXELS = 250_000
 # Several copies of so many pixels in several modes, and what a codec keeps beside them.
 _MOST_BYTES = 100_000_000
-_SETTINGS = Settings(_env_file=None, url_hosts="public")  # type: ignore[call-arg]
+_SETTINGS = Settings(_env_file=None, url_hosts="public")
 _loop = asyncio.new_event_loop()
 
 

@@ -8,9 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from tests.support.paths import CONTRACT
 from tests.support.pictures import encoded, picture
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +70,7 @@ def test_models_lists_what_can_be_explained() -> None:
 
 def test_the_contract_is_written_to_a_file(tmp_path: Path) -> None:
     assert run("openapi", "-o", tmp_path / "contract.yaml").exit_code == 0
-    assert (tmp_path / "contract.yaml").read_text() == (ROOT / "openapi.yaml").read_text()
+    assert (tmp_path / "contract.yaml").read_text() == CONTRACT.read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,25 @@
-"""What an answer must be like, good or bad."""
+"""Checks of answers and of problem details."""
 
-from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
 import yaml
 
-CONTRACT = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text())
+from tests.support.paths import CONTRACT
+
+_COMPONENTS = yaml.safe_load(CONTRACT.read_text())["components"]
+
+
+def validator_of(name: str) -> jsonschema.Draft202012Validator:
+    """The validator of one schema of the published contract."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": _COMPONENTS}
+    return jsonschema.Draft202012Validator(schema)
 
 
 def check_against_contract(answer: Any, name: str) -> None:
-    """Checks a JSON body against one schema of the published contract."""
-    schema = {"$ref": f"#/components/schemas/{name}", "components": CONTRACT["components"]}
-    jsonschema.Draft202012Validator(schema).validate(answer)
+    """Check a JSON body against one schema of the published contract."""
+    validator_of(name).validate(answer)
 
 
 def refused(response: httpx.Response, status: int, error: str, field: str | None) -> str:

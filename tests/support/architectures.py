@@ -94,9 +94,9 @@ def disturb(model: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.squeeze().ndim == 1:
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         elif name.endswith("in_proj_weight"):
-            parameter *= 2
+            parameter.mul_(2)
 
 
 @cache
@@ -111,7 +111,7 @@ def seeded_model(
     """A shrunk open_clip model whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**config(**vision))
+        model: torch.nn.Module = open_clip.CLIP(**config(**vision))
     disturb(model, seed)
     open_clip.set_model_preprocess_cfg(
         model, {"mean": PreprocessCfg.mean, "std": PreprocessCfg.std, "size": 64}

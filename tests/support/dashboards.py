@@ -2,12 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-DOCKER = Path(__file__).parents[2] / "docker"
+from tests.support.paths import DOCKER
+
 DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/legrad.json").read_text())
 RULES: list[dict[str, Any]] = [
     rule

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import DOCS, ROOT
+
 # The only reasons for which a block is not run: what no machine without a network has.
 REASONS = {
     "needs a model hub",
@@ -61,7 +62,7 @@ def _goes_on(command: str) -> bool:
 
 def pages() -> list[Path]:
     """The README, the guide for contributors and every page of the documentation."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def blocks(page: Path) -> list[Block]:

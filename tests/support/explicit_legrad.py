@@ -66,11 +66,10 @@ def _block(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     attention = block.attn
     custom = isinstance(block, CustomResidualAttentionBlock)
     heads = attention.num_heads
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = (
-        part.unflatten(-1, (heads, -1)).transpose(1, 2)
-        for part in F.linear(
-            block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias
-        ).chunk(3, dim=-1)
+        part.reshape(*part.shape[:-1], heads, -1).transpose(1, 2)
+        for part in projected.chunk(3, dim=-1)
     )
     if custom:
         query, key = attention.ln_q(query), attention.ln_k(key)

@@ -35,7 +35,7 @@ class SoftmaxRecorder(TorchFunctionMode):
 
 def explicit(model: nn.Module) -> Any:
     """A float64 copy of an open_clip model's image tower that writes its attention out."""
-    visual = copy.deepcopy(model.visual).double()  # type: ignore[operator]
+    visual: Any = copy.deepcopy(model.get_submodule("visual")).double()
     for module in visual.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
@@ -116,10 +116,11 @@ def _on_grid(trunk: Any, block: Any, maps: Tensor, pixels: Tensor) -> Tensor:
     stride = trunk.feature_info[-1]["reduction"]
     rows, columns = pixels.shape[-2] // stride, pixels.shape[-1] // stride
     if not hasattr(block, "window_size"):
-        return maps[:, 0, maps.shape[-1] - rows * columns :].unflatten(-1, (rows, columns))
+        patches = maps[:, 0, maps.shape[-1] - rows * columns :]
+        return patches.reshape(-1, rows, columns)
     height, width = block.window_size
     across = -(-columns // width)
-    windows = maps.unflatten(1, (-1, across)).unflatten(-1, (height, width))
+    windows = maps.reshape(len(maps), -1, across, height, width)
     whole = windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :rows, :columns]
     return torch.roll(whole, tuple(block.shift_size), (1, 2))
 

@@ -51,7 +51,7 @@ def _faulty(
 
 
 if __name__ == "__main__":
-    ExplainProcessor.process = _faulty(  # type: ignore[method-assign]
+    ExplainProcessor.process = _faulty(  # type: ignore[method-assign, assignment]
         ExplainProcessor.process, Path(sys.argv.pop(1))
     )
     app()

@@ -21,7 +21,7 @@ class FetchingApp(RunningApp):
 
     def __init__(self, models: str, **settings: Any) -> None:
         self.network = StubNetwork()
-        allowed = {
+        allowed: dict[str, Any] = {
             "url_hosts": "public",
             "url_timeout_seconds": 2.0,
             "url_max_bytes": 300_000,

@@ -25,7 +25,7 @@ def build(settings: dict[str, Any], folder: Path) -> torch.nn.Module:
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        model: torch.nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     disturb(model)
     return model.eval()
 

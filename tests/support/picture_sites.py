@@ -175,7 +175,7 @@ def is_silent(connection: socket.socket) -> None:
 
 def redirects(location: str, status: str = "302 Found", **headers: str) -> Script:
     """Sends the caller elsewhere."""
-    return sends(answer(status=status, Location=location, **headers))
+    return sends(answer(b"", status, None, Location=location, **headers))
 
 
 def _read_head(connection: socket.socket) -> str:

@@ -13,7 +13,9 @@ from typing import Any, Self
 import httpx
 import yaml
 
-PROMETHEUS_FILES = Path(__file__).parents[2] / "docker" / "prometheus"
+from tests.support.paths import DOCKER
+
+PROMETHEUS_FILES = DOCKER / "prometheus"
 _START_SECONDS = 60.0
 _ATTEMPTS = 5
 

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-_FOLDER = Path(__file__).parents[2] / ".clients"
+from tests.support.paths import ROOT
+
+_FOLDER = ROOT / ".clients"
 _LOCK = _FOLDER.with_suffix(".lock")
 _REQUIREMENTS = ("kserve==0.21.0", "tritonclient[http]==2.73.0")
 

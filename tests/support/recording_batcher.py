@@ -58,6 +58,9 @@ class RecordingProcessor:
         self.events.append("stop")
         self.on_stop()
 
+    def abandon(self) -> None:
+        self.events.append("abandon")
+
     def release(self) -> None:
         self._open.set()
 
@@ -82,6 +85,7 @@ class RecordingObserver:
         self.finished: list[tuple[int, float, float]] = []
         self.drops: list[DropReason] = []
         self.restarts = 0
+        self.stalls = 0
 
     def queue_changed(self, depth: int, cost: float) -> None:
         self.queue.append((depth, cost))
@@ -97,6 +101,9 @@ class RecordingObserver:
 
     def worker_restarted(self) -> None:
         self.restarts += 1
+
+    def worker_stalled(self) -> None:
+        self.stalls += 1
 
 
 MakeBatcher = Callable[..., MicroBatcher[Any, Any]]

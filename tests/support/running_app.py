@@ -79,12 +79,12 @@ class RunningApp:
         self._thread.join(_PATIENCE_SECONDS)
         assert not self._thread.is_alive()
 
-    def explain(self, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+    def explain(self, body: dict[str, Any] | None = None, /, **headers: str) -> httpx.Response:
         """Posts a JSON body, or a good one, to ``/explain``."""
         return self.client.post("/explain", json=body or request_of(), headers=headers)
 
     def explain_in_background(
-        self, body: dict[str, Any] | None = None, **headers: str
+        self, body: dict[str, Any] | None = None, /, **headers: str
     ) -> "Future[httpx.Response]":
         """The same, without waiting for the answer."""
         return self._callers.submit(self.explain, body, **headers)
@@ -98,6 +98,10 @@ class RunningApp:
     def metric(self, sample: str) -> float:
         """The value of one sample, written as in the exposition."""
         return samples(self.client.get("/metrics").text)[sample]
+
+    def wait_for_queue(self, depth: int) -> None:
+        """Wait, for a bounded time, until the default model's queue holds so many items."""
+        self.eventually(lambda: bool(self.model.batcher.queue_depth == depth))
 
     def eventually(self, holds: Callable[[], bool]) -> None:
         """Waits, for a bounded time, until something that other threads bring about holds."""

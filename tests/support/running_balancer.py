@@ -17,7 +17,9 @@ from typing import Any, Self
 import httpx
 import psutil
 
-FOLDER = Path(__file__).parents[2] / "docker" / "haproxy"
+from tests.support.paths import DOCKER
+
+_FOLDER = DOCKER / "haproxy"
 _PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
 _TRY_LATER = {429, 502, 503, 504}
@@ -52,8 +54,9 @@ class Balancer:
             environment["BALANCER_ADDRESS_LIMIT"] = str(requests_of_an_address)
         environment |= {f"REPLICA_{number}": each for number, each in enumerate(replicas, start=1)}
         files = ["haproxy.cfg", "tls.cfg"] if tls_certificate else ["haproxy.cfg"]
+        chosen = [word for file in files for word in ("-f", str(_FOLDER / file))]
         self._process = subprocess.Popen(
-            [haproxy(), "-W", "-db", *itertools.chain(*(("-f", FOLDER / file) for file in files))],
+            [haproxy(), "-W", "-db", *chosen],
             env=os.environ | environment,
             pass_fds=[listener.fileno() for listener in listeners],
             stdout=subprocess.DEVNULL,
@@ -76,7 +79,7 @@ class Balancer:
         self._process.send_signal(signal.SIGTERM)
         # The worker has ended too, for it held the pipe. A master that has only just started it
         # does not yet handle the signal.
-        _, messages = self._process.communicate(timeout=_PATIENCE_SECONDS)
+        messages = self._process.communicate(timeout=_PATIENCE_SECONDS)[1]
         assert self._process.returncode in (0, -signal.SIGTERM), messages
 
     def reload(self) -> None:
@@ -177,7 +180,7 @@ class Load:
 
     def _call(self, number: int) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as client:
-            for body in itertools.cycle(self._bodies[number:] + self._bodies[:number]):
+            for body in itertools.cycle([*self._bodies[number:], *self._bodies[:number]]):
                 if self._stop.is_set():
                     return
                 outcome = self._ask(client, body)

@@ -65,11 +65,12 @@ def shrunk_model(
     create = timm.create_model
 
     def create_shrunk(model_name: str, *args: Any, **options: Any) -> nn.Module:
-        return create(model_name, *args, **options, **overrides(model_name))
+        made: nn.Module = create(model_name, *args, **options, **overrides(model_name))
+        return made
 
     with torch.random.fork_rng(devices=[]), patch("timm.create_model", create_shrunk):
         torch.manual_seed(seed)
-        model = CustomTextCLIP(**config)
+        model: nn.Module = CustomTextCLIP(**config)
     disturb(model, seed)
     open_clip.set_model_preprocess_cfg(
         model, {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": config["vision_cfg"]["image_size"]}

@@ -29,7 +29,7 @@ def nested(target: Json) -> Json:
 
 
 def engine_of(running: RunningApp) -> Explainer:
-    explainer = running.model.explainer
+    explainer: Explainer | None = running.model.explainer
     assert explainer is not None
     return explainer
 

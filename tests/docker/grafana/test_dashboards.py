@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from tests.support.dashboards import DASHBOARD, DOCKER, RULES, panels, with_variables
+from tests.support.dashboards import DASHBOARD, RULES, panels, with_variables
+from tests.support.paths import DOCKER
 
 _DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _ROWS = [

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from legrad_engine.images.decoding import decode
 from service.batching import QueueFullError
-from service.explaining import pictures as service_pictures
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.raw_requests import HEAD
@@ -81,13 +81,12 @@ def test_nothing_is_decoded_that_is_then_refused(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    decode = service_pictures.decode
 
     def counting(source: bytes, **options: Any) -> Any:
         decoded.append(source)
         return decode(source, **options)
 
-    monkeypatch.setattr(service_pictures, "decode", counting)
+    monkeypatch.setattr("service.explaining.pictures.decode", counting)
     with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
         with Held(running):
             answers = [running.explain_in_background(unlike(number)) for number in range(40)]

@@ -17,7 +17,7 @@ from service.schemas.requests import ExplainOptions
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from tests.support.pictures import encoded, picture
 
-KEY = TraceKey(b"digest", "tiny", 64, "squash", (1, 2), "mean")
+KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean")
 GOOD = encoded(picture(90, 40))
 
 

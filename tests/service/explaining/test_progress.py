@@ -1,7 +1,7 @@
 """How far a request is, as its caller can ask."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.running_app import Held, RunningApp
 
 
 @pytest.fixture
-def alone(tiny_model: str) -> RunningApp:
+def alone(tiny_model: str) -> Iterator[RunningApp]:
     """An application whose queue nobody else uses."""
     with RunningApp(tiny_model, max_batch_images=1) as started:
         yield started
@@ -20,6 +20,10 @@ def alone(tiny_model: str) -> RunningApp:
 def _stage(running: RunningApp, request_id: str) -> str:
     stage: str = running.client.get(f"/explain/{request_id}/progress").json()["stage"]
     return stage
+
+
+def _wait_until_queued(running: RunningApp, request_id: str) -> None:
+    running.eventually(lambda: _stage(running, request_id) == "queued")
 
 
 def test_a_waiting_request_knows_its_place(alone: RunningApp) -> None:
@@ -32,7 +36,7 @@ def test_a_waiting_request_knows_its_place(alone: RunningApp) -> None:
         for place, body in enumerate(bodies[1:], start=1):
             name = f"waiting-{place}"
             waiting.append(alone.explain_in_background(body, **{"X-Request-ID": name}))
-            alone.eventually(lambda name=name: _stage(alone, name) == "queued")
+            _wait_until_queued(alone, name)
         assert _stage(alone, "first") == "computing"
         read = [
             alone.client.get(f"/explain/waiting-{place}/progress").json() for place in (1, 2, 3)
@@ -126,6 +130,6 @@ def test_of_two_requests_with_one_id_the_later_is_known(alone: RunningApp) -> No
         assert held.entered.wait(60)
         other = request_of(image=data_url(encoded(picture(seed=5))))
         asked.append(alone.explain_in_background(other, **{"X-Request-ID": "same"}))
-        alone.eventually(lambda: _stage(alone, "same") == "queued")
+        _wait_until_queued(alone, "same")
     assert [each.result().status_code for each in asked] == [200, 200]
     assert not alone.state.explaining.progress._requests

@@ -62,7 +62,7 @@ def test_work_that_is_late_by_the_server_s_own_deadline_is_never_computed(tiny_m
         answers += [running.explain_in_background() for _ in range(5)]
         assert {each.result(60).status_code for each in answers} == {504}
         held.release()
-        running.eventually(lambda: running.model.batcher.queue_depth == 0)
+        running.wait_for_queue(0)
         assert running.metric('legrad_rejected_total{reason="deadline-exceeded"}') == 6
         assert len(held.seen) == 1
 
@@ -77,7 +77,7 @@ def test_a_late_answer_is_a_gateway_timeout(tiny_model: str) -> None:
         assert running.metric(f'legrad_requests_total{{{EXPLAIN},status="504"}}') == 1
         held.release()
         assert first.result(60).status_code == 200
-        running.eventually(lambda: running.model.batcher.queue_depth == 0)
+        running.wait_for_queue(0)
         assert len(held.seen) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: str) -> None:
         assert held.entered.wait(60)
         for depth in (1, 2):
             accepted.append(running.explain_in_background())
-            running.eventually(lambda depth=depth: running.model.batcher.queue_depth == depth)
+            running.wait_for_queue(depth)
         refused = running.explain()
         assert (refused.status_code, refused.json()["error"]) == (429, "queue-full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -162,7 +162,7 @@ def test_of_a_request_that_does_not_fit_no_picture_is_queued(tiny_model: str) ->
         first = running.explain_in_background()
         assert held.entered.wait(60)
         second = running.explain_in_background()
-        running.eventually(lambda: running.model.batcher.queue_depth == 1)
+        running.wait_for_queue(1)
 
         def large(count: int) -> Any:
             return running.explain(
@@ -189,8 +189,8 @@ def test_what_nobody_waits_for_is_not_computed(tiny_model: str) -> None:
         assert held.entered.wait(60)
         with socket.create_connection((running.host, running.port)) as leaving:
             leaving.sendall(posted(request_of(prompts=["abandoned"])))
-            running.eventually(lambda: running.model.batcher.queue_depth == 1)
-        running.eventually(lambda: running.model.batcher.queue_depth == 0)
+            running.wait_for_queue(1)
+        running.wait_for_queue(0)
         running.eventually(
             lambda: running.metric(f'legrad_requests_total{{{EXPLAIN},status="499"}}') == 1
         )
@@ -328,7 +328,7 @@ def test_leaving_the_application_answers_what_was_accepted(tiny_model: str) -> N
             answers = [running.explain_in_background()]
             assert held.entered.wait(60)
             answers += [running.explain_in_background() for _ in range(4)]
-            running.eventually(lambda: running.model.batcher.queue_depth == 4)
+            running.wait_for_queue(4)
             running._server.should_exit = True
         assert [answer.result(60).status_code for answer in answers] == [200] * 5
 

@@ -1,6 +1,7 @@
 """Targets of several requests that share one batch."""
 
 import pytest
+import torch
 
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
@@ -14,6 +15,11 @@ def test_equal_target_pictures_of_a_batch_share_one_forward_pass(
     tower = engine_of(running).tower
     passes: list[int] = []
     embed = tower.embed
+
+    def counting(pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixels))
+        return embed(pixels)
+
     with Held(running) as held:
         first = running.explain_in_background(request_of(options={"cache": False}))
         assert held.entered.wait(60)
@@ -22,10 +28,8 @@ def test_equal_target_pictures_of_a_batch_share_one_forward_pass(
             running.explain_in_background({**body, "image": data_url(encoded(picture(seed=seed)))})
             for seed in (301, 302, 303)
         ]
-        running.eventually(lambda: running.model.batcher.queue_depth == 3)
-        monkeypatch.setattr(
-            tower, "embed", lambda pixels: passes.append(len(pixels)) or embed(pixels)
-        )
+        running.wait_for_queue(3)
+        monkeypatch.setattr(tower, "embed", counting)
         held.release()
         assert [each.result().status_code for each in [first, *later]] == [200] * 4
     assert passes[1:] == [1, 3]
@@ -43,7 +47,7 @@ def test_one_request_s_impossible_target_does_not_fail_its_batch(running: Runnin
             for target in (nothing, explained)
         ]
         last = running.explain_in_background(request_of(prompts=["a dog"]))
-        running.eventually(lambda: running.model.batcher.queue_depth == 4)
+        running.wait_for_queue(4)
         held.release()
         for each in (first, good, last):
             assert each.result().status_code == 200

@@ -7,6 +7,7 @@ import pytest
 
 from legrad_engine import Negatives
 from legrad_engine.targets import ImageTarget
+from legrad_engine.targets.kinds import Target
 from tests.support.pictures import encoded, request_of
 from tests.support.protocols import map_of
 from tests.support.running_app import RunningApp
@@ -29,9 +30,8 @@ from tests.support.target_questions import IMAGE, OTHER, ask, engine_of
 def test_negatives_correct_every_map(running: RunningApp, asked: Any, rule: Any) -> None:
     corrected = ask(running, IMAGE, prompts=["a cat"], options={"negatives": asked})
     plain = ask(running, IMAGE, prompts=["a cat"])
-    (expected,) = engine_of(running).explain(
-        [encoded()], ["a cat", ImageTarget(OTHER)], negatives=rule
-    )
+    targets: list[Target | str] = ["a cat", ImageTarget(OTHER)]
+    (expected,) = engine_of(running).explain([encoded()], targets, negatives=rule)
     for row, (found, before) in enumerate(zip(corrected, plain, strict=True)):
         np.testing.assert_allclose(map_of(found), expected.maps[row], atol=1e-6)
         assert np.abs(map_of(found) - map_of(before)).max() > 1e-6

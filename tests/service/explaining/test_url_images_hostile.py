@@ -151,7 +151,7 @@ def test_a_shorter_length_than_sent_cuts_the_picture(fetching: FetchingApp) -> N
 def test_a_bomb_is_not_unpacked(
     fetching: FetchingApp, body: bytes, headers: dict[str, str], status: int, error: str, field: str
 ) -> None:
-    with fetching.site(sends(answer(body, **headers))) as (url, _):
+    with fetching.site(sends(answer(body, "200 OK", None, **headers))) as (url, _):
         refused(fetching.explain_url(url), status, error, field)
 
 

@@ -52,7 +52,7 @@ def test_a_wrong_list_is_refused_by_its_place_and_shows_no_key(text: str, said: 
     with pytest.raises(InvalidOptionError) as refused:
         read_keys(text, "LEGRAD_API_KEYS")
     with pytest.raises(ValidationError) as at_start:
-        Settings(api_keys=text or " ")  # type: ignore[arg-type]
+        Settings(api_keys=text or " ")
     assert said in str(refused.value)
     for shown in (str(refused.value), str(at_start.value), repr(at_start.value)):
         assert HASH[:40] not in shown
@@ -177,7 +177,7 @@ def test_a_broken_file_keeps_the_earlier_keys_and_is_complained_of(
         ]
         for number, break_it in enumerate(breakages, start=1):
             break_it()
-            running.eventually(lambda number=number: len(complaints(logs)) == number)
+            wait_for_complaints(running, logs, number)
             running.eventually(lambda: running.metric("legrad_key_file_broken") == 1)
             assert running.explain(None, **bearer("a key")).status_code == 200
         assert HASH not in repr(logs)
@@ -185,6 +185,10 @@ def test_a_broken_file_keeps_the_earlier_keys_and_is_complained_of(
         running.eventually(lambda: running.metric("legrad_key_file_broken") == 0)
         assert running.explain(None, **bearer("a key")).status_code == 401
         assert len(complaints(logs)) == len(breakages)
+
+
+def wait_for_complaints(running: RunningApp, logs: list[Any], number: int) -> None:
+    running.eventually(lambda: len(complaints(logs)) == number)
 
 
 def complaints(logs: list[Any]) -> list[str]:

@@ -1,13 +1,14 @@
 """Whatever breaks inside, callers see problem details or a closed connection."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from legrad_engine import Explainer
@@ -22,7 +23,7 @@ SECRET = "zebra5671"
 TELLTALES = (SECRET, "Traceback", "RuntimeError", ".py", "line ")
 
 
-def fail(*_: Any, **__: Any) -> Any:
+def fail(*_: Any, **__: Any) -> NoReturn:
     raise RuntimeError(SECRET)
 
 
@@ -51,11 +52,11 @@ def add_bugs(app: FastAPI) -> None:
 
     @router.get("/bug/route")
     async def in_the_route() -> Answer:
-        return fail()
+        fail()
 
     @router.get("/bug/thread")
     def in_a_thread() -> Answer:
-        return fail()
+        fail()
 
     @router.get("/bug/dependency", dependencies=[Depends(failing_check)])
     async def in_a_dependency() -> None: ...
@@ -98,7 +99,7 @@ def breakable(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         app = create_app(*arguments)
         add_bugs(app)
         # The innermost of all; the service's own are around it, as they are around routes.
-        app.user_middleware.append(type(app.user_middleware[0])(FailsInMiddleware))
+        app.user_middleware.append(Middleware(FailsInMiddleware))
         return app
 
     monkeypatch.setattr(running_app, "create_app", create)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from legrad_engine.images.decoding import decode
 from service.errors import PictureTimeoutError, TooManyRequestsError
-from service.explaining import pictures as service_pictures
 from service.http.problems import retry_after
 from service.pictures.workers import PictureWorkers, Work
 from tests.support.answers import refused
@@ -83,7 +83,8 @@ def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
             await hanging
         assert not after.done()
         free.set()
-        return await after
+        late: int = await after
+        return late
 
     assert asyncio.run(stuck()) == 7
     threads.close()
@@ -132,14 +133,13 @@ def test_a_picture_that_takes_too_long_is_named_and_others_are_answered(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, free = encoded(picture(seed=99)), threading.Event()
-    decode = service_pictures.decode
 
     def hang(data: bytes, **limits: Any) -> Any:
         if data == slow:
             free.wait(60)
         return decode(data, **limits)
 
-    monkeypatch.setattr(service_pictures, "decode", hang)
+    monkeypatch.setattr("service.explaining.pictures.decode", hang)
     with RunningApp(tiny_model, picture_timeout_seconds=0.3) as running:
         try:
             body = {"images": [data_url(encoded()), data_url(slow)], "prompts": ["a cat"]}
@@ -155,13 +155,12 @@ def test_a_server_whose_picture_threads_are_all_stuck_is_not_ready(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()
-    decode = service_pictures.decode
 
     def hang(data: bytes, **limits: Any) -> Any:
         free.wait(60)
         return decode(data, **limits)
 
-    monkeypatch.setattr(service_pictures, "decode", hang)
+    monkeypatch.setattr("service.explaining.pictures.decode", hang)
     with RunningApp(tiny_model, picture_threads=1, picture_timeout_seconds=0.3) as running:
         try:
             refused(running.explain(), 422, "picture-timeout", "image")

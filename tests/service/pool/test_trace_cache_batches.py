@@ -34,7 +34,7 @@ def test_cached_and_new_pictures_are_computed_together(tiny_model: str) -> None:
             answers = []
             for depth, body in enumerate(asked, start=1):
                 answers.append(running.explain_in_background(body))
-                running.eventually(lambda depth=depth: running.model.batcher.queue_depth == depth)
+                running.wait_for_queue(depth)
             held.release()
             together = [answer.result(60).json()["images"][0] for answer in answers]
             assert first.result(60).status_code == 200
@@ -59,9 +59,7 @@ def test_equal_questions_at_the_same_time_are_computed_once(tiny_model: str, bat
                 assert held.entered.wait(60)
                 answers += [running.explain_in_background(body_of(seed)) for seed in seeds[1:]]
                 waiting = len(seeds) - 1
-                running.eventually(
-                    lambda waiting=waiting: running.model.batcher.queue_depth == waiting
-                )
+                running.wait_for_queue(waiting)
                 held.release()
                 images = [answer.result(60).json()["images"][0] for answer in answers]
             distinct = len(set(seeds))
@@ -85,7 +83,7 @@ def test_a_request_that_leaves_takes_nothing_from_those_with_the_same_picture(
             leaving = running.explain(body_of(1), **{"X-Request-Timeout-Ms": "2000"})
             assert leaving.status_code == 504
             staying = running.explain_in_background(body_of(1))
-            running.eventually(lambda: running.model.batcher.queue_depth == 1)
+            running.wait_for_queue(1)
             held.release()
             assert_same(staying.result(60).json()["images"][0], expected)
             assert other.result(60).status_code == 200
@@ -107,7 +105,7 @@ def test_a_failure_is_not_shared(tiny_model: str, monkeypatch: pytest.MonkeyPatc
             answers = [running.explain_in_background(body_of(1))]
             assert held.entered.wait(60)
             answers += [running.explain_in_background(body_of(1)) for _ in range(3)]
-            running.eventually(lambda: running.model.batcher.queue_depth == 3)
+            running.wait_for_queue(3)
             held.release()
             responses = [answer.result(60) for answer in answers]
         assert [response.status_code for response in responses] == [500, 200, 200, 200]
@@ -137,7 +135,7 @@ def test_a_cached_picture_is_admitted_for_what_it_costs(tiny_model: str) -> None
             assert held.entered.wait(60)
             for depth, seed in enumerate((4, 1), start=1):
                 accepted.append(running.explain_in_background(body_of(seed)))
-                running.eventually(lambda depth=depth: running.model.batcher.queue_depth == depth)
+                running.wait_for_queue(depth)
             assert running.model.batcher.queue_cost < 1.7
             assert running.explain(body_of(5)).json()["error"] == "queue-full"
             held.release()
@@ -152,7 +150,7 @@ def test_what_is_dropped_after_admission_is_answered_all_the_same(tiny_model: st
             assert held.entered.wait(60)
             counted = Counted(running)
             waiting = running.explain_in_background(body_of(1))
-            running.eventually(lambda: running.model.batcher.queue_depth == 1)
+            running.wait_for_queue(1)
             running.state.pool.traces.forget(MODEL)
             assert len(running.state.pool.traces) == 0
             held.release()

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import pytest
 from PIL import Image
 
 from legrad_engine import Explainer
+from tests.support.paths import EXAMPLES
 from tests.support.pictures import base64_of, opened
 from tests.support.running_app import RunningApp
 from tests.support.tiny_model import FULL_SIZE, save_model
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 PROMPTS = ["a cat", "a rocket"]
 
 UPRIGHT_SIZES = {

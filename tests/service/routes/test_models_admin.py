@@ -1,5 +1,7 @@
 """Loading and unloading models by request."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.api_keys import bearer
@@ -11,7 +13,7 @@ ROUTES = [("POST", f"/models/{MODEL}/load"), ("DELETE", f"/models/{MODEL}")]
 
 
 @pytest.mark.parametrize("unset", [{}, {"api_keys": "", "api_keys_file": ""}], ids=repr)
-def test_without_keys_the_routes_are_off(tiny_model: str, unset: dict[str, str]) -> None:
+def test_without_keys_the_routes_are_off(tiny_model: str, unset: dict[str, Any]) -> None:
     with RunningApp(tiny_model, **unset) as running:
         for method, path in ROUTES:
             for headers in ({}, {"Authorization": "Bearer"}, bearer("None"), bearer(KEY)):

@@ -72,7 +72,7 @@ def test_tensors_are_the_numbers_of_explain(
     pictures = [encoded(picture(seed=seed), "JPEG") for seed in (1, 2)]
     prompts = ["a cat", "猫", "a pizza"]
     parameters: dict[str, Any] = {"layers": "0,-1", "fit": "pad", "size": 96, "score": "cls"}
-    body = {
+    body: dict[str, Any] = {
         "id": "42",
         "parameters": {**parameters, "cache": False, "binary_data_output": binary_out},
     }
@@ -299,7 +299,7 @@ def test_a_length_that_is_none_is_refused(running: RunningApp, length: str) -> N
     response = running.client.post(
         f"/v2/models/{running.model.id}/infer",
         content=json.dumps(body_of()),
-        headers={LENGTH: length.encode()},  # type: ignore[dict-item]
+        headers=[(LENGTH.encode(), length.encode())],
     )
     refused_as_kserve_does(response, 400, "malformed-body", LENGTH)
 

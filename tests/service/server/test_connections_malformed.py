@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -57,9 +58,9 @@ def failures(server: Server) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_ten_thousand_malformed_requests_change_nothing(tiny_model: str) -> None:
-    settings = {"max_body_bytes": 2_000_000, "max_image_pixels": 4_000_000}
+    settings: dict[str, Any] = {"max_body_bytes": 2_000_000, "max_image_pixels": 4_000_000}
     # What is cut short waits for its rest: not for long.
-    short = {"head_timeout_seconds": 2, "request_timeout_seconds": 5}
+    short: dict[str, Any] = {"head_timeout_seconds": 2, "request_timeout_seconds": 5}
     with Server(tiny_model, log_level="error", **settings, **short) as server:
         server.wait_for_health()
         failed_before = failures(server)

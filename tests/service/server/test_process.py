@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.paths import CONTRACT
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from tests.support.running_server import LEGRAD, Server, environment
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_a_newcomer_gets_an_explanation(server: Server) -> None:
@@ -151,12 +150,12 @@ def test_the_published_contract_is_the_served_one() -> None:
         text=True,
         check=True,
     ).stdout
-    assert printed == (ROOT / "openapi.yaml").read_text()
+    assert printed == CONTRACT.read_text()
 
 
 def test_the_served_contract_is_complete(server: Server) -> None:
     document = server.client.get("/openapi.json").json()
-    published = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    published = yaml.safe_load(CONTRACT.read_text())
     assert document["paths"] == json.loads(json.dumps(published["paths"]))
     assert {"/explain", "/models", "/models/{model_id}", "/health/live", "/health/ready"} <= set(
         document["paths"]

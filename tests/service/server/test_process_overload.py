@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
     tiny_model: str,
 ) -> None:
     deadline = 8.0
-    # QueueReservation for as many as ask at once while the capacity is measured.
-    settings = {"request_timeout_seconds": deadline, "max_queue_cost": 1000}
+    # Room for as many as ask at once while the capacity is measured.
+    settings: dict[str, Any] = {"request_timeout_seconds": deadline, "max_queue_cost": 1000}
     with Server(tiny_model, log_level="warning", **settings) as server:
         server.wait_for_health()
 

@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
 from legrad_engine.errors import InvalidOptionError, UnknownModelError
 from service.settings import Settings
+from tests.support.paths import DOCS
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
+DOCUMENT = DOCS / "settings.md"
 
 
 def table() -> str:

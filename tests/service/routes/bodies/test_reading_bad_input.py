@@ -337,7 +337,7 @@ def test_a_timeout_must_be_a_positive_whole_number(running: RunningApp, value: s
     response = running.client.post(
         "/explain",
         json=request_of(),
-        headers={"X-Request-Timeout-Ms": value.encode("latin-1")},  # type: ignore[dict-item]
+        headers=[(b"X-Request-Timeout-Ms", value.encode("latin-1"))],
     )
     refused(response, 422, "invalid-request", "X-Request-Timeout-Ms")
 

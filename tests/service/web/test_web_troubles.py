@@ -122,7 +122,7 @@ def test_a_full_queue_is_waited_out(browser: Browser, busy: RunningApp) -> None:
         computing = busy.explain_in_background()
         assert held.entered.wait(60)
         waiting = busy.explain_in_background(_uncached())
-        busy.eventually(lambda: busy.model.batcher.queue_depth == 1)
+        busy.wait_for_queue(1)
         page.get_by_role("button", name="Explain", exact=True).click()
         expect(page.locator("#problem-title")).to_have_text("The queue is full")
         expect(page.locator("#problem-advice")).to_have_text(
@@ -142,7 +142,7 @@ def test_trying_again_can_be_stopped(browser: Browser, busy: RunningApp) -> None
         others = [busy.explain_in_background()]
         assert held.entered.wait(60)
         others.append(busy.explain_in_background(_uncached()))
-        busy.eventually(lambda: busy.model.batcher.queue_depth == 1)
+        busy.wait_for_queue(1)
         page.get_by_role("button", name="Explain", exact=True).click()
         page.get_by_role("button", name="Stop trying").click()
         expect(page.locator("#problem-advice")).to_have_text("Try again when you like.")
@@ -164,7 +164,7 @@ def test_a_waiting_person_sees_the_place_in_line_and_can_leave_it(
             others = [running.explain_in_background(_uncached())]
             assert held.entered.wait(60)
             others.append(running.explain_in_background(_uncached()))
-            running.eventually(lambda: running.model.batcher.queue_depth == 1)
+            running.wait_for_queue(1)
             page.get_by_role("button", name="Explain", exact=True).click()
             expect(page.locator("#waiting-text")).to_have_text(re.compile("^2nd in line"))
             expect(page.locator("#news")).to_have_text(re.compile("^2nd in line"))
@@ -173,7 +173,7 @@ def test_a_waiting_person_sees_the_place_in_line_and_can_leave_it(
             expect(page.locator("#problem")).to_be_hidden()
             expect(page.get_by_role("button", name="Explain", exact=True)).to_be_focused()
             # The server has dropped it: nothing is computed for who has left.
-            running.eventually(lambda: running.model.batcher.queue_depth == 1)
+            running.wait_for_queue(1)
         assert {each.result().status_code for each in others} == {200}
         (model,) = running.state.pool
         dropped = f'legrad_dropped_total{{model="{model.id}",reason="cancelled"}}'

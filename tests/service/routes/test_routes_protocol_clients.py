@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.answers import check_against_contract
+from tests.support.paths import DOCS, ROOT
 from tests.support.pictures import data_url, encoded, picture
 from tests.support.protocol_clients import client_python
 from tests.support.protocols import RAW_MAPS, map_of
@@ -20,7 +21,6 @@ from tests.support.running_server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[3]
 PICTURES = [encoded(picture(seed=seed), "JPEG") for seed in (1, 2)]
 PROMPTS = ["a cat", "猫", "a pizza"]
 
@@ -115,7 +115,7 @@ def test_clients_show_what_went_wrong(received: Received) -> None:
 
 
 def test_the_documented_commands_work(server: Server, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "protocols.md").read_text()
+    text = (DOCS / "protocols.md").read_text()
     commands = re.findall(r"^\$ (.*?)(?=^\$ |^```)", text, re.MULTILINE | re.DOTALL)
     assert len(commands) >= 5
     for command in commands:

@@ -15,11 +15,12 @@ from PIL import Image
 from playwright.sync_api import Locator, expect
 
 from tests.support.browser import Visitor
+from tests.support.paths import EXAMPLES
 from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
 
-STICKERS = Path(__file__).parents[3] / "examples" / "stickers.png"
+STICKERS = EXAMPLES / "stickers.png"
 
 
 def _pixels(canvas: Locator) -> np.ndarray:
