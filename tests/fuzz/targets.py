@@ -10,6 +10,7 @@ from fastapi import Request
 
 from legrad_engine.errors import LegradError
 from legrad_engine.images.decoding import decode
+from service.app import create_app
 from service.http.problems import INTERNAL_ERROR, describe
 from service.routes.bodies.reading import JSON, MULTIPART, image_bytes, read_request
 from service.settings import Settings
@@ -18,7 +19,8 @@ from tests.fuzz import corpus
 MAX_PIXELS = 250_000
 # Several copies of so many pixels in several modes, and what a codec keeps beside them.
 _MOST_BYTES = 100_000_000
-_SETTINGS = Settings(_env_file=None, url_hosts="public")
+# Its models are never loaded: that happens once it is served.
+_APPLICATION = create_app(Settings(_env_file=None, url_hosts="public"))
 _loop = asyncio.new_event_loop()
 
 
@@ -70,9 +72,10 @@ def _read(content_type: str, body: bytes) -> None:
         return {"type": "http.request", "body": body, "more_body": False}
 
     headers = [(b"content-type", content_type.encode("latin-1"))]
-    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    scope = {"type": "http", "method": "POST", "headers": headers, "app": _APPLICATION}
+    request = Request(scope, receive)
     try:
-        _loop.run_until_complete(read_request(request, _SETTINGS))
+        _loop.run_until_complete(read_request(request))
     except Exception as error:
         problem = describe(error)
         if problem is None or problem.status >= INTERNAL_ERROR.status:

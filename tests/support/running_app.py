@@ -12,6 +12,7 @@ import uvicorn
 from service.app import create_app
 from service.explaining.network import Network
 from service.http.application import application_of
+from service.pool.served_model import ServedModel
 from service.server.process import listen_for, server_config
 from service.settings import Settings
 from tests.support.api_keys import bearer, entry, listed
@@ -65,9 +66,15 @@ class RunningApp:
             self.eventually(lambda: self.client.get("/health/ready").status_code == 200)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> ServedModel:
         """The default model as it is loaded now."""
-        return self.state.pool.get(None).served
+        return self.served()
+
+    def served(self, model: str | None = None) -> ServedModel:
+        """Return a model, the default one if none is named, as it is loaded now."""
+        found = self.state.pool.get(model).served
+        assert found is not None
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +108,7 @@ class RunningApp:
 
     def wait_for_queue(self, depth: int) -> None:
         """Wait, for a bounded time, until the default model's queue holds so many items."""
-        self.eventually(lambda: bool(self.model.batcher.queue_depth == depth))
+        self.eventually(lambda: self.model.batcher.queue_depth == depth)
 
     def eventually(self, holds: Callable[[], bool]) -> None:
         """Waits, for a bounded time, until something that other threads bring about holds."""
@@ -117,7 +124,7 @@ class Held:
     """Stands in for a model's computation, and holds the worker until it is released."""
 
     def __init__(self, running: RunningApp, model: str | None = None) -> None:
-        processor = running.state.pool.get(model).served._processor
+        processor: Any = running.served(model)._processor
         self._compute = processor.process
         self._processor = processor
         self._released = threading.Event()

@@ -1,4 +1,4 @@
-"""QueueReservation in the queue that is held for items which are not made yet."""
+"""Reservations of room in the queue for items that are not made yet."""
 
 from contextlib import ExitStack
 

@@ -235,7 +235,7 @@ def test_a_client_that_leaves_while_sending_is_no_server_error(running: RunningA
 
 def test_a_dying_worker_fails_its_requests_and_is_replaced(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
-        processor = running.model._processor
+        processor: Any = running.model._processor
         start, may_start = processor.start, asyncio.Event()
 
         def die(items: Sequence[Any]) -> Sequence[Any]:

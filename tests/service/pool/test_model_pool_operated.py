@@ -32,7 +32,7 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert set(states(running).values()) == {"ready"}
         workers = threads("batcher-pool")
         first = ask(running, B).json()
-        explainer = weakref.ref(running.state.pool.get(B).served.explainer)
+        explainer = weakref.ref(running.served(B).explainer)
         weights = weakref.ref(explainer().model)  # type: ignore[union-attr]
         gone = unload(running, B)
         assert (gone.status_code, gone.json()["state"]) == (200, "unloaded")
@@ -88,7 +88,7 @@ def test_a_model_finishes_its_work_before_it_is_unloaded(models: list[str]) -> N
         accepted = [running.explain_in_background(request_of(model=B))]
         assert held.entered.wait(60)
         accepted += [running.explain_in_background(request_of(model=B)) for _ in range(3)]
-        batcher = running.state.pool.get(B).served.batcher
+        batcher = running.served(B).batcher
         running.eventually(lambda: batcher.queue_depth == 3)
         leaving = unload(running, B, wait=0)
         assert (leaving.status_code, leaving.json()["state"]) == (202, "unloading")
