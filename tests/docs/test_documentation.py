@@ -47,7 +47,7 @@ class Reader:
         binaries = str(Path(sys.executable).parent)
         self._environment = environment() | {
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/python'}",
             "KEY": KEY,
         }
 
