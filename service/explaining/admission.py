@@ -1,11 +1,12 @@
-"""Admission: which requests are carried out, and what is reserved for them.
+"""Admission control: reservations of slots, time, queued work and drawn pixels.
 
-Three verbs, here and below. ``check`` refuses what could not be reserved now, and promises nothing.
-``reserve`` sets room and time aside, or refuses. ``release`` gives them back.
+This module and those below it use three verbs. ``check`` refuses a request that could not get a
+reservation now, and reserves nothing. ``reserve`` makes a reservation, or refuses. ``release`` ends
+a reservation.
 
-A request reserves in this order: a slot, before its body is read; its pictures, before any work;
-work in the queue of its model, priced by an estimate before decoding and by the actual geometry
-after it; and the pixels of its drawings. A full server refuses before the work, never after it.
+A request reserves in this order: a slot, before its body is read; time of the picture workers,
+before any work; work in the queue of its model, priced by an estimate before decoding and by the
+actual geometry after it; and the pixels of its heatmaps and overlays, before the model computes.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from service.telemetry.metrics import Metrics
 
 
 class Admission:
-    """Grants reservations to the requests of one application. Lives on the event loop."""
+    """Grants reservations to the requests of one application. Used on the event loop only."""
 
     def __init__(
         self,
@@ -41,13 +42,14 @@ class Admission:
         self._drawn_pixels = 0
 
     def check(self, deadline: float) -> None:
-        """Refuse a request of which only the deadline is known, if it would be refused now.
+        """Refuse a request that would get no reservation now, before its content is known.
 
         Args:
             deadline: on the monotonic clock in seconds.
 
         Raises:
-            TooManyRequestsError: every slot is taken, or the pictures in progress take until then.
+            TooManyRequestsError: every slot is taken, or the picture workers are busy until the
+                deadline.
             QueueFullError: no loaded model has room and time for more work.
         """
         self._check_slots()
@@ -55,7 +57,7 @@ class Admission:
         self._pool.check(self._compute_deadline(deadline))
 
     def reserve(self) -> "Reservation":
-        """Reserve a slot, until the answer is sent.
+        """Reserve a slot, until the returned reservation is released.
 
         Raises:
             TooManyRequestsError: every slot is taken.
@@ -65,7 +67,7 @@ class Admission:
         return Reservation(self)
 
     def release(self, reservation: "Reservation") -> None:
-        """Give back the slot and the drawn pixels of a request."""
+        """Release the slot and the drawn pixels of a request."""
         self._drawn_pixels -= reservation.drawn_pixels
         reservation.drawn_pixels = 0
         self._count(-1)
@@ -73,19 +75,27 @@ class Admission:
     def reserve_pictures(
         self, deadline: float, pictures: int
     ) -> contextlib.AbstractContextManager[None]:
-        """Reserve time of the picture workers, until the pictures are drawn.
+        """Reserve time of the picture workers, until the context ends.
+
+        Args:
+            deadline: of the request, on the monotonic clock in seconds.
+            pictures: number of pictures to decode and draw.
 
         Raises:
-            TooManyRequestsError: the pictures in progress leave no time for more.
+            TooManyRequestsError: the picture workers are busy until the deadline.
         """
         return self._workers.reserve(deadline, pictures)
 
     def reserve_drawings(self, reservation: "Reservation", pixels: int) -> None:
-        """Reserve so many more pixels of heatmaps and overlays, for as long as the slot.
+        """Reserve pixels of heatmaps and overlays, until the slot is released.
+
+        Args:
+            reservation: the request's slot.
+            pixels: number of pixels, in addition to those already reserved.
 
         Raises:
-            LimitExceededError: one request may not draw so much.
-            TooManyRequestsError: the requests in progress draw too much already.
+            LimitExceededError: the request exceeds the limit on one request.
+            TooManyRequestsError: the requests in progress exceed the limit on all of them.
         """
         wanted, limit = reservation.drawn_pixels + pixels, self._limits.max_drawn_pixels_each
         if wanted > limit:
@@ -104,15 +114,15 @@ class Admission:
     def reserve_work(
         self, served: ServedModel, cost: float, deadline: float
     ) -> Iterator[QueueReservation]:
-        """Reserve room and time in the queue of a model; release what is left at the end.
+        """Reserve work in the queue of a model; release the unused rest when the context ends.
 
         Args:
             served: the model.
-            cost: the estimate before decoding.
+            cost: the estimate before decoding, in forward passes at the model's own size.
             deadline: of the request, on the monotonic clock in seconds.
 
         Raises:
-            BatchingError: the queue is full, or the worker does not work.
+            BatchingError: the queue is full, or the worker is not running.
         """
         reservation = served.batcher.reserve(cost, self._compute_deadline(deadline))
         try:
@@ -125,13 +135,19 @@ class Admission:
     ) -> None:
         """Replace the estimate of a reservation by the actual cost after decoding.
 
+        Args:
+            reservation: from :meth:`reserve_work`.
+            served: the model.
+            cost: the actual cost, in the unit of the estimate.
+            deadline: of the request, on the monotonic clock in seconds.
+
         Raises:
-            BatchingError: see :meth:`reserve_work`; the reservation then stays as it was.
+            BatchingError: see :meth:`reserve_work`; the reservation keeps the estimate.
         """
         served.batcher.reserve(cost, self._compute_deadline(deadline), reservation)
 
     def _compute_deadline(self, deadline: float) -> float:
-        """Return the time by which pictures must be computed to be drawn with their batch."""
+        """Return the deadline of the computation, which leaves time to draw a full batch."""
         return deadline - self._workers.drawing_seconds(self._max_batch_images)
 
     def _check_slots(self) -> None:
@@ -146,10 +162,10 @@ class Admission:
 
 
 class Reservation:
-    """The slot of one request, until its answer is sent; a context manager.
+    """The slot of one request; a context manager that releases it.
 
     Attributes:
-        drawn_pixels: pixels of all its heatmaps and overlays.
+        drawn_pixels: reserved pixels of all its heatmaps and overlays.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -157,7 +173,7 @@ class Reservation:
         self.drawn_pixels = 0
 
     def __enter__(self) -> Self:
-        """Return the reservation, which was made before."""
+        """Return the reservation."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The command of the use case: the pictures and targets, the options, and the limits on them."""
+"""The command of the use case: pictures, targets, options, and the limits on them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,11 @@ from service.telemetry.stages import Stages
 
 @dataclass(frozen=True, slots=True)
 class ExplainInputs:
-    """The content of a request, whatever protocol it came in.
+    """The content of a request, independent of its protocol.
 
     Attributes:
-        images: encoded pictures, or URLs of pictures that are still to be fetched.
-        image_fields: the request's name of each picture, for errors.
+        images: encoded pictures, or URLs to fetch pictures from.
+        image_fields: name of each picture's field in the request, for errors.
         question: the targets; their pictures are still encoded.
         model: a model id, or None for the default.
         options: choices for the computation.
@@ -46,14 +46,14 @@ class ExplainInputs:
 
 @dataclass(frozen=True, slots=True)
 class ExplainCommand:
-    """Inputs with the times and the observers of their request.
+    """Inputs with the times, progress and stages of their request.
 
     Attributes:
         inputs: the content of the request.
         received: time of arrival, on the monotonic clock in seconds.
         deadline: time after which the answer is useless, on the same clock.
-        progress: gets each stage as it begins.
-        stages: gets the seconds of each stage once it has ended.
+        progress: updated when a stage begins.
+        stages: records the seconds of each stage when it ends.
     """
 
     inputs: ExplainInputs
@@ -108,7 +108,11 @@ def check_limits(inputs: ExplainInputs, limits: RequestLimits) -> None:
 
 @contextlib.contextmanager
 def naming_fields(**names: str) -> Iterator[None]:
-    """Make errors from inside name a field as the request does, not as the engine does."""
+    """Replace the engine's name of a field by the request's, in errors raised inside.
+
+    Args:
+        names: the request's names of fields that are not options, by the engine's names.
+    """
     try:
         yield
     except (LegradError, ServiceError) as error:
@@ -120,11 +124,11 @@ def naming_fields(**names: str) -> Iterator[None]:
 
 
 def as_option(field: str) -> str:
-    """Return the request's name of a field, with its prefix where it is an option."""
+    """Return a field's name in the request, with a prefix if it is an option."""
     return f"options.{field}" if field in ExplainOptions.model_fields else field
 
 
 def _last_field(question: Question) -> str:
-    """Return the request's name of the list that holds the last target."""
+    """Return the name of the request's list that holds the last target."""
     _, field = list(question.named_targets)[-1]
     return field.partition(".")[0]

@@ -1,4 +1,4 @@
-"""The only two things that fetching pictures asks of the network."""
+"""Look-up of host names and connections, for pictures by URL."""
 
 import socket
 from collections.abc import Sequence
@@ -6,39 +6,44 @@ from typing import Protocol
 
 import httpcore
 
-# Not every platform has both.
+# Some platforms have no EAI_NODATA.
 _NO_ADDRESS = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
 class Network(Protocol):
-    """Looks names up and opens connections. A connection is opened to an address, never a name."""
+    """Resolver and connector. Connections go to IP addresses, never to names."""
 
     def addresses(self, host: str) -> Sequence[str]:
-        """The numeric addresses of a host; none where it has none. Called on a thread.
+        """Return the IP addresses of a host, or none if it has none. Called on a worker thread.
 
         Raises:
-            OSError: nobody could be asked, or no answer came.
+            OSError: the look-up failed.
         """
 
     async def connect(
         self, address: str, port: int, timeout: float | None
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to a numeric address, within so many seconds.
+        """Open a connection.
+
+        Args:
+            address: an IP address.
+            port: the port.
+            timeout: in seconds, or None.
 
         Raises:
-            httpcore.NetworkError: it is refused or cannot be reached.
-            httpcore.TimeoutException: it takes too long.
+            httpcore.NetworkError: the address refuses the connection or cannot be reached.
+            httpcore.TimeoutException: connecting takes longer than the timeout.
         """
 
 
 class SystemNetwork:
-    """The machine's own resolver and network."""
+    """The resolver and the network of the operating system."""
 
     def __init__(self) -> None:
         self._backend = httpcore.AnyIOBackend()
 
     def addresses(self, host: str) -> Sequence[str]:
-        """See :meth:`Network.addresses`."""
+        """Return the IP addresses of a host: see :meth:`Network.addresses`."""
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
@@ -50,5 +55,5 @@ class SystemNetwork:
     async def connect(
         self, address: str, port: int, timeout: float | None
     ) -> httpcore.AsyncNetworkStream:
-        """See :meth:`Network.connect`."""
+        """Open a connection: see :meth:`Network.connect`."""
         return await self._backend.connect_tcp(address, port, timeout)

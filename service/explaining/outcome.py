@@ -14,10 +14,10 @@ class ExplainedTarget:
     """One target of one picture.
 
     Attributes:
-        name: its name in an answer.
+        name: name of the target in an answer.
         similarity: cosine between picture and target, as the model serves it.
-        probability: the model's probability, or None where it gives none.
-        drawn: the map and its pictures, regions and statistics.
+        probability: the model's probability, or None if it gives none.
+        drawn: the heatmap with its encoded pictures, regions and statistics.
     """
 
     name: TargetName
@@ -33,7 +33,7 @@ class ExplainedImage:
     Attributes:
         geometry: how the patch grid maps to the picture.
         batch_size: number of images that were computed together with it.
-        cached: whether the forward pass of an equal picture was used.
+        cached: whether the cached trace of an equal picture was used.
         targets: one for each target, in order.
     """
 
@@ -45,14 +45,14 @@ class ExplainedImage:
 
 @dataclass(frozen=True, slots=True)
 class StageSeconds:
-    """Seconds of each stage; of several images the slowest counts.
+    """Seconds of each stage, for the slowest of several images.
 
     Attributes:
-        decode: decoding and fitting; 0 where that was not needed.
+        decode: decoding and fitting; 0 if not needed.
         queue: waiting for the worker.
         compute: the model and LeGrad, for the whole batch.
         render: drawing and encoding.
-        total: from the read request to the outcome.
+        total: from the arrival of the request to the outcome.
     """
 
     decode: float
@@ -70,9 +70,9 @@ class ExplainOutcome:
         model: id of the model.
         layers: indices of the explained blocks.
         score: the explained score.
-        cached_prompts: number of texts whose embedding was known before.
+        cached_prompts: number of texts whose embedding was cached.
         images: one for each picture.
-        seconds: where the time went.
+        seconds: seconds of each stage.
     """
 
     model: str
@@ -84,7 +84,7 @@ class ExplainOutcome:
 
     @property
     def encoded_bytes(self) -> int:
-        """Bytes of all encoded heatmaps and overlays, which are most of an answer."""
+        """Size in bytes of all encoded heatmaps and overlays, which are most of an answer."""
         return sum(
             len(target.drawn.heatmap or b"") + len(target.drawn.overlay or b"")
             for image in self.images

@@ -1,4 +1,4 @@
-"""Pictures on their way to the worker, shared by all requests that bring the same one."""
+"""Look-up and decoding of pictures, shared by requests with equal pictures."""
 
 import time
 from dataclasses import dataclass
@@ -25,30 +25,38 @@ class _Decoded:
 
 
 class Pictures:
-    """Finds and decodes pictures. Lives on the event loop; decoding runs on the given threads.
+    """Finds and decodes pictures. Used on the event loop only; decoding runs on picture workers.
 
-    A picture whose trace is kept is not decoded, unless a drawing is wanted and no canvas of its
-    size is kept. Requests that bring an equal picture for the same computation, while another one
-    is between its look-up and its answer, get the same object: it is decoded once (again only for
-    a drawing of a size that the others did not want), and whichever of them is computed first
-    makes the trace for all that are computed later or in the same batch, or in the same batch only
-    if the cache would have no room for it. Where the one that decodes or computes fails or leaves,
-    the next one does it in its place.
+    A picture with a cached trace is decoded only for an overlay, and only if the cache has no
+    canvas of the overlay's size.
+
+    Requests in progress that explain an equal picture in the same way share one
+    :class:`TracedPicture`:
+
+    - The first of them decodes it. It is decoded again only for a canvas of another size.
+    - The first that is computed makes the trace. All requests in the same batch use it; later ones
+      use it if the cache has room for it.
+    - If the request that decodes or computes fails or is cancelled, the next one takes over.
     """
 
-    def __init__(self, traces: TraceCache, threads: PictureWorkers, max_pixels: int) -> None:
+    def __init__(self, traces: TraceCache, workers: PictureWorkers, max_pixels: int) -> None:
         self._traces = traces
-        self._threads = threads
+        self._workers = workers
         self._max_pixels = max_pixels
-        # Of each loaded model apart: another one may come to bear its id.
+        # By loaded model and not by id: another model may be loaded under the same id.
         self._shared: WeakKeyDictionary[Explainer, WeakValueDictionary[TraceKey, TracedPicture]] = (
             WeakKeyDictionary()
         )
 
     def find(self, explainer: Explainer, key: TraceKey) -> TracedPicture:
-        """The picture that others share already, with its trace where one is kept."""
+        """Return the shared picture of a key, with its cached trace if there is one.
+
+        Args:
+            explainer: the model that computes its trace.
+            key: key of the trace.
+        """
         shared = self._shared.setdefault(explainer, WeakValueDictionary())
-        # In this order: a trace is kept before the last of those who share the picture lets go.
+        # In this order: a trace enters the cache before the last request drops the shared picture.
         picture = shared.get(key)
         kept = self._traces.get(key)
         if picture is None:
@@ -64,19 +72,19 @@ class Pictures:
         max_side: int | None,
         owner: object,
     ) -> tuple[Geometry, Canvas | None, float | None]:
-        """Decodes a picture, as far as that is needed to compute and to draw it.
+        """Decode a picture, as far as the computation and the overlay need it.
 
         Args:
             picture: from :meth:`find`, or a new one that is not shared.
-            explainer: the model that will see it.
+            explainer: the model that computes its trace.
             encoded: the picture's bytes.
-            options: how it is fitted to the model.
-            max_side: longest side of a drawing in pixels, or None where none is wanted.
-            owner: the request that wants it.
+            options: input size and fit.
+            max_side: longest side of the overlay in pixels, or None for no overlay.
+            owner: the request; picture workers are shared fairly among requests.
 
         Returns:
-            The picture's geometry, its canvas, if one is wanted, and the seconds that decoding
-            took, if it was needed.
+            The picture's geometry; its canvas, or None for no overlay; and the seconds of decoding,
+            or None if the picture was not decoded.
 
         Raises:
             LegradError: see :func:`~legrad_engine.images.decoding.decode` and
@@ -88,7 +96,7 @@ class Pictures:
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
                 return geometry, canvas, None
-            decoded = await self._threads.run(
+            decoded = await self._workers.run(
                 owner,
                 "decode",
                 partial(self._decode, explainer, encoded, options, max_side, geometry),
@@ -116,7 +124,7 @@ class Pictures:
         max_side: int | None,
         geometry: Geometry | None,
     ) -> _Decoded:
-        """Fits the picture to the model only where its geometry is not known yet."""
+        """Decode a picture; fit it to the model only if its geometry is not known."""
         began = time.perf_counter()
         upright = decode(encoded, max_pixels=self._max_pixels)
         prepared = canvas = None
@@ -124,7 +132,7 @@ class Pictures:
             prepared = explainer.prepare_decoded(upright, options.size, options.fit)
             geometry = prepared.geometry
         if max_side is not None:
-            # Only what will be drawn on is kept while the picture waits, not the whole of it.
+            # The queue holds this canvas, not the whole picture, which may be much larger.
             size = drawing_size(upright.size, max_side)
             canvas = Canvas(upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
         return _Decoded(geometry, prepared, canvas, time.perf_counter() - began)

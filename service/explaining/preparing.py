@@ -1,4 +1,4 @@
-"""From the pictures and targets of a command to items in the queue of its model."""
+"""Preparation of a command: fetch, decode and queue its pictures for its model."""
 
 import asyncio
 import math
@@ -33,15 +33,15 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A command with the model's reading of its options.
+    """A command with its model and resolved options.
 
     Attributes:
         command: the command.
-        served: the model, in use by the request.
+        served: the model, held by the request.
         layers: indices of the explained blocks.
         score: the explained score.
-        usual: the geometry of a square picture. Others have as many patches or, at their native
-            aspect ratio, fewer.
+        usual: the geometry of a square picture. Other pictures have as many patches, or fewer at
+            their native aspect ratio.
     """
 
     command: ExplainCommand
@@ -52,10 +52,10 @@ class Plan:
 
     @classmethod
     def of(cls, command: ExplainCommand, served: ServedModel) -> "Plan":
-        """Make the plan of a command.
+        """Resolve the options of a command for a model.
 
         Raises:
-            InvalidOptionError: the model cannot do what an option asks for.
+            InvalidOptionError: the model does not support an option.
         """
         explainer, options = served.explainer, command.inputs.options
         with naming_fields():
@@ -83,11 +83,14 @@ class Plan:
         return self.served.explainer
 
     def estimate(self, pictures: Sequence[TracedPicture | None], texts: TextCount) -> float:
-        """Price the command before decoding, in forward passes at the model's own size.
+        """Estimate the cost of the command before decoding.
 
         Args:
-            pictures: None for a picture that is still to be fetched.
+            pictures: the shared pictures; None for a picture that is not fetched yet.
             texts: number of texts to embed.
+
+        Returns:
+            The cost in forward passes at the model's own size.
         """
         costs = (
             self._picture_cost(self.usual, traced=False)
@@ -98,10 +101,10 @@ class Plan:
         return sum(costs) + self.served.target_cost(self.inputs.question, texts)
 
     def picture_cost(self, picture: TracedPicture, geometry: Geometry) -> float:
-        """Price one picture, targets' embeddings left out.
+        """Return the cost of one picture, without the embeddings of the targets.
 
-        A picture whose trace another request is about to make costs the whole forward pass: this
-        request may have to make it after all.
+        The cost includes the forward pass even if another request is about to make the trace: if
+        that request fails, this one makes it.
         """
         return self._picture_cost(geometry, traced=picture.trace is not None)
 
@@ -112,13 +115,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Needs of one picture after its explanation.
+    """Inputs for drawing the explanation of one picture.
 
     Attributes:
         size: (width, height) of its heatmaps and overlays in pixels.
-        key: key of its trace; None where nothing is kept.
-        canvas: the picture below the overlays, if any are drawn.
-        seconds: seconds of decoding; None where it was not needed.
+        key: key of its trace; None if the request does not use the cache.
+        canvas: the picture below the overlays; None without overlays.
+        seconds: seconds of decoding; None if the picture was not decoded.
     """
 
     size: tuple[int, int]
@@ -133,8 +136,8 @@ class Queued:
 
     Attributes:
         submissions: one for each picture, in order.
-        drawings: as many.
-        texts: number of texts that had to be embedded, and of those that were known.
+        drawings: one for each picture, in order.
+        texts: numbers of texts with a cached embedding, and of texts to embed.
     """
 
     submissions: list[Submission[Explained]]
@@ -150,7 +153,7 @@ class _Prepared:
 
 
 class Preparation:
-    """Fetches, decodes and queues the pictures of commands. Lives on the event loop."""
+    """Fetches, decodes and queues the pictures of commands. Used on the event loop only."""
 
     def __init__(
         self,
@@ -171,12 +174,12 @@ class Preparation:
     async def queue(self, plan: Plan, reservation: Reservation) -> Queued:
         """Queue all pictures of a command, or none.
 
-        Room for them is reserved before any is fetched or decoded: a full queue must refuse
-        cheaply, and never after the work is done.
+        Work is reserved before any picture is fetched or decoded, so that a full queue refuses
+        cheaply.
 
         Args:
-            plan: the command's.
-            reservation: the request's; its drawings are reserved there.
+            plan: the plan of the command.
+            reservation: the request's slot; heatmaps and overlays are reserved with it.
 
         Raises:
             LegradError: the pictures or targets cannot be explained.
@@ -208,7 +211,7 @@ class Preparation:
         return Queued(submissions, [each.drawing for each in prepared], texts)
 
     async def _find(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
-        """Return the shared record of each picture, with its trace where one is kept."""
+        """Return the shared picture of each encoded one, with its cached trace if there is one."""
         options = plan.inputs.options
         if not options.cache:
             return [TracedPicture() for _ in encoded]
@@ -223,7 +226,7 @@ class Preparation:
     async def _fetch(
         self, plan: Plan, known: Sequence[TracedPicture | None]
     ) -> tuple[list[bytes], list[TracedPicture]]:
-        """Return all encoded pictures and their records, after fetching those with a URL."""
+        """Fetch the pictures with a URL; return all encoded pictures and all shared pictures."""
         inputs = plan.inputs
         if None not in known:
             return (
@@ -242,12 +245,12 @@ class Preparation:
             return plan.explainer.resolver.count_texts(plan.inputs.question, plan.inputs.templates)
 
     async def _check_question(self, plan: Plan, texts: TextCount) -> None:
-        """Refuse targets that the model cannot be asked about."""
+        """Refuse targets that the model does not support."""
         question, templates = plan.inputs.question, plan.inputs.templates
         resolver = plan.explainer.resolver
         with naming_fields():
             if texts.missing:
-                # Tokenising is slow, and the tokenizer may be busy: never on the event loop.
+                # Tokenization is slow, and may wait for other users of the tokenizer.
                 await asyncio.to_thread(resolver.check, question, templates)
             else:
                 resolver.check(question, templates)
@@ -306,7 +309,7 @@ class Preparation:
 
 
 async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
-    """Return all answers; the first error, or cancellation, cancels the rest."""
+    """Await all concurrently; the first error, or cancellation, cancels the rest."""
     tasks = [asyncio.ensure_future(each) for each in awaitables]
     try:
         return await asyncio.gather(*tasks)
@@ -321,7 +324,7 @@ def _submit_all(
     deadline: float,
     reservation: QueueReservation,
 ) -> list[Submission[Explained]]:
-    """Queue all pictures of a command, or none."""
+    """Submit all pictures of a command to the batcher, or none."""
     submissions: list[Submission[Explained]] = []
     try:
         for each in prepared:

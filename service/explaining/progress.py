@@ -1,4 +1,4 @@
-"""How far requests are that are not answered yet, for whoever waits for them."""
+"""Progress of requests that are not answered yet."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,12 @@ from service.schemas.answers import Stage
 
 
 class ProgressReading(NamedTuple):
-    """How far a request is now.
+    """The progress of a request at one moment.
 
-    ``position`` counts from 1 while it is queued, and is None else. ``seconds`` estimates the time
-    until it is computed; None where nobody can tell.
+    Attributes:
+        stage: the current stage.
+        position: position in the queue, from 1; None if the request is not queued.
+        seconds: estimated seconds until it is computed; None if there is no estimate.
     """
 
     stage: Stage
@@ -23,24 +25,29 @@ class ProgressReading(NamedTuple):
 
 @dataclass(slots=True)
 class Progress:
-    """How far one request is. Holds nothing of what it asks."""
+    """The progress of one request. Holds none of its content."""
 
     _stage: Stage = "receiving"
     _standing: Callable[[int], Standing | None] | None = None
     _tickets: Sequence[int] = ()
 
     def enter(self, stage: Stage) -> None:
-        """Notes that a stage has begun."""
+        """Record that a stage has begun."""
         self._stage, self._standing, self._tickets = stage, None, ()
 
     def enter_queue(
         self, standing: Callable[[int], Standing | None], tickets: Sequence[int]
     ) -> None:
-        """Notes that its pictures are queued; ``standing`` tells where each of them is."""
+        """Record that the pictures are queued.
+
+        Args:
+            standing: returns the progress of a ticket's item; None once it is finished.
+            tickets: one for each picture.
+        """
         self._stage, self._standing, self._tickets = "queued", standing, tickets
 
     def read(self) -> ProgressReading:
-        """How far it is; of several pictures the last one counts."""
+        """Return the current progress, in the queue that of the last picture."""
         if self._standing is None:
             return ProgressReading(self._stage)
         found = [each for each in map(self._standing, self._tickets) if each is not None]
@@ -51,14 +58,17 @@ class Progress:
 
 
 class ProgressBoard:
-    """The requests in progress by their ids; as many as hold a permit."""
+    """The progress of accepted requests, by request id; at most one for each slot."""
 
     def __init__(self) -> None:
         self._requests: dict[str, Progress] = {}
 
     @contextlib.contextmanager
     def follow(self, request_id: str) -> Iterator[Progress]:
-        """Knows a request until it is answered. Of two with the same id, the later one."""
+        """Keep the progress of a request until the context ends.
+
+        Of two requests with the same id, the later one is kept.
+        """
         progress = self._requests[request_id] = Progress()
         try:
             yield progress
@@ -67,6 +77,6 @@ class ProgressBoard:
                 del self._requests[request_id]
 
     def read(self, request_id: str) -> ProgressReading:
-        """How far a request is; ``unknown`` if it is not in progress here."""
+        """Return the progress of a request; its stage is ``unknown`` if it is not in progress."""
         progress = self._requests.get(request_id)
         return ProgressReading("unknown") if progress is None else progress.read()

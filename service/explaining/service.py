@@ -1,4 +1,4 @@
-"""The use case: pictures and targets in, explanations out. Knows nothing of HTTP."""
+"""The use case, without HTTP: explain pictures for targets."""
 
 import asyncio
 import math
@@ -31,11 +31,11 @@ from service.telemetry.metrics import Metrics
 
 
 class ExplainingService:
-    """Carries out commands. One for each application.
+    """Carries out the commands of one application.
 
     Attributes:
         admission: grants reservations to requests.
-        progress: the progress of the requests in progress, by their ids.
+        progress: the progress of accepted requests, by request id.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ExplainingService:
         inputs, deadline = command.inputs, command.deadline
         check_limits(inputs, self._limits)
         command.progress.enter("loading")
-        # In use until the answer is drawn: the model is not unloaded under a request.
+        # Held until everything is drawn, so that the model is not unloaded meanwhile.
         async with self._pool.use(inputs.model, deadline) as served:
             try:
                 async with asyncio.timeout_at(_on_loop_clock(deadline)):
@@ -86,7 +86,7 @@ class ExplainingService:
     async def explain_all(
         self, commands: Sequence[ExplainCommand], reservation: Reservation
     ) -> list[ExplainOutcome]:
-        """Carry out the commands of one request side by side; the first error cancels the rest.
+        """Carry out the commands of one request concurrently; the first error cancels the rest.
 
         Raises:
             Exception: see :meth:`explain`.
@@ -142,7 +142,7 @@ class ExplainingService:
             return await asyncio.wrap_future(submission.future)
         finally:
             waited = time.monotonic() - began
-            # A submission that is given up may still be queued, or computed for nobody.
+            # A cancelled submission may still be queued, and has no queue time then.
             queue = submission.queue_seconds or waited
             stages.ended("queue", queue, ago=max(0.0, waited - queue))
             if submission.batch_size:
@@ -159,7 +159,10 @@ class ExplainingService:
         return drawn
 
     def _keep_canvases(self, drawings: Sequence[Drawing]) -> None:
-        """Keep the canvases of computed pictures; a refused picture must not push others out."""
+        """Put the canvases of computed pictures into the cache.
+
+        Only now: a picture that is refused before must not evict others.
+        """
         for each in drawings:
             if each.key is not None and each.canvas is not None:
                 size = each.canvas.picture.size

@@ -16,8 +16,8 @@ class TargetName:
     """The name of a target in an answer.
 
     Attributes:
-        label: short, for a person.
-        prompt: the text, where the target is one text.
+        label: a short text for people.
+        prompt: the text, if the target is a single text.
     """
 
     label: str
@@ -25,7 +25,7 @@ class TargetName:
 
 
 def encoded_images(question: Question) -> dict[bytes, tuple[bytes, str]]:
-    """Return the distinct target pictures by digest, still encoded, each with its field."""
+    """Return the distinct encoded target pictures by digest, each with its field's name."""
     found: dict[bytes, tuple[bytes, str]] = {}
     for part, field in question.parts:
         if isinstance(part, engine.ImageTarget) and isinstance(part.image, bytes):
@@ -35,7 +35,7 @@ def encoded_images(question: Question) -> dict[bytes, tuple[bytes, str]]:
 
 
 def with_prepared(question: Question, prepared: dict[bytes, PreparedImage]) -> Question:
-    """Return the question with prepared pictures, given by digest, in place of encoded ones."""
+    """Return the question with encoded target pictures replaced by prepared ones, by digest."""
 
     def simple(part: engine.SimpleTarget) -> engine.SimpleTarget:
         if isinstance(part, engine.ImageTarget) and part.digest is not None:

@@ -1,8 +1,9 @@
-"""Fetching pictures by their addresses, from servers that may be hostile to this one.
+"""Fetches pictures by URL, from servers that may be hostile.
 
-Each hop looks its host up once, refuses it unless every address it has is allowed, and connects to
-one of those very addresses, while TLS and the Host header keep the name. Nothing but the bytes of
-a picture comes back, and nothing of this machine goes out: no cookies, credentials or proxies.
+For each redirect and for the first request, the host is looked up once and refused unless all its
+IP addresses are allowed. The connection goes to one of these addresses, while TLS and the Host
+header use the name. Only the bytes of a picture are returned. Requests have no cookies and no
+credentials, and use no proxies.
 """
 
 import asyncio
@@ -30,11 +31,11 @@ from service.telemetry.metrics import Metrics
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_HEAD_BYTES = 32_768
-# Parsing what one read brings holds up the event loop, so a read brings little; least of all where
-# it may be a hundred empty answers.
+# Parsing blocks the event loop, so each read is small. Before the body it is smallest: these bytes
+# may be a hundred informational (1xx) responses.
 _HEAD_READ_BYTES = 2048
 _BODY_READ_BYTES = 16_384
-# Honest servers send pieces of a packet's size; a picture in single bytes is there to cost time.
+# Honest servers send pieces of a packet's size; a picture in single bytes wastes CPU time.
 _FREE_PIECES = 1000
 _LEAST_MEAN_PIECE = 256
 _MOST_ADDRESSES = 4
@@ -47,7 +48,7 @@ _HEADERS = [
 
 
 class UrlImages:
-    """Replaces addresses by the pictures they give. Lives on the event loop."""
+    """Fetches the pictures of requests. Used on the event loop only."""
 
     def __init__(self, policy: UrlPolicy, metrics: Metrics, network: Network) -> None:
         self._rules = policy.rules
@@ -57,23 +58,26 @@ class UrlImages:
         self._metrics = metrics
         self._network = network
         self._fetches = asyncio.Semaphore(policy.max_fetches)
-        # Of its own: a resolver that hangs must not hold the threads that others wait for.
+        # A pool of its own: look-ups that hang must not occupy threads that other tasks need.
         self._lookups = ThreadPoolExecutor(policy.max_fetches, thread_name_prefix="url-lookup")
         self._tls = ssl.create_default_context()
 
     def close(self) -> None:
-        """Ends the look-ups; the caller has awaited every fetch."""
+        """Stop the look-ups. The caller has awaited every fetch."""
         self._lookups.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, images: Sequence[bytes | ImageUrl], fields: Sequence[str]) -> list[bytes]:
-        """The pictures themselves, in order; an address that is there twice is fetched once.
+        """Fetch the pictures given by URL, each URL once.
 
         Args:
-            images: encoded pictures, and addresses of others.
-            fields: what the caller calls each of them, for errors.
+            images: encoded pictures or URLs.
+            fields: name of each picture's field in the request, for errors.
+
+        Returns:
+            All encoded pictures, in order.
 
         Raises:
-            ServiceError: the first picture that could not be fetched; the others are given up.
+            ServiceError: a picture could not be fetched; the other fetches are cancelled.
         """
         wanted: dict[ImageUrl, str] = {}
         for image, field in zip(images, fields, strict=True):
@@ -136,7 +140,7 @@ class UrlImages:
             return self._rules.follow(url, location)
         except InvalidUrlError as error:
             raise UrlUnreachableError(
-                "The picture's server redirects to no valid address."
+                "The picture's server redirects to an invalid URL."
             ) from error
         except UrlNotAllowedError as error:
             raise _redirect_not_allowed() from error
@@ -151,7 +155,7 @@ class UrlImages:
                 await stream.aclose()
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
             raise UrlUnreachableError(
-                "The picture's server could not be connected to, or broke off."
+                "The connection to the picture's server failed or was closed."
             ) from error
         except httpcore.ProtocolError as error:
             raise UrlUnreachableError("The picture's server does not answer in HTTP.") from error
@@ -164,9 +168,9 @@ class UrlImages:
                 self._lookups, self._network.addresses, url.host
             )
         except OSError as error:
-            raise UrlUnreachableError("The address's host could not be looked up.") from error
-        # One answer for a name that does not exist and for one of the network nearby: callers must
-        # not learn which names there are.
+            raise UrlUnreachableError("The URL's host could not be looked up.") from error
+        # The same error for a name that does not exist and for one of the internal network: callers
+        # must not learn which internal names exist.
         if not found or not all(self._rules.may_connect(url, each) for each in found):
             raise UrlNotAllowedError(f"{url.host!r} has no public address.")
         return list(dict.fromkeys(found))[:_MOST_ADDRESSES]
@@ -179,7 +183,7 @@ class UrlImages:
             try:
                 return await self._connect_to(url, address, self._timeout / len(addresses))
             except (httpcore.NetworkError, httpcore.TimeoutException):
-                # The next one has its own chance.
+                # The host may still answer at its next address.
                 continue
         return await self._connect_to(url, last, None)
 
@@ -202,30 +206,30 @@ class _Redirect:
 
 
 def _redirect_not_allowed() -> UrlNotAllowedError:
-    # Not where to: that is between two servers, and may hold secrets of theirs.
+    # Without the target, which may contain secrets of the picture's server.
     return UrlNotAllowedError(
-        "The picture's server redirects to an address that this server does not fetch from."
+        "The picture's server redirects to a URL that this server does not fetch from."
     )
 
 
 class _Allowance:
-    """The bytes that the pictures of one request may still have."""
+    """The number of bytes that the pictures of one request may still have."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
 
     def take(self, count: int) -> None:
-        """Takes so many bytes.
+        """Subtract a number of bytes.
 
         Raises:
-            UrlTooLargeError: there are not so many left.
+            UrlTooLargeError: fewer are left.
         """
         self.check(count)
         self._left -= count
 
     def check(self, count: int) -> None:
-        """Raises as :meth:`take` would, and takes nothing."""
+        """Refuse as :meth:`take` would, without subtracting."""
         if count > self._left:
             raise UrlTooLargeError(
                 f"The pictures fetched for this request have more than {self._most} bytes."
@@ -233,7 +237,7 @@ class _Allowance:
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection of which little is read at a time, and not much before the answer's body."""
+    """A connection with small reads, and with a limit on the bytes before the response's body."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -257,7 +261,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 
 async def _ask(stream: _Stream, url: ImageUrl, allowance: _Allowance) -> bytes | _Redirect:
-    """Asks for the picture on an open connection, and leaves it open."""
+    """Request the picture on an open connection; leave it open."""
     request = httpcore.Request(
         "GET",
         httpcore.URL(
@@ -281,7 +285,7 @@ async def _ask(stream: _Stream, url: ImageUrl, allowance: _Allowance) -> bytes |
         raise UrlUnreachableError(message)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
-        raise UrlUnreachableError("The picture's server sent it compressed, unasked.")
+        raise UrlUnreachableError("The picture's server compressed its answer, which is refused.")
     length = headers.get(b"content-length", b"")
     if length:
         allowance.check(int(length))
@@ -292,7 +296,7 @@ async def _ask(stream: _Stream, url: ImageUrl, allowance: _Allowance) -> bytes |
         picture += piece
         pieces += 1
         if len(picture) < (pieces - _FREE_PIECES) * _LEAST_MEAN_PIECE:
-            raise UrlUnreachableError("The picture's server sends it in too many pieces.")
-        # Pieces that are here already would keep everybody else waiting.
+            raise UrlUnreachableError("The picture's server sends the picture in too many pieces.")
+        # Pieces that have already arrived must not block the event loop all at once.
         await asyncio.sleep(0)
     return bytes(picture)
