@@ -1,4 +1,4 @@
-"""The application: wiring and lifespan, nothing else."""
+"""The application: wiring and lifespan."""
 
 import asyncio
 import contextlib
@@ -76,7 +76,7 @@ _ROUTERS: tuple[AccessRouter, ...] = (
     torchserve.router,
     torchserve.health_router,
 )
-# Bodies that a route reads by itself, and the problem details of the error handler.
+# Schemas that FastAPI does not find in routes: bodies that routes parse themselves, and problems.
 _SCHEMAS: tuple[type[BaseModel], ...] = (
     ExplainRequest,
     InstancesRequest,
@@ -87,7 +87,7 @@ _DESCRIPTION = (
     "Shows where a vision transformer looked. Send pictures and prompts to `/explain`; get LeGrad "
     "heatmaps, overlays, regions and scores. Errors are RFC 9457 problem details."
 )
-# A stopping server waits so long for a trace collector.
+# Longest wait for the trace collector at shutdown.
 _CLOSE_TRACING_SECONDS = 3.0
 
 _log = structlog.get_logger("legrad.service")
@@ -97,12 +97,12 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     """Create the application.
 
     Args:
-        settings: every limit and choice; those of the environment if None.
-        network: the network that pictures are fetched from; the machine's own if None.
+        settings: the configuration; read from the environment if None.
+        network: resolver and connector for pictures by URL; the system's own if None.
 
     Raises:
-        UnknownModelError: a model in the settings does not say which weights.
-        InvalidOptionError: the file of keys cannot be used.
+        UnknownModelError: a model in the settings does not name its weights.
+        InvalidOptionError: the key file cannot be read, or is not valid.
     """
     settings = settings or Settings()
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
@@ -140,20 +140,20 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            # Maps are enlarged by small matrix products, one on each picture worker. More BLAS
-            # threads for one product gain nothing, and wait for the next one in a busy loop.
+            # Picture workers enlarge maps by small matrix products. Further BLAS threads speed up
+            # none of them, and use CPU time in a busy loop while they wait for the next one.
             with threadpool_limits(1, user_api="blas"):
                 async with access.watching():
                     yield
         finally:
             drained = await pool.close(drain.seconds_left)
-            # Not waited for: a worker that never ends must not hold the event loop.
+            # Does not wait: a worker that never ends must not block the event loop.
             workers.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
 
-    # This server itself serves the files of the documentation page.
+    # Serves the files of Swagger UI itself, instead of linking to a content delivery network.
     app = FastAPIOffline(
         title="LeGrad",
         version=version("legrad-service"),
@@ -193,7 +193,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         HTTPException,
     ):
         app.add_exception_handler(kind, answer_error)
-    # Added from the inside to the outside; errors carry the headers of the outer layers too.
+    # Innermost first. Each layer adds its headers to the errors of the layers inside it.
     app.add_middleware(
         RequestMiddleware,
         limits=settings.body_limits,
@@ -210,7 +210,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
 
 async def _close(tracing: Tracing) -> None:
-    """Send the last traces, in the little time that a stopping server has."""
+    """Send the last traces; give up after ``_CLOSE_TRACING_SECONDS``."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_TRACING_SECONDS):
             await run_in_own_thread("tracing", tracing.close)
@@ -221,7 +221,7 @@ def _problem_content() -> dict[str, Any]:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the contract, with the bodies that a route reads by itself."""
+    """Return the OpenAPI document, with the schemas that FastAPI does not find in routes."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,

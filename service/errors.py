@@ -1,7 +1,6 @@
-"""Errors of the service's own making, without HTTP.
+"""Domain errors of the service, without HTTP.
 
 ``service.http.problems`` holds the one table that gives each of them a status, a title and headers.
-``code`` is the slug that callers and metrics know the kind by.
 """
 
 from collections.abc import Iterable
@@ -9,11 +8,11 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of the service's own errors.
+    """Base of the service's errors.
 
     Attributes:
-        code: slug of the kind.
-        field: the request's field to blame, or None.
+        code: slug that names the kind of error to callers and in metrics.
+        field: name of the request's field at fault, or None.
     """
 
     code: ClassVar[str]
@@ -27,7 +26,7 @@ class TryLaterError(ServiceError):
     """The same request may succeed later.
 
     Attributes:
-        retry_after_seconds: estimated wait, or None where it is unknown.
+        retry_after_seconds: estimated wait, or None if it is unknown.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class NotAcceptableError(ServiceError):
 
 
 class ClientLeftError(Exception):
-    """The client closed the connection before it was answered."""
+    """The client closed the connection before its request was answered."""
 
 
 # Access.
@@ -93,7 +92,7 @@ class ForbiddenError(ServiceError):
     """The API key does not have a scope that the route needs.
 
     Attributes:
-        scopes: the scopes of which the key needs one.
+        scopes: the key needs one of these.
     """
 
     code = "forbidden"
@@ -110,13 +109,13 @@ class AdminDisabledError(ServiceError):
 
 
 class KeyConcurrencyError(TryLaterError):
-    """The API key has as many requests in flight as it may have."""
+    """The API key has reached its limit on concurrent requests."""
 
     code = "key-concurrency"
 
 
 class KeyRateError(TryLaterError):
-    """The API key sends requests faster than it may."""
+    """The API key has reached its request rate."""
 
     code = "key-rate"
 
@@ -131,7 +130,7 @@ class LimitExceededError(ServiceError):
 
 
 class TooManyRequestsError(TryLaterError):
-    """The server has accepted as many requests as it will hold."""
+    """The server has no capacity for this request now."""
 
     code = "too-many-requests"
 
@@ -179,19 +178,19 @@ class InvalidUrlError(ServiceError):
 
 
 class UrlNotAllowedError(ServiceError):
-    """This server does not fetch pictures from that URL, or from any."""
+    """This server does not fetch pictures from that URL, or fetches none at all."""
 
     code = "url-not-allowed"
 
 
 class UrlRefusedError(ServiceError):
-    """The picture's server answered that it has no such picture, or refuses it."""
+    """The picture's server answered with a 4xx status."""
 
     code = "url-refused"
 
 
 class UrlTooLargeError(ServiceError):
-    """The fetched pictures of one request have more bytes than the limit."""
+    """The pictures fetched for one request have more bytes than the limit."""
 
     code = "url-too-large"
 

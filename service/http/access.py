@@ -1,4 +1,4 @@
-"""Access control: whether a request may reach its route."""
+"""Access control by listening address, API key and scope."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -15,25 +15,25 @@ from service.settings.values import AccessPolicy
 from service.telemetry.metrics import Metrics
 
 Needs = frozenset[KeyScope]
-"""The scopes of which a route needs one; empty for a route that is open to all."""
+"""The scopes of a route; a key needs one of them. Empty for an open route."""
 
 OPEN: Needs = frozenset()
 EXPLAIN: Needs = frozenset({"explain"})
 ADMIN: Needs = frozenset({"admin"})
 METRICS: Needs = frozenset({"metrics"})
 
-# Routes that only the operators' address answers, where there is one.
+# If there is an admin port, it serves the routes with one of these scopes, and no others.
 _ADMIN_SIDE: Needs = ADMIN | METRICS
 
 
 class AccessControl:
-    """Decides about every request of one application."""
+    """Grants or refuses the requests of one application access to its routes."""
 
     def __init__(self, policy: AccessPolicy, metrics: Metrics) -> None:
         """Read the keys.
 
         Raises:
-            InvalidOptionError: the file of keys cannot be read, or is not a list of keys.
+            InvalidOptionError: the key file cannot be read, or is not a list of keys.
         """
         self._admin_port = policy.admin_port
         self._limits = KeyLimits()
@@ -46,19 +46,23 @@ class AccessControl:
             self._file = KeyFile(policy.keys_file, self._ring, metrics.key_file_broken.set)
 
     def watching(self) -> AbstractAsyncContextManager[None]:
-        """Read the file of keys again when it changes, for as long as the context lasts."""
+        """Reload the key file when it changes, until the context ends."""
         return nullcontext() if self._file is None else self._file.watched()
 
     @asynccontextmanager
     async def granted(self, scope: Scope, needs: Needs) -> AsyncIterator[None]:
-        """Grant a request access to a route, and count it for its key until it is answered.
+        """Check a request's access to a route, and count it for its key until the context ends.
+
+        Args:
+            scope: the request's ASGI scope.
+            needs: the scopes of the route.
 
         Raises:
-            HTTPException: 404, this address of the server does not answer the route.
-            AdminDisabledError: nobody has a key for the route.
+            HTTPException: status 404; the request's listening address does not serve the route.
+            AdminDisabledError: the server has no keys, so its admin routes are off.
             UnauthorizedError: the request has no key, or a wrong one.
-            ForbiddenError: its key has none of the scopes.
-            TryLaterError: its key has reached a limit.
+            ForbiddenError: the key has none of the scopes.
+            TryLaterError: the key has reached a limit.
         """
         if not self.answers(scope, needs):
             raise HTTPException(404)
@@ -67,9 +71,9 @@ class AccessControl:
         elif self._ring is None:
             if needs == ADMIN:
                 raise AdminDisabledError(
-                    "This server does not load and unload models by request: give it a key with "
-                    "the scope admin, in LEGRAD_API_KEYS or LEGRAD_API_KEYS_FILE, and start it "
-                    "again to allow that."
+                    "The admin routes are off, because this server has no API keys: add a key "
+                    "with the scope admin to LEGRAD_API_KEYS or LEGRAD_API_KEYS_FILE, and restart "
+                    "the server."
                 )
             yield
         else:
@@ -84,17 +88,17 @@ class AccessControl:
                 yield
 
     def answers(self, scope: Scope, needs: Needs) -> bool:
-        """Return whether the address of the request answers routes with these needs."""
+        """Return whether the request's listening address serves routes with these scopes."""
         if self._admin_port is None or not needs:
             return True
-        # The socket's own address; the Host header is the caller's choice.
+        # The port of the listening socket: callers can send any Host header.
         on_admin = scope["server"][1] == self._admin_port
         return bool(needs & (_ADMIN_SIDE if on_admin else EXPLAIN))
 
 
 def _identify(scope: Scope, ring: KeyRing) -> ApiKey:
     kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-    # Starlette decodes headers as Latin-1. The empty text is no key, although it has a hash.
+    # Starlette decodes headers as Latin-1. An empty key is never valid, whatever its hash.
     given_key = given.strip().encode("latin-1") if kind.lower() == "bearer" else b""
     key = ring.find(given_key) if given_key else None
     if key is None:

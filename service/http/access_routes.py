@@ -1,4 +1,4 @@
-"""Routes that name the scopes they need."""
+"""Routes that check access before they handle a request."""
 
 from typing import Any
 
@@ -15,47 +15,52 @@ SECURITY_SCHEMES: dict[str, Any] = {
     SCHEME: {
         "type": "http",
         "scheme": "bearer",
-        "description": "A key of `LEGRAD_API_KEYS` with the scope that the operation names. A "
-        "server without keys answers everything but admin operations to everyone.",
+        "description": "An API key of `LEGRAD_API_KEYS` with one of the scopes that the operation "
+        "names. A server without keys serves all operations but the admin ones to everyone.",
     }
 }
-"""For the contract's ``components``."""
+"""``components.securitySchemes`` of the OpenAPI document."""
 
 
 class AccessRouter(APIRouter):
-    """A router that must name the scopes its routes need.
+    """A router whose routes check access.
 
-    The check comes before the body is read. The request counts for its key until its answer is
-    sent, whatever the kind of answer.
+    Access is checked before the body is read. A request counts for its key until its answer is
+    sent, errors included.
     """
 
     def __init__(
         self, needs: Needs, *, error_form: ErrorForm | None = None, **options: Any
     ) -> None:
-        """Make a router.
+        """Create a router.
 
         Args:
-            needs: the scopes of which a caller's key must have one.
-            error_form: form of errors in its protocol; problem details if None.
-            options: those of :class:`fastapi.APIRouter`.
+            needs: scopes of its routes; the caller's key must have one of them.
+            error_form: writes errors as the routes' protocol does; problem details if None.
+            options: options of :class:`fastapi.APIRouter`.
         """
         super().__init__(route_class=_route_class(needs, error_form), **options)
 
 
 class AccessRoute(APIRoute):
-    """A route that is held to the needs of its router."""
+    """A route that requires one of its router's scopes.
+
+    Attributes:
+        needs: scopes of the router.
+        error_form: writes errors as the route's protocol does; problem details if None.
+    """
 
     needs: Needs
     error_form: ErrorForm | None
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, if the request is granted access."""
+        """Check access, then handle the request."""
         async with application_of(scope["app"]).access.granted(scope, self.needs):
             await super().handle(scope, receive, send)
 
 
 def _route_class(router_needs: Needs, form: ErrorForm | None) -> type[AccessRoute]:
-    # One of these is enough. A server without keys needs none, except for admin routes.
+    # OpenAPI: one entry of the list is enough; an empty entry allows requests without a key.
     security: list[dict[str, list[str]]] = [{SCHEME: [scope]} for scope in sorted(router_needs)]
     if router_needs != {"admin"}:
         security.append({})

@@ -31,7 +31,7 @@ class AnswerReporter:
         self._drain = drain
         self._rejected = metrics.rejected
 
-        # Of a route and a status these stay the same, and finding them again takes a lock.
+        # Cached, because ``labels`` takes a lock at each call.
         @functools.cache
         def counted(route: str, status: int) -> tuple[Counter, Histogram]:
             return (
@@ -42,21 +42,21 @@ class AnswerReporter:
         self._counted = counted
 
     def add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
-        """Add the headers of every answer."""
+        """Add the headers that every answer has."""
         headers["X-Request-ID"] = record.request_id
         if self._drain.announced:
-            # The next request of this client goes to a server that stays.
+            # The client reconnects for its next request, and reaches a server that keeps running.
             headers["Connection"] = "close"
 
     async def respond(
         self, make: Callable[[Scope], Response], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer a request that no route gets to see.
+        """Answer a request without passing it to a route.
 
         Args:
             make: makes the response from the scope.
-            scope: the request's.
-            receive: stays unused; the body is not read.
+            scope: the request's ASGI scope.
+            receive: not used: the body is not read.
             send: sends the response.
         """
         began = time.perf_counter()
@@ -71,9 +71,9 @@ class AnswerReporter:
         """Count and log one answer.
 
         Args:
-            scope: the request's.
+            scope: the request's ASGI scope.
             status: HTTP status of the answer.
-            seconds: time it took.
+            seconds: duration of the request.
         """
         record = record_of(scope)
         record.status = status
@@ -102,7 +102,7 @@ class AnswerReporter:
 
 
 def problem_response(problem: Problem, scope: Scope) -> JSONResponse:
-    """Return the response of a problem, in the form of the route's protocol if it has one."""
+    """Return the response for a problem, in the error form of the route's protocol."""
     request_id = record_of(scope).request_id
     form: ErrorForm | None = getattr(scope.get("route"), "error_form", None)
     return JSONResponse(
@@ -114,7 +114,11 @@ def problem_response(problem: Problem, scope: Scope) -> JSONResponse:
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer an expected error; a bug goes on to the outermost layer, which logs it."""
+    """Answer an expected error.
+
+    Raises:
+        Exception: the error, if it is a bug; ``RequestMiddleware`` logs it.
+    """
     problem = describe(error)
     if problem is None:
         raise error
@@ -122,7 +126,7 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
         allow = _methods_of(request, problem.headers.get("Allow", ""))
         problem = dataclasses.replace(
             problem,
-            detail=f"This path takes {allow}; /docs says what it expects.",
+            detail=f"This path accepts {allow}; see /docs.",
             headers={"Allow": allow},
         )
     record_of(request.scope).problem = problem.code
@@ -130,7 +134,12 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods_of(request: Request, named: str) -> str:
-    """Return the methods of all routes of a path; the route that refused names only its own."""
+    """Return the methods of all routes at the request's path, as an ``Allow`` header.
+
+    Args:
+        request: the request.
+        named: the methods of the one route that refused it, for a path that no route has.
+    """
     routes = application_of(request.app).routes
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     # `/v1/models/{id}` also matches requests for `/v1/models/{id}:explain`.

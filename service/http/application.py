@@ -24,12 +24,12 @@ class ApplicationState:
     Attributes:
         explaining: the use case.
         pool: the served models.
-        readiness: whether requests would be answered now.
-        access: API keys and the operators' address.
+        readiness: readiness of the server and of each model.
+        access: access control by listening address, API key and scope.
         metrics: Prometheus metrics.
-        tracing: traces, if they are exported.
-        drain: the end of the server.
-        routes: all routes, for the methods of a path.
+        tracing: spans, exported if a collector is configured.
+        drain: state of the shutdown.
+        routes: all routes; errors look up the methods of a path in them.
         request_limits: limits on the content of one request.
         url_rules: the hosts from which pictures are fetched.
         request_timeout_seconds: longest deadline of a request.
@@ -49,6 +49,6 @@ class ApplicationState:
 
 
 def application_of(app: Starlette) -> ApplicationState:
-    """Return the state of an application that ``create_app`` has made."""
+    """Return the state of an application created by ``create_app``."""
     state: ApplicationState = app.state.application
     return state

@@ -1,4 +1,4 @@
-"""CORS: the web pages of other origins that may call this server."""
+"""CORS: web pages of other origins that may call this server."""
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -13,17 +13,16 @@ _EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...], reporter: AnswerReporter) -> None:
-    """Allow pages of these origins; do nothing without any.
+    """Allow web pages of these origins to call the server; do nothing if there are none.
 
-    Credentials are never allowed: this service sets no cookies that a page could misuse, and a page
-    that has an API key sends it itself.
+    CORS credentials stay off: the service uses no cookies, and a page sends its API key itself.
     """
     if origins:
         app.add_middleware(_ReportedCors, origins=origins, reporter=reporter)
 
 
 class _ReportedCors(CORSMiddleware):
-    """CORS middleware whose preflights have an id, a log line and a count, as any request."""
+    """CORS middleware that gives preflight requests an id, and counts and logs them."""
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...], reporter: AnswerReporter) -> None:
         super().__init__(

@@ -1,19 +1,19 @@
-"""The state of a server that is told to stop: time left, requests in progress, exit status."""
+"""The state of a shutdown: time left, requests in progress, exit status."""
 
 import threading
 import time
 
 
 class Drain:
-    """The time since the stop was announced, and the requests that are still in progress.
+    """The announcement of a shutdown, the time left, and the requests in progress.
 
     Attributes:
-        requests: requests in progress; changed on the event loop only.
-        abandoned: requests that were cut short; changed on the event loop only.
+        requests: number of requests in progress; changed on the event loop only.
+        abandoned: number of requests cancelled unanswered; changed on the event loop only.
     """
 
     def __init__(self, delay_seconds: float, drain_seconds: float) -> None:
-        """Create the state of a server that was not told to stop yet.
+        """Create the state of a server that runs.
 
         Args:
             delay_seconds: time after the announcement in which requests are still accepted, so
@@ -29,7 +29,7 @@ class Drain:
 
     @property
     def announced(self) -> bool:
-        """Whether the server was told to stop; from then on it is not ready."""
+        """Whether the shutdown was announced; from then on the server is not ready."""
         return self._announced_at is not None
 
     @property
@@ -53,7 +53,11 @@ class Drain:
         return self.requests + self.abandoned
 
     def announce(self) -> bool:
-        """Announce the stop; return False if it was announced before. Safe in a signal handler."""
+        """Announce the shutdown. Safe in a signal handler.
+
+        Returns:
+            False if it was announced before.
+        """
         if self._announced_at is not None:
             return False
         self._announced_at = time.monotonic()
@@ -61,11 +65,11 @@ class Drain:
         return True
 
     def wait_until_announced(self) -> None:
-        """Block the calling thread until the stop is announced."""
+        """Block the calling thread until the shutdown is announced."""
         self._announced.wait()
 
     def readiness_problem(self) -> str | None:
-        """Return the reason why a server that is told to stop is not ready, otherwise None."""
+        """Return the reason why the server is not ready; None before the announcement."""
         if self.announced:
             return "The server is shutting down: send requests to another one."
         return None

@@ -1,28 +1,31 @@
-"""Headers: security headers of every answer, and numbers in those of requests."""
+"""Security headers of answers, and numbers in request headers."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "Content-Security-Policy"
 
-# As they are sent, since every answer has them.
+# Encoded once, because every answer has them.
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    # Answers are data: nothing in one is to be run or loaded. Pages bring a policy of their own.
+    # Answers are data: browsers must run and load nothing from them. Pages set their own policy.
     (
         CONTENT_SECURITY_POLICY.lower().encode(),
         b"default-src 'none'; frame-ancestors 'none'",
     ),
 )
-# More digits than any limit has, and fewer than Python refuses to read.
+# More digits than any limit has, and fewer than ``int`` refuses.
 _MOST_DIGITS = 20
-_UNKEPT = (b"cache-control", b"no-store")
+_NOT_STORED = (b"cache-control", b"no-store")
 
 
 def whole_number(header: str) -> int | None:
-    """Return the positive number in a header, or None; leading spaces and zeros are allowed."""
+    """Return the positive whole number in a header, or None if it is not one.
+
+    Spaces and tabs around it and leading zeros are allowed.
+    """
     digits = header.strip(" \t").lstrip("0")
     return int(digits[:_MOST_DIGITS]) if digits.isascii() and digits.isdigit() else None
 
@@ -34,7 +37,7 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request; other scopes pass through."""
+        """Handle one request; pass other scopes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -44,9 +47,9 @@ class SecurityHeaders:
                 headers = list(message.get("headers", ()))
                 own = {name for name, _ in headers}
                 headers += [header for header in _ALWAYS if header[0] not in own]
-                # Files that can be compared may be kept; explanations and errors may not.
-                if own.isdisjoint((b"etag", _UNKEPT[0])):
-                    headers.append(_UNKEPT)
+                # Clients may store files, which have an ETag, but no explanations and no errors.
+                if own.isdisjoint((b"etag", _NOT_STORED[0])):
+                    headers.append(_NOT_STORED)
                 message["headers"] = headers
             await send(message)
 

@@ -1,4 +1,4 @@
-"""API keys of a running server: which are valid now, and how much each may ask."""
+"""API keys of a running server: look-up, reloading of the key file, limits of each key."""
 
 import asyncio
 import hmac
@@ -19,24 +19,24 @@ _CHECK_SECONDS = 1.0
 _LARGEST_FILE = 1_000_000
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
-# Weight of the latest request in the mean.
+# Weight of the latest request in the moving average of durations.
 _WEIGHT = 0.2
 
 _log = structlog.get_logger("legrad.access")
 
 
 class KeyRing:
-    """Finds the entry of a key that a caller sent."""
+    """The valid keys of a server."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self.replace(keys)
 
     def replace(self, keys: Sequence[ApiKey]) -> None:
-        """Make these keys valid, and no others."""
+        """Replace all valid keys."""
         self._entries = tuple((bytes.fromhex(key.sha256), key) for key in keys)
 
     def find(self, given: bytes) -> ApiKey | None:
-        """Return the entry of a key, or None; takes the same time for every key."""
+        """Return the entry of a key, or None, in a time that does not depend on the key."""
         sent = digest(given)
         found = None
         for stored, key in self._entries:
@@ -46,9 +46,10 @@ class KeyRing:
 
 
 class KeyFile:
-    """A file of keys, read again when its content changes.
+    """A key file, reloaded when its content changes.
 
-    Content and not time stamps: a mounted secret changes by a link that is swapped.
+    The content is compared, not its time stamp: a mounted secret changes by a swapped symbolic
+    link.
     """
 
     def __init__(self, path: Path, ring: KeyRing, broken: Callable[[bool], None]) -> None:
@@ -56,11 +57,11 @@ class KeyFile:
 
         Args:
             path: a JSON list of keys.
-            ring: gets the keys.
-            broken: gets whether the present file is unusable.
+            ring: receives the keys.
+            broken: called with True if the file cannot be used now, else with False.
 
         Raises:
-            InvalidOptionError: it cannot be read, or is not a list of keys.
+            InvalidOptionError: the file cannot be read, or is not a list of keys.
         """
         self._path = path
         self._ring = ring
@@ -70,7 +71,7 @@ class KeyFile:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Apply changes of the file within seconds, for as long as the context lasts."""
+        """Apply changes of the file within seconds, until the context ends."""
         watcher = asyncio.create_task(self._watch())
         try:
             yield
@@ -91,12 +92,12 @@ class KeyFile:
                     self._content = content
                     _log.info("keys reloaded", keys=[key.name for key in keys])
                 complaint = None
-            # Any error: a watcher that ends would leave keys that nobody can take away.
+            # Any error: if the watcher ended, keys could not be revoked any more.
             except Exception as error:
                 # Logged once for each state of the file, not every second.
                 if str(error) != complaint:
                     complaint = str(error)
-                    _log.error("keys not reloaded, the earlier ones stay", reason=complaint)
+                    _log.error("keys not reloaded, the previous keys stay valid", reason=complaint)
             self._broken(complaint is not None)
 
     def _read(self) -> bytes:
@@ -121,7 +122,14 @@ class KeyFile:
 
 @dataclass(slots=True)
 class _Use:
-    """The use of one key, now and before."""
+    """The usage of one key.
+
+    Attributes:
+        in_flight: number of its requests in progress.
+        mean_seconds: moving average of the duration of its requests.
+        rate: the rate that ``bucket`` enforces.
+        bucket: leaky bucket of its requests.
+    """
 
     in_flight: int = 0
     mean_seconds: float = 0.0
@@ -130,18 +138,18 @@ class _Use:
 
 
 class KeyLimits:
-    """Limits each key, by its name: another hash under the same name changes nothing."""
+    """Enforces the limits of each key. Counts by name, so that a replaced key keeps its counts."""
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
 
     @asynccontextmanager
     async def count(self, key: ApiKey) -> AsyncIterator[None]:
-        """Count one request of a key until it is answered.
+        """Count one request of a key until the context ends.
 
         Raises:
-            KeyConcurrencyError: as many are in flight as the key may have.
-            KeyRateError: the key may have no request now.
+            KeyConcurrencyError: the key has reached its limit on concurrent requests.
+            KeyRateError: the key has reached its request rate.
         """
         if key.max_concurrent is None and key.rate is None:
             yield

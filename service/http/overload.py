@@ -1,4 +1,4 @@
-"""Refusal of explanations by a full server, before a request is taken apart."""
+"""Early refusal of explain requests while the server is full."""
 
 import time
 from collections.abc import Iterable
@@ -24,11 +24,10 @@ _log = structlog.get_logger("legrad.request")
 
 
 class OverloadRefusal:
-    """ASGI middleware that refuses, in its route's place, what could not be carried out.
+    """ASGI middleware that refuses explain requests while the server is full.
 
-    Under too much load nearly every request ends here, and what that costs is lost to the model.
-    So it comes before everything that only an accepted request needs: the request is not routed,
-    its key is not checked, and its body is not awaited.
+    Under overload nearly every request ends here, and the time spent on it is lost to the model.
+    So a request is refused before routing, before the check of its key and before its body is read.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route], reporter: AnswerReporter) -> None:
@@ -44,7 +43,7 @@ class OverloadRefusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
-        route = self._explains(scope)
+        route = self._explain_route(scope)
         problem = None if route is None else _refusal(scope)
         if problem is None:
             await self._app(scope, receive, send)
@@ -53,17 +52,17 @@ class OverloadRefusal:
             record_of(scope).problem = problem.code
             await self._reporter.respond(partial(problem_response, problem), scope, receive, send)
 
-    def _explains(self, scope: Scope) -> AccessRoute | None:
-        """Return the route that would explain something for this request, or None."""
+    def _explain_route(self, scope: Scope) -> AccessRoute | None:
+        """Return the explain route that the request is for, or None."""
         if scope["type"] != "http" or scope["method"] not in _METHODS:
             return None
         if not application_of(scope["app"]).access.answers(scope, EXPLAIN):
             return None
-        return next((route for route in self._routes if _takes(route, scope)), None)
+        return next((route for route in self._routes if _matches(route, scope)), None)
 
 
 def _refusal(scope: Scope) -> Problem | None:
-    """Return the problem of a request that would be refused now, or None."""
+    """Return the problem of a request that would be refused now, else None."""
     application = application_of(scope["app"])
     try:
         timeout = record_of(scope).timeout(application.request_timeout_seconds)
@@ -73,11 +72,11 @@ def _refusal(scope: Scope) -> Problem | None:
     except RequestValidationError:
         pass  # The route answers it.
     except Exception:
-        # Out here nothing would answer or count it, and the route makes the same checks.
+        # No layer outside would answer or count this error, and the route makes the same checks.
         _log.exception("overload check failed")
     return None
 
 
-def _takes(route: AccessRoute, scope: Scope) -> bool:
+def _matches(route: AccessRoute, scope: Scope) -> bool:
     methods = route.methods or ()
     return scope["method"] in methods and route.path_regex.match(scope["path"]) is not None

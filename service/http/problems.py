@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: one table from what went wrong to what the caller sees."""
+"""Errors as RFC 9457 problem details: the table of their statuses, titles and headers."""
 
 import dataclasses
 import math
@@ -60,11 +60,10 @@ from service.errors import (
 MEDIA_TYPE = "application/problem+json"
 
 MOST_ERRORS = 8
-"""Most mistakes of one body that its problem lists: a union reports every branch it tried."""
+"""Most validation errors that one problem lists: a union reports an error for every branch."""
 
-# An error may quote what was sent, but must not send megabytes of it back.
+# An error may quote the request, but must not repeat megabytes of it.
 _LONGEST_TEXT = 600
-
 
 _INTERNAL = "internal-error"
 _CHALLENGE = 'Bearer realm="legrad"'
@@ -72,7 +71,7 @@ _CHALLENGE = 'Bearer realm="legrad"'
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem detail before it gets its instance and request id."""
+    """Problem details without their instance and request id."""
 
     status: int
     code: str
@@ -88,7 +87,7 @@ class _Kind:
     status: int
     title: str
     code: str | None = None
-    """Where the error class has no code of its own."""
+    """Slug of an error class that has no ``code`` itself."""
 
 
 _KINDS: dict[type[Exception], _Kind] = {
@@ -101,25 +100,25 @@ _KINDS: dict[type[Exception], _Kind] = {
     ModelLoadError: _Kind(503, "The model could not be loaded"),
     BodyTooLargeError: _Kind(413, "The request body is too large"),
     LimitExceededError: _Kind(422, "The request exceeds a limit"),
-    PictureTimeoutError: _Kind(422, "The picture takes too long"),
+    PictureTimeoutError: _Kind(422, "The picture takes too long to process"),
     NotFiniteError: _Kind(500, "The model's numbers are not finite"),
     MalformedBodyError: _Kind(400, "The request body cannot be read"),
     SlowBodyError: _Kind(408, "The request body came too slowly"),
     UnsupportedMediaTypeError: _Kind(415, "The content type is not accepted"),
     UnknownVersionError: _Kind(404, "The model has no such version"),
-    NotAcceptableError: _Kind(406, "The answer has no such form"),
+    NotAcceptableError: _Kind(406, "The answer has no such media type"),
     TooManyRequestsError: _Kind(429, "The server is busy"),
     NotReadyError: _Kind(503, "The model is not ready"),
     NoRoomError: _Kind(503, "The memory for models is in use"),
     ModelTooLargeError: _Kind(507, "The model is larger than the memory for models"),
-    InvalidUrlError: _Kind(422, "The picture's address is not valid"),
-    UrlNotAllowedError: _Kind(403, "The picture's address is not allowed"),
-    UrlRefusedError: _Kind(422, "The picture's server does not give it"),
+    InvalidUrlError: _Kind(422, "The picture's URL is not valid"),
+    UrlNotAllowedError: _Kind(403, "The picture's URL is not allowed"),
+    UrlRefusedError: _Kind(422, "The picture's server refuses the request"),
     UrlTooLargeError: _Kind(413, "The fetched pictures are too large"),
     UrlUnreachableError: _Kind(502, "The picture could not be fetched"),
     UrlTimeoutError: _Kind(504, "The picture's server is too slow"),
     UnauthorizedError: _Kind(401, "The key is missing or wrong"),
-    ForbiddenError: _Kind(403, "The key does not open this"),
+    ForbiddenError: _Kind(403, "The key lacks the scope"),
     AdminDisabledError: _Kind(403, "The admin routes are off"),
     KeyConcurrencyError: _Kind(429, "The key has too many requests at once"),
     KeyRateError: _Kind(429, "The key sends requests too fast"),
@@ -137,13 +136,13 @@ _KINDS: dict[type[Exception], _Kind] = {
 }
 
 ErrorForm = Callable[[Problem, str], dict[str, Any]]
-"""Makes a problem, and the id of its request, into the JSON of a protocol."""
+"""Writes a problem and the id of its request as the JSON of a protocol."""
 
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
 
 
 def describe(error: Exception) -> Problem | None:
-    """The problem that an error means to the caller, or None where it is a bug."""
+    """Return the problem that reports an error to the caller, or None if the error is a bug."""
     if isinstance(error, RequestValidationError):
         return _from_validation(error)
     if isinstance(error, HTTPException):
@@ -168,13 +167,13 @@ def describe(error: Exception) -> Problem | None:
 
 
 def _headers_of(error: Exception) -> dict[str, str]:
-    """The response headers that belong to an error."""
+    """Return the response headers of an error."""
     match error:
         case UnauthorizedError():
             return {"WWW-Authenticate": _CHALLENGE}
         case ForbiddenError():
             scopes = " ".join(sorted(error.scopes))
-            # As RFC 6750 writes it.
+            # RFC 6750, section 3.
             return {
                 "WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
             }
@@ -199,12 +198,12 @@ CUT_SHORT = Problem(
 
 
 def retry_after(seconds: float) -> str:
-    """A ``Retry-After`` value: whole seconds, at least one."""
+    """Return a ``Retry-After`` value: whole seconds, at least one."""
     return str(max(1, math.ceil(seconds)))
 
 
 def body_of(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
-    """The JSON body of a problem."""
+    """Return the JSON body of a problem."""
     body: dict[str, Any] = {
         "type": f"urn:legrad:problem:{problem.code}",
         "title": problem.title,
@@ -222,7 +221,7 @@ def body_of(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
 
 
 def shorten(text: str) -> str:
-    """The text, without its middle where it is too long to repeat."""
+    """Return the text, without its middle if it is too long to repeat."""
     if len(text) <= _LONGEST_TEXT:
         return text
     half = _LONGEST_TEXT // 2
@@ -230,7 +229,12 @@ def shorten(text: str) -> str:
 
 
 def invalid(message: str, *location: str | int) -> RequestValidationError:
-    """Return the error of a request that does not fit the contract."""
+    """Return the error of a request that does not fit the contract.
+
+    Args:
+        message: the detail.
+        location: path of the field in the request.
+    """
     return RequestValidationError([{"type": "value_error", "loc": location, "msg": message}])
 
 

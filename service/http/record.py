@@ -1,4 +1,4 @@
-"""The record of one request: everything that its layers note for each other."""
+"""The record of one request, shared by the layers that handle it."""
 
 import re
 import secrets
@@ -23,16 +23,16 @@ _KEY = "legrad.request"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Notes on one request, from its head to its log line.
+    """The state of one request, from its headers to its log line.
 
     Attributes:
-        request_id: the caller's ``X-Request-ID`` if it can be one; else 32 random digits.
+        request_id: the caller's ``X-Request-ID`` if it is valid; else 32 random hex digits.
         headers: the request's headers.
-        until_sent: callbacks and contexts that end once the answer is sent.
+        until_sent: callbacks and contexts, closed once the answer is sent.
         key: name of its API key.
         model: id of the model that answered.
-        stages: the stages that have ended, once a command is carried out.
-        timings: seconds of each stage, once it is answered.
+        stages: the stages that have ended; None before a command is carried out.
+        timings: seconds of each stage, for the answer; None before the outcome.
         problem: code of the problem, if the answer is one.
         status: HTTP status of the answer, or 499 for a client that left; None before that.
     """
@@ -49,13 +49,13 @@ class RequestRecord:
     _timeout: float | None = None
 
     def timeout(self, longest: float) -> float:
-        """Return the seconds in which the request must be answered, read from its header once.
+        """Return the request's timeout in seconds, after parsing its header once.
 
         Args:
-            longest: the server's own limit; a header can only shorten it.
+            longest: the server's own timeout; the header can only shorten it.
 
         Raises:
-            RequestValidationError: the header is not a time.
+            RequestValidationError: the header is not a positive whole number.
         """
         if self._timeout is None:
             header = self.headers.get(TIMEOUT_HEADER)
@@ -69,7 +69,7 @@ class RequestRecord:
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """Return the record of a request; the outermost layer that asks for it makes it."""
+    """Return the record of a request; create it at the first call."""
     record: RequestRecord | None = scope.get(_KEY)
     if record is None:
         headers = Headers(scope=scope)
@@ -80,6 +80,6 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the request's path, never the path: callers choose that."""
+    """Return the path template of the request's route, never the path, which callers choose."""
     route: str = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
     return route

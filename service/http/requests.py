@@ -1,4 +1,4 @@
-"""The layer around the routes: request id, body limits, unexpected errors, log line, metrics."""
+"""Middleware for request id, body limits, unexpected errors, log line and metrics."""
 
 import asyncio
 import time
@@ -25,7 +25,11 @@ _log = structlog.get_logger("legrad.request")
 
 
 class RequestMiddleware:
-    """ASGI middleware around the routes."""
+    """ASGI middleware around the routes.
+
+    It adds the headers of every answer, limits bodies, answers unexpected errors and cancelled
+    requests, and reports each request to metrics and log.
+    """
 
     def __init__(
         self,
@@ -65,11 +69,11 @@ class RequestMiddleware:
         try:
             await self._app(scope, self._limited(record, receive), send_with_id)
         except (ClientLeftError, ClientDisconnect):
-            # Nobody reads it; proxies log this number for a client that left.
+            # Never sent: proxies log 499 for a client that closed the connection.
             status = 499
             record.problem = _CLIENT_LEFT
         except asyncio.CancelledError:
-            # The server stops before this request could be answered.
+            # The server shuts down before the request is answered.
             self._drain.abandoned += 1
             record.problem = CUT_SHORT.code
             if status:
@@ -87,7 +91,7 @@ class RequestMiddleware:
             self._reporter.report(scope, status, time.perf_counter() - began)
 
     def _limited(self, record: RequestRecord, receive: Receive) -> Receive:
-        """Receive a body, within the limits on it and on all bodies in progress."""
+        """Return ``receive`` with the limits on this body and on all bodies in progress."""
         limit = self._limits.max_bytes
         announced = whole_number(record.headers.get("content-length", "")) or 0
         received = 0
@@ -121,14 +125,14 @@ class RequestMiddleware:
 
 
 def _server_timing(seconds: Mapping[str, float]) -> str:
-    """Write https://www.w3.org/TR/server-timing, in milliseconds."""
+    """Return a ``Server-Timing`` value (https://www.w3.org/TR/server-timing), in milliseconds."""
     return ", ".join(f"{stage};dur={1000 * taken:.1f}" for stage, taken in seconds.items())
 
 
 async def _send_in_pieces(send: Send, message: Message) -> None:
-    """Send each piece of an answer once the client has read most of the pieces before.
+    """Send an answer in pieces, each once the client has read most of the earlier ones.
 
-    Sent in one piece, the whole answer would lie in the connection's buffer, and nobody would wait
+    In one piece, the whole answer would go into the connection's buffer at once, without waiting
     for the client.
     """
     body: bytes = message.get("body", b"")

@@ -1,4 +1,4 @@
-"""The outermost layer: the trace of a request, for its spans and its log lines."""
+"""Outermost middleware: the trace of a request, for its spans and its log lines."""
 
 import re
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from structlog.contextvars import bound_contextvars
 from service.http.record import record_of
 from service.telemetry.tracing import Tracing
 
-# https://www.w3.org/TR/trace-context: ids of zeros are not valid, nor is version ff; later versions
-# may add fields at the end.
+# https://www.w3.org/TR/trace-context: ids of zeros and version ff are invalid; later versions may
+# append fields.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
 
 
 class TraceMiddleware:
-    """ASGI middleware that makes a request's span and binds its trace id to its log lines."""
+    """ASGI middleware that starts a request's span and binds its trace id to its log lines."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class TraceMiddleware:
         record = record_of(scope)
         headers = record.headers
         with self._tracing.request(scope["method"], scope["scheme"], headers) as trace:
-            # A caller's trace is worth finding in the log even where none is recorded here.
+            # Log lines name the caller's trace even if this server records none.
             trace_id = trace.trace_id or caller_trace_id(headers)
             known = nullcontext() if trace_id is None else bound_contextvars(trace_id=trace_id)
             try:

@@ -1,1 +1,1 @@
-"""The page that a person opens, as static files."""
+"""The web page, as static files."""

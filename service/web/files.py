@@ -1,4 +1,4 @@
-"""The files of the page that a person opens, kept in memory once read."""
+"""The files of the web page, kept in memory once read."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ from legrad_engine.images.rendering import (
     palette,
 )
 
-# Everything the page uses comes from this server; nothing on it is inline.
+# The page loads everything from this server, and has no inline scripts or styles.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -39,9 +39,9 @@ class PageFile:
     """One file of the page.
 
     Attributes:
-        content: its bytes.
-        media_type: for ``Content-Type``.
-        etag: for ``ETag``, with its quotes; equal exactly for equal bytes.
+        content: the bytes.
+        media_type: value of ``Content-Type``.
+        etag: value of ``ETag``, quotes included; a hash of the content.
     """
 
     content: bytes
@@ -51,7 +51,7 @@ class PageFile:
 
 @functools.cache
 def page_files() -> Mapping[str, PageFile]:
-    """Every file of the page by its path below ``service/web``."""
+    """Return all files of the page, by path below ``service/web``."""
     contents = dict(_read(files("service") / "web"))
     contents["colormaps.json"] = _colormaps()
     return {path: _page_file(path, content) for path, content in contents.items()}
@@ -72,7 +72,7 @@ def _page_file(path: str, content: bytes) -> PageFile:
 
 
 def _colormaps() -> bytes:
-    """What the page needs to draw overlays exactly as the engine does."""
+    """Return the engine's colormaps and opacities as JSON, for equal overlays on the page."""
     return json.dumps(
         {
             "default": DEFAULT_COLORMAP,
