@@ -1,1 +1,1 @@
-"""The HTTP routes: thin, and with no decision of their own."""
+"""The HTTP routes: one module for each protocol, without logic of their own."""

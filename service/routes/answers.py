@@ -1,4 +1,4 @@
-"""The raw outcome as the contract's JSON: base64, boxes and points."""
+"""Conversion of the raw outcome to the contract: base64, boxes and points."""
 
 import base64
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from service.schemas.answers import (
 
 
 def image_explanation(image: ExplainedImage) -> ImageExplanation:
-    """Return the contract's form of one explained picture."""
+    """Return one explained picture as the contract has it."""
     geometry = image.geometry
     rows, columns = geometry.grid
     return ImageExplanation(
@@ -33,7 +33,7 @@ def image_explanation(image: ExplainedImage) -> ImageExplanation:
 
 
 def timings(seconds: StageSeconds) -> Timings:
-    """Return the contract's form of the seconds of each stage."""
+    """Return the seconds of each stage as the contract has them."""
     return Timings(**asdict(seconds))
 
 

@@ -1,4 +1,4 @@
-"""The page on which the contract can be read and tried."""
+"""The interactive documentation of the API, at `/docs`."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ router = AccessRouter(needs=OPEN)
 
 @router.get("/docs", include_in_schema=False)
 async def documentation(request: Request) -> HTMLResponse:
-    """Swagger UI, all of it from this server."""
+    """Return Swagger UI, which loads all its files from this server."""
     root = request.scope.get("root_path", "")
     page = get_swagger_ui_html(
         openapi_url=f"{root}{request.app.openapi_url}",
@@ -35,7 +35,7 @@ async def documentation(request: Request) -> HTMLResponse:
 
 
 def _policy(html: str) -> str:
-    """Allows this server's files and exactly the scripts that are in the page."""
+    """Return a policy that allows this server's files and the page's own inline scripts."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in _INLINE_SCRIPT.findall(html)

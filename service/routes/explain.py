@@ -20,8 +20,8 @@ from service.schemas.answers import ExplainProgress, ExplainResponse
 from service.schemas.targets import Targets
 
 router = AccessRouter(needs=EXPLAIN, tags=["explain"])
-# Open: reading the progress of a request does not count for its key, and a random request id is as
-# good as a key for so little.
+# Open, so that reading progress does not count for a key. A random request id protects this little
+# information well enough.
 progress_router = AccessRouter(needs=OPEN, tags=["explain"])
 
 RequestId = Annotated[
@@ -36,30 +36,30 @@ RequestId = Annotated[
 _PNG = "image/png"
 
 _TARGETS_SCHEMA = TypeAdapter(Targets).json_schema(ref_template="#/components/schemas/{model}")
-# They are among the components already, with the JSON body.
+# The JSON body has already added them to the components.
 del _TARGETS_SCHEMA["$defs"]
-# Beside the picture, in every multipart body.
+# Parts of every multipart body, beside the picture.
 TEXT_PARTS: dict[str, Any] = {
     "prompts": {
         "type": "array",
         "minItems": 1,
         "items": {"type": "string"},
-        "description": "What to look for; repeat the field for several prompts.",
+        "description": "A text to explain the picture for; repeat the field for several prompts.",
         "example": ["a cat", "a dog"],
     },
     "targets": {
         **_TARGETS_SCHEMA,
-        "description": "`targets` as JSON, in one field; needed where there are no prompts.",
+        "description": "`targets` as JSON, in one field; required without prompts.",
         "example": [{"type": "text", "text": "a cat"}],
     },
     "options": {
         "$ref": "#/components/schemas/ExplainOptions",
-        "description": "What is computed, as JSON.",
+        "description": "Options of the computation, as JSON.",
         "example": {"layers": 2},
     },
     "output": {
         "$ref": "#/components/schemas/OutputOptions",
-        "description": "What is sent back, as JSON.",
+        "description": "Options of the answer, as JSON.",
         "example": {"heatmap": "none"},
     },
 }
@@ -119,10 +119,10 @@ REQUEST_BODY: dict[str, Any] = {
     },
 )
 async def explain(request: Request) -> Response:
-    """Shows where a model looked in each picture for each prompt or other target.
+    """Show where a model looks in each picture for each prompt or other target.
 
     Send JSON with base64 or data URLs, or `multipart/form-data` with files. With
-    `Accept: image/png`, one picture and one target are answered by the overlay itself.
+    `Accept: image/png`, the answer to one picture and one target is the overlay itself.
     """
     wants_png = _wants_png(request)
     accepted = accept(request)
@@ -135,7 +135,7 @@ async def explain(request: Request) -> Response:
 
 
 def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
-    """Return inputs of which the only picture's only overlay is the answer.
+    """Return the inputs with an overlay as the only output, of one picture and one target.
 
     Raises:
         NotAcceptableError: there are several pictures or targets.
@@ -152,12 +152,12 @@ def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
     return replace(inputs, output=inputs.output.model_copy(update=only_overlay))
 
 
-@progress_router.get("/explain/{request_id}/progress", summary="How far a request is")
+@progress_router.get("/explain/{request_id}/progress", summary="Read the progress of a request")
 async def explain_progress(request: Request, request_id: RequestId) -> ExplainProgress:
-    """How far an explanation is that is not answered yet, by the `X-Request-ID` it was sent with.
+    """Return the progress of a request that is not answered yet, by its `X-Request-ID`.
 
-    Only the replica that holds the request knows it, and only until it is answered. Choose an id
-    that nobody guesses: whoever knows it may ask.
+    Only the replica that handles the request knows its progress, and only until it is answered.
+    Choose an id that cannot be guessed: everyone who knows it can read the progress.
     """
     reading = application_of(request.app).explaining.progress.read(request_id)
     return ExplainProgress(

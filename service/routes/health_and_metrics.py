@@ -1,4 +1,4 @@
-"""What operators and their machines ask: health and metrics."""
+"""Health and metrics, for operators and load balancers."""
 
 from fastapi import Request, Response
 
@@ -13,20 +13,20 @@ metrics_router = AccessRouter(needs=METRICS, tags=["operations"])
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", summary="Whether the process answers")
+@router.get("/health/live", summary="Check that the process answers")
 async def live() -> Health:
-    """True as long as the process can answer at all; it says nothing of the models."""
+    """Check that the process answers at all. This says nothing about the models."""
     return Health(status="alive")
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", summary="Whether the server can answer")
+@router.get("/health/ready", summary="Check the readiness of the server")
 async def ready(request: Request) -> Health:
-    """True once loading at start is over and a request that names no model would be answered.
+    """Check that loading at start is over and a request without a model would be answered.
 
-    False from the moment in which the server is told to stop.
+    Fails from the moment in which the server is told to stop.
 
-    Other models may have failed: `/models/{model_id}/ready` tells of each.
+    Other models may have failed: `/models/{model_id}/ready` checks each.
     """
     readiness = application_of(request.app).readiness
     readiness.require()
@@ -50,5 +50,5 @@ async def ready(request: Request) -> Health:
     },
 )
 async def metrics(request: Request) -> Response:
-    """All metrics in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     return Response(application_of(request.app).metrics.exposition(), media_type=CONTENT_TYPE)

@@ -70,13 +70,13 @@ class _Group:
 
 @router.get("/models", summary="List the served models (KServe V1)")
 async def list_models(request: Request) -> ModelNames:
-    """The ids of all served models, the default one first."""
+    """Return the ids of all served models, the default one first."""
     return ModelNames(models=[model.id for model in application_of(request.app).pool])
 
 
-@router.get("/models/{model_id}", summary="Whether a model can answer (KServe V1)")
+@router.get("/models/{model_id}", summary="Check the readiness of a model (KServe V1)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
-    """True while the model is in memory and would answer; otherwise an error."""
+    """Check that the model is in memory and would answer; return an error otherwise."""
     readiness = application_of(request.app).readiness
     return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
@@ -88,10 +88,10 @@ async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [TIMEOUT_PARAMETER]},
 )
 async def explain(request: Request, model_id: ModelId) -> Response:
-    """Explains pictures, each with its own prompts and options.
+    """Explain pictures, each with its own prompts and options.
 
-    Instances that ask the same are one request to the model; those that do not are as many, and
-    count as such.
+    Instances with equal prompts, targets and options are one request to the model. Each other
+    combination is a further request to the model, and counts as one.
     """
     accepted = accept(request)
     groups = await accepted.read(_read(request, model_id))

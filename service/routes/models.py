@@ -1,4 +1,4 @@
-"""The served models: what they are, whether they can answer, loading and unloading them."""
+"""The served models: description, readiness, loading and unloading."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ WaitSeconds = Annotated[
         ge=0,
         le=60,
         allow_inf_nan=False,
-        description="How long the answer may wait until it is done, in seconds.",
+        description="Longest time to wait for the operation to end before answering, in seconds.",
         examples=[10],
     ),
 ]
@@ -27,22 +27,22 @@ WaitSeconds = Annotated[
 
 @router.get("/models", summary="List the served models")
 async def list_models(request: Request) -> ModelList:
-    """Every served model, the default one first."""
+    """Return every served model, the default one first."""
     pool = application_of(request.app).pool
     return ModelList(models=[model.info() for model in pool])
 
 
 @router.get("/models/{model_id}", summary="Describe a served model")
 async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
-    """One served model."""
+    """Return one served model."""
     pool = application_of(request.app).pool
     return pool.get(model_id).info()
 
 
 @router.head("/models/{model_id}/ready", include_in_schema=False)
-@router.get("/models/{model_id}/ready", summary="Whether a model is loaded and can answer")
+@router.get("/models/{model_id}/ready", summary="Check the readiness of a model")
 async def model_ready(request: Request, model_id: ModelId) -> Health:
-    """True while the model is in memory and would answer."""
+    """Check that the model is in memory and would answer."""
     readiness = application_of(request.app).readiness
     readiness.require_model(model_id)
     return Health(status="ready")
@@ -53,17 +53,17 @@ async def model_ready(request: Request, model_id: ModelId) -> Health:
     summary="Load a model",
     status_code=202,
     responses={
-        200: {"description": "It is ready.", "model": ModelInfo},
-        202: {"description": "It is loading."},
+        200: {"description": "The model is ready.", "model": ModelInfo},
+        202: {"description": "The model is loading."},
     },
 )
 async def load_model(
     request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
 ) -> ModelInfo:
-    """Loads a model into memory; does nothing if it is there.
+    """Load a model into memory; do nothing if it is loaded.
 
-    A model that was unloaded or that failed to load is tried at once. Needs a key with the
-    scope admin.
+    A model that was unloaded or failed to load is loaded at once. Requires a key with the scope
+    admin.
     """
     pool = application_of(request.app).pool
     model = await pool.load(model_id, wait_seconds)
@@ -77,18 +77,18 @@ async def load_model(
     summary="Unload a model",
     status_code=202,
     responses={
-        200: {"description": "It is unloaded.", "model": ModelInfo},
-        202: {"description": "It is finishing its work, and leaves then."},
+        200: {"description": "The model is unloaded.", "model": ModelInfo},
+        202: {"description": "The model finishes its accepted requests first."},
     },
 )
 async def unload_model(
     request: Request, response: Response, model_id: ModelId, wait_seconds: WaitSeconds = 0.0
 ) -> ModelInfo:
-    """Unloads a model when what it has accepted is answered; does nothing if it is not loaded.
+    """Unload a model once its accepted requests are answered; do nothing if it is not loaded.
 
-    A server that loads its models at start leaves it unloaded until it is loaded by the route
-    above; one that loads them on demand loads it again for the next request. Needs a key
-    with the scope admin.
+    A server that loads its models at start loads it again only by `POST /models/{model_id}/load`;
+    a server that loads them on demand loads it again for the next request. Requires a key with the
+    scope admin.
     """
     pool = application_of(request.app).pool
     model = await pool.unload(model_id, wait_seconds)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, also called V2: what KServe and Triton clients speak."""
+"""The Open Inference Protocol, also called V2, of KServe and Triton clients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ _BINARY = "application/octet-stream"
 _INPUTS = ("IMAGE", "TEXT")
 _OUTPUTS: dict[OutputName, int] = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
 
-# Tensors are made of the raw maps and numbers.
+# The output tensors hold raw maps and numbers.
 _NOTHING_DRAWN = OutputOptions(heatmap="none", overlay=False, regions_threshold=None)
 
 _KIND: dict[str, Any] = {
@@ -85,14 +85,14 @@ _VERSION_PARAMETER: dict[str, Any] = {
     "name": "version",
     "in": "path",
     "required": True,
-    "description": "The model's version; there is one.",
+    "description": "The model's only version.",
     "schema": {"type": "string", "const": _VERSION},
 }
 _LENGTH_PARAMETER: dict[str, Any] = {
     "name": JSON_LENGTH_HEADER,
     "in": "header",
     "required": False,
-    "description": "Length of the JSON in bytes, where tensors follow it.",
+    "description": "Length of the JSON in bytes, if tensors follow it.",
     "schema": {"type": "integer", "minimum": 0, "example": 161},
 }
 _OF_A_VERSION: dict[str, Any] = {"parameters": [_VERSION_PARAMETER]}
@@ -102,7 +102,7 @@ _INFER: dict[str, Any] = {
 }
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The explanations; as bytes after the JSON, where that was asked for.",
+        "description": "The explanations; tensors follow the JSON as bytes if requested.",
         "content": {_BINARY: _BYTES_AFTER_JSON},
     }
 }
@@ -113,7 +113,7 @@ class _Inference:
     """A checked inference request.
 
     Attributes:
-        id: its own id, for the answer; None without one.
+        id: the id in the request, for the answer; None without one.
         inputs: the inputs of the command.
         outputs: names of the wanted tensors, and whether each is sent as bytes.
     """
@@ -123,25 +123,25 @@ class _Inference:
     outputs: Mapping[str, bool]
 
 
-# KServe's server has it without the slash, the specification with it.
+# The specification has the path with a slash, KServe's server without.
 @router.get("/", include_in_schema=False)
 @router.get("", summary="Describe the server (V2)")
 async def describe_server(request: Request) -> ServerMetadata:
-    """What this server is, and which extensions of the protocol it speaks."""
+    """Return the server's name, its version and its extensions of the protocol."""
     return ServerMetadata(
         name="legrad", version=request.app.version, extensions=["binary_tensor_data"]
     )
 
 
-@health_router.get("/health/live", summary="Whether the process answers (V2)")
+@health_router.get("/health/live", summary="Check that the process answers (V2)")
 async def live() -> ServerLive:
-    """As `/health/live`."""
+    """Check that the process answers, like `/health/live`."""
     return ServerLive(live=True)
 
 
-@health_router.get("/health/ready", summary="Whether the server can answer (V2)")
+@health_router.get("/health/ready", summary="Check the readiness of the server (V2)")
 async def ready(request: Request) -> ServerReady:
-    """As `/health/ready`."""
+    """Check the readiness of the server, like `/health/ready`."""
     application_of(request.app).readiness.require()
     return ServerReady(ready=True)
 
@@ -153,7 +153,7 @@ async def ready(request: Request) -> ServerReady:
 )
 @router.get("/models/{model_id}", summary="Describe a model (V2)")
 async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
-    """The tensors that a model takes and gives; the same for all models."""
+    """Return the input and output tensors of a model; all models have the same."""
     return ModelMetadata(
         name=application_of(request.app).pool.get(model_id).id,
         versions=[_VERSION],
@@ -168,12 +168,12 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
 
 @router.get(
     "/models/{model_id}/versions/{version}/ready",
-    summary="Whether a version of a model can answer (V2)",
+    summary="Check the readiness of a version of a model (V2)",
     openapi_extra=_OF_A_VERSION,
 )
-@router.get("/models/{model_id}/ready", summary="Whether a model can answer (V2)")
+@router.get("/models/{model_id}/ready", summary="Check the readiness of a model (V2)")
 async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
-    """True while the model is in memory and would answer; otherwise an error."""
+    """Check that the model is in memory and would answer; return an error otherwise."""
     readiness = application_of(request.app).readiness
     return ModelReadiness(name=readiness.require_model(model_id).id, ready=True)
 
@@ -193,10 +193,10 @@ async def model_ready(request: Request, model_id: ModelId) -> ModelReadiness:
     openapi_extra=_INFER,
 )
 async def infer(request: Request, model_id: ModelId) -> Response:
-    """Explains every picture for every text; maps come as one tensor of raw patch grids.
+    """Explain every picture for every text; the heatmaps are one tensor of raw patch grids.
 
-    Pictures whose grids differ, which only `fit=native` makes, do not fit one tensor: ask for
-    them one by one, or for the other outputs alone.
+    With `fit=native`, the grids of pictures can differ in size and then do not fit one tensor: send
+    such pictures one by one, or request the other outputs alone.
     """
     accepted = accept(request)
     asked = await accepted.read(_read(request, model_id))
@@ -248,7 +248,7 @@ def _parse(raw: bytes, json_length: str | None, model: str, limits: RequestLimit
 def _options(parameters: dict[str, Any]) -> ExplainOptions:
     layers = parameters.get("layers")
     if isinstance(layers, str) and layers != "all":
-        # Parameters have no lists.
+        # The protocol's parameters cannot be lists.
         try:
             parameters["layers"] = [int(index) for index in layers.split(",")]
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The page that a person opens, at `/`."""
+"""The web page, at `/`."""
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
@@ -14,14 +14,14 @@ router = AccessRouter(needs=OPEN, include_in_schema=False)
 @router.head("/")
 @router.get("/")
 async def page(request: Request) -> Response:
-    """The page itself."""
+    """Return the page."""
     return _answer(request, INDEX)
 
 
 @router.head("/web/{path:path}")
 @router.get("/web/{path:path}")
 async def page_file(request: Request, path: str) -> Response:
-    """A file that the page uses."""
+    """Return a file of the page."""
     if path not in page_files():
         raise HTTPException(404)
     return _answer(request, path)
@@ -31,7 +31,7 @@ def _answer(request: Request, path: str) -> Response:
     found = page_files()[path]
     headers = {
         "ETag": found.etag,
-        # Kept, but asked about each time: a new version of the server must not meet old files.
+        # Cached, but checked at each use: old files must not run against a new server.
         "Cache-Control": "no-cache",
         CONTENT_SECURITY_POLICY: POLICY,
     }

@@ -1,4 +1,4 @@
-"""How other protocols write errors, and which versions of a model they may name."""
+"""Errors in the forms of other protocols, and the check of a model's version."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +11,7 @@ from service.schemas.protocols import ProtocolError, TorchServeError
 
 
 def kserve_error(problem: Problem, request_id: str) -> dict[str, Any]:
-    """A problem as KServe and Triton write it."""
+    """Return a problem in the form of KServe and Triton."""
     return ProtocolError(
         error=shorten(problem.detail),
         code=problem.code,
@@ -21,17 +21,16 @@ def kserve_error(problem: Problem, request_id: str) -> dict[str, Any]:
 
 
 def torchserve_error(problem: Problem, request_id: str) -> dict[str, Any]:  # noqa: ARG001
-    """A problem as TorchServe writes it."""
+    """Return a problem in the form of TorchServe."""
     return TorchServeError(
         code=problem.status, type=problem.code, message=shorten(problem.detail)
     ).model_dump()
 
 
 def only_version(version: str) -> Callable[[Request], Awaitable[None]]:
-    """Lets requests pass that name this version of a model, or none.
+    """Return a dependency that refuses requests for any other version of a model.
 
-    Raises:
-        UnknownVersionError: they name another.
+    The dependency raises an :class:`UnknownVersionError`.
     """
 
     async def check(request: Request) -> None:

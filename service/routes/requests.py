@@ -1,4 +1,4 @@
-"""The steps that every protocol shares: accept a request, read its body, carry out its commands."""
+"""Steps that all protocols share: accept a request, read its body, carry out its commands."""
 
 import asyncio
 import time
@@ -24,22 +24,22 @@ TIMEOUT_PARAMETER: dict[str, Any] = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "required": False,
-    "description": "Deadline of this request in milliseconds, no longer than the server's own.",
+    "description": "Timeout of this request in milliseconds, at most the server's own.",
     "schema": {"type": "integer", "minimum": 1, "example": 5000},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRequest:
-    """A request that has a slot on this server.
+    """A request with a reserved slot.
 
     Attributes:
         request: the request; its body is not read yet.
         received: time of arrival, on the monotonic clock in seconds.
         deadline: time after which the answer is useless, on the same clock.
-        reservation: its slot, until its answer is sent.
-        progress: the progress that its caller can follow, by its id.
-        record: notes for the log and the headers.
+        reservation: the slot, released once the answer is sent.
+        progress: the progress of the request, which its caller can read.
+        record: the record of the request.
         application: the application that answers it.
     """
 
@@ -52,13 +52,13 @@ class AcceptedRequest:
     application: ApplicationState
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
-        """Await the body.
+        """Read the body before the deadline.
 
         Args:
             reading: reads and checks the body.
 
         Raises:
-            SlowBodyError: it did not arrive before the deadline.
+            SlowBodyError: the body did not arrive before the deadline.
         """
         seconds = self.deadline - self.received
         try:
@@ -80,20 +80,20 @@ class AcceptedRequest:
         return outcome
 
     async def explain_all(self, inputs: Sequence[ExplainInputs]) -> list[ExplainOutcome]:
-        """Carry out commands for the same model side by side, all of them or none.
+        """Carry out commands for the same model concurrently; the first error cancels the rest.
 
-        Each takes a slot until all are sent, as if it were a request of its own. The request's
-        record gets the stages, the model and the timings.
+        Each command takes a slot until the answer is sent, as if it were a request of its own.
+        Stages, model and timings go into the request's record.
 
         Raises:
-            TooManyRequestsError: there are not as many slots.
+            TooManyRequestsError: too few slots are free.
             ClientLeftError: the client closed the connection.
             Exception: see :meth:`ExplainingService.explain`.
         """
         explaining = self.application.explaining
         for _ in inputs[1:]:
             self.record.until_sent.enter_context(explaining.admission.reserve())
-        # Set before the work, because the log of a failed request shows its stages too.
+        # Set before the work, so that the log line of a failed request has its stages too.
         self.record.stages = stages = Stages(self.application.tracing)
         commands = [
             ExplainCommand(each, self.received, self.deadline, self.progress, stages)
@@ -123,11 +123,11 @@ class AcceptedRequest:
 def accept(request: Request) -> AcceptedRequest:
     """Reserve a slot for a request, from before its body is read until its answer is sent.
 
-    So a full server holds no bodies either, and an answer that nobody reads still counts.
+    A full server therefore holds no bodies, and answers that clients read slowly count too.
 
     Raises:
         TooManyRequestsError: every slot is taken.
-        RequestValidationError: the deadline header is not a time.
+        RequestValidationError: the timeout header is not a positive whole number.
     """
     received = time.monotonic()
     application, record = application_of(request.app), record_of(request.scope)

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: their elements in the JSON, or as bytes after it."""
+"""Tensors of the Open Inference Protocol, in the JSON or as bytes after it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class BytesTensor:
     """A list of texts or byte strings.
 
     Attributes:
-        field: what the caller calls its elements, for errors.
-        elements: text where they came in the JSON, bytes where they came after it.
+        field: name of the elements' field in the request, for errors.
+        elements: texts from the JSON, or byte strings from after it.
     """
 
     field: str
@@ -30,18 +30,18 @@ class BytesTensor:
 
 
 def split_body(raw: bytes, json_length: str | None) -> tuple[bytes, bytes]:
-    """The JSON of a body, and the bytes after it.
+    """Split a body into its JSON and the bytes after it.
 
     Args:
         raw: the body.
-        json_length: the header that says where the JSON ends; None where it is all of the body.
+        json_length: header with the length of the JSON in bytes; None if there is only JSON.
 
     Raises:
-        MalformedBodyError: the body is shorter, or the header is no length.
+        MalformedBodyError: the header is not a length, or the body is shorter.
     """
     if json_length is None:
         return raw, b""
-    # Longer numbers are of no body that is accepted, and slow to read.
+    # Longer numbers exceed every accepted body, and are slow to parse.
     if not (json_length.isascii() and json_length.isdigit() and len(json_length) <= 12):
         raise MalformedBodyError(
             f"{JSON_LENGTH_HEADER} should be the length of the JSON in bytes, not "
@@ -60,17 +60,20 @@ def split_body(raw: bytes, json_length: str | None) -> tuple[bytes, bytes]:
 def read_tensors(
     inputs: Sequence[InputTensor], appended: bytes, names: Collection[str]
 ) -> dict[str, BytesTensor]:
-    """The input tensors, by name.
+    """Read the input tensors.
 
     Args:
-        inputs: as the JSON describes them.
-        appended: the bytes after the JSON: those of all binary tensors, in their order.
-        names: the tensors that there must be, and no others.
+        inputs: the tensors in the JSON.
+        appended: the bytes after the JSON: all binary tensors, in order.
+        names: names of the required tensors; others are refused.
+
+    Returns:
+        The tensors by name.
 
     Raises:
         RequestValidationError: a tensor is missing, unknown, or of another type or shape.
-        MalformedBodyError: the bytes are not what the JSON says of them.
-        LimitExceededError: a tensor has more elements than any good one.
+        MalformedBodyError: the bytes after the JSON do not match their description in it.
+        LimitExceededError: a tensor has too many elements.
     """
     tensors: dict[str, BytesTensor] = {}
     begin = 0
@@ -124,15 +127,15 @@ def read_tensors(
 def write_tensors(
     response: InferenceResponse, tensors: Mapping[str, NDArray[np.float32]], binary: Collection[str]
 ) -> tuple[bytes, int | None]:
-    """A body that holds the tensors.
+    """Write the body of an answer.
 
     Args:
         response: the answer without its outputs.
         tensors: float32, by name.
-        binary: the names of those that follow the JSON as bytes.
+        binary: names of the tensors that follow the JSON as bytes.
 
     Returns:
-        The body, and how long its JSON is in bytes; None where there is nothing else.
+        The body, and the length of its JSON in bytes, or None if the body is only JSON.
     """
     outputs, appended = [], []
     for name, values in tensors.items():
@@ -180,8 +183,8 @@ def _elements(data: bytes, count: int, field: str) -> list[bytes]:
         begin = end
     if len(elements) != count or begin != len(data):
         raise MalformedBodyError(
-            f"The {len(data)} bytes are not {count} elements: each is its length in four bytes, "
-            "the lowest first, and then so many bytes.",
+            f"The {len(data)} bytes are not {count} elements: write each as its length, a "
+            "little-endian number of four bytes, and then its bytes.",
             field=field,
         )
     return elements

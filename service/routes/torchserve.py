@@ -35,7 +35,6 @@ _VERSION = "1.0"
 _RAW = "application/octet-stream"
 _PART = "data"
 
-
 _KIND: dict[str, Any] = {
     "tags": ["TorchServe"],
     "error_form": torchserve_error,
@@ -90,7 +89,7 @@ _OF_A_VERSION: dict[str, Any] = {
     "name": "version",
     "in": "path",
     "required": True,
-    "description": "The model's version; there is one.",
+    "description": "The model's only version.",
     "schema": {"type": "string", "const": _VERSION},
 }
 _EXPLAIN: dict[str, Any] = {
@@ -105,9 +104,9 @@ _EXPLAIN_VERSION: dict[str, Any] = {
 }
 
 
-@health_router.get("/ping", summary="Whether the server can answer (TorchServe)")
+@health_router.get("/ping", summary="Check the readiness of the server (TorchServe)")
 async def ping(request: Request) -> Ping:
-    """As `/health/ready`."""
+    """Check the readiness of the server, like `/health/ready`."""
     application_of(request.app).readiness.require()
     return Ping(status="Healthy")
 
@@ -117,9 +116,9 @@ async def ping(request: Request) -> Ping:
 @router.put("/explanations/{model_id}", **_EXPLAIN)
 @router.post("/explanations/{model_id}", **_EXPLAIN)
 async def explain(request: Request, model_id: ModelId) -> Response:
-    """Explains one picture: the body itself, or the part `data` of a multipart body.
+    """Explain one picture: the body itself, or the part `data` of a multipart body.
 
-    Prompts, targets and options are in the query, or in other parts of the multipart body.
+    Send prompts, targets and options in the query, or in other parts of the multipart body.
     """
     accepted = accept(request)
     outcome = await accepted.explain(await accepted.read(_read(request, model_id)))
@@ -131,7 +130,7 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 async def _read(request: Request, model: str) -> ExplainInputs:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    # Programs that send a file as it is, such as curl -T, may say nothing of its type.
+    # Programs that send a file as the body, such as curl -T, may leave out its type.
     if kind not in (MULTIPART, _RAW, "") and not kind.startswith("image/"):
         raise UnsupportedMediaTypeError(
             f"Send the picture as image/*, {_RAW} or {MULTIPART}, not {kind!r}.",

@@ -37,7 +37,7 @@ _ONLY_REFUSED = {
 _REFUSALS = (400, 406, 408, 413, 422)
 _BEYOND_WORDS = {
     # One parameter cannot be said to do in place of another, nor a part of the body in its place.
-    "/explanations/": r"Give prompts, targets, or both\.|is there more than once\.",
+    "/explanations/": r"Give prompts, targets, or both\.|appears more than once\.",
     # Which tensors there must be, how bytes follow JSON, and what a parameter is called, is the
     # protocol's matter.
     "/v2/": r'"field":"(inputs|parameters|body")',

@@ -1,1 +1,1 @@
-"""How a request body is read: JSON, multipart, validation, targets."""
+"""Reading of request bodies: JSON, multipart, validation, targets."""

@@ -1,4 +1,4 @@
-"""Reading `multipart/form-data`: in memory, within limits, and never by way of the disk."""
+"""Parsing of `multipart/form-data`: in memory, within limits, without temporary files."""
 
 from dataclasses import dataclass, field
 
@@ -14,12 +14,12 @@ _LONGEST_NAME = 256
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
-    """What a body may hold.
+    """Limits on a multipart body.
 
     Attributes:
         files: most parts with a file name.
         texts: most other parts.
-        text_bytes: longest of those, in bytes.
+        text_bytes: most bytes of such another part.
     """
 
     files: int
@@ -29,7 +29,7 @@ class FormLimits:
 
 @dataclass(slots=True)
 class Form:
-    """The parts of a body, each kind in the order sent.
+    """The parts of a body, in the order of the body.
 
     Attributes:
         files: names and contents of the parts with a file name.
@@ -41,19 +41,19 @@ class Form:
 
 
 def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
-    """Takes a body apart.
+    """Parse a multipart body.
 
     Args:
-        body: all of it.
-        content_type: the header, with the boundary.
-        limits: what is refused.
+        body: the whole body.
+        content_type: value of ``Content-Type``, with the boundary.
+        limits: limits on the body.
 
     Raises:
-        UnsupportedMediaTypeError: the texts are in another charset than UTF-8.
-        MalformedBodyError: it is no multipart body, is cut off, or exceeds a limit.
+        UnsupportedMediaTypeError: the charset of the texts is not UTF-8.
+        MalformedBodyError: the body is not multipart, is cut off, or exceeds a limit.
     """
     _, parameters = parse_options_header(content_type)
-    # Other codecs are a way to make the server work hard, or fail, on a few bytes.
+    # With other codecs, a few bytes can cost much time, or raise unexpected errors.
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise UnsupportedMediaTypeError(
             "The text fields must be in UTF-8: leave out the charset.", field="Content-Type"
@@ -87,7 +87,7 @@ def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
 
 
 class _Reader:
-    """What the parser calls; checks each part as soon as its headers are known."""
+    """Callbacks of the parser; they check each part as soon as its headers are known."""
 
     def __init__(self, limits: FormLimits) -> None:
         self.form = Form()
@@ -154,12 +154,12 @@ class _Reader:
         self.ended = True
 
 
-def _decoded(encoded: bytes, what: str, field: str = "body") -> str:
+def _decoded(encoded: bytes, subject: str, field: str = "body") -> str:
     try:
         return encoded.decode()
     except UnicodeDecodeError as error:
-        raise MalformedBodyError(f"{what} is not in UTF-8.", field=field) from error
+        raise MalformedBodyError(f"{subject} is not in UTF-8.", field=field) from error
 
 
-def _unreadable(why: str) -> MalformedBodyError:
-    return MalformedBodyError(f"The multipart body cannot be read: {why}", field="body")
+def _unreadable(reason: str) -> MalformedBodyError:
+    return MalformedBodyError(f"The multipart body cannot be read: {reason}", field="body")

@@ -1,4 +1,4 @@
-"""From a body, JSON or multipart, to the checked inputs of a command."""
+"""Reading of bodies, JSON or multipart, into the checked inputs of a command."""
 
 import base64
 import binascii
@@ -45,7 +45,7 @@ _Body = TypeVar("_Body", bound=ExplainBody)
 
 @dataclass(frozen=True, slots=True)
 class BodyRules:
-    """The limits and rules that a body is read by.
+    """Limits and rules for reading a body.
 
     Attributes:
         limits: limits on the content of one request.
@@ -57,7 +57,7 @@ class BodyRules:
 
 
 def rules_of(request: Request) -> BodyRules:
-    """Return the rules of the application that a request came to."""
+    """Return the rules of the request's application."""
     application = application_of(request.app)
     return BodyRules(application.request_limits, application.url_rules)
 
@@ -67,7 +67,7 @@ def image_bytes(image: ImageField, field: str) -> bytes:
 
     Args:
         image: a data URL, plain base64, or an object with base64.
-        field: its name, for the error.
+        field: name of the field, for the error.
 
     Raises:
         ImageDecodeError: not base64, or a data URL of another encoding.
@@ -82,8 +82,8 @@ def image_bytes(image: ImageField, field: str) -> bytes:
             )
     elif text.startswith(("http://", "https://")):
         raise ImageDecodeError(
-            'Write an address as {"url": "https://..."}, or send the picture itself, as base64, as '
-            "a data URL or as multipart/form-data.",
+            'Write a URL as {"url": "https://..."}, or send the picture itself, as base64, as a '
+            "data URL or as multipart/form-data.",
             field=field,
         )
     try:
@@ -100,8 +100,8 @@ async def read_request(request: Request) -> ExplainInputs:
     """Read and check the body of an explain request.
 
     Raises:
-        ServiceError: the body is of another type, unreadable, or beyond a limit, or a picture's
-            address is not allowed.
+        ServiceError: the body has another type, cannot be read or exceeds a limit, or the URL of a
+            picture is not allowed.
         RequestValidationError: the body does not fit the contract.
         ImageDecodeError: a picture is not base64.
     """
@@ -119,15 +119,15 @@ async def read_request(request: Request) -> ExplainInputs:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body as it was sent.
+    """Return the raw body.
 
     Raises:
-        UnsupportedMediaTypeError: it is compressed.
-        BodyTooLargeError: it is longer than the limit.
+        UnsupportedMediaTypeError: the body is compressed.
+        BodyTooLargeError: the body is longer than the limit.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        # A few bytes could be made to fill the memory; pictures are compressed already.
+        # A few bytes could decompress to gigabytes; pictures are compressed already.
         raise UnsupportedMediaTypeError(
             f"Send the body as it is, not compressed as {encoding!r}.", field="Content-Encoding"
         )
@@ -189,7 +189,7 @@ def form_parts(
         ServiceError: see :func:`service.routes.bodies.multipart.read_form`.
     """
     form_limits = FormLimits(
-        # One more than the limit, so that the limit's own error answers it.
+        # One more than the limit: the later check of the limit names it in its error.
         files=limits.max_images + 1,
         texts=limits.max_prompts + 8,
         text_bytes=_LONGEST_TEXT_PART,
@@ -224,7 +224,7 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
         if name in ("prompts", "prompt"):
             prompts.append(_one_prompt(name, value))
         elif name in fields:
-            raise MalformedBodyError(f"{name} is there more than once.", field=name)
+            raise MalformedBodyError(f"{name} appears more than once.", field=name)
         elif name in ("targets", "options", "output"):
             try:
                 fields[name] = from_json(value)
@@ -240,7 +240,7 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
 
 
 def _one_prompt(name: str, value: str) -> str:
-    """Return a prompt; refuse a JSON list, which would pass for one odd prompt.
+    """Return a prompt; refuse a JSON list, which would otherwise become a single prompt.
 
     Raises:
         MalformedBodyError: it is a JSON list.
@@ -263,12 +263,12 @@ def inputs_of(
     question: Question,
     model: str | None,
 ) -> ExplainInputs:
-    """Return the inputs of a command: the one place where a protocol's body becomes one.
+    """Return the inputs of a command from a checked body.
 
     Args:
         body: the options.
         images: encoded pictures or URLs.
-        fields: the request's name of each picture.
+        fields: name of each picture's field in the request.
         question: the targets.
         model: a model id, or None for the default.
     """

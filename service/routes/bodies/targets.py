@@ -1,4 +1,4 @@
-"""Targets of the contract, read as targets of the engine."""
+"""Conversion of the contract's targets to those of the engine."""
 
 import base64
 import binascii
@@ -24,13 +24,13 @@ def read_question(
     negatives: contract.NegativePrompts | NegativePreset | None,
     read_image: Callable[[ImageField, str], bytes],
 ) -> Question:
-    """Read the prompts, then the targets, of a request. Pictures stay encoded.
+    """Read the prompts and then the targets of a request. Pictures stay encoded.
 
     Args:
         prompts: texts.
         targets: other targets.
         negatives: corrections of the maps.
-        read_image: returns the encoded picture of a field, given the field and its name.
+        read_image: returns the encoded picture of a field, given its value and its name.
 
     Raises:
         InvalidTargetError: an embedding is not base64 of float32.

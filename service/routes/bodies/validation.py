@@ -1,4 +1,4 @@
-"""Whether what a caller sent fits the contract, and where it does not."""
+"""Validation of JSON bodies against the contract, with errors for people."""
 
 from difflib import get_close_matches
 from typing import TypeVar
@@ -19,10 +19,10 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def check_value_count(count: int) -> None:
-    """Refuses a body of more values than any good one has.
+    """Refuse a body with more values than any valid one.
 
     Raises:
-        LimitExceededError: there are too many.
+        LimitExceededError: there are too many values.
     """
     if count > _MOST_VALUES:
         raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
@@ -34,20 +34,20 @@ def validated(
     names: frozenset[str] = FIELD_NAMES,
     within: tuple[str, ...] = (),
 ) -> _Model:
-    """A JSON body, or a part of one, that fits the contract.
+    """Parse and validate a JSON body, or a part of one.
 
     Args:
         raw: the JSON.
-        model: what it must be.
-        names: every field name that the JSON may hold, for errors.
-        within: where the part is in the body, for errors.
+        model: the model that it must fit.
+        names: every field name that the JSON may contain, for errors.
+        within: path of the part in the body, for errors.
 
     Raises:
-        RequestValidationError: it is not JSON, or does not fit.
-        LimitExceededError: it has too many values.
+        RequestValidationError: the JSON is malformed, or does not fit.
+        LimitExceededError: the JSON has too many values.
     """
-    # Pictures and prompts are long strings. A body of many short values is none, and each of its
-    # mistakes would cost a hundred times its size to report.
+    # Valid bodies have few values, such as pictures and prompts. A body of many short values would
+    # cost a hundred times its size, because pydantic reports an error for each.
     check_value_count(sum(map(raw.count, _BEFORE_VALUES)))
     try:
         return model.model_validate_json(raw)
@@ -56,22 +56,22 @@ def validated(
             [
                 {
                     **each,
-                    "loc": (*within, *_as_sent(each["loc"], each["type"], names)),
-                    "msg": _said(each["loc"], each["type"], each["msg"], names, within),
+                    "loc": (*within, *_field_path(each["loc"], each["type"], names)),
+                    "msg": _message(each["loc"], each["type"], each["msg"], names, within),
                 }
                 for each in error.errors(include_input=False)[:MOST_ERRORS]
             ]
         ) from error
 
 
-def _said(
+def _message(
     location: tuple[int | str, ...],
     kind: str,
     message: str,
     names: frozenset[str],
     within: tuple[str, ...],
 ) -> str:
-    """What to do about a mistake, where the library's words leave it open."""
+    """Return the message of an error, reworded if pydantic's own does not help the caller."""
     if kind == "list_type":
         return "Write a list, in square brackets."
     if kind != "extra_forbidden":
@@ -80,15 +80,15 @@ def _said(
     home = HOMES.get(name)
     if len(location) == 1 and not within and home is not None:
         return f"There is no such field here: it belongs in {home!r}."
-    # Nothing that is much longer resembles a name, and comparing it would take long.
+    # A much longer name resembles none of them, and would take long to compare.
     similar = get_close_matches(name, sorted(names), 1) if len(name) <= _LONGEST_NAME else []
     return f"There is no such field{f': is it {similar[0]!r}?' if similar else '.'}"
 
 
-def _as_sent(
+def _field_path(
     location: tuple[int | str, ...], kind: str, names: frozenset[str]
 ) -> tuple[int | str, ...]:
-    """The place of a mistake in the body, without the branches of unions that were tried."""
+    """Return the location of an error in the body, without the names of union branches."""
     last = len(location) - 1
     return tuple(
         part
@@ -100,7 +100,7 @@ def _as_sent(
 
 
 def _is_branch(location: tuple[int | str, ...], position: int) -> bool:
-    """Whether a name is the kind of a target, which some fields are called as well."""
+    """Return whether a name in a location is a union branch; some fields have the same name."""
     if position == 0:
         return False
     if isinstance(location[position - 1], int):
