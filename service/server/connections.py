@@ -94,7 +94,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("large-head")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP, unless the connection is closing; nothing more is read."""
+        """Answer bytes that are not HTTP, unless the connection is closing; read no more."""
         self._graceful.receiving = False
         if self.transport.is_closing():
             self._graceful.end()
