@@ -47,7 +47,7 @@ closes a connection on which a balancer has just sent a request."""
 _turns = itertools.count()
 
 
-class _GivenUpError(Exception):
+class _AbortedError(Exception):
     """Ends the parsing of the received bytes."""
 
 
@@ -60,7 +60,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._closed = metrics.connections_closed
         self._awaiting_request: asyncio.TimerHandle | None = None
         self._awaiting_reader: asyncio.TimerHandle | None = None
-        self._given_up = False
+        self._aborted = False
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._idle_turn: int | None = None
         self._head_bytes = 0
@@ -77,7 +77,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes. Heads and trailers are limited here, bodies by the application."""
-        if self._given_up:
+        if self._aborted:
             return
         self._end_idleness()
         self._head_bytes += len(data)
@@ -86,7 +86,7 @@ class GuardedConnection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._continue_in_http(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if not self._given_up:
+            if not self._aborted:
                 message = "Invalid HTTP request received."
                 self.logger.warning(message)
                 self.send_400_response(message)
@@ -112,12 +112,12 @@ class GuardedConnection(HttpToolsProtocol):
             super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header; drop a trailer."""
+        """Add a header or a trailer; skip the head that :meth:`_continue_in_http` repeats."""
         if self._head_known:
             return
         if len(self.headers) == _MOST_HEADERS:
             self._abort("large-head")
-            raise _GivenUpError
+            raise _AbortedError
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -129,12 +129,12 @@ class GuardedConnection(HttpToolsProtocol):
         self._stop(self._awaiting_request)
         if self.transport.is_closing():
             # The previous answer was the last one on this connection.
-            self._given_up = True
+            self._aborted = True
             self._graceful.end()
-            raise _GivenUpError
+            raise _AbortedError
         if len(self._unanswered) == _MOST_PIPELINED:
             self._abort("too-many")
-            raise _GivenUpError
+            raise _AbortedError
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         self._read_if_little_is_kept()
@@ -288,8 +288,8 @@ class GuardedConnection(HttpToolsProtocol):
             timer.cancel()
 
     def _abort(self, reason: ClosedConnection) -> None:
-        if not self._given_up:
-            self._given_up = True
+        if not self._aborted:
+            self._aborted = True
             self._closed.labels(reason).inc()
             # close() would wait until the client has read the rest.
             self.transport.abort()
