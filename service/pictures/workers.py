@@ -1,4 +1,4 @@
-"""The threads that decode and draw pictures: few, shared fairly, and waited for with patience."""
+"""Worker threads that decode and draw pictures, shared fairly among requests."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ from service.errors import PictureTimeoutError, TooManyRequestsError
 _Answer = TypeVar("_Answer")
 
 Work = Literal["draw", "decode"]
-# What is computed is finished before more is begun.
+# Drawing goes first: it finishes a request, decoding begins one.
 _BY_URGENCY: tuple[Work, ...] = ("draw", "decode")
 _FIELDS: dict[Work, str] = {"draw": "output", "decode": "image"}
-# Pictures differ, and the machine has other work.
+# Factor on estimates, because pictures differ and the machine has other work.
 _MARGIN = 1.5
 
 
@@ -34,19 +34,19 @@ class _Job:
 
 
 class PictureWorkers:
-    """Runs functions on threads, those of each request in order, taking turns between requests.
+    """Runs functions on threads: round-robin among requests, in order within a request.
 
-    Lives on the event loop. A function cannot be stopped: one that exceeds its time fails its
-    request, and keeps its thread until it is done. One whose request is cancelled while it waits is
-    never run.
+    All methods run on the event loop. A function cannot be stopped: if it exceeds its time, its
+    request fails, and its thread stays busy until it returns. If a request is cancelled, its
+    waiting functions are not run.
     """
 
     def __init__(self, threads: int, seconds: float) -> None:
-        """Nothing runs until the threads are started.
+        """Create the workers; :meth:`start` starts their threads.
 
         Args:
-            threads: how many.
-            seconds: how long one function may run.
+            threads: number of threads.
+            seconds: longest time of one function.
         """
         self._threads = threads
         self._seconds = seconds
@@ -66,29 +66,29 @@ class PictureWorkers:
         return None
 
     def start(self) -> None:
-        """Starts the threads."""
+        """Start the threads."""
         for number in range(self._threads):
-            # Daemons: a process must be able to end although a picture is stuck in its decoder.
+            # Daemon threads, so that the process can end while a decoder hangs.
             threading.Thread(target=self._serve, name=f"picture-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the threads, each after what it does; nobody waits for them."""
+        """Tell each thread to end after its current function; do not wait for it."""
         for _ in range(self._threads):
             self._begun.put(None)
 
     def check(self, deadline: float, pictures: int = 1) -> None:
-        """Refuses now what could only be given up later.
+        """Refuse a request whose pictures would not be done by its deadline. Reserve nothing.
 
         Args:
-            deadline: of a new request, on the monotonic clock.
-            pictures: how many it brings.
+            deadline: deadline of the request, on the monotonic clock in seconds.
+            pictures: number of its pictures.
 
         Raises:
-            TooManyRequestsError: by the measured rates, what was promised to others and these
-                pictures take until then.
+            TooManyRequestsError: by the measured rates, the reserved pictures and these would take
+                longer.
         """
         if not self._reserved:
-            # Always tried: an outdated rate must not refuse for ever.
+            # Idle workers accept everything: an outdated rate must not refuse every request.
             return
         waiting = sum(map(len, self._waiting["decode"].values()))
         decoding = self._estimate("decode", waiting + pictures)
@@ -102,7 +102,11 @@ class PictureWorkers:
 
     @contextlib.contextmanager
     def reserve(self, deadline: float, pictures: int) -> Iterator[None]:
-        """Counts pictures from the start of their request until they are drawn.
+        """Reserve time for pictures, from the start of their request until they are drawn.
+
+        Args:
+            deadline: deadline of the request, on the monotonic clock in seconds.
+            pictures: number of its pictures.
 
         Raises:
             TooManyRequestsError: see :meth:`check`.
@@ -115,20 +119,20 @@ class PictureWorkers:
             self._reserved -= pictures
 
     def drawing_seconds(self, pictures: int) -> float:
-        """How long drawing so many pictures takes, by the measured rate; 0 before the first."""
+        """Estimate the seconds of drawing pictures by the measured rate; 0 before the first."""
         return self._estimate("draw", pictures)
 
     async def run(self, owner: object, work: Work, function: Callable[[], _Answer]) -> _Answer:
-        """What the function returns.
+        """Run a function on a worker thread and return its result.
 
         Args:
-            owner: the request; none has more than its turn while others wait.
-            work: what it is for.
-            function: must not need the event loop.
+            owner: the request; requests take turns.
+            work: the kind of work.
+            function: runs outside the event loop.
 
         Raises:
-            PictureTimeoutError: it took too long.
-            Exception: what the function raises.
+            PictureTimeoutError: the function took too long.
+            Exception: any error of the function.
         """
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         job = _Job(work, function, answer)
@@ -195,10 +199,10 @@ class PictureWorkers:
             result, error = None, None
             try:
                 result = job.function()
-            # Whatever it is, the request is answered and the thread goes on.
+            # Any error fails the request, and the thread continues.
             except BaseException as raised:
                 error = raised
-            # A loop that has ended waits for nothing.
+            # The event loop may have ended.
             with contextlib.suppress(RuntimeError):
                 job.answer.get_loop().call_soon_threadsafe(self._finish, job, result, error)
             del job, result, error

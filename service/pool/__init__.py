@@ -1,1 +1,1 @@
-"""The served models: which are in memory, and what their workers compute."""
+"""The served models: loading, memory budget, workers, traces and readiness."""

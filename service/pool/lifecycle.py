@@ -1,8 +1,8 @@
-"""How models get into memory and leave it: phases, retries and the memory they may take.
+"""Loading and unloading of models: phases, retries and the memory budget.
 
-Everything here runs on the event loop, so that no step can be seen half done; only loading,
-measuring and draining run on threads of their own. For each model at most one task moves it
-between its phases, towards what was last wanted of it.
+All state changes happen on the event loop, so other tasks never see a partial step. Only loading,
+measuring and draining run on threads of their own. At most one task for each model moves it between
+phases, towards the phase that was last requested.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from service.settings.values import ModelPolicy
 from service.telemetry.metrics import LoadOutcome, Metrics
 from service.telemetry.tracing import Tracing
 
-# Between loads that fail for a reason that may pass.
+# Between loads that fail for a temporary reason.
 _RELOAD_BACKOFF = RestartBackoff(initial_seconds=1.0, maximum_seconds=60.0)
 _DRAIN_STEP_SECONDS = 5.0
 _UNLOAD_AGAIN_SECONDS = 1.0
@@ -38,7 +38,7 @@ class ModelLifecycle:
     """Moves models between their phases. See :class:`service.pool.pooled_model.PooledModel`.
 
     Attributes:
-        closing: whether the server stops; its memory is then left to the end of the process.
+        closing: whether the server stops; memory is then freed by the end of the process.
     """
 
     def __init__(
@@ -58,16 +58,14 @@ class ModelLifecycle:
         self._tracing = tracing
         self._budget = policy.max_bytes
         self.closing = False
-        # Replaced each time something changed, so that many can wait for many conditions.
+        # Replaced at each change, so that many tasks can wait for different conditions.
         self._change = asyncio.Event()
 
-    # What is wanted of models.
-
     def attempt(self, model: PooledModel, *, evicts: bool) -> "asyncio.Future[LoadFailure | None]":
-        """The load that is under way, or a new one; its result is its failure, or None.
+        """Return the load in progress, or start one; its result is its failure, or None.
 
         Args:
-            model: what to load.
+            model: the model to load.
             evicts: whether other models may be unloaded for it.
         """
         if model.attempt is None:
@@ -84,11 +82,11 @@ class ModelLifecycle:
 
     def _retry(self, model: PooledModel) -> None:
         model.retry = None
-        # Nobody waits for it, so that nobody's model has to go for it.
+        # No request waits for this load, so it does not evict other models.
         self.attempt(model, evicts=False)
 
     def dismiss(self, model: PooledModel) -> None:
-        """Has a model unloaded once its work is done; it is not tried again either."""
+        """Unload a model once its work is done, and stop retrying to load it."""
         model.wanted = False
         self.forget_failure(model)
         self._settle(model, None)
@@ -98,14 +96,14 @@ class ModelLifecycle:
         self.notify()
 
     def forget_failure(self, model: PooledModel) -> None:
-        """Gives a model that failed a new start."""
+        """Reset the failure of a model and cancel its next retry."""
         model.failure, model.failures = None, 0
         if model.retry is not None:
             model.retry.cancel()
             model.retry = None
 
     async def abandon(self) -> None:
-        """Stops every task and worker; what is left in a queue fails."""
+        """Stop every task and worker; items that are still queued fail."""
         tasks = [model.moving for model in self._models.values() if model.moving is not None]
         for task in tasks:
             task.cancel()
@@ -113,8 +111,6 @@ class ModelLifecycle:
         for model in self._models.values():
             if model.served is not None:
                 await run_in_own_thread(f"unloader-{model.id}", model.served.batcher.drain, 0.0)
-
-    # How a model moves between its phases.
 
     def _move(self, model: PooledModel) -> None:
         if model.moving is None:
@@ -135,7 +131,7 @@ class ModelLifecycle:
     async def _bring_up(self, model: PooledModel) -> None:
         model.phase = "loading"
         try:
-            self._reserve(model, await self.measure(model))
+            self._claim_memory(model, await self.measure(model))
             await self.until(self._memory_fits)
             if model.wanted:
                 await self._load(model)
@@ -143,7 +139,7 @@ class ModelLifecycle:
             self._fail(model, error)
             return
         if model.served is None:
-            self._release(model)
+            self._set_unloaded(model)
         elif not model.wanted:
             model.phase = "unloading"
         else:
@@ -166,9 +162,9 @@ class ModelLifecycle:
         )
         if not model.wanted:
             return
-        # What could not be known before; if it is refused, then from now on before it is loaded.
+        # The exact size. If it is refused now, the next attempt is refused before loading.
         model.measured = warm.explainer.nbytes
-        self._reserve(model, model.measured)
+        self._claim_memory(model, model.measured)
         served = ServedModel(
             model.id,
             warm,
@@ -178,7 +174,7 @@ class ModelLifecycle:
             self._traces,
             self._tracing,
         )
-        # Known from here on, so that a server that stops now does not forget the worker.
+        # Set before the worker starts, so that a server that stops now also stops the worker.
         model.served = served
         await run_in_own_thread(name, served.start)
         self._metrics.model_bytes.labels(model.id).set(model.bytes)
@@ -191,7 +187,7 @@ class ModelLifecycle:
         served = model.served
         name = f"unloader-{model.id}"
         try:
-            # Nobody waits for an answer any more; the worker may still compute for who has left.
+            # No request is left, but the worker may still compute for clients that have left.
             while served and not await run_in_own_thread(
                 name, served.batcher.drain, _DRAIN_STEP_SECONDS
             ):
@@ -201,16 +197,17 @@ class ModelLifecycle:
             if not self.closing:
                 await run_in_own_thread(name, give_back_memory)
         except Exception:
-            # Such as no thread to be had. Who needs the memory waits for it, so it is tried again.
+            # For example, no thread could be started. Other models wait for the memory, so the
+            # unload is retried.
             _log.exception("model not unloaded", model=model.id)
             await asyncio.sleep(_UNLOAD_AGAIN_SECONDS)
             return
-        self._release(model)
+        self._set_unloaded(model)
         _log.info("model unloaded", model=model.id)
         self.notify()
 
     def _fail(self, model: PooledModel, error: Exception) -> None:
-        self._release(model)
+        self._set_unloaded(model)
         failure: LoadFailure | None = None
         if isinstance(error, (NoRoomError, ModelTooLargeError)):
             failure = LoadFailure(type(error), str(error))
@@ -236,7 +233,7 @@ class ModelLifecycle:
         self.notify()
 
     def _failure_of(self, model: PooledModel, error: Exception) -> LoadFailure:
-        # What is unforeseen may say anything; the log has it, callers do not need it.
+        # An unexpected error may hold internal details, so callers are referred to the log.
         reason = str(error) if isinstance(error, LegradError) else "it is in the server's log"
         reason = model.reference.without_folders(reason)
         reason = f"Model {model.id!r} could not be loaded: {reason}"
@@ -246,7 +243,7 @@ class ModelLifecycle:
         delay = _RELOAD_BACKOFF.delay_seconds(model.failures)
         return LoadFailure(NotReadyError, reason, time.monotonic() + delay)
 
-    def _release(self, model: PooledModel) -> None:
+    def _set_unloaded(self, model: PooledModel) -> None:
         model.phase = "unloaded"
         model.served = None
         model.bytes = 0
@@ -254,15 +251,13 @@ class ModelLifecycle:
 
     @staticmethod
     def _settle(model: PooledModel, failure: LoadFailure | None) -> None:
-        """Answers those who wait for a load; without a failure they look for themselves."""
+        """Notify the tasks that wait for a load; without a failure they check the phase again."""
         attempt, model.attempt = model.attempt, None
         if attempt is not None:
             attempt.set_result(failure)
 
-    # Memory.
-
     async def measure(self, model: PooledModel) -> int:
-        """The bytes that a model will take; 0 where only loading it tells, or nobody counts."""
+        """Return the bytes that a model will take; 0 without a budget or if not known yet."""
         if self._budget is None:
             return 0
         if model.measured is None:
@@ -272,10 +267,14 @@ class ModelLifecycle:
             )
         return model.measured
 
-    def _reserve(self, model: PooledModel, size: int) -> None:
-        """Sets aside memory for a model, and dismisses those that have to go for it.
+    def _claim_memory(self, model: PooledModel, size: int) -> None:
+        """Set memory of the budget aside for a model; evict idle models if necessary.
 
-        Models on their way out do not count: the memory is there as soon as they have gone.
+        Models that are being unloaded do not count: loading waits until they are gone.
+
+        Raises:
+            ModelTooLargeError: the model is larger than the whole budget.
+            NoRoomError: evicting all idle models would not free enough.
         """
         if self._budget is not None:
             if size > self._budget:
@@ -312,18 +311,16 @@ class ModelLifecycle:
         held = sum(model.bytes for model in self._models.values())
         return self._budget is None or held <= self._budget
 
-    # Small things.
-
     def _count(self, model: PooledModel, outcome: LoadOutcome) -> None:
         self._metrics.model_loads.labels(model.id, outcome).inc()
 
     def notify(self) -> None:
-        """Has everything that :meth:`until` waits for looked at again."""
+        """Wake every :meth:`until` to check its condition again."""
         changed, self._change = self._change, asyncio.Event()
         changed.set()
 
     async def until(self, holds: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Waits until something holds that changes only here; whether it came about in time."""
+        """Wait for a condition on the models; return False if it does not hold in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not holds():

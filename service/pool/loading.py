@@ -1,4 +1,4 @@
-"""From a model's name to an explainer that has computed every batch shape it will meet first."""
+"""Loading and warming up a model, errors that may heal, and returning memory."""
 
 import contextlib
 import ctypes
@@ -24,12 +24,12 @@ _TIMED_PASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class WarmModel:
-    """A model that has computed once, and how fast it then was.
+    """A model after its first computations, and its measured speed.
 
     Attributes:
-        explainer: ready for its first request.
-        seconds_per_image: for a picture of the model's own size in the largest batch, all layers of
-            it for one target, at best.
+        explainer: the model, ready for its first request.
+        seconds_per_image: shortest measured time for an image of the model's own size in the
+            largest batch, with all layers and one target.
     """
 
     explainer: Explainer
@@ -48,22 +48,23 @@ def load_warm(
         max_batch_images: most images in one batch, at least 1.
 
     Raises:
-        LegradError: see :meth:`legrad_engine.Explainer.load`.
+        LegradError: see :meth:`legrad_engine.Explainer.load`; or the model computes numbers that
+            are not finite.
     """
     explainer = Explainer.load(reference.name, reference.pretrained, device=device, dtype=dtype)
     return _warm_up(explainer, warm_up_batches(explainer.device.type, max_batch_images))
 
 
 def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
-    """The numbers of images to compute once before the first request, ascending.
+    """Return the batch sizes to compute once before the first request, ascending.
 
-    On a CPU one image is enough: its kernels are compiled ahead and chosen per call, so the first
-    pass pays for thread pools and for folding weights, whatever the batch. An accelerator picks
-    and sometimes compiles kernels for each shape, and takes memory from the driver as batches
-    grow; batches of a busy server have any size, and powers of two come near all of them.
+    On a CPU one image is enough: kernels are compiled ahead and chosen for each call, so the first
+    pass sets up thread pools and folds weights for every batch size. An accelerator selects and
+    sometimes compiles kernels for each shape, and requests memory from the driver as batches grow.
+    Batches of a busy server have any size; powers of two are close to all of them.
 
     Args:
-        device_type: as in ``torch.device.type``.
+        device_type: value of ``torch.device.type``.
         max_batch_images: most images in one batch, at least 1.
     """
     if device_type == "cpu":
@@ -73,25 +74,25 @@ def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
 
 
 def may_heal(error: Exception) -> bool:
-    """Whether loading again could succeed with nothing but time between.
+    """Return whether the same load could succeed later.
 
-    A network, a file system or memory can recover. A model that does not exist or cannot be
-    explained, and a checkpoint that does not fit or cannot be read, stay what they are.
+    Failures of the network, the file system or memory are temporary. A model that does not exist or
+    cannot be explained, and a checkpoint that does not fit or cannot be read, are permanent.
     """
     if isinstance(error, LegradError) and not isinstance(error, ModelLoadError):
         return False
     if any(_may_pass(cause) for cause in _causes(error)):
         return True
-    # A refusal that names no such cause is final; an error that nobody foresaw may pass.
+    # Without a temporary cause, an error of the engine is permanent; any other one may pass.
     return not isinstance(error, LegradError)
 
 
 def give_back_memory() -> None:
-    """Returns what unloaded models held to the machine and its device."""
+    """Return the memory of unloaded models to the operating system and the device."""
     gc.collect()
     release_cached_memory()
-    # Freed weights stay in the C library's heaps, one for each thread that loaded a model, until
-    # it is told to return them. Only GNU's has that call.
+    # The C library keeps freed weights in its heaps, one for each thread that loaded a model, until
+    # it is told to return them. Only the GNU C library has this call.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -104,7 +105,7 @@ def _may_pass(cause: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, also where it was raised anew without saying so."""
+    """Yield the error and the chain of its causes, explicit or implicit."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -120,22 +121,22 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
         try:
             _compute(explainer, [prepared] * size)
         except Exception as error:
-            # The batcher halves such a batch when it comes; the model serves smaller ones.
+            # The batcher will halve batches of this size, so the model still serves smaller ones.
             if size == 1 or not is_out_of_memory(error):
                 raise
             release_cached_memory()
             break
         largest = size
-    # A model of images alone has no text to read.
+    # A model without a text encoder refuses texts.
     with contextlib.suppress(InvalidTargetError):
         _require_finite(explainer.text.encode(["a photo"]), "text embeddings")
-    # Other work on the machine only ever makes it look slower.
+    # The minimum, because other work on the machine can only slow a pass down.
     seconds = min(_compute(explainer, [prepared] * largest) for _ in range(_TIMED_PASSES))
     return WarmModel(explainer, seconds / largest)
 
 
 def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:
-    """Seconds that it took."""
+    """Compute one batch and return the seconds it took."""
     began = time.perf_counter()
     trace = explainer.trace(images)
     _require_finite(trace.embeddings, "image embeddings")
@@ -144,10 +145,10 @@ def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:
     return time.perf_counter() - began
 
 
-def _require_finite(numbers: Tensor, what: str) -> None:
+def _require_finite(numbers: Tensor, name: str) -> None:
     if not numbers.isfinite().all():
         raise ModelLoadError(
-            f"The model's {what} are not finite numbers: its weights are damaged, or too large for "
+            f"The model's {name} are not finite numbers: its weights are damaged, or too large for "
             "this precision (LEGRAD_DTYPE).",
             field="model",
         )

@@ -1,4 +1,4 @@
-"""Which models make room for another: the least recently used of those that nobody uses."""
+"""The choice of models to evict: the least recently used ones without work."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class IdleModel:
     """A loaded model with no work in flight or queued.
 
     Attributes:
-        id: which model.
-        bytes: what unloading it gives back.
-        last_used: when it was last used, on any clock.
+        id: the model's id.
+        bytes: memory that unloading it frees.
+        last_used: time of its last use, on any clock.
     """
 
     id: str
@@ -20,11 +20,11 @@ class IdleModel:
 
 
 def models_to_evict(idle: Iterable[IdleModel], excess_bytes: int) -> tuple[str, ...] | None:
-    """The fewest least recently used models whose bytes cover the excess.
+    """Choose the least recently used models, no more than needed to free the excess.
 
     Returns:
-        Ids, the least recently used first; none where there is no excess. None where even all of
-        them are too few.
+        Ids, the least recently used first; empty without an excess. None if even all idle models
+        free too little.
     """
     chosen: list[str] = []
     for model in sorted(idle, key=lambda each: each.last_used):

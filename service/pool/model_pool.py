@@ -1,4 +1,4 @@
-"""The models of the settings: who may use them, and who may load and unload them."""
+"""The models of the settings: use by requests, loading and unloading by operators."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ from service.settings.values import ModelPolicy
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from service.telemetry.tracing import Tracing
 
-# A queue with no more room than this share of it is as good as full.
+# A queue whose free share is smaller than this counts as full.
 _LEAST_ROOM_SHARE = 0.01
-# A load that outlasts a request takes seconds at least.
+# A load that takes longer than a request needs at least a few more seconds.
 _STILL_LOADING_RETRY_SECONDS = 5.0
 
 _log = structlog.get_logger("legrad.models")
@@ -55,14 +55,14 @@ class ModelPool:
         )
 
     def __iter__(self) -> Iterator[PooledModel]:
-        """The models, the default one first."""
+        """Iterate over the models, the default one first."""
         return iter(self._models.values())
 
     def get(self, model: str | None) -> PooledModel:
-        """A model by id; None means the default.
+        """Return a model by its id; None means the default.
 
         Raises:
-            UnknownModelError: it is not served here.
+            UnknownModelError: no model has this id.
         """
         chosen = self._default if model is None else model
         if chosen not in self._models:
@@ -74,19 +74,20 @@ class ModelPool:
 
     @property
     def answers(self) -> bool:
-        """Whether loading at start is over and a request without a model finds one."""
+        """Whether loading at start is over and the default model can answer requests."""
         return self._started and self.get(None).answers
 
     def check(self, computed_by: float) -> None:
-        """Refuses a request of which nothing is known yet, where no model can take it.
+        """Refuse a request before its body is read, if no model could take it. Reserve nothing.
 
-        Saying no this early costs a small part of what it costs once the body is read and parsed.
+        An early refusal costs a small part of one after the body is read and parsed.
 
         Args:
-            computed_by: when its pictures would have to be computed, on the monotonic clock.
+            computed_by: time by which its pictures must be computed, on the monotonic clock in
+                seconds.
 
         Raises:
-            QueueFullError: every model is loaded, and has no room or no time for anything more.
+            QueueFullError: every model is loaded and its queue has no room or no time for more.
         """
         soonest: QueueFullError | None = None
         for model in self:
@@ -98,7 +99,7 @@ class ModelPool:
                 if soonest is None or error.retry_after_seconds < soonest.retry_after_seconds:
                     soonest = error
             except BatchingError:
-                # What is wrong with it is told to those who ask for it.
+                # Requests for this model are answered with the error itself.
                 return
             else:
                 return
@@ -106,14 +107,14 @@ class ModelPool:
             raise soonest
 
     def start(self) -> None:
-        """Begins to load what is loaded at start. To be called on the running event loop."""
+        """Start loading the models that are loaded at start. Call it on the running event loop."""
         if self._policy.on_demand:
             self._started = True
         else:
             self._starting = asyncio.create_task(self._load_at_start())
 
     async def close(self, timeout: float) -> bool:
-        """Finishes what is in flight and stops the workers; whether all did within the time."""
+        """Finish the requests in flight and stop the workers; return False if time runs out."""
         self._lifecycle.closing = True
         if self._starting is not None:
             self._starting.cancel()
@@ -127,24 +128,24 @@ class ModelPool:
 
     @contextlib.asynccontextmanager
     async def use(self, model: str | None, until: float) -> AsyncIterator[ServedModel]:
-        """A loaded model, which stays in memory for as long as the lease is held.
+        """Use a loaded model; it stays in memory until the context ends.
 
-        A model that is not in memory is loaded if requests may do that, and waited for.
+        If the model is not in memory and requests may load it, load it and wait.
 
         Args:
-            model: its id, or None for the default.
-            until: how long to wait, an instant on the monotonic clock.
+            model: the model's id, or None for the default.
+            until: time until which to wait for the load, on the monotonic clock in seconds.
 
         Raises:
-            UnknownModelError: it is not served here.
-            NotReadyError: it was unloaded by an operator, could not be loaded, is not loaded in
-                time, or its worker has just died.
+            UnknownModelError: no model has this id.
+            NotReadyError: the model was unloaded by an operator, could not be loaded, is not loaded
+                in time, or its worker has just died.
             NoRoomError: models with work in flight hold the memory that it needs.
-            ModelTooLargeError: it needs more memory than all models may have.
+            ModelTooLargeError: it needs more memory than the whole budget.
             BatcherClosedError: the server is shutting down.
         """
         pooled = self.get(model)
-        # Who waits keeps the model from being evicted between its load and the lease.
+        # Counted as waiting, so that the model is not evicted between its load and its use.
         pooled.waiting += 1
         try:
             while pooled.phase != "loaded" or pooled.served is None:
@@ -165,15 +166,15 @@ class ModelPool:
                 self._lifecycle.notify()
 
     async def load(self, model: str, wait_seconds: float) -> PooledModel:
-        """Has a model loaded, also one that was unloaded for good or that failed.
+        """Load a model, even if an operator unloaded it or its load failed.
 
         Args:
-            model: its id.
-            wait_seconds: how long to wait for it.
+            model: the model's id.
+            wait_seconds: longest wait for the load.
 
         Raises:
-            UnknownModelError: it is not served here.
-            NotReadyError, NoRoomError, ModelTooLargeError: loading has failed already.
+            UnknownModelError: no model has this id.
+            NotReadyError, NoRoomError, ModelTooLargeError: the load failed within the wait.
             BatcherClosedError: the server is shutting down.
         """
         pooled = self.get(model)
@@ -190,17 +191,17 @@ class ModelPool:
         return pooled
 
     async def unload(self, model: str, wait_seconds: float) -> PooledModel:
-        """Has a model unloaded once its work is done.
+        """Unload a model once its work is done.
 
-        Where models are loaded at start, requests do not load it again. Where they are loaded on
-        demand, the next request does.
+        If models are loaded at start, requests do not load it again; if they are loaded on demand,
+        the next request does.
 
         Args:
-            model: its id.
-            wait_seconds: how long to wait for it.
+            model: the model's id.
+            wait_seconds: longest wait for the unload.
 
         Raises:
-            UnknownModelError: it is not served here.
+            UnknownModelError: no model has this id.
         """
         pooled = self.get(model)
         pooled.withdrawn = not self._policy.on_demand
@@ -208,13 +209,13 @@ class ModelPool:
         await self._lifecycle.until(lambda: pooled.phase == "unloaded", wait_seconds)
         return pooled
 
-    # What requests, operators and timers ask for.
-
     async def _load_at_start(self) -> None:
         if self._policy.max_bytes is not None:
-            # All at once afterwards, in the order of the settings: the first ones get the room.
+            # Measured first: all loads then start in the order of the settings, so the first
+            # models get the memory.
             for model in self:
-                with contextlib.suppress(Exception):  # its load will fail for it, and say so
+                # The load fails for the same reason and reports it.
+                with contextlib.suppress(Exception):
                     await self._lifecycle.measure(model)
         wanted = [model for model in self if not model.withdrawn]
         for attempt in [self._lifecycle.attempt(model, evicts=False) for model in wanted]:
@@ -257,7 +258,7 @@ class ModelPool:
 def _without_worker(model: str, state: BatcherState) -> NotReadyError:
     if state is BatcherState.FAILED:
         return NotReadyError(
-            f"The workers of {model} hang, and none replaces them: the server has to be restarted.",
+            f"The workers of {model} hang and are not replaced: the server has to be restarted.",
             field="model",
             retry_after_seconds=None,
         )

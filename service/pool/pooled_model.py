@@ -1,4 +1,4 @@
-"""One model of the settings, whether it is in memory or not, and what is known about it."""
+"""The record of one model of the settings, in memory or not."""
 
 import asyncio
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class LoadFailure:
     """Why a model is not in memory.
 
     Attributes:
-        kind: what its requests are answered with.
-        reason: what went wrong, for a person.
-        retry_at: when loading is tried again without being asked, on the monotonic clock; None for
-            never.
+        kind: the error that requests for the model get.
+        reason: the message for people.
+        retry_at: time of the next automatic load, on the monotonic clock in seconds; None without
+            one.
     """
 
     kind: type[NotReadyError | NoRoomError | ModelTooLargeError]
@@ -34,11 +34,11 @@ class LoadFailure:
 
     @property
     def lasts(self) -> bool:
-        """Whether the next request is refused for it, rather than trying again."""
+        """Whether the next request is refused because of it, in place of a new load."""
         return self.kind is not NoRoomError
 
     def problem(self, now: float) -> ServiceError:
-        """The answer to a request, at a time on the monotonic clock."""
+        """Return the error for a request at this time of the monotonic clock."""
         if self.kind is not NotReadyError:
             return self.kind(self.reason, field="model")
         seconds = None if self.retry_at is None else max(0.0, self.retry_at - now)
@@ -49,24 +49,24 @@ class PooledModel:
     """The record of one model. Only its pool changes it, on the event loop.
 
     Attributes:
-        id: what requests call it.
-        default: whether requests that name no model go here.
-        phase: where it stands.
-        wanted: whether it is to be in memory; the pool moves the phase towards that.
+        id: the name that requests use.
+        default: whether requests that name no model go to this one.
+        phase: the current phase.
+        wanted: whether the model should be in memory; the pool moves the phase towards that.
         served: the loaded model, in the phases "loaded" and "unloading".
-        measured: the size of its weights as far as it is known; None before anybody asked.
-        bytes: memory that it holds, or has reserved while it loads.
-        withdrawn: whether it was unloaded for good, until it is loaded by request of an operator.
-        waiting: requests that wait for it to be loaded.
-        in_flight: requests that use it.
-        last_used: when a request last did, or when it was loaded; on the monotonic clock.
-        last_used_at: when a request last did.
-        attempt: the load under way or about to begin; its result is its failure, or None.
+        measured: size of the weights in bytes, 0 if unknown; None before it is measured.
+        bytes: memory of the budget that the model holds, or claims while it loads.
+        withdrawn: whether an operator unloaded it, so that only an operator loads it again.
+        waiting: number of requests that wait for its load.
+        in_flight: number of requests that use it.
+        last_used: time of its load or of the last use, on the monotonic clock in seconds.
+        last_used_at: time of the last use by a request.
+        attempt: the load in progress or about to begin; its result is its failure, or None.
         evicts: whether that load may unload other models.
-        failure: why the last load failed, until one succeeds.
-        failures: loads that failed in a row.
-        retry: the timer of the next try.
-        moving: the task that moves the phase.
+        failure: the failure of the last load, until one succeeds.
+        failures: number of failed loads in a row.
+        retry: timer of the next automatic load.
+        moving: task that moves the model between phases.
     """
 
     def __init__(self, reference: ModelReference, *, default: bool) -> None:
@@ -92,7 +92,7 @@ class PooledModel:
 
     @property
     def state(self) -> ModelState:
-        """What the model can do now."""
+        """The state that clients see."""
         if self.phase == "loaded" and self.served is not None:
             return "ready" if self.served.batcher.ready else "failed"
         if self.phase == "unloaded":
@@ -101,30 +101,30 @@ class PooledModel:
 
     @property
     def idle(self) -> bool:
-        """Whether it is in memory and nobody uses it or is about to."""
+        """Whether it is in memory and no request uses it or waits for it."""
         return self.phase == "loaded" and not self.in_flight and not self.waiting
 
     @property
     def loads_on_request(self) -> bool:
-        """Whether a request loads it when it is not loaded."""
+        """Whether a request loads it if it is not in memory."""
         return not self.withdrawn and not (self.failure is not None and self.failure.lasts)
 
     @property
     def answers(self) -> bool:
-        """Whether a request would be answered, if need be after loading."""
+        """Whether a request would be answered, if necessary after loading."""
         if self.phase == "loaded":
             return self.state == "ready"
         return self.loads_on_request
 
     def info(self) -> ModelInfo:
-        """What `/models` tells."""
+        """Return the description of the model in answers of `/models`."""
         pretrained = self.reference.pretrained
         known = _NOTHING_KNOWN if self.served is None else _describe(self.served.explainer)
         return ModelInfo.model_validate(
             {
                 "id": self.id,
                 "name": self.reference.title,
-                # A checkpoint's folder is nobody's business but the operator's, as in `error`.
+                # Without the folder of a checkpoint, which is internal; `error` omits it too.
                 "pretrained": None if pretrained is None else Path(pretrained).name,
                 "default": self.default,
                 "state": self.state,
@@ -160,7 +160,7 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "grid": Grid(rows=rows, columns=columns),
         "layers": tower.depth,
         "scores": list(tower.scores),
-        # A model of images alone has no prompts to put into templates.
+        # A model without a text encoder has no prompts, so no templates.
         "templates": list(TEMPLATE_SETS) if isinstance(explainer.text, TextEncoder) else [],
         "licence": explainer.licence,
     }

@@ -1,4 +1,4 @@
-"""Whether a request would be answered now."""
+"""Readiness: whether the server would answer a request now."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from service.pool.pooled_model import PooledModel
 
 
 class Readiness:
-    """What balancers and dashboards are told. To be asked on the event loop."""
+    """The readiness for load balancers and dashboards. All methods run on the event loop."""
 
     def __init__(
         self,
@@ -16,7 +16,7 @@ class Readiness:
         request_timeout_seconds: float,
         blockers: Sequence[Callable[[], str | None]] = (),
     ) -> None:
-        """Judge a pool and everything else that a request needs.
+        """Create the readiness of a pool and of the other parts that requests need.
 
         Args:
             pool: the models.
@@ -31,22 +31,24 @@ class Readiness:
     def ready(self) -> bool:
         """Whether loading at start is over and a request without a model would be answered.
 
-        Never once the server is about to stop, so that balancers leave before it refuses anybody.
+        False once the server is told to stop, so that load balancers leave before it refuses
+        requests.
         """
         return self._problem() is None
 
     def require(self) -> None:
-        """Refuses while a request without a model would not be answered.
+        """Raise an error if a request without a model would not be answered.
 
         Raises:
-            NotReadyError: the server is about to stop, it is stuck, or what state each model is in.
+            NotReadyError: the server stops or is stuck, or the default model cannot answer; the
+                message then lists the state of each model.
         """
         problem = self._problem()
         if problem is not None:
             raise NotReadyError(problem)
 
     def require_model(self, model: str) -> PooledModel:
-        """A model that is in memory and would answer.
+        """Return a model that is in memory and would answer.
 
         Raises:
             UnknownModelError: no model has this id.
@@ -73,7 +75,7 @@ class Readiness:
 
     def _model_problem(self, model: PooledModel) -> str | None:
         served = model.served
-        # Long before the watchdog gives it up: whoever came with this batch is past the deadline.
+        # Long before the watchdog replaces the worker, the requests of this batch are late.
         if served is not None and served.batcher.seconds_in_flight > self._timeout:
             return f"Model {served.id!r} computes one batch for longer than a request may take."
         return None

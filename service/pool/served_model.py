@@ -1,4 +1,4 @@
-"""One loaded model: its worker, and what the worker computes."""
+"""One loaded model: its worker, the computation of batches, and the cost of an image."""
 
 import contextlib
 import threading
@@ -24,27 +24,27 @@ from service.pool.traced_picture import TracedPicture
 from service.telemetry.metrics import TRACES, BatchMetrics, Metrics
 from service.telemetry.tracing import SpanLink, Tracing
 
-# A walk back through one block costs about 0.42 of a forward pass through it, for each target.
-_WALK_BACK_SHARE = 0.42
-# Through an attentional pooler the blocks themselves are not walked back through.
+# The backward pass through one block costs about 0.42 of its forward pass, for each target.
+_BACKWARD_SHARE = 0.42
+# With an attentional pooler the backward pass does not go through the blocks themselves.
 _POOLER_SHARE = 0.03
-# A short prompt in a text tower of the usual proportions, against its image tower.
+# A short prompt in a typical text tower, relative to an image in its image tower.
 _TEXT_SHARE = 0.03
-# Starting a worker only takes a thread: the model is loaded before.
+# Starting a worker only starts a thread: the model is loaded before.
 _WORKER_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainItem:
-    """One picture with what is asked of it, ready for the worker.
+    """One picture and the question about it, ready for the worker.
 
     Attributes:
-        picture: decoded, or with its trace; equal pictures share one, and with it a forward pass.
-        question: what to look for; it is checked, and its pictures are prepared.
+        picture: decoded, or with its trace; equal pictures share one object and one forward pass.
+        question: the checked targets, with their pictures prepared.
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
-        link: the span of the request that it came with.
+        link: span of the request.
     """
 
     picture: TracedPicture
@@ -56,7 +56,7 @@ class ExplainItem:
 
     @property
     def bucket(self) -> tuple[object, ...]:
-        """Items with an equal bucket can be computed in one batch."""
+        """The key of items that can be computed in one batch."""
         geometry = self.picture.geometry
         input_size = None if geometry is None else geometry.input_size
         return (input_size, self.layers, self.score, self.templates)
@@ -68,7 +68,7 @@ class Explained:
 
     Attributes:
         explanation: the maps.
-        cached: whether another item's forward pass was used in place of one of its own.
+        cached: whether the item used the forward pass of another one.
     """
 
     explanation: Explanation
@@ -78,9 +78,9 @@ class Explained:
 class ExplainProcessor:
     """Computes batches with a loaded model, on the worker's thread.
 
-    A call that was given up may come back while another worker computes. It shares nothing with
-    that one but the model, which never changes, and it ends at its next step: its traces are not
-    kept, because nobody knows when it comes, and the model may have been unloaded meanwhile.
+    An abandoned call may return while a new worker computes. The two share only the model, which
+    never changes. The abandoned call ends at its next step and keeps no traces, because the model
+    may have been unloaded meanwhile.
     """
 
     def __init__(
@@ -96,19 +96,19 @@ class ExplainProcessor:
         self._metrics = metrics
         self._traces = traces
         self._thread: threading.Thread | None = None
-        self._giving_up = threading.Lock()
+        self._abandoning = threading.Lock()
         self._tracing = tracing
 
     def start(self) -> None:
-        """Says that the model can be used; it was loaded and warmed up before."""
+        """Mark the model, which is loaded and warm, as usable."""
         self._thread = threading.current_thread()
         self._metrics.model_loaded.labels(self._model).set(1)
 
     def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
-        """One explanation for each item; all are of one bucket.
+        """Compute one explanation for each item; all items have the same bucket.
 
-        Only pictures without a trace go forward, each once. Their traces are kept, where the caller
-        allows it, once all items are explained, so items queued behind them find the traces.
+        Run the forward pass only for pictures without a trace, once for each. Keep their traces,
+        unless the request turned the cache off, so that later items find them.
         """
         with self._tracing.batch(self._model, [item.link for item in items]):
             return self._compute(items)
@@ -141,36 +141,36 @@ class ExplainProcessor:
             explanations = explainer.attribute(trace, resolved)
             self._observe("backward", started)
         except Exception as error:
-            self._make_room(error)
+            self._free_memory(error)
             raise
         if made is not None:
             self._keep(list(new), made)
-        with self._unless_given_up():
-            explained = iter(self._told_apart(items, explanations, set(new)))
+        with self._unless_abandoned():
+            explained = iter(self._mark_cached(items, explanations, set(new)))
         return [each if isinstance(each, LegradError) else next(explained) for each in answers]
 
     def stop(self) -> None:
-        """The model itself is kept: a worker that replaces this one starts at once."""
+        """Mark the model as not usable; keep it, so that a replaced worker starts at once."""
         self._metrics.model_loaded.labels(self._model).set(0)
 
     def abandon(self) -> None:
-        """From now on the call that hangs can change nothing."""
-        with self._giving_up:
+        """Keep the call that hangs from changing anything from now on."""
+        with self._abandoning:
             self._thread = None
         self._metrics.model_loaded.labels(self._model).set(0)
 
     @contextlib.contextmanager
-    def _unless_given_up(self) -> Iterator[None]:
-        """Runs the block, which others see, before this call is given up, or ends the thread."""
-        with self._giving_up:
+    def _unless_abandoned(self) -> Iterator[None]:
+        """Run a block with shared effects, or end the thread if this call was abandoned."""
+        with self._abandoning:
             if threading.current_thread() is not self._thread:
                 raise SystemExit
             yield
 
     def _keep(self, pictures: Sequence[TracedPicture], made: Trace) -> None:
-        """Gives each picture a trace of its own: a view would hold the memory of the whole batch.
+        """Copy the trace of each picture: a view would keep the memory of the whole batch alive.
 
-        They are copied only now that all items are explained, and never make a request fail.
+        This happens after all items are explained, and running out of memory here fails no request.
         """
         if not self._traces.has_room_for(made.nbytes // len(made)):
             return
@@ -178,28 +178,28 @@ class ExplainProcessor:
             for place, picture in enumerate(pictures):
                 if picture.key is not None:
                     trace = made.select([place])
-                    with self._unless_given_up():
+                    with self._unless_abandoned():
                         self._traces.put(picture.key, trace)
                         picture.trace = trace
         except Exception as error:
-            if not self._make_room(error):
+            if not self._free_memory(error):
                 raise
 
-    def _make_room(self, error: Exception) -> bool:
-        """Lets go of all that only saves time, if the memory is exhausted; whether it is."""
+    def _free_memory(self, error: Exception) -> bool:
+        """Drop all cached data if the error is out of memory; return whether it is."""
         exhausted = is_out_of_memory(error)
         if exhausted:
             self._traces.clear()
             release_cached_memory()
         return exhausted
 
-    def _told_apart(
+    def _mark_cached(
         self,
         items: Sequence[ExplainItem],
         explanations: Sequence[Explanation],
         new: set[TracedPicture],
     ) -> list[Explained]:
-        """The results with what was cached; of several items of a new picture all but the first."""
+        """Mark which items used a cached trace; of a new picture, all items but the first did."""
         results = []
         for item, explanation in zip(items, explanations, strict=True):
             cached = item.picture not in new
@@ -212,14 +212,14 @@ class ExplainProcessor:
 
     def _observe(self, stage: str, started: float) -> float:
         now = time.perf_counter()
-        with self._unless_given_up():
+        with self._unless_abandoned():
             self._metrics.compute.labels(self._model, stage).observe(now - started)
         self._tracing.stage(stage, now - started)
         return now
 
 
 class ServedModel:
-    """A loaded model with its worker, from the start of the worker to its end."""
+    """A loaded model with its worker."""
 
     def __init__(
         self,
@@ -242,8 +242,8 @@ class ServedModel:
             is_out_of_memory=is_out_of_memory,
             stall_seconds=stall_seconds,
         )
-        # The first batches of a server that starts under load are small, cold and interrupted: by
-        # them it would refuse what it has time for. So this counts as much as a full one does.
+        # The first batches of a server that starts under load are small and slow. Their rate alone
+        # would make it refuse requests that it has time for, so the warm-up counts as a full batch.
         own = explainer.plan(explainer.own_size)
         images = limits.max_batch_items
         self.batcher.expect(
@@ -251,10 +251,10 @@ class ServedModel:
         )
 
     def start(self) -> None:
-        """Starts the worker and waits until it takes items.
+        """Start the worker and wait until it takes items.
 
         Raises:
-            RuntimeError: no thread could be had for it.
+            RuntimeError: the thread of the worker did not start.
         """
         self.batcher.start()
         if not self.batcher.wait_until_ready(_WORKER_START_SECONDS):
@@ -264,32 +264,32 @@ class ServedModel:
     def cost(
         self, geometry: Geometry, layers: Sequence[int], targets: int, *, traced: bool = False
     ) -> float:
-        """The work of one picture, in forward passes at the model's own size.
+        """Return the cost of one picture, in forward passes at the model's own size.
 
         Args:
-            geometry: the picture's.
-            layers: the explained blocks.
-            targets: how many things, negatives included, are asked about it.
+            geometry: geometry of the picture.
+            layers: indices of the explained blocks.
+            targets: number of targets, negatives included.
             traced: whether its forward pass is already done.
         """
         tower = self.explainer.tower
         rows, columns = geometry.grid
-        share = _POOLER_SHARE if tower.scores[0] == "pooler" else _WALK_BACK_SHARE
-        walk_back = share * tower.explained_share * len(layers) * targets / tower.depth
-        work = walk_back if traced else 1 + walk_back
+        share = _POOLER_SHARE if tower.scores[0] == "pooler" else _BACKWARD_SHARE
+        backward = share * tower.explained_share * len(layers) * targets / tower.depth
+        work = backward if traced else 1 + backward
         return _relative_work(tower, rows * columns) * work
 
     @staticmethod
     def target_cost(question: Question, texts: TextCount) -> float:
-        """The work of embedding a question's texts and distinct pictures, in the same unit."""
+        """Return the cost of embedding a question's texts and distinct pictures, in that unit."""
         pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
         return _TEXT_SHARE * texts.strings + len(pictures)
 
 
 def _relative_work(tower: Tower, patches: int) -> float:
-    """The work of so many patches in units of that of the tower's own number of patches.
+    """Return the work of a number of patches, relative to the tower's own number.
 
-    For each token a block multiplies by 12 width^2 weights and by 2 width for each other token.
+    For each token, a block multiplies by 12 width^2 weights, and by 2 width for each other token.
     """
     own = tower.grid[0] * tower.grid[1]
     if tower.width is None:
@@ -300,7 +300,7 @@ def _relative_work(tower: Tower, patches: int) -> float:
 def _resolve(
     explainer: Explainer, items: Sequence[ExplainItem]
 ) -> list[ResolvedTargets | LegradError]:
-    """The items' targets; what one item asks cannot fail another."""
+    """Resolve the targets of items; an invalid question fails only its own items."""
     resolver = explainer.resolver
     questions = list(dict.fromkeys(item.question for item in items))
     embedded = resolver.embed(questions, items[0].templates)
@@ -316,7 +316,7 @@ def _resolve(
 def _joined(
     pictures: Sequence[TracedPicture], new: Sequence[TracedPicture], made: Trace | None
 ) -> Trace:
-    """One trace of all pictures in order, repeats included, from the new ones' and the known."""
+    """Join new and known traces into one of all pictures in order, repeats included."""
     known = {each: each.trace for each in pictures if each.trace is not None}
     trace = Trace.join([*([] if made is None else [made]), *known.values()])
     place_of = {picture: place for place, picture in enumerate((*new, *known))}

@@ -1,4 +1,4 @@
-"""How the server stands at the moment it is scraped: readiness, models, and the limits it has."""
+"""Gauges that are read at each scrape: readiness, states of models, and limits."""
 
 import os
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ _CONTROL_GROUP_LIMITS = (
 
 
 class ServerState(Collector):
-    """Gauges that are read, not set, so that they cannot say what was true before.
+    """Gauges that are read at each scrape, so that they are never outdated.
 
-    The limits are there for alerts: a rule that knows them needs no number of its own.
+    The limits are exported for alerts: their rules need no numbers of their own.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ServerState(Collector):
         }
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All of them. To be called on the event loop, where the models change."""
+        """Yield all gauges. Call it on the event loop, where the models change."""
         yield GaugeMetricFamily(
             "legrad_ready",
             "Whether a request that names no model would be answered.",
@@ -69,10 +69,10 @@ class ServerState(Collector):
 
 
 def memory_limit() -> int:
-    """Bytes that this process may take: its control group's limit, or the machine's memory."""
+    """Return the bytes this process may use: its cgroup's limit or the machine's memory."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CONTROL_GROUP_LIMITS:
-        # Without a limit there is a word, or a number beyond any memory.
+        # Without a limit the file holds a word, or a number larger than any memory.
         text = path.read_text().strip() if path.exists() else ""
         if text.isdigit():
             limits.append(int(text))

@@ -1,8 +1,8 @@
-"""What is kept of pictures seen lately, so that another question about one costs only its answer.
+"""A cache of traces and canvases, so that another question about a picture costs less.
 
-Two kinds of entries share one budget of bytes: traces, which spare a picture's decoding and its
-forward pass, and canvases, which spare an overlay the decoding. They are dropped one by one, the
-least recently used first, so a trace does not go because its canvas is old.
+Two kinds of entries share one budget of bytes: traces, which save decoding and the forward pass,
+and canvases, which save decoding for an overlay. Entries are evicted one by one, the least recently
+used first, so a trace outlives its older canvas.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ _BYTES_PER_PIXEL = 4
 
 
 def digest_of(image: bytes) -> bytes:
-    """Identifies an encoded picture by its bytes, orientation and other metadata included."""
+    """Return the digest of an encoded picture, metadata such as its orientation included."""
     return hashlib.blake2b(image, digest_size=16).digest()
 
 
 def digests_of(images: Sequence[bytes]) -> list[bytes]:
-    """Identifies several."""
+    """Return the digests of several encoded pictures."""
     return [digest_of(image) for image in images]
 
 
 @dataclass(frozen=True, slots=True)
 class TraceKey:
-    """All that a trace depends on, known before the picture is decoded.
+    """Everything that a trace depends on, known before the picture is decoded.
 
     Attributes:
-        digest: of the encoded picture.
+        digest: digest of the encoded picture.
         model: the model's id.
-        size: (width, height) of the model's input in pixels, before it is fitted.
-        fit: how the picture is fitted to it.
+        size: (width, height) of the model's input in pixels, before the picture is fitted.
+        fit: how the picture is fitted to the input.
         layers: resolved block indices.
         score: the explained score.
     """
@@ -55,10 +55,10 @@ class TraceKey:
 
 @dataclass(frozen=True, slots=True)
 class CanvasKey:
-    """All that a canvas depends on.
+    """Everything that a canvas depends on.
 
     Attributes:
-        digest: of the encoded picture.
+        digest: digest of the encoded picture.
         size: (width, height) of the canvas in pixels.
     """
 
@@ -68,25 +68,25 @@ class CanvasKey:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A decoded picture at the size in which it is drawn on, which nobody may change."""
+    """A decoded picture at the size of its overlays; immutable."""
 
     picture: Image.Image
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory, in bytes."""
+        """The size in memory, in bytes."""
         width, height = self.picture.size
         return width * height * _BYTES_PER_PIXEL
 
 
 class CacheObserver(Protocol):
-    """What metrics want to know. Called under the cache's lock, so that calls keep their order."""
+    """Receives the cache's metrics. Called under its lock, so that calls keep their order."""
 
     def cache_changed(self, entries: int, nbytes: int) -> None:
-        """The cache now holds so many entries of so many bytes together."""
+        """Note the number of entries and their total bytes."""
 
     def entries_evicted(self, count: int) -> None:
-        """So many entries made room for another."""
+        """Note the number of entries that were evicted for another one."""
 
 
 _Key = TraceKey | CanvasKey
@@ -95,11 +95,11 @@ _Key = TraceKey | CanvasKey
 class TraceCache:
     """Keeps the most recently used traces and canvases within a budget. Thread-safe.
 
-    An entry belongs to whoever has got it too: dropping it here takes nothing from them.
+    Callers share ownership of the entries they got: eviction takes nothing from them.
     """
 
     def __init__(self, max_bytes: int, observer: CacheObserver) -> None:
-        """Makes an empty cache; one of 0 bytes stays empty."""
+        """Create an empty cache; with 0 bytes it stays empty."""
         self._max_bytes = max_bytes
         self._observer = observer
         self._entries: OrderedDict[_Key, Trace | Canvas] = OrderedDict()
@@ -107,16 +107,16 @@ class TraceCache:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """The number of entries."""
+        """Return the number of entries."""
         return len(self._entries)
 
     @property
     def nbytes(self) -> int:
-        """The summed size of the entries in bytes."""
+        """The total size of the entries in bytes."""
         return self._nbytes
 
     def has_room_for(self, nbytes: int) -> bool:
-        """Whether an entry of so many bytes would be kept, whatever has to make room."""
+        """Return whether an entry of this size fits the budget, if necessary by evictions."""
         return nbytes <= self._max_bytes
 
     @overload
@@ -126,7 +126,7 @@ class TraceCache:
     def get(self, key: CanvasKey) -> Canvas | None: ...
 
     def get(self, key: _Key) -> Trace | Canvas | None:
-        """The entry, from now on the most recently used one, or None."""
+        """Return the entry and mark it as most recently used, or return None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
@@ -140,12 +140,11 @@ class TraceCache:
     def put(self, key: CanvasKey, entry: Canvas) -> None: ...
 
     def put(self, key: _Key, entry: Trace | Canvas) -> None:
-        """Keeps an entry, in place of one of the same key, if it fits the budget at all.
+        """Keep an entry, in place of one with the same key, if it fits the budget at all.
 
         Args:
-            key: what it is found by.
-            entry: it must have its memory for itself: a view would keep alive, uncounted, whatever
-                it is a view of.
+            key: the key of the entry.
+            entry: it must own its memory: a view would keep its base alive, uncounted.
         """
         nbytes = entry.nbytes
         if not self.has_room_for(nbytes):
@@ -162,7 +161,7 @@ class TraceCache:
             self._report()
 
     def forget(self, model: str) -> None:
-        """Drops every trace of a model, once its worker has stopped and can add none."""
+        """Drop every trace of a model, after its worker has stopped and can add no more."""
         with self._lock:
             for key in list(self._entries):
                 if isinstance(key, TraceKey) and key.model == model:
@@ -170,13 +169,13 @@ class TraceCache:
             self._report()
 
     def clear(self) -> None:
-        """Drops everything."""
+        """Drop every entry."""
         with self._lock:
             self._entries.clear()
             self._nbytes = 0
             self._report()
 
-    # Under the lock.
+    # The methods below need the lock.
 
     def _drop(self, key: _Key) -> None:
         entry = self._entries.pop(key, None)

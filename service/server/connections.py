@@ -1,14 +1,16 @@
-"""Connections that cost this server memory or a descriptor and bring it nothing are closed.
+"""Connections with limits on time and size, in place of uvicorn's own.
 
-uvicorn closes a connection that stays silent after an answer. It waits for ever for the first
-request, for a head that arrives in drops, and for a client that does not read its answer, and it
-takes heads of any size.
+uvicorn closes a connection that stays silent after an answer. But it waits without limit for the
+first request, for a head that arrives byte by byte, and for a client that does not read its answer,
+and it accepts heads of any size.
 
-It also loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client
-and curl's ``--http2`` do, and takes what arrives of it later for the next request. Where it closes
-a connection after its answer, it does so while a client may still be sending; for that, see
-:mod:`service.server.graceful_close`. And of a client that leaves it tells the last request that
-came, not the one that is being answered.
+This module also mends three faults of uvicorn:
+
+- It loses the body of a request that offers another protocol beside HTTP/1.1, as Java's client and
+  curl's ``--http2`` do, and parses the rest of that body as the next request.
+- It closes a connection after the answer although the client may still be sending; see
+  :mod:`service.server.graceful_close`.
+- When a client leaves, it notifies the last request that arrived, not the one in progress.
 """
 
 import asyncio
@@ -21,34 +23,36 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.server.graceful_close import LingeringTransport
+from service.server.graceful_close import GracefulTransport
 from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import ClosedConnection, Metrics
 
 _MOST_PIPELINED = 32
 _MOST_HEADERS = 100
-# What the objects of one need beside its characters.
+# Memory of a header's Python objects beside its characters.
 _HEADER_BYTES = 100
-# One read may bring so much at once; what is parsed of it is known only afterwards.
+# Most bytes of one read. The size of a head is checked only after a read is parsed.
 _READ_BYTES = 262_144
 _MOST_HEAD_BYTES = _READ_BYTES + 65_536
-# A byte of a body may bring along the size and the ends of a chunk of its own.
+# A body sent in chunks of one byte has a size line and line ends for each byte.
 _CHUNKED_BYTES = 8
 
 IDLE_SECONDS = 75
-"""How long a connection may stay silent after an answer: longer than the minute for which balancers
-keep theirs, so that it is never this server that closes one which a request is on its way to."""
+"""Longest silence of a connection after an answer.
 
-# Counted: the event loop's clock has one time for many connections.
+Load balancers keep an idle connection for 60 s. This server keeps it longer, so that it never
+closes a connection on which a balancer has just sent a request."""
+
+# A counter, because many connections can become idle at the same time of the event loop's clock.
 _turns = itertools.count()
 
 
-class _GivenUpError(Exception):
-    """Ends the parsing of what arrived."""
+class _AbortedError(Exception):
+    """Ends the parsing of the received bytes."""
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One connection, with a limit on each state in which it waits for its client."""
+    """One connection, with a time limit on each state in which it waits for its client."""
 
     def __init__(self, *, limits: ConnectionLimits, metrics: Metrics, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
@@ -56,33 +60,33 @@ class GuardedConnection(HttpToolsProtocol):
         self._closed = metrics.connections_closed
         self._awaiting_request: asyncio.TimerHandle | None = None
         self._awaiting_reader: asyncio.TimerHandle | None = None
-        self._given_up = False
+        self._aborted = False
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._idle_turn: int | None = None
         self._head_bytes = 0
         self._head_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the connection, if need be in the place of the one that was idle for longest."""
-        self._lingering = LingeringTransport(transport, self.loop, self._limits, self._closed)
-        super().connection_made(self._lingering)  # type: ignore[arg-type]
+        """Accept the connection; at the limit, close the one that was idle for longest."""
+        self._graceful = GracefulTransport(transport, self.loop, self._limits, self._closed)
+        super().connection_made(self._graceful)  # type: ignore[arg-type]
         if len(self.connections) > self._limits.max_connections and not self._close_idle():
             self._abort("too-many")
         else:
             self._await_request()
 
     def data_received(self, data: bytes) -> None:
-        """Parses what arrived; heads and trailers are limited here, bodies by the application."""
-        if self._given_up:
+        """Parse received bytes. Heads and trailers are limited here, bodies by the application."""
+        if self._aborted:
             return
         self._end_idleness()
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_in_http(data[upgrade.args[0] :])
+            self._continue_in_http(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if not self._given_up:
+            if not self._aborted:
                 message = "Invalid HTTP request received."
                 self.logger.warning(message)
                 self.send_400_response(message)
@@ -90,78 +94,78 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("large-head")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, unless it is refused already; no more of it can be read."""
-        self._lingering.receiving = False
+        """Answer bytes that are not HTTP, unless the connection is closing; read no more."""
+        self._graceful.receiving = False
         if self.transport.is_closing():
-            self._lingering.end()
+            self._graceful.end()
         elif self._unanswered and not self.cycle.more_body:
-            # What was asked before it is answered first, and last.
+            # Answers earlier pipelined requests, then closes the connection.
             self.cycle.keep_alive = False
         else:
             super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Note the beginning of a request."""
         self._end_idleness()
-        self._lingering.receiving = True
+        self._graceful.receiving = True
         if not self._head_known:
             super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has arrived, or a trailer."""
+        """Add a header or a trailer; skip the head that :meth:`_continue_in_http` repeats."""
         if self._head_known:
             return
         if len(self.headers) == _MOST_HEADERS:
             self._abort("large-head")
-            raise _GivenUpError
+            raise _AbortedError
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head of a request has arrived; its body is limited by the request's deadline."""
+        """Begin a request whose head is complete; its body is limited by the request's deadline."""
         self._head_bytes = 0
         if self._head_known:
             self._head_known = False
             return
         self._stop(self._awaiting_request)
         if self.transport.is_closing():
-            # An answer before this one was the last.
-            self._given_up = True
-            self._lingering.end()
-            raise _GivenUpError
+            # The previous answer was the last one on this connection.
+            self._aborted = True
+            self._graceful.end()
+            raise _AbortedError
         if len(self._unanswered) == _MOST_PIPELINED:
             self._abort("too-many")
-            raise _GivenUpError
+            raise _AbortedError
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
-        self._read_on()
+        self._read_if_little_is_kept()
         self._await_reader()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body."""
+        """Pass on a part of a body, unless the connection is closing."""
         self._head_bytes = max(0, self._head_bytes - _CHUNKED_BYTES * len(body))
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of a request has arrived, unless the parser expects another protocol to follow."""
+        """End a request, unless the parser takes the rest for another protocol."""
         if self.parser.should_upgrade():
             return
-        self._lingering.receiving = False
+        self._graceful.receiving = False
         super().on_message_complete()
         if self.transport.is_closing():
-            self._lingering.end()
+            self._graceful.end()
         elif not self._unanswered:
-            # Refused before all of it had arrived.
+            # The request was refused before all of it had arrived.
             self._stop(self._awaiting_request)
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
             self._begin_idleness()
 
-    def _go_on_in_http(self, rest: bytes) -> None:
-        """Goes on in HTTP/1.1, as a server may that is offered another protocol (RFC 9110, 7.8).
+    def _continue_in_http(self, rest: bytes) -> None:
+        """Stay with HTTP/1.1, as a server may if it is offered another protocol (RFC 9110, 7.8).
 
-        The parser has no such choice: another one is told the length of the body, and goes on.
+        The parser always stops here, so a new parser that knows the length of the body replaces it.
         """
         head = [b"POST / HTTP/1.1"]
         head += [
@@ -175,49 +179,48 @@ class GuardedConnection(HttpToolsProtocol):
         self.data_received(b"\r\n".join((*head, b"", rest)))
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as its answer is written."""
+        """Limit the time in which a slow client reads its answer."""
         super().pause_writing()
         self._await_reader()
 
     def on_response_complete(self) -> None:
-        """All of an answer but what the transport holds has been read."""
+        """End an answer; the client has read all of it but what the transport still holds."""
         self._stop(self._awaiting_reader)
         self._awaiting_reader = None
         self._unanswered.popleft()
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        self._read_on()
+        self._read_if_little_is_kept()
         if self._unanswered:
             self._await_reader()
-        elif self._lingering.receiving:
+        elif self._graceful.receiving:
             self._await_request()
         else:
             self._begin_idleness()
 
     def shutdown(self) -> None:
-        """The server stops: what is being answered is the last."""
-        self._lingering.hurry()
+        """Close the connection after the answer in progress, because the server stops."""
+        self._graceful.shorten_wait()
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Lets go of the connection, and has those know it who still work for it."""
+        """Release the connection and notify the requests in progress that the client has left."""
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
         super().connection_lost(exc)
-        self._lingering.stop_waiting()
+        self._graceful.stop_waiting()
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
         self._unanswered.clear()
-        # It knows this connection: together they would keep what the client sent until the
-        # collector of cycles comes.
+        # A reference cycle: it would keep the received bytes until the garbage collector runs.
         self.cycle = None  # type: ignore[assignment]
 
-    def _read_on(self) -> None:
-        """Reads, if little waits: a client that leaves is seen by reading alone."""
+    def _read_if_little_is_kept(self) -> None:
+        """Read unless much is kept already; only reading shows that a client has left."""
         kept = sum(len(cycle.body) for cycle in self._unanswered)
         if len(self._unanswered) > 1:
             kept += sum(map(_head_size, self._unanswered))
@@ -238,21 +241,21 @@ class GuardedConnection(HttpToolsProtocol):
             self._await_request()
 
     def _await_request(self) -> None:
-        # Also bounds how long the rest of a refused body may take.
+        # Also limits the time for the rest of a refused body.
         self._unset_keepalive_if_required()
         self._awaiting_request = self.loop.call_later(
             self._limits.head_seconds, self._abort, "slow-request"
         )
 
     def _await_reader(self) -> None:
-        # Also for an answer that cannot begin: its client has not read the end of the last one.
+        # Also for an answer that cannot begin because the client has not read the previous one.
         if self._awaiting_reader is None and self._unanswered and self.flow.write_paused:
             self._awaiting_reader = self.loop.call_later(
                 self._limits.send_seconds, self._abort, "slow-reader"
             )
 
     def _await_end_of_answer(self) -> None:
-        """The last of it is in the transport, which would wait for ever until it is read."""
+        """Limit the time in which the client reads what the transport still holds."""
         if self.transport.get_write_buffer_size():
             self._awaiting_reader = self.loop.call_later(
                 self._limits.send_seconds, self._abort_unread
@@ -263,7 +266,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("slow-reader")
 
     def _close_idle(self) -> bool:
-        """Makes room: a client that has its answer loses nothing. Whether there was one."""
+        """Close the connection that was idle for longest; return False if none is idle."""
         idle = {
             connection._idle_turn: connection
             for connection in self.connections
@@ -285,10 +288,10 @@ class GuardedConnection(HttpToolsProtocol):
             timer.cancel()
 
     def _abort(self, reason: ClosedConnection) -> None:
-        if not self._given_up:
-            self._given_up = True
+        if not self._aborted:
+            self._aborted = True
             self._closed.labels(reason).inc()
-            # Not closed: that waits until the client has read what is left.
+            # close() would wait until the client has read the rest.
             self.transport.abort()
 
 
@@ -298,5 +301,5 @@ def _head_size(cycle: RequestResponseCycle) -> int:
 
 
 def guarded(limits: ConnectionLimits, metrics: Metrics) -> Any:
-    """What uvicorn makes its connections with."""
+    """Return the connection class for uvicorn, with its limits and metrics bound."""
     return partial(GuardedConnection, limits=limits, metrics=metrics)

@@ -1,4 +1,4 @@
-"""Connections that are closed gently, and in time."""
+"""A graceful and timely close of connections."""
 
 import asyncio
 from typing import Any
@@ -8,20 +8,21 @@ from prometheus_client import Counter
 from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import ClosedConnection
 
-# A stopping server waits so long for the rest of what it has refused.
-_LAST_SECONDS = 1.0
+# Longest wait of a stopping server for the rest of a refused request.
+_STOPPING_REST_SECONDS = 1.0
 
 
-class LingeringTransport:
-    """A transport that is closed once the client has sent all, and at once only for reading.
+class GracefulTransport:
+    """A transport that closes only after the client has sent all of its request.
 
-    The kernel resets a connection that is closed with bytes unread, and a client that is still
-    sending then never sees its answer. One that does not send or read the rest is given up.
+    The kernel resets a connection that is closed with unread bytes, and a client that is still
+    sending then never sees its answer. So :meth:`close` ends writing at once, but keeps reading
+    until the request is complete. A client that does not send or read the rest in time is aborted.
 
     Attributes:
-        receiving: whether the client is in the middle of a request. Told by the connection: a
-            transport that knew it would keep it, and what a client sent, until the collector of
-            cycles comes.
+        receiving: whether the client is in the middle of a request. Set by the connection; a
+            reference to the connection would be a cycle, which would keep the received bytes until
+            the garbage collector runs.
     """
 
     def __init__(
@@ -31,14 +32,14 @@ class LingeringTransport:
         limits: ConnectionLimits,
         closed: Counter,
     ) -> None:
-        """Takes over a transport; ``closed`` counts, by reason, what is given up."""
+        """Wrap a transport; ``closed`` counts aborted connections by reason."""
         self._transport = transport
         self._loop = loop
         self._send_seconds = limits.send_seconds
         self._rest_seconds = limits.head_seconds
         self._closed = closed
-        self._lingers = False
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._half_closed = False
+        self._abort_timer: asyncio.TimerHandle | None = None
         self.receiving = False
 
     def __getattr__(self, name: str) -> Any:
@@ -46,42 +47,42 @@ class LingeringTransport:
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
-        return self._lingers or self._transport.is_closing()
+        return self._half_closed or self._transport.is_closing()
 
     def close(self) -> None:
-        """Writes nothing more; ends once what was written is read and what is sent has come."""
+        """End writing; close once the client has read the answer and sent the rest."""
         if self.is_closing():
             return
         if self._transport.get_write_buffer_size():
-            self._give_up_after(self._send_seconds, "slow-reader")
+            self._abort_after(self._send_seconds, "slow-reader")
         elif self.receiving:
-            self._give_up_after(self._rest_seconds, "slow-request")
+            self._abort_after(self._rest_seconds, "slow-request")
         if not self.receiving:
             self._transport.close()
             return
-        self._lingers = True
+        self._half_closed = True
         self._transport.write_eof()
         self._transport.resume_reading()
 
     def end(self) -> None:
-        """The client has sent all that is heard of it."""
+        """Close the transport: the client has sent everything that is read."""
         self._transport.close()
 
-    def hurry(self) -> None:
-        """The server stops."""
-        self._rest_seconds = min(self._rest_seconds, _LAST_SECONDS)
-        if self._lingers and not self._transport.get_write_buffer_size():
-            self._give_up_after(self._rest_seconds, "slow-request")
+    def shorten_wait(self) -> None:
+        """Wait only briefly for the rest of a refused request, because the server stops."""
+        self._rest_seconds = min(self._rest_seconds, _STOPPING_REST_SECONDS)
+        if self._half_closed and not self._transport.get_write_buffer_size():
+            self._abort_after(self._rest_seconds, "slow-request")
 
     def stop_waiting(self) -> None:
-        """The client is not waited for any more."""
-        if self._giving_up is not None:
-            self._giving_up.cancel()
+        """Stop the timer that would abort the connection."""
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
 
-    def _give_up_after(self, seconds: float, reason: ClosedConnection) -> None:
+    def _abort_after(self, seconds: float, reason: ClosedConnection) -> None:
         self.stop_waiting()
-        self._giving_up = self._loop.call_later(seconds, self._give_up, reason)
+        self._abort_timer = self._loop.call_later(seconds, self._abort, reason)
 
-    def _give_up(self, reason: ClosedConnection) -> None:
+    def _abort(self, reason: ClosedConnection) -> None:
         self._closed.labels(reason).inc()
         self._transport.abort()

@@ -1,4 +1,4 @@
-"""Running the application: its listening sockets, one exit status, signals that drain."""
+"""The server process: listening sockets, signals that start a drain, exit status."""
 
 import contextlib
 import gc
@@ -30,10 +30,10 @@ _log = structlog.get_logger("legrad.service")
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn's server, which goes on for a while after a signal, and does not raise it again.
+    """uvicorn's server, but it serves on for a delay after a signal and does not raise it again.
 
-    uvicorn ends its own process by the signal after a clean shutdown, so that supervisors see a
-    failure where everything was answered.
+    After a clean shutdown uvicorn kills its own process with the signal, which supervisors report
+    as a failure although every request was answered.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
@@ -51,7 +51,7 @@ class _DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A second signal does not wait for the delay.
+        # A second signal ends the delay.
         if not self._drain.announce() or not self._drain.delay_left:
             super().handle_exit(sig, frame)
 
@@ -61,17 +61,17 @@ class _DrainingServer(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT, then answers what was accepted and returns.
+    """Serve until SIGTERM or SIGINT, then answer the accepted requests and return.
 
-    After the settings' delay and drain timeout, and a few seconds more, the process ends, whatever
-    still runs in it.
+    The process ends a few seconds after the settings' delay and drain timeout, even if threads
+    still run.
 
     Returns:
-        The exit status: 0 if everything accepted was answered.
+        The exit status: 0 if every accepted request was answered.
 
     Raises:
         InvalidOptionError: the device in the settings does not exist.
-        LegradError: no model in the settings can be loaded; the first one's reason.
+        LegradError: no model in the settings can be loaded; it is the error of the first one.
         OSError: an address cannot be listened on.
     """
     configure_logs(settings.log_level)
@@ -83,11 +83,11 @@ def serve(settings: Settings) -> int:
     app = create_app(settings)
     drain = application_of(app).drain
     config = server_config(app, settings)
-    # For a person or a program that asked for any free port.
+    # Tells the port to callers that asked for any free one.
     for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
         print(f"{purpose} on {_url(listener)}", flush=True)
-    # Hundreds of thousands of objects of libraries: looking through them for garbage halts all
-    # threads for as long as it takes, and finds none.
+    # Libraries hold hundreds of thousands of objects. A full garbage collection would scan them,
+    # stop all threads meanwhile, and free nothing.
     gc.collect()
     gc.freeze()
     with ending_in_time(drain):
@@ -96,10 +96,10 @@ def serve(settings: Settings) -> int:
 
 
 def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:
-    """The listening sockets, the admin one last if there is one.
+    """Open the listening sockets.
 
     Returns:
-        the settings with the ports that were taken, and the sockets.
+        The settings with the actual ports, and the sockets; the admin socket, if any, is last.
 
     Raises:
         OSError: an address cannot be listened on.
@@ -113,7 +113,7 @@ def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application."""
+    """Return the uvicorn configuration that serves the application."""
     return uvicorn.Config(
         app,
         http=guarded(settings.connection_limits, application_of(app).metrics),
@@ -124,7 +124,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
-        # Nobody is believed by default: uvicorn would believe everything on this machine.
+        # No proxy is trusted by default; uvicorn would trust every one on this machine.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=trusted_networks(settings.trusted_proxies),
     )
@@ -136,10 +136,10 @@ def _url(listener: socket.socket) -> str:
 
 
 def _check_models(settings: Settings) -> None:
-    """Refuses settings of which no model can be loaded; one of several does not stop the others.
+    """Check that at least one model can be loaded, and log each one that cannot.
 
     Raises:
-        LegradError: the reason of the first one.
+        LegradError: no model can be loaded; it is the error of the first one.
     """
     refusals: dict[str, LegradError] = {}
     for reference in settings.model_references:
@@ -154,7 +154,7 @@ def _check_models(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Open a listening socket; port 0 takes a free one.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -172,6 +172,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another port; 0 picks "
             "a free one."
         ) from error
-    # From here on nobody is refused: connections wait until the application has started.
+    # From here on connections are accepted, and wait until the application has started.
     listener.listen(_BACKLOG)
     return listener

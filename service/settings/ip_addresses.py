@@ -1,8 +1,8 @@
-"""Which addresses pictures may be fetched from: a rule of its own, whatever the platform says.
+"""IP addresses from which pictures may be fetched.
 
-Python's ``is_global`` differs between its releases, counts addresses that carry an IPv4 address
-inside them by their own prefix, and knows nothing of the addresses at which clouds hand out
-credentials. It must agree here, but does not decide.
+These rules do not rely on Python's ``is_global`` alone. It differs between releases, judges IPv6
+addresses with an embedded IPv4 address by their own prefix, and knows nothing of the addresses at
+which clouds hand out credentials. An address is public only if ``is_global`` and these rules agree.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -14,7 +14,7 @@ def _networks(*texts: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(text) for text in texts)
 
 
-# The special-purpose registries of RFC 6890 as they stand today, multicast, and what is reserved.
+# The special-purpose registries of RFC 6890 (current state), multicast and reserved addresses.
 _SPECIAL_IPV4 = _networks(
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -32,12 +32,12 @@ _SPECIAL_IPV4 = _networks(
     "224.0.0.0/4",
     "240.0.0.0/4",
 )
-# All that is allocated for global unicast lies in one block, so mapped, compatible, link-local,
-# unique local and multicast addresses are outside. These lie inside it: protocol assignments with
-# Teredo, documentation, 6to4.
+# All global unicast addresses lie in this block; mapped, compatible, link-local, unique local and
+# multicast addresses lie outside. The special ones inside: protocol assignments (with Teredo),
+# documentation, 6to4.
 _GLOBAL_IPV6 = IPv6Network("2000::/3")
 _SPECIAL_IPV6 = _networks("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-# Where networks without IPv4 reach it; the last 32 bits are the address that is meant (RFC 6052).
+# Networks without IPv4 reach IPv4 addresses here; the last 32 bits are that address (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 _PRIVATE = _networks(
@@ -54,7 +54,7 @@ _METADATA = _networks("168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254",
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """The address in its one standard notation, or None: no decimal, octal or shortened IPv4."""
+    """Parse an address in standard notation, or return None: no decimal, octal or short IPv4."""
     try:
         return ip_address(text)
     except ValueError:
@@ -62,10 +62,10 @@ def parse_address(text: str) -> IPAddress | None:
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether the address is one of the open internet, and not of some network nearby.
+    """Return whether the address belongs to the public internet.
 
-    Mapped, compatible, 6to4 and Teredo addresses are none, whatever they carry. A NAT64 address is
-    what it carries, because it is all that a network without IPv4 has.
+    Mapped, compatible, 6to4 and Teredo addresses never do, whatever IPv4 address they embed. A
+    NAT64 address counts as its embedded address, because a network without IPv4 has no other way.
     """
     if _in(address, _METADATA) or not address.is_global or address.is_multicast:
         return False
@@ -79,7 +79,7 @@ def is_public(address: IPAddress) -> bool:
 
 
 def is_private(address: IPAddress) -> bool:
-    """Whether the address is of a private network or this machine.
+    """Return whether the address belongs to a private network or is a loopback address.
 
     Link-local addresses are neither public nor private here: clouds hand out credentials there.
     """

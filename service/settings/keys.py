@@ -28,12 +28,12 @@ class ApiKey(BaseModel):
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", repr=False, description="SHA-256 of the key, in hexadecimal."
     )
-    scopes: frozenset[KeyScope] = Field(min_length=1, description="What the key opens.")
+    scopes: frozenset[KeyScope] = Field(min_length=1, description="Routes that the key opens.")
     max_concurrent: int | None = Field(None, ge=1, description="Most requests at once.")
     rate: str | None = Field(
         None,
         pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
-        description="Most requests in a time, such as `10/second`.",
+        description="Most requests in a period, such as `10/second`.",
     )
 
 
@@ -41,29 +41,29 @@ _KEYS = TypeAdapter(list[ApiKey])
 
 
 def new_key() -> str:
-    """A fresh key: 256 random bits, in characters that need no quoting anywhere."""
+    """Return a new key: 256 random bits, in characters that need no quoting in URLs or shells."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(key: bytes) -> bytes:
-    """The SHA-256 of a key.
+    """Return the SHA-256 of a key.
 
-    A slow hash protects passwords, which can be guessed. These keys are long and random, nobody
-    guesses them; a slow hash would only let wrong keys cost the server work.
+    A slow hash protects passwords, which can be guessed. These keys are long and random and cannot
+    be guessed; a slow hash would only make wrong keys cost the server more work.
     """
     return hashlib.sha256(key).digest()
 
 
 def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
-    """The keys of a JSON list.
+    """Read the keys of a JSON list.
 
     Args:
         text: the list.
-        source: the setting it comes from, for the error.
+        source: the setting it comes from, for error messages.
 
     Raises:
-        InvalidOptionError: it is not a list of keys, or two have one name or one hash. What is
-            wrong is named by its place, never by its value: that may be a key or its hash.
+        InvalidOptionError: it is not a list of keys, or two keys have the same name or hash. The
+            message names the position of the mistake, never the value: it may be a key or a hash.
     """
     try:
         keys = tuple(_KEYS.validate_json(text))
@@ -75,7 +75,7 @@ def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
             ) from None
         form = _FORMS.get(str(first["loc"][-1]))
         message = form if form and first["type"] == "string_pattern_mismatch" else first["msg"]
-        # A field's name can be a key that was pasted at the wrong place.
+        # The name of an unknown field may be a key that was pasted in the wrong place.
         place = ".".join(str(part)[:_LONGEST_PART] for part in first["loc"][1:])
         raise InvalidOptionError(
             f"{source}, entry {int(first['loc'][0]) + 1}{place and ', ' + place}: {message}.",

@@ -1,4 +1,4 @@
-"""How an origin is written."""
+"""The notation of web origins."""
 
 import re
 
@@ -6,10 +6,10 @@ _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
 
 def check_origins(origins: tuple[str, ...]) -> None:
-    """Checks the setting.
+    """Check the notation of origins.
 
     Raises:
-        ValueError: one is not an origin as browsers write it, nor ``*``.
+        ValueError: an entry is neither an origin as browsers write it nor ``*``.
     """
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):

@@ -1,15 +1,18 @@
-"""Which peers may say on whose behalf they ask."""
+"""The notation of trusted proxies."""
 
 import ipaddress
 
 
 def trusted_networks(proxies: tuple[str, ...]) -> list[str]:
-    """The networks of the setting, as uvicorn takes them.
+    """Return the networks of the proxies in uvicorn's notation.
 
-    IPv4 ones twice: a socket for both kinds of addresses sees IPv4 peers as mapped into IPv6.
+    Each IPv4 network is also given as IPv4-mapped IPv6: a dual-stack socket sees IPv4 peers so.
+
+    Args:
+        proxies: addresses and networks, as operators write them.
 
     Raises:
-        ValueError: one is not an address or a network.
+        ValueError: an entry is neither an address nor a network.
     """
     networks: list[str] = []
     for text in proxies:

@@ -1,4 +1,4 @@
-"""Which addresses of pictures are followed at all, judged by their text. Touches no network."""
+"""The URLs of pictures that may be fetched, judged by their text alone, without the network."""
 
 import re
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ ANY_PUBLIC_HOST = "public"
 _PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65_535
 _FORM = re.compile(r"https?://[^/?#@]+([/?#].*)?", re.IGNORECASE)
-# Parsers differ on these: some drop them, some take a backslash for a slash.
+# Parsers treat these differently: some drop them, some read a backslash as a slash.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
-# What browsers and C libraries read as an IPv4 address: 2130706433, 0177.1, 0x7f.0.0.1.
+# Browsers and C libraries read these as IPv4 addresses: 2130706433, 0177.1, 0x7f.0.0.1.
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """The address of a picture, as far as its text allows it to be fetched.
+    """The URL of a picture whose text passed all checks.
 
     Attributes:
-        parsed: the address, without its fragment.
-        host: the name in ASCII, or the numeric address without brackets.
-        port: of the host.
-        named: whether the settings name this very host.
-        address: the numeric address, where that is the host.
+        parsed: the URL without its fragment.
+        host: the host name in ASCII, or the IP address without brackets.
+        port: the port.
+        named: whether the settings name exactly this host.
+        address: the IP address, if the host is one.
     """
 
     parsed: httpx.URL
@@ -54,28 +54,28 @@ class _Entry:
 
 
 class UrlRules:
-    """The hosts that the settings allow."""
+    """The hosts from which the settings allow pictures."""
 
     def __init__(self, hosts: Sequence[str], private_addresses: bool) -> None:
-        """Reads the list.
+        """Read the entries.
 
         Args:
-            hosts: `HOST`, `HOST:PORT`, `*.DOMAIN`, or `public` for any host of the internet;
+            hosts: `HOST`, `HOST:PORT`, `*.DOMAIN`, or `public` for any host with a public address;
                 empty allows nothing.
             private_addresses: whether a host that is named in full may have a private address.
 
         Raises:
-            ValueError: an entry is none of these.
+            ValueError: an entry has none of these forms.
         """
         self._public = ANY_PUBLIC_HOST in hosts
         self._entries = [_read_entry(host) for host in hosts if host != ANY_PUBLIC_HOST]
         self._private_addresses = private_addresses
 
     def check(self, text: str) -> ImageUrl:
-        """Reads the address of a picture.
+        """Read and check the URL of a picture.
 
         Raises:
-            InvalidUrlError: it is not an unambiguous http or https address.
+            InvalidUrlError: it is not an unambiguous http or https URL.
             UrlNotAllowedError: this server fetches no pictures, or none from this host.
         """
         if not self._public and not self._entries:
@@ -99,13 +99,17 @@ class UrlRules:
         return checked
 
     def follow(self, url: ImageUrl, location: str) -> ImageUrl:
-        """Reads the address that another one redirects to, perhaps a relative one.
+        """Read and check the target of a redirect.
+
+        Args:
+            url: the URL that redirects.
+            location: the target, absolute or relative.
 
         Raises:
             InvalidUrlError: see :meth:`check`.
-            UrlNotAllowedError: see :meth:`check`; or it leads from https to http.
+            UrlNotAllowedError: see :meth:`check`; or the redirect leads from https to http.
         """
-        # What is joined no longer shows what was ambiguous.
+        # Checked before joining, which would hide ambiguous characters.
         _check_text(location)
         try:
             joined = url.parsed.join(location)
@@ -117,7 +121,7 @@ class UrlRules:
         return target
 
     def may_connect(self, url: ImageUrl, address: str) -> bool:
-        """Whether a numeric address, that the host is or has, may be connected to."""
+        """Return whether the server may connect to this IP address of the URL's host."""
         parsed = parse_address(address)
         if parsed is None:
             return False
@@ -162,12 +166,12 @@ def _read_entry(text: str) -> _Entry:
     subdomains = text.startswith("*.")
     name = text.removeprefix("*.")
     try:
-        # A scheme of its own, so that no port counts as the usual one and is left out.
+        # An invented scheme: httpx drops the port if it is the usual one of a known scheme.
         url = httpx.URL(f"host://{name}")
         host = _host_of(url)
     except (httpx.InvalidURL, InvalidUrlError, ValueError) as error:
-        raise ValueError(f"{text!r} is no host: write HOST, HOST:PORT or *.DOMAIN") from error
+        raise ValueError(f"{text!r} is not a host: write HOST, HOST:PORT or *.DOMAIN") from error
     bad_port = url.port is not None and not 0 < url.port <= _LAST_PORT
     if url.userinfo or url.raw_path != b"/" or url.fragment or bad_port:
-        raise ValueError(f"{text!r} is no host: write HOST, HOST:PORT or *.DOMAIN")
+        raise ValueError(f"{text!r} is not a host: write HOST, HOST:PORT or *.DOMAIN")
     return _Entry(host, url.port, subdomains)

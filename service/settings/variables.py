@@ -1,0 +1,294 @@
+"""The ``LEGRAD_*`` environment variables: types, defaults, bounds and descriptions."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from legrad_engine.errors import InvalidOptionError
+from service.batching import DEFAULT_STALL_SECONDS
+from service.settings.keys import read_keys
+from service.settings.origins import check_origins
+from service.settings.proxies import trusted_networks
+from service.settings.url_policy import UrlRules
+from service.settings.values import DtypeName
+
+
+class Variables(BaseSettings):
+    """One field for each environment variable, with its own checks and those across fields."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEGRAD_",
+        frozen=True,
+        # Some values are secret.
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    admin_host: str | None = Field(
+        None, description="Address to listen on for `LEGRAD_ADMIN_PORT`; `LEGRAD_HOST` if unset."
+    )
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of a second address for operators. Only this one serves loading, "
+        "unloading and `/metrics`, and it serves no explanations; 0 picks a free port. Unset: one "
+        "address serves everything.",
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="API keys with their scopes and limits, as a JSON list; see docs/access.md. "
+        "Without keys, explaining and metrics need no key, and loading and unloading are off.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="A file with this list, in place of `LEGRAD_API_KEYS`; changes take effect "
+        "within seconds.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of the proxies whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` headers are trusted, separated by commas; unset trusts none.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose web pages may call this server, such as "
+        "`https://app.example.org`, separated by commas, or `*`; unset allows none.",
+    )
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("starter",),
+        min_length=1,
+        description=(
+            "Models to serve, separated by commas; the first one is the default. Write `starter`, "
+            "`NAME/TAG` for open_clip's pretrained weights, `NAME@PATH` for a checkpoint, or "
+            "another form of docs/own-models.md."
+        ),
+    )
+    load_models: Literal["at-start", "on-demand"] = Field(
+        "at-start",
+        description="When models are loaded: `at-start`, or `on-demand`: the first request for a "
+        "model loads it and waits for it until its own deadline.",
+    )
+    max_model_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of weights in memory. To make room for a model, the least recently "
+        "used models without work are unloaded; unset has no limit.",
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    dtype: DtypeName = Field("float32", description="Precision of weights and activations.")
+    compute_threads: int | None = Field(
+        None, ge=1, description="CPU threads for tensor work; unset lets torch choose."
+    )
+
+    max_batch_images: int = Field(16, ge=1, description="Most images in one batch.")
+    max_batch_cost: float = Field(
+        32.0,
+        gt=0,
+        description="Most work in one batch. An image at the model's own size costs 1, and each "
+        "of its targets about 0.4 / depth for each explained layer.",
+    )
+    max_queue_cost: float = Field(
+        128.0,
+        gt=0,
+        description="Most work in the queue of one model; beyond it requests get 429.",
+    )
+    max_wait_ms: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="Longest wait of an image for its batch to fill. With 0 it does not wait: the "
+        "next batch fills while the current one is computed.",
+    )
+    request_timeout_seconds: float = Field(
+        30.0, gt=0, description="Deadline of a request; a header can only make it shorter."
+    )
+    drain_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="Longest time in which a stopping server finishes the accepted requests.",
+    )
+    stall_timeout_seconds: float = Field(
+        DEFAULT_STALL_SECONDS,
+        gt=0,
+        description="Longest computation of one batch; set it much longer than the largest batch "
+        "takes. A worker that exceeds it counts as hung: its requests get 503, and another worker "
+        "replaces it.",
+    )
+    shutdown_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long a stopping server still accepts requests while `/health/ready` is "
+        "503, before it drains; set it a little longer than a load balancer takes to notice.",
+    )
+    max_requests_in_progress: int = Field(
+        256,
+        ge=1,
+        description="Most requests that are read, decoded, queued, computed, drawn or sent at "
+        "once.",
+    )
+    picture_threads: int = Field(2, ge=1, description="Threads that decode and draw pictures.")
+    picture_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Longest decoding or drawing of one picture. Beyond it the request gets 422; "
+        "the thread stays busy until the picture is done.",
+    )
+
+    trace_cache_bytes: int = Field(
+        256_000_000,
+        ge=0,
+        description="Memory for the traces and small copies of recent pictures, so that another "
+        "question about one skips decoding and the forward pass; 0 keeps none. Traces are kept in "
+        "the memory of the model's device, on the GPU if it runs there.",
+    )
+
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Most open connections. A further one replaces the one that is idle for "
+        "longest; if none is idle, the new one is closed at once.",
+    )
+    head_timeout_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="Longest time in which a connection sends the head of a request, or the rest "
+        "of a refused body. A connection that is idle after an answer is closed after 75 s.",
+    )
+    send_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Longest time in which a client reads its answer; then its connection is "
+        "closed.",
+    )
+
+    max_body_bytes: int = Field(32_000_000, ge=1, description="Largest accepted request body.")
+    max_body_bytes_in_progress: int = Field(
+        512_000_000,
+        ge=1,
+        description="Most bytes of all bodies of requests in progress; beyond it requests get 429.",
+    )
+    max_image_pixels: int = Field(
+        40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    max_images: int = Field(
+        16, ge=1, description="Most images in one request, images of targets included."
+    )
+    max_prompts: int = Field(
+        32, ge=1, description="Most prompts and other targets in one request, and most negatives."
+    )
+    max_texts: int = Field(
+        1024,
+        ge=1,
+        description="Most texts in one request: prompts and other text targets times templates, "
+        "plus negatives.",
+    )
+    max_prompt_characters: int = Field(
+        1000, ge=1, description="Longest prompt or other text, in characters."
+    )
+    max_input_size: int = Field(
+        1024, ge=1, description="Largest `size` option: the side of the model's input in pixels."
+    )
+    max_output_side: int = Field(
+        2048, ge=1, description="Longest side of a heatmap or overlay, in pixels."
+    )
+    max_drawn_pixels: int = Field(
+        100_000_000, ge=1, description="Most pixels of all heatmaps and overlays of one request."
+    )
+    max_drawn_pixels_in_progress: int = Field(
+        400_000_000,
+        ge=1,
+        description="Most pixels of heatmaps and overlays of all requests in progress; beyond it "
+        "requests get 429.",
+    )
+
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts from which pictures are fetched by URL, separated by commas: "
+        "`HOST` for ports 80 and 443, `HOST:PORT`, `*.DOMAIN` for all names below it, or `public` "
+        "for every host with a public address; unset fetches nothing.",
+    )
+    url_private_addresses: bool = Field(
+        False,
+        description="Whether a host that `LEGRAD_URL_HOSTS` names in full may have a private or "
+        "loopback address.",
+    )
+    url_max_bytes: int = Field(
+        32_000_000, ge=1, description="Most bytes of all pictures fetched for one request."
+    )
+    url_max_redirects: int = Field(
+        3, ge=0, le=20, description="Most redirects on the way to a picture."
+    )
+    url_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Longest time to fetch a picture, from the look-up of its host to its last "
+        "byte, redirects included; the request's deadline holds too.",
+    )
+    url_max_fetches: int = Field(
+        16, ge=1, description="Most pictures fetched at once, for all requests together."
+    )
+
+    slow_request_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="A request that takes longer is logged as a warning, `answered slowly`.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log entries that are written."
+    )
+
+    @field_validator("models", "url_hosts", "trusted_proxies", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        UrlRules(value, private_addresses=False)
+        return value
+
+    @field_validator("api_keys", "api_keys_file", "admin_host", "admin_port", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        # An unset variable of a compose file arrives as an empty string.
+        return None if value == "" else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                read_keys(value.get_secret_value(), "the setting")
+            except InvalidOptionError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        trusted_networks(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_origins(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.api_keys is not None and self.api_keys_file is not None:
+            raise ValueError("Set LEGRAD_API_KEYS or LEGRAD_API_KEYS_FILE, not both.")
+        if self.admin_host is not None and self.admin_port is None:
+            raise ValueError("LEGRAD_ADMIN_HOST needs LEGRAD_ADMIN_PORT.")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError("LEGRAD_ADMIN_PORT must be another port than LEGRAD_PORT.")
+        return self
