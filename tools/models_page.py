@@ -1,9 +1,10 @@
-"""What LeGrad explains of each of open_clip's architectures; writes docs/models.md.
+"""Generator of docs/models.md: LeGrad's coverage of open_clip's architectures.
 
 Usage: ``python -m tools.models_page docs/models.md``
 """
 
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import open_clip
 import torch
 from torch import nn
 
-from legrad_engine.families import Score, Tower, find_tower, refusal
-from legrad_engine.families.heads import TokenHead
-from legrad_engine.families.pooler import PoolerHead
+from legrad_engine.families import Score, find_tower, refusal
+from legrad_engine.families.registry import families
+from legrad_engine.legrad.route import Route, route_of
 from legrad_engine.models.openclip_weights import settle
 
 _PAGE = """\
@@ -53,38 +54,42 @@ generated: `make models-page`.
 
 ## Plain image models
 
-timm's own models are served as `timm:NAME`: its VisionTransformer (ViT, DeiT with or without
-distillation token, DINO, DINOv2 with registers), Eva (EVA, DINOv3, PE), VisionTransformerRelPos,
-SwinTransformer and FastVit classes, where a block attends once and the tokens are pooled by class
-token, average or an attentional pooler. Blocks that attend twice (parallel, differential) are
-refused, and so are FastViTs without attention in their last stage. See
+{plain}
 [models of your own](own-models.md).
 """
+
+_PLAIN = (
+    "timm's own models are served as `timm:NAME`: its {families} classes, where a block attends "
+    "once and the tokens are pooled by class token, average or an attentional pooler. Blocks that "
+    "attend twice (parallel, differential) are refused, and so are FastViTs without attention in "
+    "their last stage. See"
+)
+_LINE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is explained of an architecture.
+    """LeGrad's coverage of an architecture.
 
     Attributes:
         family: name of the architecture family.
-        attention: which attention, in words.
+        attention: the explained attention, in words.
         grid: (rows, columns) of patches at the architecture's own input size.
-        route: ``"closed form"``, ``"general"`` or ``"pooler"``.
+        route: the form of LeGrad.
         scores: the scores that can be explained, the default first.
     """
 
     family: str
     attention: str
     grid: tuple[int, int]
-    route: str
+    route: Route
     scores: tuple[Score, ...]
 
 
 def coverage(architecture: str) -> Coverage | str:
-    """What is explained of an open_clip architecture, or why nothing is.
+    """Describe the coverage of an open_clip architecture, or give the reason for its refusal.
 
-    The image tower is built without memory for its weights.
+    The image tower is built on the meta device, without memory for its weights.
     """
     config = open_clip.get_model_config(architecture)
     why = refusal(config)
@@ -97,26 +102,14 @@ def coverage(architecture: str) -> Coverage | str:
             config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False)
         )
         settle(model)
-        return _describe(find_tower(model.eval()))
-
-
-def _describe(tower: Tower) -> Coverage:
-    head = tower.score_head(tower.scores[0])
-    if isinstance(head, PoolerHead):
-        attention, route = f"pooler, after each of {tower.depth} blocks", "pooler"
-    else:
-        known = isinstance(head, TokenHead) and all(
-            tower.known_block(index) is not None for index in range(tower.depth)
-        )
-        where = "" if isinstance(head, TokenHead) else " of the last stage"
-        windows = " in windows" if tower.family == "timm-swin" else ""
-        attention = f"self-attention{windows}, {tower.depth} blocks{where}"
-        route = "closed form" if known else "general"
-    return Coverage(tower.family, attention, tower.grid, route, tower.scores)
+        tower = find_tower(model.eval())
+    return Coverage(
+        tower.family, tower.explained_attention, tower.grid, route_of(tower), tower.scores
+    )
 
 
 def row(name: str, found: Coverage | str) -> str:
-    """An architecture's line in one of the page's two tables."""
+    """Format an architecture's row in one of the page's two tables."""
     if isinstance(found, str):
         return f"| {name} | {found} |"
     rows, columns = found.grid
@@ -132,7 +125,7 @@ def row(name: str, found: Coverage | str) -> str:
 
 
 def page() -> str:
-    """The text of docs/models.md."""
+    """Generate the text of docs/models.md."""
     explained, refused, routes = [], [], Counter[str]()
     names = sorted((name for name in open_clip.list_models() if name != "starter"), key=str.lower)
     for name in names:
@@ -152,7 +145,14 @@ def page() -> str:
         summary=summary,
         explained="\n".join(explained),
         refused="\n".join(refused),
+        plain=_plain_models(),
     )
+
+
+def _plain_models() -> str:
+    *names, last = [family.plain_models for family in families() if family.plain_models]
+    sentence = _PLAIN.format(families=f"{', '.join(names)} and {last}")
+    return textwrap.fill(sentence, _LINE, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

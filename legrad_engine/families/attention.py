@@ -1,7 +1,7 @@
-"""A block's own attention, seen or replaced while the block runs its own code.
+"""Observation and replacement of a block's attention while the block runs its own code.
 
-A mode of PyTorch's function dispatch stands between the block and the fused attention. It is local
-to the thread and ends with the ``with`` block; no module is changed.
+A PyTorch function mode intercepts the call of fused attention. It is local to the thread and ends
+with the ``with`` block; no module is changed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +17,10 @@ from legrad_engine.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """What an attention read and what it produced.
+    """Values and output of one attention.
 
     Attributes:
-        values: ``[B, heads, N, head_dim]``, the value of every key token.
+        values: ``[B, heads, N, head_dim]``, the value vector of every key token.
         output: ``[B, heads, Q, head_dim]``, the attention-weighted values of every query token.
     """
 
@@ -28,8 +28,8 @@ class Attention:
     output: Tensor
 
 
-class _Seen(Exception):  # noqa: N818
-    """Ends a block's code once its attention is known."""
+class _AttentionObserved(Exception):  # noqa: N818 # control flow, not an error
+    """Leaves a block's code as soon as its attention is known."""
 
 
 class _AttentionMode(TorchFunctionMode):
@@ -49,7 +49,7 @@ class _AttentionMode(TorchFunctionMode):
             return func(*args, **named)
         self.calls += 1
         if self.calls > 1:
-            raise UnsupportedModelError("One of the model's blocks attends more than once.")
+            raise UnsupportedModelError("One of the model's blocks computes attention more than once.")
         return self.attend(*args, **named)
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,8 +58,8 @@ class _AttentionMode(TorchFunctionMode):
     def require_call(self) -> None:
         if not self.calls:
             raise UnsupportedModelError(
-                "The model attends in a way that could not be observed: PyTorch's fused attention "
-                "was not called. Is TIMM_FUSED_ATTN=0 set?"
+                "The model's attention could not be observed, because it does not call PyTorch's "
+                "fused attention. Is TIMM_FUSED_ATTN=0 set?"
             )
 
 
@@ -67,17 +67,17 @@ class _Observing(_AttentionMode):
     def __init__(self, *, stop: bool) -> None:
         super().__init__()
         self.stop = stop
-        self.seen: list[Attention] = []
+        self.observed: list[Attention] = []
 
     def attend(self, *args: Any, **kwargs: Any) -> Tensor:
         output: Tensor = F.scaled_dot_product_attention(*args, **kwargs)
         value: Tensor = kwargs["value"] if "value" in kwargs else args[2]
         if value.shape[1] != output.shape[1]:
-            # Grouped queries: several heads share one value.
+            # Grouped-query attention: several heads share one value.
             value = value.repeat_interleave(output.shape[1] // value.shape[1], 1)
-        self.seen.append(Attention(value, output))
+        self.observed.append(Attention(value, output))
         if self.stop:
-            raise _Seen
+            raise _AttentionObserved
         return output
 
 
@@ -91,34 +91,37 @@ class _Replacing(_AttentionMode):
 
 
 def run_observed(run: Callable[[], Tensor]) -> tuple[Attention, Tensor]:
-    """Runs code that attends once; returns its attention and its result.
+    """Run code that computes attention once; return the attention and the code's result.
 
     Raises:
-        UnsupportedModelError: it attends never or more than once, or not by fused attention.
+        UnsupportedModelError: the code calls fused attention never, or more than once.
     """
     mode = _Observing(stop=False)
     with mode:
         result = run()
     mode.require_call()
-    return mode.seen[0], result
+    return mode.observed[0], result
 
 
 def attention_of(run: Callable[[], Tensor]) -> Attention:
-    """Runs code up to its first attention and no further; see :func:`run_observed`."""
+    """Run code up to its first attention and no further; see :func:`run_observed`."""
     mode = _Observing(stop=True)
     try:
         with mode:
             run()
-    except _Seen:
+    except _AttentionObserved:
         pass
     mode.require_call()
-    return mode.seen[0]
+    return mode.observed[0]
 
 
 def run_with_attention(run: Callable[[], Tensor], output: Tensor) -> Tensor:
-    """Runs code that attends once, with ``output`` in place of its attention's output.
+    """Run code that computes attention once, with ``output`` in place of the attention's output.
 
-    Differentiable in ``output``. Raises as :func:`run_observed`.
+    Differentiable in ``output``.
+
+    Raises:
+        UnsupportedModelError: see :func:`run_observed`.
     """
     mode = _Replacing(output)
     with mode:

@@ -1,7 +1,8 @@
-"""What LeGrad needs to know of an image tower, whatever its architecture.
+"""Interface between LeGrad and an image tower of any architecture.
 
-A family is one file that wraps an architecture's own modules in a :class:`Tower`. The tower never
-changes the modules: it calls them, or reads their weights.
+A family is one file that wraps an architecture's own modules in a :class:`Tower` and registers it
+with :mod:`legrad_engine.families.registry`. The tower never changes the modules: it calls them or
+reads their weights.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +17,8 @@ from legrad_engine.families.attention import (
     run_observed,
     run_with_attention,
 )
-from legrad_engine.families.heads import Score, ScoreHead
+from legrad_engine.families.heads import ScoreHead
+from legrad_engine.families.scores import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +39,21 @@ class KnownBlock:
 
 
 class Tower(ABC):
-    """An image tower as LeGrad sees it: patch embedding, explained blocks, score heads.
+    """Image tower as LeGrad sees it: patch embedding, explained blocks, score heads.
 
     Attributes:
         family: name of the architecture family.
         depth: number of blocks that can be explained.
-        patch_size: height and width in pixels of what one token of those blocks covers.
-        image_size: height and width in pixels that the weights were made for.
-        prefix_tokens: tokens before the patches (class token, registers).
+        patch_size: (height, width) in pixels of the area that one token of those blocks covers.
+        image_size: (height, width) in pixels that the weights were trained at.
+        prefix_tokens: number of tokens before the patches (class token, registers).
         scores: the scores that this tower can explain, its default first.
         embedding_size: length of its features.
-        explained_share: the part of a forward pass that the explained blocks take, about.
+        explained_share: approximate share of a forward pass that the explained blocks take, 0 to 1.
         width: length of a token, where every token attends to every other in each block; None
-            where attention is confined.
+            where attention is confined to windows or stages.
+        attention_kind: the blocks' attention in words, for the catalogue.
+        block_kind: the explained blocks in words, for the catalogue.
     """
 
     family: str
@@ -61,19 +65,29 @@ class Tower(ABC):
     embedding_size: int
     explained_share: float = 1.0
     width: int | None = None
+    attention_kind: str = "self-attention"
+    block_kind: str = "blocks"
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches at the size that the weights were made for."""
+        """(rows, columns) of patches at the size that the weights were trained at."""
         return (
             self.image_size[0] // self.patch_size[0],
             self.image_size[1] // self.patch_size[1],
         )
 
-    def at(self, image_size: tuple[int, int]) -> "Tower":
-        """The same tower for inputs of (height, width) pixels, whole patches each.
+    @property
+    def explained_attention(self) -> str:
+        """The explained attention and the number of blocks in words, for the catalogue."""
+        head = self.score_head(self.scores[0])
+        if head.own_attention is not None:
+            return f"{head.own_attention}, after each of {self.depth} blocks"
+        return f"{self.attention_kind}, {self.depth} {self.block_kind}"
 
-        Towers whose code does not depend on the input's size are their own answer.
+    def at(self, image_size: tuple[int, int]) -> "Tower":
+        """Return the tower for inputs of (height, width) pixels, a whole number of patches each.
+
+        A tower whose code does not depend on the input size returns itself.
 
         Raises:
             InvalidOptionError: the architecture cannot take that size.
@@ -83,30 +97,34 @@ class Tower(ABC):
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
-        """What enters the first explained block, for pixels ``[B, 3, H, W]``.
+        """Compute the input of the first explained block.
 
-        Tokens ``[B, N, d]``, or a feature map in towers that keep one.
+        Args:
+            pixels: ``[B, 3, H, W]``, normalised.
+
+        Returns:
+            Tokens ``[B, N, d]``, or a feature map in towers that keep one.
         """
 
     @abstractmethod
     def forward_block(self, tokens: Tensor, index: int) -> Tensor:
-        """Output of one block, of its input's shape, by the model's own code."""
+        """Run one block by the model's own code; the output has the input's shape."""
 
     def attend(self, tokens: Tensor, index: int) -> Attention:
-        """The attention of one block on its input tokens."""
+        """Compute the attention of one block on its input tokens."""
         return attention_of(lambda: self.forward_block(tokens, index))
 
     def run_block(self, tokens: Tensor, index: int) -> tuple[Attention, Tensor]:
-        """One block's attention and its output."""
+        """Run one block and return its attention and its output."""
         return run_observed(lambda: self.forward_block(tokens, index))
 
     def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
-        """The rest of the block after its attention. Differentiable in ``output``.
+        """Run the part of a block that follows its attention. Differentiable in ``output``.
 
         Args:
             tokens: the block's input.
             output: of the shape of :attr:`Attention.output`.
-            index: which block.
+            index: index of the block.
 
         Returns:
             The block's output.
@@ -114,23 +132,26 @@ class Tower(ABC):
         return run_with_attention(lambda: self.forward_block(tokens, index), output)
 
     def known_block(self, index: int) -> KnownBlock | None:
-        """The block's parts where its derivative has a closed form, else None."""
+        """Return the block's parts where its derivative has a closed form, else None."""
         del index
         return None
 
     def on_grid(self, maps: Tensor, index: int) -> Tensor:
-        """Maps over patches ``[B, P, patches]``, row by row, from maps over a block's keys.
+        """Reorder maps over a block's keys into maps over the patches, row by row.
 
         Args:
             maps: ``[B', P, keys]``, in the order of :attr:`Attention.values`.
-            index: which block.
+            index: index of the block.
+
+        Returns:
+            ``[B, P, patches]``.
         """
         del index
         return maps[..., self.prefix_tokens :]
 
     @abstractmethod
     def score_head(self, score: Score) -> ScoreHead:
-        """The head that makes the given score.
+        """Return the head that computes the given score.
 
         Raises:
             InvalidOptionError: the tower has no such score.
@@ -138,13 +159,17 @@ class Tower(ABC):
 
     @abstractmethod
     def served_head(self) -> ScoreHead:
-        """The head that makes the features which the model itself serves."""
+        """Return the head that computes the model's own output features."""
 
     def require_score(self, score: Score, why: str) -> None:
-        """Refuses a score that the tower does not have.
+        """Refuse a score that the tower does not have.
+
+        Args:
+            score: the requested score.
+            why: clause that gives the reason, for the error.
 
         Raises:
-            InvalidOptionError: with the reason.
+            InvalidOptionError: the tower has no such score.
         """
         if score not in self.scores:
             offered = " or ".join(f"'{each}'" for each in self.scores)

@@ -1,31 +1,28 @@
-"""From a tower's tokens to one vector in the joint space, and the gradient of that way."""
+"""Score heads: from a tower's tokens to one vector in the joint space, and back by gradient."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-Score = Literal["mean", "cls", "pooler"]
-SCORES: tuple[Score, ...] = get_args(Score)
 
 Features = Callable[[Tensor], Tensor]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or unchanged where it is float64."""
+    """Convert a tensor to float32, unless it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def precise(module: _Module) -> _Module:
-    """The module itself, or a float32 copy of it where its weights are of half precision.
+    """Return the module itself, or a float32 copy where its weights are of half precision.
 
-    A head is small, runs once for each image and target, and what it loses every map loses.
+    A head is small and runs once for each image and target, and its rounding error is in every map.
     """
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in module.parameters())
     return copy.deepcopy(module).float() if half else module
@@ -34,7 +31,7 @@ def precise(module: _Module) -> _Module:
 def target_gradient(
     features: Features, inputs: Tensor, targets: Tensor, *, scale: float = 1.0
 ) -> Tensor:
-    """Gradient of every target's cosine with respect to what its features are made of.
+    """Compute the gradient of every target's cosine with respect to the inputs of the features.
 
     Args:
         features: from ``[M, ...]`` to ``[M, e]``, in float32 at least.
@@ -55,7 +52,7 @@ def target_gradient(
 
 
 def layer_norm_backward(gradient: Tensor, normalized: Tensor, inverse_std: Tensor) -> Tensor:
-    """Gradient of a scalar with respect to the input of an affine-free layer norm.
+    """Compute the gradient of a scalar with respect to the input of an affine-free layer norm.
 
     Args:
         gradient: ``[..., d]``, with respect to the normalised values.
@@ -71,7 +68,7 @@ def layer_norm_backward(gradient: Tensor, normalized: Tensor, inverse_std: Tenso
 
 
 def standardize(values: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Layer norm without its affine part.
+    """Apply a layer norm without its affine part.
 
     Returns:
         The normalised values ``[..., d]`` and one over the standard deviation ``[..., 1]``.
@@ -84,23 +81,23 @@ def standardize(values: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class NormAndProjection:
-    """A layer norm and a projection, each where there is one; its gradient needs no autograd.
+    """Optional layer norm and projection, with a gradient that needs no autograd.
 
     Attributes:
-        norm: in float32 at least.
-        projection: ``[d, e]``, in float32 at least.
+        norm: in float32 at least; None for no norm.
+        projection: ``[d, e]``, in float32 at least; None for no projection.
     """
 
     norm: nn.LayerNorm | None
     projection: Tensor | None
 
     def __call__(self, pooled: Tensor) -> Tensor:
-        """Features ``[M, e]`` of pooled tokens ``[M, d]``. Differentiable."""
+        """Compute features ``[M, e]`` of pooled tokens ``[M, d]``. Differentiable."""
         normalized: Tensor = pooled if self.norm is None else self.norm(pooled)
         return normalized if self.projection is None else normalized @ self.projection
 
     def gradient(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        """What :func:`target_gradient` gives for this, by hand.
+        """Compute :func:`target_gradient` of this module in closed form.
 
         Args:
             pooled: ``[B, d]``, at least float32.
@@ -126,31 +123,37 @@ class NormAndProjection:
 
 
 class ScoreHead(ABC):
-    """How a block's output becomes features in the joint space.
+    """Map from a block's output to features in the joint space.
 
-    The walk back in closed form (:mod:`legrad_engine.legrad.closed_form`) needs a
-    :class:`TokenHead`; the general one takes any head.
+    The closed form (:mod:`legrad_engine.legrad.closed_form`) needs a :class:`TokenHead`; the
+    general form takes any head.
+
+    Attributes:
+        own_attention: name of the head's own attention, where that is the explained one; None where
+            the attention of the blocks is explained.
     """
+
+    own_attention: ClassVar[str | None] = None
 
     @abstractmethod
     def state(self, tokens: Tensor) -> Tensor:
-        """The part of a block's output that decides the score."""
+        """Return the part of a block's output that decides the score."""
 
     @abstractmethod
     def features(self, state: Tensor) -> Tensor:
-        """Features ``[B, e]`` of a state, not normalised, at least float32. Differentiable."""
+        """Compute features ``[B, e]`` of a state: not normalised, at least float32, differentiable."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenHead(ScoreHead):
-    """A head that reads some rows of ``[B, N, d]`` tokens.
+    """Head that reads some rows of ``[B, N, d]`` tokens.
 
     Attributes:
         rows: the token rows that are read.
-        averaged: whether they are averaged before anything else, so that all of them have the
+        averaged: whether the rows are averaged before anything else, so that all of them have the
             same gradient.
-        token_norm: the layer norm applied to each row before they are averaged, where there is one.
-        tail: from what is left ``[M, d]`` to features ``[M, e]``.
+        token_norm: the layer norm applied to each row before the average; None for no norm.
+        tail: from the pooled rows ``[M, d]`` to features ``[M, e]``.
     """
 
     rows: slice
@@ -160,16 +163,16 @@ class TokenHead(ScoreHead):
 
     @classmethod
     def pooling_first(cls, rows: slice, tail: Features) -> "TokenHead":
-        """A head that averages the rows, then does the rest."""
+        """Make a head that averages the rows, then applies the tail."""
         return cls(rows, True, None, tail)
 
     @classmethod
     def norm_first(cls, rows: slice, norm: nn.LayerNorm, tail: Features) -> "TokenHead":
-        """A head that normalises each row, then averages, then does the rest."""
+        """Make a head that normalises each row, then averages, then applies the tail."""
         return cls(rows, False, precise(norm), tail)
 
     def state(self, tokens: Tensor) -> Tensor:
-        """``[B, 1, d]`` where the rows are averaged first, else ``[B, rows, d]``."""
+        """Return ``[B, 1, d]`` where the rows are averaged first, else ``[B, rows, d]``."""
         rows = tokens[:, self.rows]
         return rows.mean(1, keepdim=True) if self.averaged else rows
 
@@ -181,7 +184,7 @@ class TokenHead(ScoreHead):
         return self.tail(state.mean(1))
 
     def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
-        """Gradient of every target's score with respect to the state.
+        """Compute the gradient of every target's score with respect to the state.
 
         Args:
             state: ``[B, S, d]``, from :meth:`state`.
@@ -193,15 +196,15 @@ class TokenHead(ScoreHead):
         state = at_least_float32(state)
         norm = self.token_norm
         if norm is None:
-            return self._behind(state.mean(1), targets).unsqueeze(2) / state.shape[1]
+            return self._tail_gradient(state.mean(1), targets).unsqueeze(2) / state.shape[1]
         pooled = norm(state).mean(1)
-        gradient = self._behind(pooled, targets) * norm.weight / state.shape[1]
+        gradient = self._tail_gradient(pooled, targets) * norm.weight / state.shape[1]
         normalized, inverse_std = standardize(state, norm.eps)
         return layer_norm_backward(
             gradient.unsqueeze(2), normalized.unsqueeze(1), inverse_std.unsqueeze(1)
         )
 
-    def _behind(self, pooled: Tensor, targets: Tensor) -> Tensor:
+    def _tail_gradient(self, pooled: Tensor, targets: Tensor) -> Tensor:
         if isinstance(self.tail, NormAndProjection):
             return self.tail.gradient(pooled, targets)
         return target_gradient(self.tail, pooled, targets)
@@ -209,7 +212,7 @@ class TokenHead(ScoreHead):
 
 @dataclass(frozen=True, slots=True)
 class FeatureMapHead(ScoreHead):
-    """A head that reads the whole output of the last block, of whatever shape.
+    """Head that reads the whole output of the last block, of any shape.
 
     Attributes:
         head: from a block's output to features ``[B, e]``, in float32 at least.
@@ -218,7 +221,7 @@ class FeatureMapHead(ScoreHead):
     head: Features
 
     def state(self, tokens: Tensor) -> Tensor:
-        """The block's output itself."""
+        """Return the block's output itself."""
         return tokens
 
     def features(self, state: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""open_clip's own VisionTransformer: class token, average, or attentional pooler (CoCa)."""
+"""open_clip's own VisionTransformer, pooled by class token, average or attentional pooler (CoCa)."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from legrad_engine.families.attention import Attention
 from legrad_engine.families.base import KnownBlock, Tower
 from legrad_engine.families.heads import (
     NormAndProjection,
-    Score,
     ScoreHead,
     TokenHead,
     at_least_float32,
@@ -24,6 +23,8 @@ from legrad_engine.families.heads import (
 )
 from legrad_engine.families.pooler import OpenClipPoolerHead
 from legrad_engine.families.positions import resample_positions
+from legrad_engine.families.registry import Family, register
+from legrad_engine.families.scores import Score
 from legrad_engine.recently_used import LeastRecentlyUsed
 
 _ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
@@ -37,10 +38,10 @@ class OpenClipVisionTower(Tower):
     prefix_tokens = 1
 
     def __init__(self, visual: VisionTransformer) -> None:
-        """Wraps the tower without changing it.
+        """Wrap the tower without changing it.
 
         Raises:
-            UnsupportedModelError: the tower pools or attends in a way this family does not know.
+            UnsupportedModelError: the tower pools or attends in a way that is not supported.
         """
         if visual.attn_pool is None and visual.pool_type not in ("tok", "avg"):
             raise UnsupportedModelError(
@@ -69,14 +70,14 @@ class OpenClipVisionTower(Tower):
         if visual.attn_pool is not None:
             return {"pooler": self._pooler_head()}
         if visual.pool_type == "avg":
-            # The model's own pooling, which is the logit it serves.
+            # The model's own pooling, so the explained score is its own logit.
             patches = slice(1, None)
             if visual.final_ln_after_pool:
                 return {"mean": TokenHead.pooling_first(patches, self._finish)}
             return {"mean": TokenHead.norm_first(patches, visual.ln_post, self._project)}
         return {
             "mean": TokenHead.pooling_first(slice(None), self._finish),
-            # One row: norm and pooling commute.
+            # The class token is one row: norm and pooling commute.
             "cls": TokenHead.pooling_first(slice(0, 1), self._finish),
         }
 
@@ -100,7 +101,7 @@ class OpenClipVisionTower(Tower):
         return visual.ln_pre(tokens)  # type: ignore[no-any-return]
 
     def _positional_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """Positional embedding ``[N, d]`` for a patch grid."""
+        """Return the positional embedding ``[N, d]`` for a patch grid."""
         if grid == tuple(self._visual.grid_size):
             return self._visual.positional_embedding  # type: ignore[no-any-return]
         return self._positions[grid]
@@ -170,16 +171,19 @@ class OpenClipVisionTower(Tower):
         )
 
     def score_head(self, score: Score) -> ScoreHead:
-        """The paper's mean over all tokens, the class token, or the model's own pooler.
+        """Return the head of the paper's mean over all tokens, the class token or the pooler.
 
-        Average-pooled towers are explained through their own pooling: the mean of the patches, with
-        the final norm where the model has it.
+        In average-pooled towers ``"mean"`` is their own pooling: the mean of the patches, with the
+        final norm before or after it, as in the model.
+
+        Raises:
+            InvalidOptionError: see :meth:`Tower.score_head`.
         """
         self.require_score(
             score,
-            "this model has an attentional pooler, whose attention is what is explained"
+            "this model has an attentional pooler, whose own attention is explained"
             if "pooler" in self.scores
-            else "this model averages its patches, so its class token means nothing"
+            else "this model averages its patches and does not use its class token"
             if score == "cls"
             else "this model has no attentional pooler",
         )
@@ -188,3 +192,12 @@ class OpenClipVisionTower(Tower):
     def served_head(self) -> ScoreHead:
         """See :meth:`Tower.served_head`."""
         return self._heads[self.scores[-1]]
+
+
+register(
+    Family(
+        name=OpenClipVisionTower.family,
+        classes=(VisionTransformer,),
+        build=lambda encoder: OpenClipVisionTower(encoder.trunk),
+    )
+)

@@ -1,7 +1,7 @@
-"""Attentional poolers: the attention that turns tokens into the image's embedding.
+"""Attentional poolers: an attention that pools the tokens into the image's embedding.
 
-LeGrad (arXiv 2404.03214) explains these models through the pooler's own attention: every
-block's output goes through it, and only the queries that make the embedding count.
+LeGrad (arXiv 2404.03214) explains these models through the pooler's own attention: every block's
+output goes through the pooler, and only the queries that make the embedding are counted.
 """
 
 from abc import abstractmethod
@@ -16,23 +16,24 @@ from legrad_engine.families.heads import Features, ScoreHead, at_least_float32, 
 
 
 class PoolerHead(ScoreHead):
-    """A score head with an attention of its own.
+    """Score head with an attention of its own.
 
     Its state is that attention's output ``[B, heads, queries, head_dim]``, for the queries that
-    count.
+    make the embedding.
 
     Attributes:
-        prefix_keys: key tokens before the patches.
+        prefix_keys: number of key tokens before the patches.
     """
 
+    own_attention = "pooler"
     prefix_keys: int
 
     @abstractmethod
     def attend(self, tokens: Tensor) -> Attention:
-        """The pooler's attention on a block's output ``[B, N, d]``."""
+        """Compute the pooler's attention on a block's output ``[B, N, d]``."""
 
     def state(self, tokens: Tensor) -> Tensor:
-        """The attention's output; nothing else of the tokens reaches the score."""
+        """Return the attention's output; the score depends on the tokens through it alone."""
         return self.attend(tokens).output
 
 
@@ -48,14 +49,14 @@ class TimmPoolerHead(PoolerHead):
         keys: slice,
         prefix: int,
     ) -> None:
-        """Wraps a pooler.
+        """Wrap a pooler.
 
         Args:
             pool: the pooler.
-            norm: applied to every token before it.
+            norm: norm of every token before the pooler.
             tail: from pooled tokens ``[M, d]`` to features ``[M, e]``.
-            keys: the tokens that it reads.
-            prefix: how many of those come before the patches.
+            keys: the tokens that the pooler reads.
+            prefix: number of those tokens before the patches.
         """
         self.prefix_keys = prefix
         self._pool = pool
@@ -76,7 +77,7 @@ class TimmPoolerHead(PoolerHead):
         output = at_least_float32(state)
         if output.shape[2] < self._latents:
             output = F.pad(output, (0, 0, 0, self._latents - output.shape[2]))
-        # Behind its attention the pooler reads its input's shape alone: one empty token will do.
+        # After its attention the pooler uses only the shape of its input: one zero token is enough.
         width = output.shape[1] * output.shape[3]
         stand_in = output.new_zeros(len(output), 1, width)
         return self._tail(run_with_attention(lambda: self._after(stand_in), output))
@@ -88,7 +89,7 @@ class OpenClipPoolerHead(PoolerHead):
     prefix_keys = 1
 
     def __init__(self, pooler: AttentionalPooler, tail: Features) -> None:
-        """Wraps a pooler whose first query makes the embedding.
+        """Wrap a pooler whose first query makes the embedding.
 
         Args:
             pooler: the pooler.

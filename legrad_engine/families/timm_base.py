@@ -1,4 +1,4 @@
-"""What all of timm's architectures share: trunks, sizes, and what follows a trunk."""
+"""Base of the towers of timm's architectures: the trunk, its input sizes, and its closed form."""
 
 import copy
 from abc import abstractmethod
@@ -14,7 +14,7 @@ from legrad_engine.families.heads import precise
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.recently_used import LeastRecentlyUsed
 
-# Each holds what depends on its size: positions, and with rotary ones a table for every block.
+# A kept size holds its own position embeddings, and with rotary ones a table for every block.
 _SIZES_KEPT = 4
 _PRE_NORM_BLOCKS = (
     vision_transformer.Block,
@@ -32,33 +32,33 @@ _ELEMENTWISE_ACTIVATIONS = (
 
 
 def same_weights(trunk: Any) -> Any:
-    """The trunk's modules anew, around the very same parameters.
+    """Copy a trunk's modules, sharing its parameters.
 
-    What is set on the copy, such as another input size, leaves the trunk as it is.
+    Changes to the copy, such as another input size, leave the trunk as it is.
     """
     shared: dict[int, object] = {id(parameter): parameter for parameter in trunk.parameters()}
     return copy.deepcopy(trunk, shared)
 
 
 class TimmTower(Tower):
-    """A timm trunk, with what open_clip puts behind it.
+    """Tower of a timm trunk and the adapter that open_clip puts behind it.
 
-    The tower runs a copy of the trunk around the same weights, so that it may be set to an input
-    size and to fused attention.
+    The tower runs a copy of the trunk that shares its weights, so that the copy's input size can be
+    set and fused attention switched on.
     """
 
     def __init__(self, trunk: Any, adapter: nn.Module | None) -> None:
-        """Wraps a trunk.
+        """Wrap a trunk.
 
         Args:
             trunk: a timm model.
-            adapter: what turns the trunk's output into the embedding; None for a plain image model,
-                whose features are what its classifier reads.
+            adapter: layers from the trunk's output to the embedding; None for a plain image model,
+                whose features are the inputs of its classifier.
         """
         self._trunk: Any = same_weights(trunk)
         for module in self._trunk.modules():
             if hasattr(module, "fused_attn"):
-                # The same numbers either way; only fused attention can be observed.
+                # Same results; but only fused attention can be observed.
                 module.fused_attn = True
         self._adapter = adapter
         self._sizes = LeastRecentlyUsed(self._resized, _SIZES_KEPT)
@@ -68,13 +68,14 @@ class TimmTower(Tower):
         return self if image_size == self.image_size else self._sizes[image_size]
 
     def only_own_size(self, image_size: tuple[int, int]) -> Tower:
-        """The tower itself, for architectures with tables of relative positions.
+        """Return the tower itself, for architectures with tables of relative positions.
 
-        They are made for one size; timm's way of remaking them leans on indexing that PyTorch has
-        announced to change, and takes memory by the square of the patches for every block.
+        The tables are made for one size. timm's code that rebuilds them relies on indexing that
+        PyTorch has announced to change, and needs memory quadratic in the number of patches for
+        every block.
 
         Raises:
-            InvalidOptionError: another size.
+            InvalidOptionError: the size is not the tower's own.
         """
         if image_size != self.image_size:
             height, width = self.image_size
@@ -103,7 +104,7 @@ class TimmTower(Tower):
         return resized
 
     def _fit_positions(self, original: Any) -> None:
-        """Resamples learned positions as this project does everywhere."""
+        """Resample learned position embeddings by :func:`resample_positions`, not by timm's code."""
         positions = getattr(original, "pos_embed", None)
         if not isinstance(positions, Tensor) or positions.ndim != 3:
             return
@@ -113,11 +114,11 @@ class TimmTower(Tower):
         self._trunk.pos_embed = nn.Parameter(resampled[None], requires_grad=False)
 
     def _prepare(self) -> None:
-        """Computes what depends on the input size alone."""
+        """Compute the tables that depend on the input size alone."""
 
     @property
     def _after_pooling(self) -> nn.Sequential:
-        """What turns a pooled token into features, in float32 at least."""
+        """The layers from a pooled token to features, in float32 at least."""
         parts = [self._trunk.fc_norm]
         if self._adapter is not None:
             parts += [self._trunk.head, self._adapter]
@@ -125,7 +126,7 @@ class TimmTower(Tower):
 
     @abstractmethod
     def block(self, index: int) -> Any:
-        """One explained block's module."""
+        """Return the module of one explained block."""
 
     def known_block(self, index: int) -> KnownBlock | None:
         """See :meth:`Tower.known_block`."""
@@ -133,7 +134,7 @@ class TimmTower(Tower):
 
 
 def _known_block(block: Any) -> KnownBlock | None:
-    """The parts of a pre-norm block with a plain MLP; None for any other."""
+    """Return the parts of a pre-norm block with a plain MLP; None for any other block."""
     if type(block) not in _PRE_NORM_BLOCKS:
         return None
     attention, mlp, norm = block.attn, block.mlp, block.norm2
@@ -164,6 +165,6 @@ def _known_block(block: Any) -> KnownBlock | None:
 
 
 def _layer_scale(block: Any, module: str, parameter: str) -> Tensor | None:
-    """A block's layer scale, a module in timm's ViT and a parameter in its EVA."""
+    """Return a block's layer scale: a module in timm's ViT, a parameter in its EVA."""
     scale: Tensor | None = getattr(getattr(block, module, None), "gamma", None)
     return scale if scale is not None else getattr(block, parameter, None)

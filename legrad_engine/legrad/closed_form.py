@@ -1,20 +1,20 @@
-"""LeGrad without autograd: one forward pass kept in parts, then a short walk back by hand.
+"""LeGrad without autograd: intermediate values of one forward pass, then a backward pass by hand.
 
 Source: LeGrad (arXiv 2404.03214), section 3. The layer score depends on a block's attention only
 through O = A V, so d s / d A = G V^T with G = d s / d O, and G follows from the block's weights:
 
 - the score reaches Z through pooling, so one vector per target (:meth:`TokenHead.gradient`);
-- Z = X + W2 act(h) with h = W1 (gamma x + beta) + b1 and x = standardised X, sigma its deviation;
+- Z = X + W2 act(h), h = W1 (gamma x + beta) + b1, x = X standardised, sigma = deviation of X;
 - X = input + W_O O.
 
-Walking back from Z to O passes W1, gamma, the layer norm and W_O. The layer norm's backward is the
-centring of a vector, less its part along x, over sigma; centring and W_O are linear and the same
-for every token and target, so W1 gamma centring W_O folds into ONE matrix per block. What is left
-for a token i and target with m = act'(h_i) * (W2^T g) is
+The way back from Z to O passes W1, gamma, the layer norm and W_O. The backward of the layer norm
+centres a vector, removes its component along x and divides by sigma. Centring and W_O are linear
+and the same for every token and target, so W1 gamma centring W_O folds into ONE matrix per block.
+For a token i and a target, with m = act'(h_i) * (W2^T g), this gives
 
     G_i = g W_O + (m folded - c_i (x_i W_O)) / sigma_i,      c_i = m . (W1 gamma x_i) / d
 
-and W1 gamma x_i is h_i without its constant part, already known from the forward pass.
+where W1 gamma x_i is h_i without its constant part, which the forward pass has computed.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _CHUNK_ELEMENTS_ELSEWHERE = 256_000_000
 
 @dataclass(frozen=True, slots=True)
 class FoldedBlock:
-    """A block's weights, prepared for the walk back.
+    """A block's weights, folded for the backward pass.
 
     Attributes:
         contract: ``[d, hidden]``, W2 with the layer scale of the MLP.
@@ -52,7 +52,7 @@ class FoldedBlock:
     @classmethod
     @torch.no_grad()
     def fold(cls, block: KnownBlock) -> "FoldedBlock":
-        """Folds a block's weights, in float32 at least, back to the block's own dtype."""
+        """Fold a block's weights in float32 at least; return them in the block's own dtype."""
         dtype = block.expand.weight.dtype
         contract = at_least_float32(block.contract.weight)
         if block.mlp_scale is not None:
@@ -77,13 +77,13 @@ class FoldedBlock:
 
 @dataclass(frozen=True, slots=True)
 class ClosedFormTrace:
-    """What the walk back through one block needs, for the R token rows that the score reads.
+    """Values of one block that the backward pass needs, for the R token rows that the score reads.
 
     Attributes:
         values: ``[B, heads, N, head_dim]``, the attention's values.
         normalized: ``[B, R, d]``, the tokens after attention, standardised.
         inverse_std: ``[B, R, 1]``.
-        hidden: ``[B, R, hidden]``, the MLP before its activation.
+        hidden: ``[B, R, hidden]``, the input of the MLP's activation.
         state: ``[B, S, d]``, see :meth:`TokenHead.state`.
     """
 
@@ -96,12 +96,12 @@ class ClosedFormTrace:
 
 @dataclass(frozen=True, slots=True)
 class BlockPass:
-    """The forward pass through a traced block: its output, or only its pooled states.
+    """Result of the forward pass through a traced block: its output, or only its pooled states.
 
     Attributes:
-        trace: what the walk back needs.
-        tokens: ``[B, N, d]``, or None where ``pooled_only`` was asked and possible.
-        served_state: the served head's state, where ``tokens`` is None.
+        trace: the values that the backward pass needs.
+        tokens: ``[B, N, d]``; None where only pooled states were computed.
+        served_state: the served head's state where ``tokens`` is None, else None.
     """
 
     trace: ClosedFormTrace
@@ -118,18 +118,18 @@ def trace_block(
     *,
     last: bool,
 ) -> BlockPass:
-    """Runs the rest of a block after its attention and keeps what the walk back needs.
+    """Run the rest of a block after its attention and keep the values that the backward pass needs.
 
-    The tokens of the last block are read by the heads alone. Where both average before all else,
-    the MLP's second matrix is applied to the pooled activations, not to every token: pooling is an
-    average and commutes with it. Where both read the same rows, no other row is computed.
+    Only the heads read the tokens of the last block. Where both heads average the rows first, the
+    MLP's second matrix is applied to the pooled activations instead of every token: an average
+    commutes with a linear map. Where both heads read the same rows, no other row is computed.
 
     Args:
         block: the block's parts.
         tokens: ``[B, N, d]``, the block's input.
-        attention: the block's attention on it.
-        head: the explained score.
-        served_head: the score that the model serves.
+        attention: the block's attention on its input.
+        head: the head of the explained score.
+        served_head: the head of the model's own output.
         last: whether this is the tower's last block.
     """
     pooled_only = last and head.averaged and served_head.averaged
@@ -177,12 +177,12 @@ def trace_block(
 def attribute_block(
     block: FoldedBlock, trace: ClosedFormTrace, head: TokenHead, targets: Tensor
 ) -> Tensor:
-    """LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
+    """Compute LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
     Args:
         block: the block's folded weights.
         trace: the block's trace for B images.
-        head: the score head that the trace was made for.
+        head: the score head that the trace was made with.
         targets: ``[B, P, e]`` unit vectors.
 
     Returns:
@@ -192,7 +192,7 @@ def attribute_block(
     rows, width = trace.normalized.shape[1:]
     dtype = trace.hidden.dtype
     gradient = head.gradient(trace.state, targets)
-    # A unit gradient keeps half precision in range; its size returns with the last line.
+    # A unit gradient keeps half precision in range; the last line multiplies by its length again.
     size = gradient.flatten(2).norm(dim=-1).clamp_min(1e-30)
     gradient = (gradient / size[..., None, None]).to(dtype)
 
@@ -226,17 +226,17 @@ def attribute_block(
 
 
 def _row_products(back: Tensor, alignment: Tensor) -> Tensor:
-    """Per token dot products ``[B, P, R]`` of ``[B, P, 1 or R, hidden]`` and ``[B, R, hidden]``."""
+    """Compute dot products ``[B, P, R]`` of ``[B, P, 1 or R, hidden]`` and ``[B, R, hidden]``."""
     if back.shape[2] == 1:
         return back.squeeze(2) @ alignment.transpose(-1, -2)
     return (back * alignment.unsqueeze(1)).sum(-1)
 
 
 def _activation_derivative(activation: nn.Module, hidden: Tensor) -> Tensor:
-    """Derivative of an elementwise activation, same shape as its input."""
+    """Compute the derivative of an elementwise activation, of the shape of its input."""
     ones = torch.ones((), device=hidden.device, dtype=hidden.dtype).expand_as(hidden)
     if isinstance(activation, nn.GELU):
-        # What autograd would call, without first computing the activation itself.
+        # The kernel that autograd calls, without computing the activation first.
         derivative: Tensor = torch.ops.aten.gelu_backward(
             ones, hidden, approximate=activation.approximate
         )

@@ -1,8 +1,8 @@
-"""LeGrad for any block: gradients of everything after the attention, taken by autograd.
+"""LeGrad for any block: autograd through everything that follows the attention.
 
-The attention's output is made a leaf and the rest of the block runs with gradients, so any MLP, any
-norm and any gating is exact. It is the route for blocks whose closed form is not known, and the
-independent check of the closed form. Nothing of the attention matrix is ever held.
+The attention's output becomes a leaf and the rest of the block runs with gradients, so the result
+is exact for any MLP, norm and gating. This form serves blocks without a known closed form, and
+tests check the closed form against it. No attention matrix is kept in memory.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class GeneralTrace:
     """One block's input and attention.
 
     Attributes:
-        values: ``[B, windows, heads, N, head_dim]``, the attention's values; one window, unless
-            attention is confined to several.
-        tokens: the block's input, B first.
+        values: ``[B, windows, heads, N, head_dim]``, the attention's values; one window where
+            every token attends to every other.
+        tokens: the block's input, with B as its first dimension.
         output: of the shape of ``values``, the attention's output.
     """
 
@@ -35,13 +35,13 @@ class GeneralTrace:
 def attribute_block(
     tower: Tower, index: int, trace: GeneralTrace, head: ScoreHead, targets: Tensor
 ) -> Tensor:
-    """LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
+    """Compute LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
     Args:
         tower: the tower that the block belongs to.
-        index: which block.
+        index: index of the block.
         trace: the block's trace for B images.
-        head: the explained score.
+        head: the head of the explained score.
         targets: ``[B, P, e]`` unit vectors.
 
     Returns:
@@ -54,7 +54,7 @@ def attribute_block(
         finished = tower.finish_block(trace.tokens.detach(), leaf, index)
         embeddings = F.normalize(head.features(head.state(finished)), dim=-1)
         scores = torch.einsum("be,bpe->pb", embeddings, at_least_float32(targets))
-        # Scaled by the token count: half precision would lose an average's small gradients.
+        # Scaled by the token count: the gradients of an average are too small for half precision.
         gradients = [
             torch.autograd.grad(score.sum() * keys, leaf, retain_graph=True)[0] for score in scores
         ]

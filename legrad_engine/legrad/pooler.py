@@ -1,8 +1,8 @@
-"""LeGrad through an attentional pooler: the differentiated attention is the pooler's own.
+"""LeGrad through an attentional pooler: the gradient is taken of the pooler's own attention.
 
-Each explained block's output goes through the pooler; the score depends on it through the output of
-the pooler's attention alone, one query row for each image. What follows that row is so small that
-autograd takes its gradient for all images and targets at once: targets are almost free.
+Each explained block's output goes through the pooler. The score depends on it only through the
+output of the pooler's attention, one query row for each image. The layers behind that row are so
+small that autograd differentiates them for all images and targets at once, at almost no cost.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class PoolerTrace:
 
 
 def attribute_block(trace: PoolerTrace, head: PoolerHead, targets: Tensor) -> Tensor:
-    """LeGrad's layer map: the mean over heads and queries of ReLU(d s / d A).
+    """Compute LeGrad's layer map: the mean over heads and queries of ReLU(d s / d A).
 
     Args:
         trace: the pooler's trace for B images.
-        head: the pooler.
+        head: the pooler's head.
         targets: ``[B, P, e]`` unit vectors.
 
     Returns:

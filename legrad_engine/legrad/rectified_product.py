@@ -1,7 +1,7 @@
-"""The sum of ReLU(G V^T) over query rows and heads, without ever holding G V^T.
+"""Sum of ReLU(G V^T) over query rows and heads, without the whole of G V^T in memory.
 
-The product has heads x rows x keys elements for every target. It is made in tiles: small enough to
-stay in a processor's cache on the CPU, large enough to fill an accelerator.
+The product has heads x rows x keys elements for every target. It is computed in tiles, which are
+small enough for a processor's cache on the CPU and large enough to use an accelerator fully.
 """
 
 import torch
@@ -14,7 +14,7 @@ _TILE_ELEMENTS_ELSEWHERE = 64_000_000
 
 
 def sum_rectified_product(gradient: Tensor, values: Tensor) -> Tensor:
-    """Sum of ``ReLU(G_i . V_j)`` over heads and query rows i, for every key token j.
+    """Sum ``ReLU(G_i . V_j)`` over heads and query rows i, for every key token j.
 
     LeGrad (arXiv 2404.03214) rectifies d s / d A = G V^T, with G = d s / d (A V), and averages it
     over heads and rows; the caller divides.
@@ -53,9 +53,9 @@ def sum_rectified_product(gradient: Tensor, values: Tensor) -> Tensor:
 
 
 def _whole(gradient: Tensor, transposed: Tensor) -> Tensor:
-    """All targets and rows of some images in one product."""
+    """Compute all targets and rows of some images in one product."""
     images, targets, heads, rows, width = gradient.shape
-    # Targets become rows, so that each head's values are multiplied once.
+    # Targets become rows, so that each head's values are read once.
     stacked = gradient.transpose(1, 2).reshape(images * heads, targets * rows, width)
     keys = transposed.shape[-1]
     product = torch.bmm(stacked, transposed.reshape(images * heads, width, keys)).relu_()

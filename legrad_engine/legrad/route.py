@@ -1,6 +1,7 @@
-"""Which form of LeGrad each block takes: closed form, general, or through the tower's pooler."""
+"""Choice of LeGrad's form for each block: closed form, general, or through the tower's pooler."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,21 +15,33 @@ from legrad_engine.legrad.general import GeneralTrace
 from legrad_engine.legrad.pooler import PoolerTrace
 
 BlockTrace = ClosedFormTrace | GeneralTrace | PoolerTrace
+Route = Literal["closed form", "general", "pooler"]
+
+
+def route_of(tower: Tower) -> Route:
+    """Name the form in which a tower's default score is explained, for the catalogue."""
+    head = tower.score_head(tower.scores[0])
+    if isinstance(head, PoolerHead):
+        return "pooler"
+    has_closed_form = isinstance(head, TokenHead) and all(
+        tower.known_block(index) is not None for index in range(tower.depth)
+    )
+    return "closed form" if has_closed_form else "general"
 
 
 def trace_blocks(
     tower: Tower, tokens: Tensor, layers: tuple[int, ...], head: ScoreHead
 ) -> tuple[tuple[BlockTrace, ...], Tensor]:
-    """One forward pass that keeps what the walk back through the explained blocks needs.
+    """Run one forward pass and keep the tensors that the backward pass needs.
 
     Args:
         tower: the tower at the input's size.
-        tokens: what enters the first block, from :meth:`Tower.embed`.
-        layers: the explained blocks, ascending.
-        head: the explained score.
+        tokens: the input of the first block, from :meth:`Tower.embed`.
+        layers: indices of the explained blocks, ascending.
+        head: the head of the explained score.
 
     Returns:
-        One trace for each layer, and the features ``[B, e]`` that the model itself serves, not
+        One trace for each explained block, and the model's own output features ``[B, e]``, not
         normalised, at least float32.
     """
     if isinstance(head, PoolerHead):
@@ -84,18 +97,21 @@ def attribute_block(
     targets: Tensor,
     folded: Callable[[int], FoldedBlock],
 ) -> Tensor:
-    """One layer's map over the patches, ``[B, P, patches]``, at least float32.
+    """Compute one layer's maps over the patches.
 
     Args:
         tower: the tower at the input's size.
-        index: which block.
+        index: index of the block.
         trace: from :func:`trace_blocks` with the same head.
-        head: the explained score.
+        head: the head of the explained score.
         targets: ``[B, P, e]`` unit vectors.
-        folded: gives a block's folded weights.
+        folded: from a block's index to its folded weights.
+
+    Returns:
+        ``[B, P, patches]``, at least float32.
 
     Raises:
-        InvalidOptionError: the trace was made for another model.
+        InvalidOptionError: the trace was made by another model.
     """
     if isinstance(trace, PoolerTrace) and isinstance(head, PoolerHead):
         return pooler.attribute_block(trace, head, targets)

@@ -1,0 +1,50 @@
+"""timm's Eva: EVA, EVA02, PE-Core and DINOv3, with rotary positions where the model has them."""
+
+import torch
+from timm.models.eva import Eva
+from torch import Tensor
+
+from legrad_engine.families.registry import Family, register
+from legrad_engine.families.timm_vit import TimmVisionTower
+
+
+class EvaTower(TimmVisionTower):
+    """timm's Eva."""
+
+    family = "timm-eva"
+
+    @property
+    def _pools_prefix(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def _prepare(self) -> None:
+        super()._prepare()
+        trunk = self._trunk
+        if trunk.rope is None:
+            return
+        pixels = next(trunk.parameters()).new_zeros(
+            1, trunk.in_chans, *trunk.patch_embed.img_size
+        )
+        _, rope = trunk._pos_embed(trunk.patch_embed(pixels))
+        self._block_arguments = [
+            {"rope": rope[index] if trunk.rope_mixed else rope} for index in range(self.depth)
+        ]
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """See :meth:`Tower.embed`."""
+        trunk = self._trunk
+        tokens, _ = trunk._pos_embed(trunk.patch_embed(pixels))
+        normalized: Tensor = trunk.norm_pre(tokens)
+        return normalized
+
+
+register(
+    Family(
+        name=EvaTower.family,
+        classes=(Eva,),
+        build=lambda encoder: EvaTower(encoder.trunk, encoder.adapter),
+        timm_modules=("eva",),
+        plain_models="Eva (EVA, DINOv3, PE)",
+    )
+)
