@@ -51,6 +51,9 @@ def bomb(side: int = 50_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+_IMAGE = data_url(encoded())
+
+
 def request_of(**changes: Any) -> dict[str, Any]:
     """A good JSON body, with changes."""
-    return {"image": data_url(encoded()), "prompts": ["a cat"], **changes}
+    return {"image": _IMAGE, "prompts": ["a cat"], **changes}

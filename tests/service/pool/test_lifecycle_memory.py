@@ -23,7 +23,7 @@ def test_the_machine_gets_the_memory_of_an_unloaded_model_back(tmp_path: Path) -
     model = save_model(tmp_path, "large", config)
     with Server(model, load_models="on-demand", key=KEY) as server:
         left = []
-        for _ in range(5):
+        for _ in range(3):
             loaded = server.client.post(f"/models/{LARGE}/load?wait_seconds=60")
             assert loaded.status_code == 200
             assert server.explain(request_of()).status_code == 200

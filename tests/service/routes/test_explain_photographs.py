@@ -40,9 +40,8 @@ def serving(reference: str) -> Iterator[RunningApp]:
 
 
 @pytest.fixture(scope="module")
-def explainer(reference: str) -> Explainer:
-    name, _, weights = reference.partition("@")
-    return Explainer.load(name, weights)
+def explainer(serving: RunningApp) -> Explainer:
+    return serving.model.explainer
 
 
 def explained(serving: RunningApp, name: str, fit: str, **output: Any) -> dict[str, Any]:

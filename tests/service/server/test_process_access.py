@@ -6,10 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from service.cli import app
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.pictures import request_of
-from tests.support.running_server import LEGRAD, Server, environment
+from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
 
@@ -37,21 +39,22 @@ def test_keys_and_addresses_are_as_the_environment_says(tiny_model: str) -> None
         assert "asker's" not in "".join(server.log_lines)
 
 
-def test_a_server_with_a_wrong_list_of_keys_does_not_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["LEGRAD_API_KEYS", "LEGRAD_API_KEYS_FILE"])
+def test_a_server_with_a_wrong_list_of_keys_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    wrong = KEYS.replace("explain", "write")
     path = tmp_path / "keys.json"
-    path.write_text(KEYS.replace("explain", "write"))
-    for settings in ({"api_keys": path.read_text()}, {"api_keys_file": path}):
-        ended = subprocess.run(
-            [str(LEGRAD), "serve", "--port", "0"],
-            env=environment(models="starter", **settings),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert ended.returncode == 2
-        assert "entry 1, scopes" in ended.stderr
-        assert "Traceback" not in ended.stderr
-        assert entry("asker", "asker's")["sha256"] not in ended.stdout + ended.stderr
+    path.write_text(wrong)
+    monkeypatch.setattr("service.server.process.configure_logs", lambda level: None)
+    monkeypatch.setenv("LEGRAD_MODELS", "starter")
+    monkeypatch.setenv(setting, str(path) if setting.endswith("FILE") else wrong)
+    ended = CliRunner().invoke(app, ["serve", "--port", "0"])
+    assert ended.exit_code == 2
+    assert isinstance(ended.exception, SystemExit)
+    assert "entry 1, scopes" in ended.output
+    assert "Traceback" not in ended.output
+    assert entry("asker", "asker's")["sha256"] not in ended.output
 
 
 def test_the_documentation_page_works_under_its_policy(server: Server, tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import faulty_server
 from tests.support.load import one_after_another, open_loop
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.raw_requests import posted_alone
@@ -17,6 +21,8 @@ pytestmark = pytest.mark.slow
 
 PATIENCE = 60.0
 COMPUTED = 'legrad_batch_size_sum{model="tiny-tiny"}'
+BEGUN = 'legrad_queue_wait_seconds_count{model="tiny-tiny"}'
+IN_PROGRESS = "legrad_requests_in_progress"
 DEPTH = 'legrad_queue_depth{model="tiny-tiny"}'
 PICTURES = [data_url(encoded(picture(300, 300, seed=seed), "JPEG")) for seed in range(16)]
 
@@ -50,7 +56,7 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
         capacity = at_most(24, 8)
         before = server.resident_bytes
         requests = [
-            posted_alone(work(number)) for number in range(max(200, int(10 * capacity * 5)))
+            posted_alone(work(number)) for number in range(max(200, int(10 * capacity * 3)))
         ]
         answers = asyncio.run(open_loop(server.host, server.port, requests, 10 * capacity))
         assert len(answers) == len(requests)
@@ -58,7 +64,7 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
         assert all(each.retry_after for each in answers if each.status == 429)
         accepted = sorted(each.seconds for each in answers if each.status == 200)
         assert accepted[int(0.99 * len(accepted))] <= deadline
-        server.poll("/metrics", lambda _: server.metric("legrad_requests_in_progress") == 0)
+        server.poll_metric(IN_PROGRESS, 0)
         assert server.metric(DEPTH) == 0
         assert server.metric("legrad_body_bytes_in_progress") == 0
         first = server.resident_bytes
@@ -67,14 +73,10 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
         assert server.explain(request_of()).status_code == 200
 
 
-def test_work_that_would_be_late_is_never_computed(tiny_model: str) -> None:
-    with Server(tiny_model, max_batch_images=1, max_queue_cost=1_000_000) as server:
-        server.wait_for_health()
-        long = work(0, images=16) | {"options": {"size": 512, "cache": False}}
-        with held_by(server, long, queued=10):
-            late = posted_alone(
-                request_of(options={"size": 512}), **{"X-Request-Timeout-Ms": "200"}
-            )
+def test_work_that_would_be_late_is_never_computed(tiny_model: str, tmp_path: Path) -> None:
+    with held_server(tiny_model, tmp_path) as server:
+        with held_by_eleven(server, tmp_path):
+            late = posted_alone(request_of(), **{"X-Request-Timeout-Ms": "200"})
             # Refused where a first rate is known already, given up where it is not.
             answers = asyncio.run(
                 one_after_another(server.host, server.port, [late] * 20, at_once=20)
@@ -83,42 +85,55 @@ def test_work_that_would_be_late_is_never_computed(tiny_model: str) -> None:
             given_up = sum(each.status == 504 for each in answers)
             counted = 'legrad_rejected_total{reason="deadline-exceeded"}'
             assert server.metric(counted) == given_up
-        server.poll("/metrics", lambda _: server.metric("legrad_requests_in_progress") == 0)
-        assert server.metric(COMPUTED) == 16
+        server.poll_metric(IN_PROGRESS, 0)
+        assert server.metric(COMPUTED) == 11
         assert server.metric(DEPTH) == 0
 
 
-def test_work_of_clients_that_left_costs_nothing(tiny_model: str) -> None:
+def test_work_of_clients_that_left_costs_nothing(tiny_model: str, tmp_path: Path) -> None:
     leaving = 100
-    with Server(
-        tiny_model, max_batch_images=1, max_queue_cost=1_000_000, request_timeout_seconds=600
-    ) as server:
-        server.wait_for_health()
-        long = work(0, images=16) | {"options": {"size": 512, "cache": False}}
-        with contextlib.ExitStack() as connections, held_by(server, long, queued=10):
+    with held_server(tiny_model, tmp_path) as server:
+        with contextlib.ExitStack() as connections, held_by_eleven(server, tmp_path):
             for number in range(leaving):
                 connection = connections.enter_context(
                     socket.create_connection((server.host, server.port), timeout=PATIENCE)
                 )
-                connection.sendall(
-                    posted_alone(request_of(prompts=[f"thing {number}"], options={"size": 512}))
-                )
-            in_progress = "legrad_requests_in_progress"
-            server.poll("/metrics", lambda _: server.metric(in_progress) == leaving + 1)
+                connection.sendall(posted_alone(request_of(prompts=[f"thing {number}"])))
+            server.poll_metric(IN_PROGRESS, leaving + 11)
             connections.close()
-            server.poll("/metrics", lambda _: server.metric(in_progress) <= 1)
-        server.poll("/metrics", lambda _: server.metric(in_progress) == 0)
-        assert server.metric(COMPUTED) - 16 <= 0.05 * leaving
+            server.poll_metric(IN_PROGRESS, 11)
+        server.poll_metric(IN_PROGRESS, 0)
+        assert server.metric(COMPUTED) - 11 <= 0.05 * leaving
         assert server.metric('legrad_rejected_total{reason="client-left"}') >= 0.95 * leaving
         assert server.metric(DEPTH) == 0
 
 
 @contextlib.contextmanager
-def held_by(server: Server, body: dict[str, object], queued: int):  # type: ignore[no-untyped-def]
-    """Keeps the worker busy with one request, which is answered before this ends."""
-    with socket.create_connection((server.host, server.port), timeout=PATIENCE) as connection:
-        connection.sendall(posted_alone(body))
-        server.poll("/metrics", lambda _: server.metric(DEPTH) >= queued)
-        yield
-        answer = b"".join(iter(lambda: connection.recv(1_000_000), b""))
-        assert answer.startswith(b"HTTP/1.1 200")
+def held_server(model: str, folder: Path) -> Iterator[Server]:
+    """Start a server that computes one picture at a time and keeps any amount of work."""
+    with Server(
+        model,
+        program=faulty_server.program(folder / "released"),
+        max_batch_images=1,
+        max_queue_cost=1_000_000,
+        request_timeout_seconds=600,
+        stall_timeout_seconds=600,
+    ) as server:
+        server.wait_for_health()
+        yield server
+
+
+@contextlib.contextmanager
+def held_by_eleven(server: Server, folder: Path) -> Iterator[None]:
+    """Hold the worker with one request and let ten wait; all are answered in the end."""
+    with ThreadPoolExecutor(11) as callers:
+        hanging = request_of(prompts=[faulty_server.HANG_FOR_A_WHILE])
+        answers = [callers.submit(server.explain, hanging)]
+        server.poll_metric(BEGUN, 1)
+        answers += [callers.submit(server.explain, request_of()) for _ in range(10)]
+        server.poll_metric(DEPTH, 10)
+        try:
+            yield
+        finally:
+            (folder / "released").touch()
+        assert [answer.result(PATIENCE).status_code for answer in answers] == [200] * 11

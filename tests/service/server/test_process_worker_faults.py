@@ -28,7 +28,7 @@ DEPTH = f'legrad_queue_depth{{model="{MODEL}"}}'
 RESTARTS = f'legrad_worker_restarts_total{{model="{MODEL}"}}'
 STALLS = f'legrad_worker_stalls_total{{model="{MODEL}"}}'
 LOADED = f'legrad_model_loaded{{model="{MODEL}"}}'
-STALL_SECONDS = 5
+STALL_SECONDS = 3
 
 
 @pytest.fixture

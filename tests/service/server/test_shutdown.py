@@ -56,7 +56,7 @@ def test_sigterm_answers_the_64_requests_in_flight_and_refuses_new_ones(
 def test_a_stopping_server_is_not_ready_at_once_and_serves_on_for_the_delay(
     tiny_model: str,
 ) -> None:
-    delay = 8
+    delay = 5
     with Server(tiny_model, shutdown_delay_seconds=delay) as server:
         server.wait_for_health()
         began = time.monotonic()
