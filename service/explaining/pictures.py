@@ -1,27 +1,15 @@
 """Look-up and decoding of pictures, shared by requests with equal pictures."""
 
-import time
-from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from PIL import Image
-
 from legrad_engine.explainer import Explainer
-from legrad_engine.images.decoding import PreparedImage, decode
 from legrad_engine.images.geometry import Geometry, drawing_size
+from service.pictures.decoding import decode_picture
 from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
 from service.pool.traced_picture import TracedPicture
 from service.schemas.requests import ExplainOptions
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    geometry: Geometry
-    prepared: PreparedImage | None
-    canvas: Canvas | None
-    seconds: float
 
 
 class Pictures:
@@ -96,14 +84,24 @@ class Pictures:
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
                 return geometry, canvas, None
+            fit = partial(explainer.prepare_decoded, size=options.size, fit=options.fit)
             decoded = await self._workers.run(
                 owner,
                 "decode",
-                partial(self._decode, explainer, encoded, options, max_side, geometry),
+                partial(
+                    decode_picture,
+                    encoded,
+                    self._max_pixels,
+                    fit,
+                    geometry,
+                    max_side,
+                ),
             )
-            picture.prepared = decoded.prepared or picture.prepared
-            picture.canvas = decoded.canvas or picture.canvas
-            return decoded.geometry, decoded.canvas, decoded.seconds
+            if decoded.prepared is not None:
+                picture.prepared = decoded.prepared
+            if decoded.canvas is not None:
+                picture.canvas = canvas = Canvas(decoded.canvas)
+            return decoded.geometry, canvas, decoded.seconds
 
     def _known_canvas(self, picture: TracedPicture, max_side: int | None) -> Canvas | None:
         geometry = picture.geometry
@@ -115,24 +113,3 @@ class Pictures:
         if picture.key is None:
             return None
         return self._traces.get(CanvasKey(picture.key.digest, size))
-
-    def _decode(
-        self,
-        explainer: Explainer,
-        encoded: bytes,
-        options: ExplainOptions,
-        max_side: int | None,
-        geometry: Geometry | None,
-    ) -> _Decoded:
-        """Decode a picture; fit it to the model only if its geometry is not known."""
-        began = time.perf_counter()
-        upright = decode(encoded, max_pixels=self._max_pixels)
-        prepared = canvas = None
-        if geometry is None:
-            prepared = explainer.prepare_decoded(upright, options.size, options.fit)
-            geometry = prepared.geometry
-        if max_side is not None:
-            # The queue holds this canvas, not the whole picture, which may be much larger.
-            size = drawing_size(upright.size, max_side)
-            canvas = Canvas(upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
-        return _Decoded(geometry, prepared, canvas, time.perf_counter() - began)

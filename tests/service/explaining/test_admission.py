@@ -86,7 +86,7 @@ def test_nothing_is_decoded_that_is_then_refused(
         decoded.append(source)
         return decode(source, **options)
 
-    monkeypatch.setattr("service.explaining.pictures.decode", counting)
+    monkeypatch.setattr("service.pictures.decoding.decode", counting)
     with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
         with Held(running):
             answers = [running.explain_in_background(unlike(number)) for number in range(40)]

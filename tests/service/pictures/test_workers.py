@@ -139,7 +139,7 @@ def test_a_picture_that_takes_too_long_is_named_and_others_are_answered(
             free.wait(60)
         return decode(data, **limits)
 
-    monkeypatch.setattr("service.explaining.pictures.decode", hang)
+    monkeypatch.setattr("service.pictures.decoding.decode", hang)
     with RunningApp(tiny_model, picture_timeout_seconds=0.3) as running:
         try:
             body = {"images": [data_url(encoded()), data_url(slow)], "prompts": ["a cat"]}
@@ -160,7 +160,7 @@ def test_a_server_whose_picture_threads_are_all_stuck_is_not_ready(
         free.wait(60)
         return decode(data, **limits)
 
-    monkeypatch.setattr("service.explaining.pictures.decode", hang)
+    monkeypatch.setattr("service.pictures.decoding.decode", hang)
     with RunningApp(tiny_model, picture_threads=1, picture_timeout_seconds=0.3) as running:
         try:
             refused(running.explain(), 422, "picture-timeout", "image")
