@@ -51,7 +51,7 @@ def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
         many = vectors[f"{TARGETS} targets"]
         samples = interleave(
             {
-                "plain": _timer(plain.encode_image, prepared.pixels.unsqueeze(0)),
+                "plain": _timer(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
                 **{
                     name: _timer(_explain, explainer, prepared, targets)
                     for name, targets in vectors.items()

@@ -34,7 +34,7 @@ def measure(repeats: int) -> list[Row]:
         size, _ = explainer.own_size
         prepared = explainer.prepare(workload.picture(size, size))
         works: dict[str, Any] = {
-            "plain": partial(plain.encode_image, prepared.pixels.unsqueeze(0)),
+            "plain": partial(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
             **{
                 f"{count} targets": partial(_explain, explainer, prepared, count) for count in goals
             },

@@ -226,7 +226,8 @@ def attention_maps(explainer: Explainer) -> MapMaker:
     @torch.no_grad()
     def one_map(image: Image.Image, grid: tuple[int, int]) -> Maps:
         visual: Any = explainer.model.visual
-        tokens = visual._embeds(explainer.prepare(image).pixels[None].to(explainer.device))
+        pixels = torch.from_numpy(explainer.prepare(image).pixels)
+        tokens = visual._embeds(pixels[None].to(explainer.device))
         for block in visual.transformer.resblocks[:-1]:
             tokens = block(tokens)
         last = visual.transformer.resblocks[-1]

@@ -111,7 +111,7 @@ def test_a_pooler_s_corrected_map_is_the_reference_s_but_for_the_norm_that_it_sk
     explainer = siglip_explainer(siglip, skips_norm=skips_norm)
     image, (prompt, correction) = torch.from_numpy(siglip["image"]), siglip["targets"]
     rows = columns = image.shape[-1] // PATCH
-    prepared = PreparedImage(image[0], square(rows, columns))
+    prepared = PreparedImage(image[0].numpy(), square(rows, columns))
     rule = replace(SIGLIP, targets=(EmbeddingTarget(correction),))
     trace = explainer.trace([prepared], layers=2)
     (found,) = explainer.attribute(trace, [EmbeddingTarget(prompt)], negatives=rule)

@@ -81,7 +81,7 @@ def test_an_embedding_is_normalised_whatever_its_length(explainer: Explainer, sc
 
 def test_an_image_is_the_embedding_that_the_model_serves(explainer: Explainer) -> None:
     model: Any = explainer.model
-    pixels = explainer.prepare(picture(seed=3)).pixels.double()
+    pixels = torch.from_numpy(explainer.prepare(picture(seed=3)).pixels).double()
     expected = model.encode_image(pixels[None], normalize=True)
     sources = [picture(seed=3), encoded(picture(seed=3)), explainer.prepare(picture(seed=3))]
     found = vectors_of(explainer, *map(ImageTarget, sources))
@@ -188,7 +188,7 @@ def test_texts_and_classes_have_probabilities_and_nothing_else_has(explainer: Ex
 
     model, classifier = explainer.model, explainer.classifier
     assert classifier is not None
-    pixels = explainer.prepare(picture()).pixels.double()[None]
+    pixels = torch.from_numpy(explainer.prepare(picture()).pixels).double()[None]
     features = model.encode_image(pixels)  # type: ignore[operator]
     logits = features @ classifier.weight.T + classifier.bias
     expected = logits.softmax(-1)[0, [3, 0]].numpy()
