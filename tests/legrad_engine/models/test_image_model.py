@@ -320,7 +320,7 @@ def test_a_config_that_timm_cannot_build_is_refused(
 ) -> None:
     own_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelLoadError, match="timm cannot make a model") as refusal:
+    with pytest.raises(ModelLoadError, match="timm cannot build a model") as refusal:
         models.load(f"timm:local-dir:{tmp_path}")
     assert "\n" not in str(refusal.value)
 
