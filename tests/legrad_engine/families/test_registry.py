@@ -42,7 +42,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     registry.families()
     yield sys.modules[NAME]
     del sys.modules[NAME]
-    del families.made_up  # type: ignore[attr-defined]
+    del families.made_up
 
 
 class Plain(nn.Module):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError, LegradError
-from legrad_engine.images.decoding import decode
+from legrad_engine.images.decoding import ImageSource, decode
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -55,7 +55,9 @@ def test_lossless_formats_keep_every_pixel(file_format: str) -> None:
 
 
 @pytest.mark.parametrize("as_source", [Path, str, lambda path: Path(path).read_bytes(), Image.open])
-def test_every_kind_of_source_gives_the_same_picture(as_source: Callable[[str], object]) -> None:
+def test_every_kind_of_source_gives_the_same_picture(
+    as_source: Callable[[str], ImageSource],
+) -> None:
     path = str(EXAMPLES / "astronaut.jpg")
     np.testing.assert_array_equal(pixels(decode(as_source(path))), pixels(decode(path)))
 

@@ -45,14 +45,15 @@ class UnknownBlocksTower(OpenClipVisionTower):
 def explainer_of(variant: str, dtype: torch.dtype, route: Route = "closed form") -> Explainer:
     explainer = seeded_explainer(dtype=dtype, **(STANDARD | CUSTOM)[variant])
     if route == "general":
-        explainer.tower = UnknownBlocksTower(explainer.model.visual)  # type: ignore[arg-type]
+        explainer.tower = UnknownBlocksTower(explainer.model.visual)
     return explainer
 
 
 @cache
 def exact_visual(variant: str) -> torch.nn.Module:
     model: Any = seeded_model(**(STANDARD | CUSTOM)[variant])
-    return model.visual.double()
+    visual: torch.nn.Module = model.visual.double()
+    return visual
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -222,9 +223,10 @@ def test_similarities_are_the_cosines_that_the_model_serves(
         )
     (explanation,) = explainer.attribute(explainer.trace([prepared], layers=layers), prompts)
     model: Any = explainer.model
+    encoder: Any = explainer.text
     with torch.no_grad():
         image = model.encode_image(torch.from_numpy(prepared.pixels).double()[None], normalize=True)
-        text = model.encode_text(explainer.text._tokenizer(prompts), normalize=True)
+        text = model.encode_text(encoder._tokenizer(prompts), normalize=True)
     expected = (image @ text.T)[0]
     np.testing.assert_allclose(explanation.similarities, expected, atol=1e-6)
     weighed = (expected * model.logit_scale.exp()).softmax(-1)

@@ -99,7 +99,8 @@ def test_odd_checkpoints_are_refused_by_name(
 
 def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    for content in ([1, 2], {}, {"state_dict": {}}, "text", 3):
+    contents: list[object] = [[1, 2], {}, {"state_dict": {}}, "text", 3]
+    for content in contents:
         torch.save(content, path)
         with pytest.raises(ModelLoadError, match="holds no weights"):
             Explainer.load(str(settings_file(tmp_path)), str(path))

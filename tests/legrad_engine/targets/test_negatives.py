@@ -181,11 +181,14 @@ def test_each_prompt_has_a_corrected_map_of_its_own(explainer: Explainer) -> Non
 def test_negatives_cost_one_forward_pass(
     explainer: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = []
+    passes: list[int] = []
     embed = explainer.tower.embed
-    monkeypatch.setattr(
-        explainer.tower, "embed", lambda pixels: passes.append(len(pixels)) or embed(pixels)
-    )
+
+    def embed_counted(pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixels))
+        return embed(pixels)
+
+    monkeypatch.setattr(explainer.tower, "embed", embed_counted)
     explainer.explain([picture(seed=seed) for seed in range(3)], PROMPTS, negatives="siglip")
     assert passes == [3]
 

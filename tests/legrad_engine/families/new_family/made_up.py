@@ -52,11 +52,13 @@ class MadeUp(nn.Module):
         return self.forward_head(self.forward_features(pixels))
 
 
-@register_model
 def made_up_tiny(pretrained: bool = False, **options: object) -> MadeUp:
     """Build the only variant."""
     del pretrained, options
     return MadeUp()
+
+
+register_model(made_up_tiny)
 
 
 class MadeUpTower(Tower):
