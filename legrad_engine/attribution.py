@@ -1,8 +1,8 @@
 """Attribution: from a trace and resolved targets to explanations."""
 
-import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +19,21 @@ from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.trace import Trace
 
 
+@dataclass(frozen=True, slots=True)
 class Attribution:
-    """Computes one model's explanations from traces. Safe to share between threads.
+    """Computes explanations from traces with the parts of one model.
 
-    The weights of each explained block are folded once and kept.
+    Attributes:
+        model: the model.
+        tower: its image tower.
+        classifier: its classifier, or None.
+        folded: from the index of a block with a closed form to its folded weights.
     """
 
-    def __init__(self, model: nn.Module, tower: Tower, classifier: Classifier | None) -> None:
-        self._model = model
-        self._tower = tower
-        self._classifier = classifier
-        self._folded: dict[int, FoldedBlock] = {}
-        self._folding = threading.Lock()
+    model: nn.Module
+    tower: Tower
+    classifier: Classifier | None
+    folded: Callable[[int], FoldedBlock]
 
     def explanations(self, trace: Trace, resolved: Sequence[ResolvedTargets]) -> list[Explanation]:
         """Compute one explanation for each traced image.
@@ -55,8 +58,8 @@ class Attribution:
                 "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
             )
             probabilities = weigh(
-                self._model,
-                self._classifier,
+                self.model,
+                self.classifier,
                 part.features,
                 similarities,
                 [resolved[image] for image in images],
@@ -74,22 +77,13 @@ class Attribution:
 
     def _maps(self, trace: Trace, targets: Tensor) -> Tensor:
         """Compute maps ``[B, P, rows, columns]``, summed over layers, for targets ``[B, P, e]``."""
-        head = self._tower.score_head(trace.score)
+        head = self.tower.score_head(trace.score)
         width, height = trace.geometries[0].input_size
-        tower = self._tower.at((height, width))
+        tower = self.tower.at((height, width))
         total: Tensor | None = None
         for index, block in zip(trace.layers, trace.blocks, strict=True):
-            maps = attribute_block(tower, index, block, head, targets, self._fold)
+            maps = attribute_block(tower, index, block, head, targets, self.folded)
             total = maps if total is None else total + maps
         if total is None:
             raise InvalidOptionError("The trace holds no layer.", field="layers")
         return total.reshape(*total.shape[:2], *trace.geometries[0].grid)
-
-    def _fold(self, index: int) -> FoldedBlock:
-        with self._folding:
-            if index not in self._folded:
-                known = self._tower.known_block(index)
-                if known is None:
-                    raise InvalidOptionError("The trace was made by another model.", field="trace")
-                self._folded[index] = FoldedBlock.fold(known)
-            return self._folded[index]

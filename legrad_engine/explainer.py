@@ -1,5 +1,6 @@
 """Main class of the engine: from images and targets to LeGrad maps."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Self, cast
@@ -16,6 +17,7 @@ from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_pixels
 from legrad_engine.images.geometry import Fit, Geometry, plan
 from legrad_engine.layers import Layers, resolve_layers
+from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import trace_blocks
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.targets.classifier import Classifier
@@ -68,7 +70,8 @@ class Explainer:
             model.classifier if isinstance(model, ImageModel) else None
         )
         self._mean, self._std = models.normalization(model)
-        self._attribution = Attribution(self.model, self.tower, self.classifier)
+        self._folded: dict[int, FoldedBlock] = {}
+        self._folding = threading.Lock()
 
     @classmethod
     def load(
@@ -286,7 +289,8 @@ class Explainer:
         resolved = self.resolver.resolve(
             targets, len(trace), templates, resolve_negatives(negatives)
         )
-        return self._attribution.explanations(trace, resolved)
+        attribution = Attribution(self.model, self.tower, self.classifier, self._fold)
+        return attribution.explanations(trace, resolved)
 
     def explain(
         self,
@@ -348,6 +352,15 @@ class Explainer:
     def _tower_for(self, geometry: Geometry) -> Tower:
         width, height = geometry.input_size
         return self.tower.at((height, width))
+
+    def _fold(self, index: int) -> FoldedBlock:
+        with self._folding:
+            if index not in self._folded:
+                known = self.tower.known_block(index)
+                if known is None:
+                    raise InvalidOptionError("The trace was made by another model.", field="trace")
+                self._folded[index] = FoldedBlock.fold(known)
+            return self._folded[index]
 
     def _to_device(self, images: Sequence[PreparedImage]) -> Tensor:
         batch = torch.stack([torch.from_numpy(image.pixels) for image in images])
