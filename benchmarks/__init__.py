@@ -1,1 +1,1 @@
-"""Measured comparisons: every speed that the project claims comes from here."""
+"""Benchmarks: the source of every speed that the project claims."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints one table and writes JSON."""
+"""Command ``python -m benchmarks``: measures, prints a table and writes JSON."""
 
 import tempfile
 from enum import StrEnum
@@ -14,7 +14,7 @@ from benchmarks.report import Row
 
 
 class Part(StrEnum):
-    """A group of rows."""
+    """Group of rows."""
 
     ENGINE = "engine"
     FAMILIES = "families"
@@ -26,21 +26,19 @@ class Part(StrEnum):
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path(
-        "benchmarks/results.json"
-    ),
+    output: Annotated[Path, typer.Option(help="The JSON file.")] = Path("benchmarks/results.json"),
     part: Annotated[
-        list[Part] | None, typer.Option(help="Measure this part alone; may be repeated.")
+        list[Part] | None, typer.Option(help="Measure only this part; may be repeated.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Counted rounds of each pair.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured rounds of each pair.")] = 15,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One round of each: shows that all runs, no more.")
+        bool, typer.Option("--quick", help="One round of each, to check that every part runs.")
     ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads for torch, on both sides.")
     ] = None,
 ) -> None:
-    """Measures models with seeded random weights in float32 on the CPU."""
+    """Measure models with seeded random weights in float32 on the CPU."""
     console = Console()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -54,7 +52,7 @@ def main(
         measures = {
             Part.ENGINE: lambda: engine.measure_over_plain(weights, rounds),
             Part.FAMILIES: lambda: families.measure(rounds),
-            # A third of the rounds: the reference takes most of the time, and its ratio is large.
+            # A third of the rounds, because the reference is slow and its ratio is large.
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),

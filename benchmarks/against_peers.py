@@ -1,8 +1,8 @@
-"""The service against the same engine behind LitServe, and behind a bare FastAPI handler.
+"""Comparison of the service with the same engine behind LitServe and a bare FastAPI handler.
 
-All of them answer the same JSON with the same numbers, on the same cores, and take turns; while one
-has its turn the others are suspended. Under too much load, requests come at a steady rate of ten
-times what the service can do.
+All servers answer the same JSON with the same numbers on the same cores, in turns; the servers that
+are not measured are suspended. Under overload, requests arrive at a constant rate of ten times the
+service's capacity.
 """
 
 import base64
@@ -27,7 +27,7 @@ REQUESTS_PER_ROUND = 256
 TIMES_CAPACITY = 10
 OVERLOAD_SECONDS = 20.0
 DEADLINE_SECONDS = 10.0
-# Beyond the deadline, so that what a server says of late work is still heard.
+# Longer than the deadline, so that answers to late requests are still received.
 _PATIENCE_SECONDS = 12.0
 PROMPTS = ["a cat", "a dog", "a car", "a tree"]
 _PICTURE_SIDE = 256
@@ -37,7 +37,7 @@ _RECOVERY_SECONDS = 300.0
 
 
 def measure(repeats: int) -> list[Row]:
-    """Throughput and p99 at saturation, and what becomes of each server under ten times that."""
+    """Measure throughput and p99 at saturation, and each server under ten times that load."""
     rounds = min(repeats, _MOST_ROUNDS)
     with contextlib.ExitStack() as stack:
         running = {
@@ -92,13 +92,13 @@ def _saturation_rows(loads: Mapping[str, list[Load]]) -> list[Row]:
     waits = {name: [load.percentile(99) for load in found] for name, found in loads.items()}
     rows = []
     for name in (LITSERVE, BARE):
-        for what, values, bound in (
+        for quantity, values, bound in (
             ("images per second at saturation", rates, "at least"),
             ("p99 at saturation", waits, "at most"),
         ):
             rows.append(
                 Row(
-                    f"{what}, {STARTER}, {CLIENTS} clients: ours / {name}",
+                    f"{quantity}, {STARTER}, {CLIENTS} clients: ours / {name}",
                     statistics.median(values[OURS]) / statistics.median(values[name]),
                     1.0,
                     "at least" if bound == "at least" else "at most",
@@ -136,7 +136,7 @@ def _overload(name: str, server: RunningServer, rate: float) -> list[Row]:
 
 
 def _seconds_until_answered(server: RunningServer) -> float:
-    """How long a lone client waits after the load is over."""
+    """Measure how long a single client waits for an answer after the load has ended."""
     began = time.perf_counter()
     answered = 0
     while not answered:
@@ -156,7 +156,7 @@ def _body(seed: int) -> dict[str, Any]:
     return {
         "image": base64.b64encode(picture).decode(),
         "prompts": PROMPTS,
-        # The peers keep nothing of a picture, and answer in numbers.
+        # The peers have no cache and answer with numbers only.
         "options": {"cache": False},
         "output": {"heatmap": "npy", "overlay": False, "regions_threshold": None},
     }

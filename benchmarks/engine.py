@@ -1,6 +1,6 @@
-"""Explaining over a plain forward pass, and the reference over ours.
+"""Engine benchmarks: explaining / a plain forward pass, and the reference / this engine.
 
-Pixels and target vectors are made beforehand: decoding and the text tower are no part of any row.
+Pixels and target vectors are computed beforehand: no row includes decoding or the text tower.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from legrad_engine.images.decoding import PreparedImage
 
 SIZES = (224, 448)
 TARGETS = 8
-# By (size, targets): the ratio to reach, and that of the multiplications alone.
+# By (size, targets): the target ratio, and the ratio of the multiplications alone.
 OVER_PLAIN = {
     (224, 1): (1.12, 1.07),
     (224, 8): (1.75, 1.56),
@@ -33,12 +33,12 @@ REFERENCE_OVER_OURS = 5.0
 
 
 def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
-    """Explaining, and attributing on a held trace, over open_clip's own ``encode_image``."""
+    """Measure explaining, and attribution on a held trace, against open_clip's ``encode_image``."""
     explainer = Explainer.load(workload.ARCHITECTURE, str(weights))
     rows: list[Row] = []
     held: list[Row] = []
     for size in SIZES:
-        # Built for this size, so that the plain forward pass is open_clip's own, unaided.
+        # Built for this size, so that the plain forward pass is open_clip's own code.
         plain: Any = open_clip.create_model(
             workload.ARCHITECTURE,
             pretrained=str(weights),
@@ -51,7 +51,7 @@ def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
         many = vectors[f"{TARGETS} targets"]
         samples = interleave(
             {
-                "plain": _timer(plain.encode_image, prepared.pixels.unsqueeze(0)),
+                "plain": _timer(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
                 **{
                     name: _timer(_explain, explainer, prepared, targets)
                     for name, targets in vectors.items()
@@ -86,7 +86,7 @@ def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
 
 
 def measure_against_reference(weights: Path, repeats: int) -> list[Row]:
-    """The authors' code over ours, on the same torch and threads, in turns."""
+    """Measure the authors' code against this engine in turns, with the same torch and threads."""
     explainer = Explainer.load(workload.ARCHITECTURE, str(weights))
     targets = workload.targets(TARGETS)
     rows = []

@@ -1,6 +1,6 @@
-"""Explaining over a plain forward pass, on architectures beside ViT-B/16.
+"""Explaining / a plain forward pass, on architectures other than ViT-B/16.
 
-Weights are random: they change no timing.
+Weights are random, which does not affect timing.
 """
 
 from functools import partial
@@ -16,8 +16,8 @@ from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
 from legrad_engine.images.decoding import PreparedImage
 
-# By architecture: its name in the table, and the ratio to reach by number of targets. No target
-# is set for 8 targets on the general route: each one walks back through whole blocks.
+# By architecture: its name in the table, and the target ratio by number of targets. The general
+# route has no target ratio for 8 targets, because each one needs a backward pass through blocks.
 ARCHITECTURES: dict[str, tuple[str, dict[int, float | None]]] = {
     "ViT-B-16-SigLIP": ("SigLIP ViT-B/16, pooler route", {1: 1.10, 8: 1.10}),
     "EVA02-B-16": ("EVA02-B/16, general route", {1: 1.50, 8: None}),
@@ -26,7 +26,7 @@ _TEXT = {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layer
 
 
 def measure(repeats: int) -> list[Row]:
-    """Explaining one picture over open_clip's own ``encode_image`` of it."""
+    """Measure explaining one picture against open_clip's own ``encode_image`` of it."""
     rows = []
     for architecture, (name, goals) in ARCHITECTURES.items():
         explainer = _explainer(architecture)
@@ -34,7 +34,7 @@ def measure(repeats: int) -> list[Row]:
         size, _ = explainer.own_size
         prepared = explainer.prepare(workload.picture(size, size))
         works: dict[str, Any] = {
-            "plain": partial(plain.encode_image, prepared.pixels.unsqueeze(0)),
+            "plain": partial(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
             **{
                 f"{count} targets": partial(_explain, explainer, prepared, count) for count in goals
             },
@@ -57,7 +57,7 @@ def measure(repeats: int) -> list[Row]:
 
 
 def _explainer(architecture: str) -> Explainer:
-    """The architecture with a token of a text tower: no row encodes text."""
+    """Build the architecture with a minimal text tower, because no row encodes text."""
     config = open_clip.get_model_config(architecture)
     vision = config["vision_cfg"]
     torch.manual_seed(0)

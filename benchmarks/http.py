@@ -1,6 +1,6 @@
-"""What HTTP costs: images per second at saturation, and the time of one request at rest.
+"""Cost of HTTP: images per second at saturation, and the time of one request at rest.
 
-Server and clients share the machine, as in a test on a laptop; a client elsewhere costs it less.
+Server and clients share the machine, as in a test on a laptop; a remote client would cost it less.
 """
 
 import os
@@ -31,7 +31,7 @@ BATCH = 16
 BATCHES_PER_ROUND = 2
 MOST_ROUNDS = 5
 MEGAPIXEL = (1152, 864)
-# The numbers alone, as a program asks for them, and all that a person gets by default.
+# Numbers only, as programs request them, and the default output for people.
 OUTPUTS = {
     "numbers out": OutputOptions(heatmap="npy", overlay=False),
     "heatmaps and overlays out": OutputOptions(),
@@ -41,7 +41,7 @@ _PATIENCE_SECONDS = 600
 
 
 def measure(weights: Path, repeats: int) -> list[Row]:
-    """The rows that need a server."""
+    """Measure the rows that need a server."""
     rows: list[Row] = []
     starter = ModelReference(STARTER)
     with _server(STARTER) as client:
@@ -55,10 +55,10 @@ def measure(weights: Path, repeats: int) -> list[Row]:
 
 
 def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int) -> list[Row]:
-    """Server and engine take turns on the same pictures; either is idle while the other runs.
+    """Measure server and engine in turns on the same pictures; one is idle while the other runs.
 
-    The engine alone takes the same encoded pictures, in full batches, and gives maps. All pictures
-    differ, in every round: of those it has seen the server keeps the forward pass.
+    The engine alone explains the same encoded pictures in full batches. All pictures of all rounds
+    differ, because the server caches the forward pass of pictures that it has seen.
     """
     explainer = Explainer.load(reference.name, reference.pretrained)
     count = BATCH * BATCHES_PER_ROUND
@@ -91,7 +91,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
             if turn >= 0:
                 rates[name].append(BATCH * BATCHES_PER_ROUND / (time.perf_counter() - start))
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    # The target is for the service around the engine; drawing pictures is work of its own.
+    # The target applies to the service around the engine, without the drawing of pictures.
     targets = dict.fromkeys(OUTPUTS, None) | {"numbers out": SATURATION_TARGETS[reference.name]}
     return [
         Row(
@@ -112,7 +112,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
 
 
 def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
-    """One request after another: what a caller waits beyond the computation, and for what."""
+    """Measure a caller's waiting time beyond the computation, by stages, without other requests."""
     picture = workload.jpeg(*MEGAPIXEL, seed=0)
     samples: dict[str, list[float]] = {}
     for turn in range(-2, requests):
@@ -147,7 +147,7 @@ def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
 
 
 def _second_question(client: httpx.Client, rounds: int) -> list[Row]:
-    """Other words about a picture just seen, over the first words about it; the words are known."""
+    """Measure a second request for a picture against the first, both with cached prompts."""
     picture = workload.jpeg(*MEGAPIXEL, seed=0)
     width, height = MEGAPIXEL
     rows = []
@@ -160,7 +160,9 @@ def _second_question(client: httpx.Client, rounds: int) -> list[Row]:
                 answer = _explain(client, unseen, prompts=prompts, output=output)
                 seconds = time.perf_counter() - start
                 if answer["images"][0]["cached"] != (question == "second"):
-                    raise RuntimeError(f"the {question} question about a picture was mistaken")
+                    raise RuntimeError(
+                        f"the {question} question about a picture used the cache wrongly"
+                    )
                 if turn >= 0:
                     samples[question].append(seconds)
         rows.append(
@@ -188,7 +190,7 @@ def _explain(
 
 
 def _raw_request(client: httpx.Client, picture: bytes, output: OutputOptions) -> bytes:
-    """A whole request, made before the clock starts: the client shares the server's cores."""
+    """Build a whole request before the clock starts: the client shares the server's cores."""
     request = client.build_request(
         "POST",
         "/explain",
@@ -203,13 +205,13 @@ def _raw_request(client: httpx.Client, picture: bytes, output: OutputOptions) ->
 
 
 def _unseen(picture: bytes) -> bytes:
-    """The same JPEG in other bytes, so that a server cannot know it: what follows is not read."""
+    """Append random bytes to a JPEG, so that no cache knows it; decoders ignore them."""
     return picture + os.urandom(8)
 
 
 @contextmanager
 def _server(model: str) -> Iterator[httpx.Client]:
-    """``legrad serve`` with one model, where nothing is refused or given up while it is full."""
+    """Run ``legrad serve`` with one model and without refusals or timeouts under load."""
     with (
         servers.legrad(
             model,

@@ -1,7 +1,7 @@
-"""A cheap load generator: raw requests on kept connections, in a closed or an open loop.
+"""Cheap load generator: raw requests on persistent connections, in a closed or an open loop.
 
-It shares the server's cores, so it builds every request before the clock starts and reads of an
-answer no more than its status and length.
+It shares the server's cores, so it builds every request before the clock starts and parses only the
+status and length of an answer.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ _CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """How one request went.
+    """Outcome of one request.
 
     Attributes:
-        status: of the answer; ``BROKEN`` where none came in time or the connection broke.
-        seconds: from the moment it was due to the end of its answer.
-        ended: when that was, on the performance counter.
-        retry_after: whether the answer says when to come back.
+        status: status of the answer; ``BROKEN`` if none came in time or the connection broke.
+        seconds: time from when the request was due to the end of its answer.
+        ended: end of the answer, on the performance counter.
+        retry_after: whether the answer has a ``Retry-After`` header.
     """
 
     status: int
@@ -41,13 +41,13 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a period of load gave.
+    """Outcome of a period of load.
 
     Attributes:
-        answers: one for each request that was due.
-        began: when the first request was due, on the performance counter.
-        seconds: from then until the last answer.
-        sending_seconds: from then until the last request.
+        answers: outcome of each request that was due.
+        began: time when the first request was due, on the performance counter.
+        seconds: time from then until the last answer.
+        sending_seconds: time from then until the last request.
     """
 
     answers: Sequence[Answered]
@@ -56,9 +56,9 @@ class Load:
     sending_seconds: float
 
     def steady_rate(self) -> float:
-        """Answers of status 200 per second while requests came: the slope of a line through them.
+        """Compute answers of status 200 per second while requests were sent, by a fitted line.
 
-        Answers come in batches, of which neither the first nor the last may count for more.
+        Answers come in batches; a fit does not give more weight to the first or last batch.
         """
         last = self.began + self.sending_seconds
         ends = sorted(
@@ -68,25 +68,25 @@ class Load:
         return float(slope)
 
     def count(self, status: int) -> int:
-        """Answers of a status."""
+        """Count the answers of a status."""
         return sum(each.status == status for each in self.answers)
 
     def statuses(self) -> dict[int, int]:
-        """How many answers there are of each status."""
+        """Count the answers by status."""
         return dict(sorted(Counter(each.status for each in self.answers).items()))
 
     def within(self, seconds: float) -> int:
-        """Answers of status 200 that took no longer."""
+        """Count the answers of status 200 within a time."""
         return sum(each.status == 200 and each.seconds <= seconds for each in self.answers)
 
     def percentile(self, percent: float, status: int = 200) -> float:
-        """Seconds within which so many percent of a status were answered; NaN if none was."""
+        """Compute a percentile of the seconds of a status's answers; NaN if there are none."""
         found = [each.seconds for each in self.answers if each.status == status]
         return float(np.percentile(found, percent)) if found else float("nan")
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, which asks one request after the other."""
+    """Connection that sends one request after the other."""
 
     def __init__(self, done: Callable[["_Connection", Answered], None]) -> None:
         self._done = done
@@ -98,7 +98,7 @@ class _Connection(asyncio.Protocol):
         self.open = False
 
     def ask(self, request: bytes, due: float, patience: float) -> None:
-        """Sends a request; ``done`` is called once, with its answer."""
+        """Send a request; ``done`` is called once, with its outcome."""
         self._due, self._head, self._answer = due, b"", None
         self._patience = asyncio.get_running_loop().call_later(patience, self._transport.abort)
         self._transport.write(request)
@@ -140,7 +140,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Client:
-    """Asks one server over kept connections; the one that was used last is taken first."""
+    """Sends requests over persistent connections, the most recently used one first."""
 
     def __init__(self, url: str, patience: float, answered: Callable[[Answered], None]) -> None:
         parts = urlsplit(url)
@@ -188,13 +188,13 @@ class _Client:
 def closed_loop(
     url: str, requests: Sequence[bytes], *, clients: int, count: int, patience: float
 ) -> Load:
-    """So many clients, each of which asks again as soon as it is answered.
+    """Run clients that each send the next request as soon as the last one is answered.
 
     Args:
         url: the server's base address.
         requests: whole requests, sent in turns.
-        clients: how many ask at once.
-        count: requests in all.
+        clients: number of concurrent clients.
+        count: total number of requests.
         patience: seconds that a client waits for an answer.
     """
     return uvloop.run(_closed_loop(url, requests, clients, count, patience))
@@ -203,14 +203,14 @@ def closed_loop(
 def open_loop(
     url: str, requests: Sequence[bytes], *, rate: float, seconds: float, patience: float
 ) -> Load:
-    """Requests that come at a steady rate, whatever becomes of those before.
+    """Send requests at a constant rate, independent of the answers.
 
     Args:
         url: the server's base address.
         requests: whole requests, sent in turns.
         rate: requests per second.
-        seconds: how long they come.
-        patience: seconds that each waits for its answer.
+        seconds: duration of sending.
+        patience: seconds that each request waits for its answer.
     """
     return uvloop.run(_open_loop(url, requests, rate, seconds, patience))
 
@@ -273,7 +273,7 @@ async def _open_loop(
 def raw_request(
     path: str, body: bytes, content_type: str = "application/json", **headers: str
 ) -> bytes:
-    """The bytes of one POST request that leaves its connection open."""
+    """Build the bytes of one POST request with a persistent connection."""
     lines = [
         f"POST {path} HTTP/1.1",
         "Host: benchmark",

@@ -1,6 +1,6 @@
-"""Peak memory of explaining over that of a plain forward pass, each in a fresh process.
+"""Peak memory of explaining / that of a plain forward pass, each in a fresh process.
 
-Linux only: the peak counter of a process can be set back there, so that loading does not count.
+Linux only: its peak counter of a process can be reset, so that loading does not count.
 """
 
 import json
@@ -22,7 +22,7 @@ _MIB = 1024
 
 
 def measure(weights: Path, repeats: int) -> list[Row]:
-    """The memory rows; medians over fresh processes that take turns."""
+    """Measure the memory rows: medians over fresh processes that take turns."""
     peaks: dict[str, list[dict[str, int]]] = {"plain": [], "explain": []}
     for _ in range(repeats):
         for work, found in peaks.items():
@@ -66,7 +66,7 @@ def _in_fresh_process(work: str, weights: Path) -> dict[str, int]:
 
 @torch.no_grad()
 def peak(work: str, weights: Path) -> dict[str, int]:
-    """Resident KiB of this process: with the model loaded, and at most during the work."""
+    """Measure resident KiB of this process: with the model loaded, and the peak of the work."""
     if work == "plain":
         model = open_clip.create_model(
             workload.ARCHITECTURE,
@@ -75,7 +75,7 @@ def peak(work: str, weights: Path) -> dict[str, int]:
             weights_only=True,
         ).eval()
         pixels = torch.randn(1, 3, SIZE, SIZE)
-        # Code pages and thread pools belong to the loaded model, whatever it then does.
+        # One operation first, so that code pages and thread pools count for the loaded model.
         model.visual.conv1(pixels[..., :16, :16])
         loaded = _reset_peak()
         model.encode_image(pixels)
@@ -83,14 +83,15 @@ def peak(work: str, weights: Path) -> dict[str, int]:
         explainer = Explainer.load(workload.ARCHITECTURE, str(weights))
         prepared = explainer.prepare(workload.picture(SIZE, SIZE), SIZE)
         targets = workload.targets(TARGETS)
-        explainer.model.visual.conv1(prepared.pixels[None, ..., :16, :16])  # type: ignore[operator, union-attr]
+        pixels = torch.from_numpy(prepared.pixels)
+        explainer.model.visual.conv1(pixels[None, ..., :16, :16])  # type: ignore[operator, union-attr]
         loaded = _reset_peak()
         explainer.attribute(explainer.trace([prepared], size=SIZE), targets)
     return {"loaded": loaded, "peak": _status("VmHWM")}
 
 
 def _reset_peak() -> int:
-    """Sets the peak back to what is resident now, and says how much that is."""
+    """Reset the peak to the resident memory, and return that in KiB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -1,4 +1,4 @@
-"""Ten times more than the service can do: what it still does, and what it says to the rest."""
+"""Overload at ten times the capacity: throughput, waiting times, refusals and memory."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ CLIENTS = 32
 REQUESTS_PER_ROUND = 128
 PICTURES = 64
 LEAST_SHARE_OF_SATURATION = 0.95
-# A deadline in turns of all clients at saturation: as much of a queue on any machine.
+# Deadline in turns of all clients at saturation: the same queue length on any machine.
 DEADLINE_TURNS = 6
 _MOST_ROUNDS = 5
 _PATIENCE_SECONDS = 120.0
@@ -30,11 +30,11 @@ _PROMPTS = ["a cat", "a dog", "a car", "a tree"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A server that gets too much.
+    """A server under overload.
 
     Attributes:
-        served: the model that the server is asked to serve.
-        threads: for the model.
+        served: reference of the served model.
+        threads: compute threads of the model.
     """
 
     served: str
@@ -47,7 +47,7 @@ class Case:
 
 
 def measure(weights: Path, repeats: int) -> list[Row]:
-    """Throughput under overload over that at saturation, waits, refusals and memory."""
+    """Measure throughput under overload / at saturation, waiting times, refusals and memory."""
     rows = []
     for case in _cases(weights):
         with servers.legrad(
@@ -55,11 +55,11 @@ def measure(weights: Path, repeats: int) -> list[Row]:
         ) as server:
             capacity = _saturate(server).steady_rate()
             deadline = DEADLINE_TURNS * CLIENTS / capacity
-            # Once before: the first overload fills pools of memory that are kept.
+            # One overload before the measurement, because the first one fills memory pools.
             _overload(server, capacity, deadline)
             before = server.resident_bytes()
             saturated, loads = [], []
-            # In turns: a machine does not stay as fast as it was.
+            # In turns, because the speed of a machine varies over time.
             for _ in range(min(repeats, _MOST_ROUNDS)):
                 saturated.append(_saturate(server).steady_rate())
                 loads.append(_overload(server, capacity, deadline))
@@ -74,8 +74,8 @@ def _cases(weights: Path) -> list[Case]:
         Case(f"{workload.ARCHITECTURE}@{weights}", threads),
         Case(STARTER, threads),
     ]
-    # Of a small model there are so many requests that refusing them, and sending them, takes a
-    # noticeable part of the cores; beside a model that takes all of them nothing is left for that.
+    # With a small model, sending and refusing so many requests takes a noticeable share of the
+    # cores, and none is left if the model uses all of them.
     if threads > 1:
         cases.append(Case(STARTER, threads - 1))
     return cases
@@ -117,7 +117,7 @@ def _rows(
     return [
         Row(
             f"{name}: images per second / at saturation",
-            # Of each round: the machine was another one in the next.
+            # Ratio within each round, because the machine's speed varies between rounds.
             statistics.median(map(operator.truediv, rates, saturated)),
             LEAST_SHARE_OF_SATURATION,
             "at least",

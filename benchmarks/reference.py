@@ -1,4 +1,4 @@
-"""The authors' LeGrad as a process that computes one explanation each time it is asked."""
+"""The authors' LeGrad in a process that computes one explanation per call."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from benchmarks.reference_worker import READY
 
 
 class ReferenceProcess:
-    """The reference, waiting in its own process between its turns."""
+    """Reference implementation in its own process, idle between calls."""
 
     def __init__(self, weights: Path, targets: int) -> None:
         self._arguments = [str(ensure_installed()), str(weights), str(targets)]
@@ -41,7 +41,7 @@ class ReferenceProcess:
         self._process.wait()
 
     def explain(self, size: int) -> float:
-        """Seconds that one explanation takes."""
+        """Compute one explanation and return its seconds."""
         if self._process.stdin is None:
             raise RuntimeError("the reference process has no input")
         self._process.stdin.write(f"{size}\n")

@@ -1,4 +1,4 @@
-"""The authors' own LeGrad, in a side folder: it needs an open_clip older than the project's."""
+"""Installation of the authors' LeGrad in its own folder: it needs an older open_clip."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ REQUIREMENTS = ("legrad_torch==1.1", "open_clip_torch==2.23.0", "einops==0.8.2")
 
 
 def ensure_installed() -> Path:
-    """The side folder, filled on first use.
+    """Install the reference on first use; return its folder.
 
-    Without dependencies: torch, timm and torchvision are the project's own, so that both sides run
-    on the same ones.
+    It is installed without dependencies, so that both sides use the project's torch, timm and
+    torchvision.
     """
     if not (FOLDER / "legrad").is_dir():
         options = ["--quiet", "--no-deps", "--target", str(FOLDER)]
@@ -25,10 +25,10 @@ def ensure_installed() -> Path:
 
 
 def import_reference(folder: Path) -> tuple[Any, Any]:
-    """The reference's wrapper class and its open_clip; for a process of its own.
+    """Import the reference's wrapper class and its open_clip, in a process of its own.
 
-    It imports matplotlib and cv2 for nothing but a drawing helper that is not called here: empty
-    modules in their place save two large installations.
+    It imports matplotlib and cv2 only for a drawing helper that is not called here; empty modules
+    in their place save two large installations.
     """
     sys.path.insert(0, str(folder))
     sys.modules |= {name: ModuleType(name) for name in ("cv2", "matplotlib", "matplotlib.pyplot")}

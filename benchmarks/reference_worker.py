@@ -1,6 +1,6 @@
-"""The process in which the authors' LeGrad runs.
+"""Process of the authors' LeGrad.
 
-It reads input sizes from standard input, a line each, and answers each with seconds.
+It reads input sizes from standard input, one per line, and writes seconds for each.
 """
 
 import os
@@ -16,12 +16,12 @@ _LAYERS = -2
 
 
 def serve(folder: Path, weights: Path, target_count: int) -> None:
-    """Answers until its input ends."""
+    """Answer until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    # The reference prints; what it prints must not be taken for an answer.
+    # The reference prints to standard output, which must not mix with the answers.
     sys.stdout = sys.stderr
     wrapper, open_clip = import_reference(folder)
-    # Only now: these import open_clip themselves, and must find the reference's.
+    # Imported late, because these import open_clip and must find that of the reference.
     import torch
     from safetensors.torch import load_file
 
@@ -33,7 +33,7 @@ def serve(folder: Path, weights: Path, target_count: int) -> None:
     for line in sys.stdin:
         size = int(line)
         if size not in models:
-            # One model for each size: the reference resamples positions into the weights.
+            # One model per size, because the reference resamples positions in the weights.
             model = open_clip.CLIP(**open_clip.get_model_config(workload.ARCHITECTURE))
             model.load_state_dict(load_file(weights))
             models[size] = wrapper(model.eval(), layer_index=_LAYERS)

@@ -1,4 +1,4 @@
-"""What a measurement says: one table for people, one JSON file for machines."""
+"""Report of measurements: a table for people and a JSON file for programs."""
 
 import json
 import os
@@ -22,13 +22,13 @@ class Row:
     """One measured figure.
 
     Attributes:
-        case: what is measured, over what where it is a ratio.
+        case: description of the measurement; for a ratio, with numerator and denominator.
         measured: the figure; a ratio of medians unless the case says otherwise.
-        target: the figure to reach, or None where it is only reported.
-        bound: on which side of the target the figure must be.
-        floor: what arithmetic alone would allow, where that is known.
+        target: the figure to reach; None if it is only reported.
+        bound: side of the target on which the figure must be.
+        floor: bound by the arithmetic alone, if known.
         unit: ``"x"`` for a ratio, else the figure's unit.
-        details: the medians and samples that the figure was made of.
+        details: medians and samples behind the figure.
     """
 
     case: str
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``"reached"``, ``"missed"``, or ``"reported"`` where there is no target."""
+        """``"reached"``, ``"missed"``, or ``"reported"`` if there is no target."""
         if self.target is None:
             return "reported"
         within = self.measured <= self.target
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def target_text(self) -> str:
-        """The target with its side, or nothing."""
+        """The target with its side; empty without a target."""
         return "" if self.target is None else f"{_SIGNS[self.bound]} {self.target:g}"
 
 
 def environment() -> dict[str, object]:
-    """What the figures depend on, the machine's other load included."""
+    """Describe the conditions of the measurement, including the machine's other load."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -70,7 +70,7 @@ def environment() -> dict[str, object]:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Prints the table."""
+    """Print the table."""
     table = Table("case", "must reach", "floor", "measured", "verdict")
     colours = {"reached": "green", "missed": "red", "reported": "default"}
     for row in rows:
@@ -87,7 +87,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 def write(
     rows: Sequence[Row], path: Path, before: dict[str, object], after: dict[str, object]
 ) -> None:
-    """Writes the rows with the environment before and after the measurement."""
+    """Write the rows with the environment before and after the measurement."""
     document = {
         "environment": before,
         "load_average_after": after["load_average"],

@@ -1,4 +1,4 @@
-"""Servers to measure, each in processes of its own on a free port of this machine."""
+"""Servers for measurements, each in its own processes on a free local port."""
 
 import os
 import signal
@@ -22,23 +22,23 @@ _END_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers.
+    """Running server that is ready.
 
     Attributes:
-        url: its base address.
-        pid: of its first process.
+        url: base address.
+        pid: process id of its first process.
     """
 
     url: str
     pid: int
 
     def resident_bytes(self) -> int:
-        """Memory of all its processes."""
+        """Measure the resident memory of all its processes."""
         return sum(each.memory_info().rss for each in self._processes())
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Meanwhile none of its processes runs: some keep a core busy although nobody asks them."""
+        """Suspend all its processes: some servers keep a core busy even without requests."""
         for process in self._processes():
             process.suspend()
         try:
@@ -54,7 +54,7 @@ class RunningServer:
 
 @contextmanager
 def legrad(models: str, **settings: object) -> Iterator[RunningServer]:
-    """``legrad serve`` once it is ready, on the CPU, with these ``LEGRAD_*`` settings."""
+    """Run ``legrad serve`` on the CPU with ``LEGRAD_*`` settings; yield it when it is ready."""
     chosen: dict[str, object] = {
         "models": models,
         "device": "cpu",
@@ -81,12 +81,12 @@ def legrad(models: str, **settings: object) -> Iterator[RunningServer]:
 
 @contextmanager
 def peer(module: str, health: str, arguments: Sequence[str]) -> Iterator[RunningServer]:
-    """Another server, a module of this package, once its health address answers 200.
+    """Run another server, a module of this package; yield it when it is ready.
 
     Args:
-        module: it is run with the port as its first argument.
-        health: path that answers when the model is loaded.
-        arguments: what follows the port.
+        module: module to run, with the port as its first argument.
+        health: path that answers 200 once the model is loaded.
+        arguments: arguments after the port.
     """
     port = _free_port()
     process = subprocess.Popen(
@@ -126,7 +126,7 @@ def _answers(address: str) -> bool:
 
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Ends a server and the processes that it started; those are in a session of their own."""
+    """End a server and its child processes, which form a session of their own."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)

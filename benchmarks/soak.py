@@ -1,8 +1,8 @@
-"""``python -m benchmarks.soak``: hours of mixed traffic in ten minutes, and what it leaves behind.
+"""Soak test ``python -m benchmarks.soak``: mixed traffic for ten minutes, and leaks after it.
 
-Pictures of many sizes and kinds, prompts, two models, mistakes and clients that leave, from a few
-callers at once. Memory, threads and descriptors of the server are read all the while. Then, for
-a point of reference, the same engine behind other servers (:mod:`benchmarks.against_peers`).
+A few concurrent callers send pictures of many sizes and kinds to two models, invalid requests, and
+requests that they abandon. The server's memory, threads and descriptors are sampled throughout.
+Then, for comparison, the same engine behind other servers (:mod:`benchmarks.against_peers`).
 """
 
 import base64
@@ -36,10 +36,10 @@ from legrad_engine.models import STARTER, ModelReference
 
 CALLERS = 4
 SAMPLE_SECONDS = 1.0
-# Of the whole time: until caches are full and every code path has run, memory may grow.
+# Share of the whole time in which memory may grow, until caches are full and all code has run.
 WARM_UP_SHARE = 0.3
 MOST_GROWTH_PERCENT = 1.0
-# Small enough to be full, and turned over, within the warm-up.
+# Small enough that it is full and evicts within the warm-up.
 TRACE_CACHE_BYTES = 16_000_000
 SEED = 20_260_101
 PATIENCE_SECONDS = 60.0
@@ -66,14 +66,14 @@ _EXPECTED = {
 
 @dataclass
 class Record:
-    """What the callers saw and the sampler read; each list is only ever appended to."""
+    """Answers of the callers and samples of the server, appended from several threads."""
 
     answers: list[tuple[float, str, int, float]] = field(default_factory=list)
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)
 
 
 class Caller:
-    """One client with its own seeded mix of requests."""
+    """Client with its own seeded mix of requests."""
 
     def __init__(self, server: servers.RunningServer, other_model: str, seed: int) -> None:
         self._random = random.Random(seed)
@@ -98,9 +98,9 @@ class Caller:
         }
 
     def run(self, until: float, record: Record) -> None:
-        """Asks one thing after another until an instant on the monotonic clock."""
+        """Send one request after another until an instant on the monotonic clock."""
         names = list(self._kinds)
-        # Good requests are most of the traffic.
+        # Most of the traffic is valid requests.
         weights = [4 if name in ("json", "multipart") else 1 for name in names]
         with self._client:
             while time.monotonic() < until:
@@ -139,7 +139,7 @@ class Caller:
         return self._client.post("/explain", headers=headers, **request).status_code
 
     def _leave(self, share: float) -> int:
-        """Sends so much of a good request, and closes the connection."""
+        """Send a share of a valid request, then close the connection."""
         request = raw_request("/explain", json.dumps(self._body(1)).encode())
         address = (self._address.hostname or "", self._address.port or 0)
         with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
@@ -150,7 +150,7 @@ class Caller:
         return self._random.sample(_WORDS, self._random.randint(1, 4))
 
     def _picture(self) -> bytes:
-        # A third of the pictures come again, so that what is kept of them is used and dropped.
+        # A third of the pictures repeat, so that cache entries are used and dropped.
         seed = self._random.randrange(8 if self._random.random() < 1 / 3 else 10_000)
         width, height = self._random.choice(_SIZES)
         kind = self._random.choice(("JPEG", "PNG", "WEBP"))
@@ -162,14 +162,12 @@ class Caller:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long the traffic lasts.")] = 10.0,
-    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path(
-        "benchmarks/soak.json"
-    ),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Duration of the traffic.")] = 10.0,
+    output: Annotated[Path, typer.Option(help="The JSON file.")] = Path("benchmarks/soak.json"),
 ) -> None:
-    """Sends mixed traffic to a server and fails if it grows, leaks or answers wrongly.
+    """Send mixed traffic to a server; fail if it grows, leaks or answers wrongly.
 
-    The comparison with other servers, which takes ten minutes more, is reported.
+    The comparison with other servers takes ten more minutes and is only reported.
     """
     console = Console()
     before = report.environment()
@@ -186,7 +184,7 @@ def main(
                 _soak(server, ModelReference.parse(other).id, seconds, record)
             soaked = _rows(record, _at_rest(server))
     report.show(soaked, console)
-    # Ten minutes should not be lost if what is installed beside this project does not start.
+    # Written early, so that the result is kept if another server does not start.
     report.write(soaked, output, before, report.environment())
     with console.status("Measuring: peers"):
         compared = against_peers.measure(PEER_ROUNDS)
@@ -223,7 +221,7 @@ def _read(process: psutil.Process) -> tuple[int, int, int]:
 
 
 def _at_rest(server: servers.RunningServer) -> tuple[int, int]:
-    """Threads and descriptors once nobody asks any more."""
+    """Read the fewest threads and descriptors after the traffic has ended."""
     process = psutil.Process(server.pid)
     found: list[tuple[int, int]] = []
     pause = threading.Event()
@@ -280,9 +278,9 @@ def _rows(record: Record, at_rest: tuple[int, int]) -> list[Row]:
 
 
 def _growth_percent(samples: Sequence[tuple[float, int, int, int]]) -> float:
-    """Growth over the period by the median of all slopes (Theil and Sen), which a peak cannot sway.
+    """Estimate the growth over the period by the median of all slopes (Theil and Sen).
 
-    It is in percent of the median size.
+    A peak does not affect it. The result is in percent of the median size.
     """
     thinned = samples[:: max(1, len(samples) // 300)]
     slopes = [
@@ -294,7 +292,7 @@ def _growth_percent(samples: Sequence[tuple[float, int, int, int]]) -> float:
 
 
 def _latency_rows(record: Record, warm: float) -> list[Row]:
-    """The last half's latency over the first half's, of the plainest request."""
+    """Compare the latency of one kind of request in the last half with the first half."""
     found = [
         (began, seconds)
         for began, name, status, seconds in record.answers

@@ -1,4 +1,4 @@
-"""Timing several things in turns, so that whatever slows the machine slows all of them."""
+"""Timing of several functions in turns, so that other load slows all of them equally."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ Samples = dict[str, list[float]]
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
+    """Time one call, in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -17,20 +17,20 @@ def timed(work: Callable[[], object]) -> float:
 def interleave(
     measures: Mapping[str, Callable[[], float]], repeats: int, warm_up: int = 1
 ) -> Samples:
-    """Calls every measure in turns.
+    """Call every measure in turns.
 
     Args:
-        measures: each returns the seconds that its work took.
-        repeats: rounds that count.
-        warm_up: rounds before them that do not.
+        measures: functions that return the seconds of their work.
+        repeats: number of measured rounds.
+        warm_up: number of rounds before them that are not measured.
 
     Returns:
-        The seconds of every counted round, by name.
+        The seconds of every measured round, by name.
     """
     samples: Samples = {name: [] for name in measures}
     names = list(measures)
     for turn in range(-warm_up, repeats):
-        # Each round begins with another one: whoever runs after a long one may find a warm core.
+        # Each round starts with another measure, because a core may be warm after a long one.
         offset = turn % len(names)
         for name in names[offset:] + names[:offset]:
             seconds = measures[name]()
@@ -40,12 +40,12 @@ def interleave(
 
 
 def ratio(samples: Samples, numerator: str, denominator: str) -> float:
-    """One median over another."""
+    """Divide one median by another."""
     return statistics.median(samples[numerator]) / statistics.median(samples[denominator])
 
 
 def details(samples: Samples, *names: str) -> dict[str, object]:
-    """The medians and samples behind a figure."""
+    """Collect the medians and samples behind a figure."""
     return {
         name: {"median_seconds": statistics.median(samples[name]), "seconds": samples[name]}
         for name in names

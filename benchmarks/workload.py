@@ -1,4 +1,4 @@
-"""What every benchmark runs on: ViT-B/16 with seeded random weights, pictures and targets."""
+"""Workload of the benchmarks: ViT-B/16 with seeded random weights, pictures and targets."""
 
 import io
 import json
@@ -37,14 +37,14 @@ _SMALL: dict[str, Any] = {
 
 
 def write_weights(path: Path) -> None:
-    """Saves ViT-B/16's seeded random weights."""
+    """Save seeded random weights of ViT-B/16."""
     torch.manual_seed(0)
     model = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
     save_file(model.state_dict(), path)
 
 
 def write_small_model(folder: Path) -> str:
-    """Saves a small CLIP with seeded random weights; returns its ``CONFIG@PATH`` reference."""
+    """Save a small CLIP with seeded random weights; return its ``CONFIG@PATH`` reference."""
     config, weights = folder / "small.json", folder / "small.safetensors"
     config.write_text(json.dumps(_SMALL))
     torch.manual_seed(0)
@@ -53,13 +53,13 @@ def write_small_model(folder: Path) -> str:
 
 
 def targets(count: int, size: int = EMBEDDING_SIZE) -> Tensor:
-    """Unit vectors in the joint space, as a text tower would give."""
+    """Make random unit vectors in the joint space, in place of text embeddings."""
     generator = torch.Generator().manual_seed(1)
     return F.normalize(torch.randn(count, size, generator=generator), dim=-1)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with coarse and fine structure, so that JPEG has something to encode."""
+    """Make a picture with coarse and fine structure, like a photograph for JPEG."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
     smooth = np.asarray(enlarged(coarse, width, height))
@@ -68,12 +68,12 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def enlarged(coarse: NDArray[np.uint8], width: int, height: int) -> Image.Image:
-    """A smooth picture from a few pixels, uint8 [rows, columns, 3]."""
+    """Enlarge a few pixels, uint8 [rows, columns, 3], to a smooth picture."""
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
-    """The same picture as a JPEG file."""
+    """Encode :func:`picture` as a JPEG file."""
     buffer = io.BytesIO()
     picture(width, height, seed).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

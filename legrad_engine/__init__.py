@@ -1,10 +1,13 @@
-"""LeGrad (arXiv 2404.03214): where a vision transformer looked, batched, exact and fast.
+"""LeGrad heatmaps of vision transformers (arXiv 2404.03214): batched, exact and fast.
 
-The engine knows tensors and pictures, and nothing of the web.
+The engine works on tensors and pictures and has no part that knows the web. Importing this package
+loads no torch: names that need it are imported when they are first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from legrad_engine.errors import LegradError
-from legrad_engine.explainer import Explainer
 from legrad_engine.explanation import Explanation
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.targets import (
@@ -16,7 +19,10 @@ from legrad_engine.targets import (
     TextTarget,
 )
 from legrad_engine.targets.negatives import Negatives
-from legrad_engine.trace import Trace
+
+if TYPE_CHECKING:
+    from legrad_engine.explainer import Explainer
+    from legrad_engine.trace import Trace
 
 __all__ = [
     "ClassTarget",
@@ -32,3 +38,11 @@ __all__ = [
     "TextTarget",
     "Trace",
 ]
+
+_NEED_TORCH = {"Explainer": "legrad_engine.explainer", "Trace": "legrad_engine.trace"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_TORCH:
+        return getattr(import_module(_NEED_TORCH[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

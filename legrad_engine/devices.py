@@ -1,4 +1,4 @@
-"""Devices, precisions, and what to do when memory runs out."""
+"""Devices, dtypes, threads, and detection of exhausted memory."""
 
 import torch
 
@@ -13,10 +13,10 @@ DTYPES = {
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device, with ``"auto"`` as the best one present: cuda, then mps, then cpu.
+    """Resolve a device; ``"auto"`` is the best one available: cuda, then mps, then cpu.
 
     Raises:
-        InvalidOptionError: unknown, or not present on this machine.
+        InvalidOptionError: the device is unknown or not available on this machine.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -33,10 +33,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of a name.
+    """Resolve a dtype by its name.
 
     Raises:
-        InvalidOptionError: not one of :data:`DTYPES`.
+        InvalidOptionError: the dtype is not one of :data:`DTYPES`.
     """
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved is None or resolved not in DTYPES.values():
@@ -47,17 +47,17 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype, such as ``"float32"``."""
+    """Return the name of a dtype, such as ``"float32"``."""
     return str(dtype).removeprefix("torch.")
 
 
 def use_threads(count: int) -> None:
-    """Sets how many CPU threads one tensor operation may use, in the whole process."""
+    """Set the number of CPU threads that one tensor operation may use, for the whole process."""
     torch.set_num_threads(count)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that the device or the machine has no memory left."""
+    """Tell whether an error means that the device or the machine has no memory left."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # The CPU allocator raises a plain RuntimeError.
@@ -65,6 +65,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def release_cached_memory() -> None:
-    """Gives memory that torch holds back to the device, so that a smaller batch may fit."""
+    """Return torch's cached memory to the device, so that a smaller batch may fit."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

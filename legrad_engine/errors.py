@@ -1,19 +1,18 @@
-"""Errors the engine raises on purpose.
+"""Errors that the engine raises deliberately.
 
-Every error here is caused by what the caller passed in or by a model that cannot be served, never
-by a bug. ``code`` is a stable slug that a caller can branch on; the message is for a person and
-says what to do next.
+Each is caused by the caller's input or by a model that cannot be served, never by a bug. ``code``
+is a stable slug for programs; the message is for people and says what to do next.
 """
 
 from typing import ClassVar
 
 
 class LegradError(Exception):
-    """Base of every deliberate engine error.
+    """Base class of the engine's deliberate errors.
 
     Attributes:
-        code: Stable slug of the kind of error.
-        field: Name of the offending argument where one argument is to blame, else None.
+        code: stable slug of the kind of error.
+        field: name of the invalid argument, or None if no single argument is invalid.
     """
 
     code: ClassVar[str] = "legrad-error"
@@ -42,13 +41,13 @@ class InvalidOptionError(LegradError):
 
 
 class InvalidTargetError(LegradError):
-    """A prompt, embedding, image or class cannot serve as the target of an explanation."""
+    """A prompt, embedding, image or class cannot be the target of an explanation."""
 
     code = "invalid-target"
 
 
 class UnknownModelError(LegradError):
-    """No model goes by that name."""
+    """No model has that name."""
 
     code = "unknown-model"
 
@@ -66,8 +65,8 @@ class ModelLoadError(LegradError):
 
 
 def in_one_line(error: BaseException, longest: int = 300) -> str:
-    """What another library's error says, fit to stand in a sentence: its kind and its message."""
-    told = " ".join(str(error).split()).rstrip(". ")
-    if len(told) > longest:
-        told = told[:longest] + "..."
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    """Format another library's error for use within a sentence: its type and its message."""
+    message = " ".join(str(error).split()).rstrip(". ")
+    if len(message) > longest:
+        message = message[:longest] + "..."
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,4 +1,4 @@
-"""The engine's front door: images and targets in, LeGrad maps out."""
+"""Main class of the engine: from images and targets to LeGrad maps."""
 
 import threading
 from collections import defaultdict
@@ -10,32 +10,32 @@ from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
+from legrad_engine.attribution import Attribution
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
-from legrad_engine.families.heads import at_least_float32
-from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_tensor
+from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_pixels
 from legrad_engine.images.geometry import Fit, Geometry, plan
 from legrad_engine.layers import Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
-from legrad_engine.legrad.route import attribute_block, trace_blocks
+from legrad_engine.legrad.route import trace_blocks
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
-from legrad_engine.targets.probabilities import weigh
 from legrad_engine.targets.resolution import TargetResolver, Targets
 from legrad_engine.targets.resolved import ResolvedTargets
-from legrad_engine.targets.text import NoText, Templates, TextEncoder, Tokenizer
+from legrad_engine.targets.templates import Templates
+from legrad_engine.targets.text import NoText, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
 
 _IMAGES_PER_BATCH = 16
 
 
 class Explainer:
-    """Explains one loaded model. The model is only read; the explainer is safe to share.
+    """Explains one loaded model. Safe to share between threads.
 
-    Weights are folded once for each explained block and kept, so they must not change while the
-    explainer is in use.
+    The model is only read. Its weights must not change while the explainer is in use, because
+    products of them are computed once for each explained block and kept.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Explainer:
         name: str,
         licence: str | None = None,
     ) -> None:
-        """Wraps a model that is in evaluation mode.
+        """Wrap a loaded model and put it into evaluation mode.
 
         Args:
             model: an open_clip model, or an :class:`~legrad_engine.models.image_model.ImageModel`.
-            tokenizer: of its text half; None where it has none.
-            name: what to call the model.
-            licence: of its weights, if known.
+            tokenizer: tokenizer of the text half; None for a model without one.
+            name: the model's name.
+            licence: licence of the weights, if known.
 
         Raises:
-            UnsupportedModelError: no family knows the model's image tower.
+            UnsupportedModelError: no family takes the model's image tower.
         """
         self.name = name
         self.licence = licence
@@ -82,20 +82,20 @@ class Explainer:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a model by its name.
+        """Load a model by its name.
 
         Args:
             name: ``"starter"`` for the built-in model, an open_clip architecture such as
-                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a schema; see
+                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a scheme; see
                 :class:`~legrad_engine.models.ModelReference`.
-            pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
-                weights with it; random weights for an open_clip architecture or config.
+            pretrained: an open_clip tag or the path of a checkpoint. None for a name that includes
+                its weights; with an open_clip architecture or config, None gives random weights.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
             dtype: float32, float16, bfloat16 or float64.
 
         Raises:
             UnknownModelError: no such architecture, tag, config, folder or repository.
-            ModelLoadError: the weights cannot be had or do not fit.
+            ModelLoadError: the weights cannot be obtained or do not fit.
             UnsupportedModelError: the architecture cannot be explained.
             InvalidOptionError: unknown device or dtype.
         """
@@ -104,29 +104,29 @@ class Explainer:
 
     @property
     def own_size(self) -> tuple[int, int]:
-        """The (width, height) in pixels that the weights were made for."""
+        """(width, height) in pixels that the weights were trained at."""
         height, width = self.tower.image_size
         return width, height
 
     @property
     def nbytes(self) -> int:
-        """The size of the model's weights in bytes."""
+        """Size of the model's weights in bytes."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(tensor.nbytes for tensor in tensors)
 
     def resolve_layers(self, layers: Layers | None = None) -> tuple[int, ...]:
-        """Block indices, ascending; see :func:`legrad_engine.layers.resolve_layers`.
+        """Return block indices, ascending; see :func:`legrad_engine.layers.resolve_layers`.
 
         Raises:
-            InvalidOptionError: a count or index outside the model's blocks, or none at all.
+            InvalidOptionError: a count or index outside the model's blocks, or no block.
         """
         return resolve_layers(layers, self.tower.depth)
 
     def resolve_score(self, score: Score | None = None) -> Score:
-        """The score itself, or the model's own default for None.
+        """Return the score itself, or the model's default for None.
 
         Raises:
-            InvalidOptionError: the model has no such score, with the reason.
+            InvalidOptionError: the model has no such score.
         """
         score = self.tower.scores[0] if score is None else score
         self.tower.score_head(score)
@@ -135,13 +135,13 @@ class Explainer:
     def plan(
         self, image_size: tuple[int, int], size: int | None = None, fit: Fit = "squash"
     ) -> Geometry:
-        """How a picture of (width, height) pixels will be fitted to the model's input.
+        """Plan how a picture of (width, height) pixels is fitted to the model's input.
 
         Raises:
-            InvalidOptionError: the size is not a positive multiple of the patch size, or not one
-                that the model can take.
+            InvalidOptionError: the size is not a positive multiple of the patch size, or the model
+                cannot take it.
         """
-        # Its own size need not be whole patches: the model leaves the rest out.
+        # The own size need not be a whole number of patches: the model ignores the rest.
         own = size is None or (size, size) == self.own_size
         geometry = plan(
             image_size,
@@ -149,7 +149,7 @@ class Explainer:
             patch_size=self.tower.patch_size,
             fit=fit,
         )
-        # Refused, or made ready, before anything is queued for it.
+        # Raises for a size that the model cannot take, and resizes positions ahead of the trace.
         self._tower_for(geometry)
         return geometry
 
@@ -159,11 +159,11 @@ class Explainer:
         size: int | None = None,
         fit: Fit = "squash",
     ) -> PreparedImage:
-        """Decodes, fits and normalises one picture.
+        """Decode, fit and normalise one picture.
 
         Raises:
-            ImageDecodeError: not a picture, or a damaged one.
-            ImageTooLargeError: more pixels than the limit.
+            ImageDecodeError: the source is not a picture, or is damaged.
+            ImageTooLargeError: the picture has more pixels than the limit.
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
         return self.prepare_decoded(decode(image), size, fit)
@@ -171,13 +171,13 @@ class Explainer:
     def prepare_decoded(
         self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
     ) -> PreparedImage:
-        """Fits and normalises what :func:`legrad_engine.images.decoding.decode` has read.
+        """Fit and normalise a picture from :func:`legrad_engine.images.decoding.decode`.
 
         Raises:
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
         geometry = self.plan(picture.size, size, fit)
-        return PreparedImage(to_tensor(picture, geometry, self._mean, self._std), geometry)
+        return PreparedImage(to_pixels(picture, geometry, self._mean, self._std), geometry)
 
     @torch.no_grad()
     def trace(
@@ -189,16 +189,16 @@ class Explainer:
         size: int | None = None,
         fit: Fit = "squash",
     ) -> Trace:
-        """One forward pass over a batch, keeping what any later target needs.
+        """Run one forward pass over a batch and keep the values that attribution needs.
 
         Args:
-            images: pictures, or what :meth:`prepare` made of them (``size`` and ``fit`` are then
-                settled). All must have one input size, which ``fit="native"`` does not promise.
+            images: pictures, or results of :meth:`prepare` (``size`` and ``fit`` are then ignored).
+                All must have one input size, which ``fit="native"`` does not guarantee.
             layers: see :meth:`resolve_layers`.
-            score: ``"mean"`` of all tokens as in the paper, ``"cls"``, the logit that a class-token
-                model serves, ``"pooler"`` for models with an attentional pooler; None for the
-                model's own default.
-            size: side of the input in pixels; None for the model's own.
+            score: ``"mean"``, the mean of all tokens as in the paper; ``"cls"``, a class-token
+                model's own logit; ``"pooler"`` for models with an attentional pooler; None for the
+                model's default.
+            size: side of the input in pixels; None for the model's own size.
             fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
 
         Raises:
@@ -220,16 +220,19 @@ class Explainer:
                 field="images",
             )
         tower = self._tower_for(prepared[0].geometry)
-        tokens = tower.embed(self._to_device([image.pixels for image in prepared]))
+        tokens = tower.embed(self._to_device(prepared))
         blocks, features = trace_blocks(tower, tokens, indices, head)
         geometries = tuple(image.geometry for image in prepared)
         return Trace(blocks, indices, score, features, geometries)
 
     def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
-        """Unit embeddings ``[B, e]`` of pictures, as the model serves them.
+        """Compute the model's own embeddings of pictures.
 
         Args:
-            images: pictures, or what :meth:`prepare` made of them, of any input sizes.
+            images: pictures or results of :meth:`prepare`, of any input sizes.
+
+        Returns:
+            Unit vectors ``[B, e]``.
 
         Raises:
             ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
@@ -247,7 +250,7 @@ class Explainer:
 
     @property
     def resolver(self) -> TargetResolver:
-        """What turns targets into unit vectors of this model's joint space."""
+        """Resolver from targets to unit vectors of this model's joint space."""
         return TargetResolver(
             self.text,
             self.classifier,
@@ -266,54 +269,28 @@ class Explainer:
         templates: Templates = None,
         negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
-        """Walks back from every target to the patches, for every traced image.
+        """Compute the map of every target for every traced image.
 
         Args:
             trace: from :meth:`trace` of this explainer.
             targets: strings or target objects (:mod:`legrad_engine.targets`) for all images, or a
                 sequence of them for each image; or unit vectors ``[P, e]`` of texts for all images,
                 or such a tensor for each image.
-            templates: for texts, see :func:`legrad_engine.targets.text.resolve_templates`.
-            negatives: what the maps must not show, see
+            templates: templates for texts, see
+                :func:`legrad_engine.targets.templates.resolve_templates`.
+            negatives: targets that the maps must not show, see
                 :class:`legrad_engine.targets.negatives.Negatives`.
 
         Raises:
-            InvalidTargetError: no target, one that this model cannot be asked about, or a number of
-                target lists that differs from the number of images.
-            InvalidOptionError: templates or negatives that are not usable.
+            InvalidTargetError: no target, a kind of target that this model does not support, or a
+                number of target lists that differs from the number of images.
+            InvalidOptionError: invalid templates or negatives.
         """
         resolved = self.resolver.resolve(
             targets, len(trace), templates, resolve_negatives(negatives)
         )
-        groups: defaultdict[int, list[int]] = defaultdict(list)
-        rows = [each.rows for each in resolved]
-        for image, vectors in enumerate(rows):
-            groups[len(vectors)].append(image)
-        explanations: dict[int, Explanation] = {}
-        for images in groups.values():
-            part = trace if len(images) == len(trace) else trace.select(images)
-            vectors = torch.stack([rows[image] for image in images])
-            maps = self._attribute_evenly(part, vectors).cpu().numpy()
-            similarities = torch.einsum(
-                "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
-            )
-            probabilities = weigh(
-                self.model,
-                self.classifier,
-                part.features,
-                similarities,
-                [resolved[image] for image in images],
-            )
-            numbers = torch.stack([similarities, probabilities]).float().cpu().numpy()
-            for position, image in enumerate(images):
-                count, geometry = len(resolved[image]), trace.geometries[image]
-                explanations[image] = Explanation(
-                    resolved[image].corrected(maps[position], geometry),
-                    numbers[0, position, :count],
-                    numbers[1, position, :count],
-                    geometry,
-                )
-        return [explanations[image] for image in range(len(trace))]
+        attribution = Attribution(self.model, self.tower, self.classifier, self._fold)
+        return attribution.explanations(trace, resolved)
 
     def explain(
         self,
@@ -327,17 +304,17 @@ class Explainer:
         templates: Templates = None,
         negatives: Negatives | NegativePreset | None = None,
     ) -> list[Explanation]:
-        """Traces and attributes: one explanation for each picture.
+        """Trace and attribute: compute one explanation for each picture.
 
         Args:
             images: one picture or several, of any sizes.
-            targets: prompts or other targets, shared by all pictures or a sequence of them for
-                each, see :meth:`attribute`.
+            targets: prompts or other targets for all pictures, or a sequence of them for each
+                picture, see :meth:`attribute`.
             layers: see :meth:`resolve_layers`.
             score: see :meth:`trace`.
             size: see :meth:`trace`.
             fit: see :meth:`trace`.
-            templates: see :func:`legrad_engine.targets.text.resolve_templates`.
+            templates: see :func:`legrad_engine.targets.templates.resolve_templates`.
             negatives: see :meth:`attribute`.
 
         Raises:
@@ -372,18 +349,6 @@ class Explainer:
             explanations |= dict(zip(members, found, strict=True))
         return [explanations[index] for index in range(len(prepared))]
 
-    def _attribute_evenly(self, trace: Trace, targets: Tensor) -> Tensor:
-        """Summed maps ``[B, P, rows, columns]`` for the same number of targets on every image."""
-        head = self.tower.score_head(trace.score)
-        tower = self._tower_for(trace.geometries[0])
-        total: Tensor | None = None
-        for index, block in zip(trace.layers, trace.blocks, strict=True):
-            maps = attribute_block(tower, index, block, head, targets, self._fold)
-            total = maps if total is None else total + maps
-        if total is None:
-            raise InvalidOptionError("The trace holds no layer.", field="layers")
-        return total.reshape(*total.shape[:2], *trace.geometries[0].grid)
-
     def _tower_for(self, geometry: Geometry) -> Tower:
         width, height = geometry.input_size
         return self.tower.at((height, width))
@@ -397,15 +362,15 @@ class Explainer:
                 self._folded[index] = FoldedBlock.fold(known)
             return self._folded[index]
 
-    def _to_device(self, pixels: Sequence[Tensor]) -> Tensor:
-        batch = torch.stack(list(pixels))
+    def _to_device(self, images: Sequence[PreparedImage]) -> Tensor:
+        batch = torch.stack([torch.from_numpy(image.pixels) for image in images])
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         return batch.to(self.device, self.dtype, non_blocking=True)
 
 
 def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
-    """The indices of the images, those of one input size together."""
+    """Group the indices of the images by input size."""
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         groups[image.geometry.input_size].append(index)

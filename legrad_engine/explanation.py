@@ -1,4 +1,4 @@
-"""What an explainer answers."""
+"""Result of an explanation."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from legrad_engine.images.geometry import Geometry
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where the model looked in one picture, for each target.
+    """Maps and scores of one picture, for each target.
 
     Attributes:
         maps: float32 (float64 for a float64 model) ``[targets, rows, columns]``: the summed LeGrad
             maps over the patch grid, not normalised.
-        similarities: float32 ``[targets]``, the cosine that the model itself serves.
-        probabilities: float32 ``[targets]``. Of a text: softmax of the model's logits over this
-            picture's texts, or its own sigmoid where the model was trained with one. Of a class:
-            the classifier's softmax over all its classes. NaN for any other kind.
-        geometry: how the patch grid maps to the picture's original pixels.
+        similarities: float32 ``[targets]``, the model's own cosine of picture and target.
+        probabilities: float32 ``[targets]``. For a text: softmax of the model's logits over this
+            picture's texts, or a sigmoid if the model was trained with one. For a class: the
+            classifier's softmax over all its classes. NaN for any other kind.
+        geometry: mapping from the patch grid to the pixels of the original picture.
     """
 
     maps: NDArray[np.floating]

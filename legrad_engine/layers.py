@@ -1,4 +1,4 @@
-"""Which blocks are explained."""
+"""Choice of the explained blocks."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,15 +12,15 @@ DEFAULT_LAYERS = 2
 
 
 def resolve_layers(layers: Layers | None, depth: int) -> tuple[int, ...]:
-    """Block indices, ascending.
+    """Resolve a choice of layers into block indices, ascending.
 
     Args:
         layers: a count of last blocks, ``"all"``, or indices (negative ones from the end); None for
-            the last :data:`DEFAULT_LAYERS`, or as many as there are.
-        depth: the number of blocks.
+            the last :data:`DEFAULT_LAYERS` blocks, or all if there are fewer.
+        depth: number of blocks.
 
     Raises:
-        InvalidOptionError: a count or index outside the blocks, or none at all.
+        InvalidOptionError: a count or index outside the blocks, or no block.
     """
     if layers is None:
         layers = min(DEFAULT_LAYERS, depth)

@@ -1,4 +1,4 @@
-"""A trace: what is kept of a forward pass so that targets can be asked about it later."""
+"""Trace: the values of a forward pass that the attribution of any target needs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,17 +18,16 @@ from legrad_engine.legrad.route import BlockTrace
 class Trace:
     """The forward pass of B images of one input size, as a value.
 
-    It depends on no target, so any number of targets can be attributed on it, now or later. It can
-    be split into single images, kept, and joined again in any order with traces of the same model,
+    A trace is independent of targets, so any number of them can be attributed on it at any time. It
+    can be split into single images, stored, and joined in any order with traces of the same model,
     layers, score and input size.
 
     Attributes:
         blocks: one entry for each explained block.
-        layers: the explained blocks' indices, ascending.
+        layers: indices of the explained blocks, ascending.
         score: the explained score.
-        features: ``[B, e]``, the image features that the model serves, not normalised, in float32
-            at least.
-        geometries: B mappings from the patch grid to the original pictures.
+        features: ``[B, e]``, the model's own image features, not normalised, in float32 at least.
+        geometries: the geometry of each of the B images.
     """
 
     blocks: tuple[BlockTrace, ...]
@@ -38,24 +37,24 @@ class Trace:
     geometries: tuple[Geometry, ...]
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.geometries)
 
     @property
     def embeddings(self) -> Tensor:
-        """``[B, e]``, the unit image embeddings."""
+        """Unit image embeddings ``[B, e]``."""
         return F.normalize(self.features, dim=-1)
 
     @property
     def nbytes(self) -> int:
-        """The size of the kept tensors in bytes."""
+        """Size of all tensors in bytes."""
         tensors = [self.features]
         for block in self.blocks:
             tensors += [getattr(block, field.name) for field in fields(block)]
         return sum(tensor.nbytes for tensor in tensors)
 
     def select(self, images: Sequence[int]) -> Self:
-        """The trace of some of the images, in the given order, with memory of its own."""
+        """Copy the trace of some of the images, in the given order."""
         index = torch.tensor(images, device=self.features.device)
         return replace(
             self,
@@ -65,12 +64,12 @@ class Trace:
         )
 
     def split(self) -> list[Self]:
-        """One trace for each image, with memory of its own."""
+        """Copy the trace of each image into a trace of its own."""
         return [self.select([image]) for image in range(len(self))]
 
     @classmethod
     def join(cls, traces: Sequence["Trace"]) -> "Trace":
-        """One trace of all the images, in order.
+        """Join traces into one trace of all their images, in order.
 
         Raises:
             InvalidOptionError: the traces differ in layers, score or input size.

@@ -1,1 +1,1 @@
-"""Programs of this repository's own Makefile."""
+"""Programs for work on the project, called by its Makefile."""

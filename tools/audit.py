@@ -1,6 +1,6 @@
-"""`python -m tools.audit LOCK...`: looks locked packages up among the known vulnerabilities.
+"""Check of locked packages for known vulnerabilities: `python -m tools.audit LOCK...`.
 
-Exit status 0: none is vulnerable. 1: some are. 2: it could not be checked.
+Exit status 0: none is vulnerable. 1: some are. 2: they could not be checked.
 """
 
 import argparse
@@ -12,22 +12,22 @@ from typing import Any
 
 VULNERABLE, UNCHECKED = 1, 2
 
-# OSV has what PyPI's advisories have and more; the other is asked where it cannot be reached.
+# OSV includes PyPI's advisories; PyPI is the fallback where OSV cannot be reached.
 _SERVICES = ("osv", "pypi")
 _TIMEOUT_SECONDS = 20
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Audits, prints what was found, and returns the exit status."""
+    """Audit the locks, print the findings and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.audit")
     parser.add_argument("locks", nargs="+", help="lock files with hashes")
-    parser.add_argument("--osv-url", help="ask this OSV service alone")
+    parser.add_argument("--osv-url", help="query this OSV service only")
     chosen = parser.parse_args(arguments)
-    silent: list[str] = []
+    failures: list[str] = []
     for service in _SERVICES if chosen.osv_url is None else _SERVICES[:1]:
-        answers = _ask(service, chosen.locks, chosen.osv_url)
+        answers = _query(service, chosen.locks, chosen.osv_url)
         if answers is None:
-            silent.append(f"{service} does not answer")
+            failures.append(f"{service} does not answer")
             continue
         found = [
             f"{each['name']} {each['version']}: {vulnerability['id']}"
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
         if not unknown:
             print(f"{len(answers)} packages, no known vulnerability ({service})")
             return 0
-        silent.append(f"{service} does not know {_some(unknown)}")
+        failures.append(f"{service} does not know {_some(unknown)}")
     reason = "COULD NOT BE CHECKED for known vulnerabilities: no vulnerability service in reach"
-    print(reason, *silent, sep="\n  ")
+    print(reason, *failures, sep="\n  ")
     return UNCHECKED
 
 
-def _ask(service: str, locks: Sequence[str], osv_url: str | None) -> list[dict[str, Any]] | None:
-    """What a service says of each package; None where it says nothing."""
+def _query(service: str, locks: Sequence[str], osv_url: str | None) -> list[dict[str, Any]] | None:
+    """Query a vulnerability service for its records of each package; None if it is unreachable."""
     command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--format", "json"]
     command += ["--progress-spinner", "off", "--timeout", str(_TIMEOUT_SECONDS)]
     command += ["--vulnerability-service", service]

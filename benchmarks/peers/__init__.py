@@ -1,1 +1,1 @@
-"""The same engine behind other servers, as one would write them from their own first pages."""
+"""The same engine behind other servers, written as in their introductory documentation."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.bare PORT NAME [PRETRAINED]``: a FastAPI handler, no batcher."""
+"""FastAPI handler without a batcher: ``python -m benchmarks.peers.bare PORT NAME [PRETRAINED]``."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.peers import work
 
 
 def main(port: int, name: str, pretrained: str | None) -> None:
-    """Serves until it is ended; FastAPI runs the handler on its pool of threads."""
+    """Serve until the process ends; FastAPI runs the handler in its thread pool."""
     explainer = work.load(name, pretrained)
     app = FastAPI()
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.batched PORT NAME [PRETRAINED]``: LitServe with its batching."""
+"""LitServe with its batching: ``python -m benchmarks.peers.batched PORT NAME [PRETRAINED]``."""
 
 import sys
 from typing import Any
@@ -8,12 +8,12 @@ import litserve
 from benchmarks.peers import work
 
 MAX_BATCH = 16
-# What LitServe's own examples wait for a batch to fill.
+# Batch timeout in LitServe's own examples.
 BATCH_TIMEOUT_SECONDS = 0.01
 
 
 class ExplainApi(litserve.LitAPI):  # type: ignore[misc]
-    """LitServe's form of a model: loaded once in a worker, then asked in batches."""
+    """LitServe's interface of a model: loaded once in a worker, called with batches."""
 
     def __init__(self, name: str, pretrained: str | None) -> None:
         super().__init__(
@@ -22,24 +22,24 @@ class ExplainApi(litserve.LitAPI):  # type: ignore[misc]
         self._reference = (name, pretrained)
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        """Loads the model in the worker's process."""
+        """Load the model in the worker's process."""
         self._explainer = work.load(*self._reference)
 
     def decode_request(self, request: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The body as it came."""
+        """Return the body unchanged."""
         return request
 
     def predict(self, inputs: list[dict[str, Any]], **_: Any) -> list[dict[str, Any]]:
-        """One batch."""
+        """Explain one batch."""
         return work.explain(self._explainer, inputs)
 
     def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The answer as it is."""
+        """Return the answer unchanged."""
         return output
 
 
 def main(port: int, name: str, pretrained: str | None) -> None:
-    """Serves until it is ended."""
+    """Serve until the process ends."""
     server = litserve.LitServer(ExplainApi(name, pretrained), accelerator="cpu", timeout=30)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")
 

@@ -1,4 +1,4 @@
-"""What every peer does for one request: the service's own question, and numbers as the answer."""
+"""Work of every peer for one request: the service's request format, and numbers as the answer."""
 
 import base64
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from legrad_engine.images.rendering import encode_npy
 
 
 def load(name: str, pretrained: str | None) -> Explainer:
-    """The explainer on the CPU, after one explanation, as the service warms it up."""
+    """Load the explainer on the CPU and explain once, as the service does to warm up."""
     explainer = Explainer.load(name, pretrained, device="cpu")
     explainer.explain(workload.picture(*explainer.own_size), ["a cat"])
     return explainer
 
 
 def explain(explainer: Explainer, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Answers bodies that ask all the same prompts, as one batch."""
+    """Answer bodies with the same prompts as one batch."""
     pictures = [base64.b64decode(body["image"]) for body in bodies]
     found = explainer.explain(pictures, bodies[0]["prompts"])
     return [

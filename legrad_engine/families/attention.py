@@ -49,7 +49,9 @@ class _AttentionMode(TorchFunctionMode):
             return func(*args, **named)
         self.calls += 1
         if self.calls > 1:
-            raise UnsupportedModelError("One of the model's blocks computes attention more than once.")
+            raise UnsupportedModelError(
+                "One of the model's blocks computes attention more than once."
+            )
         return self.attend(*args, **named)
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:

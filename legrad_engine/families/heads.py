@@ -141,7 +141,10 @@ class ScoreHead(ABC):
 
     @abstractmethod
     def features(self, state: Tensor) -> Tensor:
-        """Compute features ``[B, e]`` of a state: not normalised, at least float32, differentiable."""
+        """Compute features ``[B, e]`` of a state, not normalised, in float32 at least.
+
+        Differentiable in ``state``.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""open_clip's own VisionTransformer, pooled by class token, average or attentional pooler (CoCa)."""
+"""open_clip's own VisionTransformer, pooled by class token, average or attentional pooler."""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from legrad_engine.families.pooler import OpenClipPoolerHead
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.families.registry import Family, register
 from legrad_engine.families.scores import Score
-from legrad_engine.recently_used import LeastRecentlyUsed
+from legrad_engine.recently_used import RecentlyUsed
 
 _ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
 _POSITION_GRIDS_KEPT = 16
@@ -63,7 +63,7 @@ class OpenClipVisionTower(Tower):
         self.width = visual.conv1.out_channels
         self._heads: dict[Score, ScoreHead] = self._make_heads()
         self.scores: tuple[Score, ...] = tuple(self._heads)
-        self._positions = LeastRecentlyUsed(self._resampled_positions, _POSITION_GRIDS_KEPT)
+        self._positions = RecentlyUsed[tuple[int, int], Tensor](_POSITION_GRIDS_KEPT)
 
     def _make_heads(self) -> dict[Score, ScoreHead]:
         visual = self._visual
@@ -104,7 +104,7 @@ class OpenClipVisionTower(Tower):
         """Return the positional embedding ``[N, d]`` for a patch grid."""
         if grid == tuple(self._visual.grid_size):
             return self._visual.positional_embedding  # type: ignore[no-any-return]
-        return self._positions[grid]
+        return self._positions.get_or_make(grid, self._resampled_positions)
 
     def _resampled_positions(self, grid: tuple[int, int]) -> Tensor:
         return resample_positions(

@@ -8,7 +8,7 @@ from torch import Tensor
 def resample_positions(
     positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], prefix: int
 ) -> Tensor:
-    """Resample position embeddings to another grid, as open_clip and timm do when they load weights.
+    """Resample position embeddings to another grid, as open_clip and timm do at loading.
 
     Args:
         positions: ``[prefix + rows * columns, d]``.

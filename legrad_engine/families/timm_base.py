@@ -12,7 +12,7 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families.base import KnownBlock, Tower
 from legrad_engine.families.heads import precise
 from legrad_engine.families.positions import resample_positions
-from legrad_engine.recently_used import LeastRecentlyUsed
+from legrad_engine.recently_used import RecentlyUsed
 
 # A kept size holds its own position embeddings, and with rotary ones a table for every block.
 _SIZES_KEPT = 4
@@ -61,11 +61,13 @@ class TimmTower(Tower):
                 # Same results; but only fused attention can be observed.
                 module.fused_attn = True
         self._adapter = adapter
-        self._sizes = LeastRecentlyUsed(self._resized, _SIZES_KEPT)
+        self._sizes = RecentlyUsed[tuple[int, int], Tower](_SIZES_KEPT)
 
     def at(self, image_size: tuple[int, int]) -> Tower:
         """See :meth:`Tower.at`."""
-        return self if image_size == self.image_size else self._sizes[image_size]
+        if image_size == self.image_size:
+            return self
+        return self._sizes.get_or_make(image_size, self._resized)
 
     def only_own_size(self, image_size: tuple[int, int]) -> Tower:
         """Return the tower itself, for architectures with tables of relative positions.
@@ -104,7 +106,7 @@ class TimmTower(Tower):
         return resized
 
     def _fit_positions(self, original: Any) -> None:
-        """Resample learned position embeddings by :func:`resample_positions`, not by timm's code."""
+        """Resample learned position embeddings as :func:`resample_positions` does, unlike timm."""
         positions = getattr(original, "pos_embed", None)
         if not isinstance(positions, Tensor) or positions.ndim != 3:
             return

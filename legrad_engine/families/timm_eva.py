@@ -23,9 +23,7 @@ class EvaTower(TimmVisionTower):
         trunk = self._trunk
         if trunk.rope is None:
             return
-        pixels = next(trunk.parameters()).new_zeros(
-            1, trunk.in_chans, *trunk.patch_embed.img_size
-        )
+        pixels = next(trunk.parameters()).new_zeros(1, trunk.in_chans, *trunk.patch_embed.img_size)
         _, rope = trunk._pos_embed(trunk.patch_embed(pixels))
         self._block_arguments = [
             {"rope": rope[index] if trunk.rope_mixed else rope} for index in range(self.depth)

@@ -1,4 +1,4 @@
-"""From an encoded picture to the tensor a model sees."""
+"""Decoding of a picture, and its preparation as the pixels of a model input."""
 
 import io
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
@@ -35,25 +34,25 @@ ImageSource = Image.Image | bytes | str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """A picture as the model will see it.
+    """Picture that is ready to be a model input.
 
     Attributes:
-        pixels: float32 ``[3, height, width]``, normalised, on the CPU.
-        geometry: how the patch grid maps back to the picture.
+        pixels: float32 ``[3, height, width]``, resized and normalised.
+        geometry: mapping from the patch grid back to the picture.
     """
 
-    pixels: torch.Tensor
+    pixels: NDArray[np.float32]
     geometry: Geometry
 
 
-# Pillow keeps an address for each row, and resizing keeps more for each row and column: a strip of
-# one pixel's width takes ten times the memory of a square of as many pixels.
+# Pillow keeps an address for each row, and resizing more for each row and column: a strip one pixel
+# wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
 
 _ACCEPTED = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 
-# Opened by signature rather than through Image.open, whose own pixel limit is one global for the
-# whole process and warns on images that a caller here has allowed.
+# Files are opened by their signature instead of by Image.open: its pixel limit is global to the
+# process, and it warns of images that the caller's limit allows.
 _READERS: tuple[tuple[int, bytes, type[ImageFile.ImageFile]], ...] = (
     (0, b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
     (0, b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -80,9 +79,9 @@ _UPRIGHT = {
 def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Read a picture as upright 8-bit RGB.
 
-    The content decides the format, whatever the file is called. EXIF orientation is applied. Alpha
-    is composited over white. Grey and float images deeper than 8 bits are scaled, not clipped. Of
-    an animation or a multi-page file the first frame is read.
+    The content decides the format, not the file's name. EXIF orientation is applied. Alpha is
+    composited over white. Grey and float images deeper than 8 bits are scaled, not clipped. The
+    first frame of an animation or a multi-page file is read.
 
     Args:
         source: A Pillow image (at its current frame), an encoded file, or the path of one.
@@ -107,35 +106,34 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
         ) from error
 
 
-def to_tensor(
+def to_pixels(
     image: Image.Image, geometry: Geometry, mean: Sequence[float], std: Sequence[float]
-) -> torch.Tensor:
+) -> NDArray[np.float32]:
     """Resize and normalise a decoded picture into the model input that the geometry describes.
 
-    Bit for bit what torchvision's ``Resize(BICUBIC)``, ``ToTensor`` and ``Normalize`` give. Padding
-    is the model's mean colour, so it is 0.
+    The result equals torchvision's ``Resize(BICUBIC)``, ``ToTensor`` and ``Normalize`` bit for bit.
+    The padding has the model's mean colour, so it is 0.
 
     Args:
         image: RGB, of size ``geometry.image_size``.
-        geometry: The plan for this picture.
+        geometry: The geometry of this picture.
         mean: Per channel, for values in 0 to 1.
         std: Per channel, for values in 0 to 1.
 
     Returns:
-        float32 [3, input height, input width] on the CPU.
+        float32 [3, input height, input width].
     """
     if image.size != geometry.image_size:
         raise ValueError(f"geometry is for {geometry.image_size} pixels, image has {image.size}")
     left, top, right, bottom = geometry.content_box
     resized = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     width, height = geometry.input_size
-    # By NumPy: torch would give every thread that prepares pictures a team of threads of its own.
     pixels = np.zeros((3, height, width), np.float32)
     content = pixels[:, top:bottom, left:right]
     np.divide(np.asarray(resized).transpose(2, 0, 1), 255, out=content, dtype=np.float32)
     content -= np.array(mean, np.float32).reshape(3, 1, 1)
     content /= np.array(std, np.float32).reshape(3, 1, 1)
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 def _read(stream: BinaryIO, max_pixels: int) -> Image.Image:
@@ -181,8 +179,8 @@ def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         )
     if 0 in image.size:
         raise ImageDecodeError("The image has no pixels: send one that does.", field="image")
-    # Pillow's readers let nearly any exception escape on hostile bytes, from struct.error to
-    # ZeroDivisionError; all of them mean that this picture cannot be read.
+    # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
+    # ZeroDivisionError; all of them mean that the picture cannot be read.
     try:
         image.load()
         rgb = _to_rgb(image)
@@ -190,13 +188,13 @@ def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         raise _damaged(error) from error
     method = _UPRIGHT.get(_orientation(image))
     upright = rgb if method is None else rgb.transpose(method)
-    # An orientation left in the metadata would turn the picture again when it is next decoded.
+    # An orientation left in the metadata would rotate the picture again when it is decoded again.
     upright.info.clear()
     return upright
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
-    """A tile is decoded whole, however little of the picture is in it."""
+    """Refuse tiles beyond the pixel limit: a tile is decoded whole, even if it is mostly empty."""
     width, height = (
         image.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength)
     )
@@ -208,7 +206,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        # Damaged metadata is common in the wild and says nothing about the pixels.
+        # Damaged metadata is common and does not affect the pixels.
         return 1
 
 
@@ -223,7 +221,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(values: NDArray[np.generic]) -> Image.Image:
-    """Scale by the smallest usual full scale that holds the values, else stretch their range."""
+    """Scale by the smallest usual full scale above the values; stretch their range if none is."""
     full_scales = (65535,) if np.issubdtype(values.dtype, np.integer) else (1, 255, 65535)
     shades = np.array(values, np.float32)
     np.nan_to_num(shades, copy=False, nan=0, posinf=0, neginf=0)
@@ -239,9 +237,9 @@ def _from_deep(values: NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(levels).convert("RGB")
 
 
-def _too_large(what: str, max_pixels: int) -> ImageTooLargeError:
+def _too_large(finding: str, max_pixels: int) -> ImageTooLargeError:
     return ImageTooLargeError(
-        f"{what}; the limit is {max_pixels} pixels: send a smaller picture.",
+        f"{finding}; the limit is {max_pixels} pixels: send a smaller picture.",
         field="image",
     )
 

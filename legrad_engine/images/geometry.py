@@ -1,9 +1,9 @@
-"""How a picture is fitted to a model's input, and how patches map back to its pixels.
+"""Fitting of a picture to a model's input, and mapping of patches back to its pixels.
 
 Three coordinate systems, all with the origin at the top left and x to the right:
 
 - image: pixels of the upright original picture;
-- input: pixels of the tensor the model sees;
+- input: pixels of the model's input;
 - grid: patches, so that patch (row, column) covers the unit square from (column, row).
 
 A box is (left, top, right, bottom); right and bottom are exclusive edges.
@@ -25,12 +25,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Geometry:
-    """The mapping between one picture, the model input made from it and the patch grid.
+    """Mapping between one picture, the model input made from it and the patch grid.
 
     Attributes:
         image_size: (width, height) of the upright original, in pixels.
-        input_size: (width, height) of the model input, in pixels; whole patches.
-        content_box: Where the picture lies in the input, in input pixels. The rest is padding.
+        input_size: (width, height) of the model input, in pixels; a whole number of patches.
+        content_box: Box of the picture in the input, in input pixels. The rest is padding.
         patch_size: (height, width) of one patch, in input pixels.
     """
 
@@ -106,7 +106,7 @@ def plan(
             patches and uses about as many patches as the size has, never more.
 
     Raises:
-        InvalidOptionError: The size is not of whole patches, or the fit is unknown.
+        InvalidOptionError: The size is not a whole number of patches, or the fit is unknown.
     """
     if isinstance(size, int):
         _check_size(size, patch_size)
@@ -189,7 +189,7 @@ def _cells_between(start: int, stop: int, cell_length: int) -> slice:
     last = math.ceil(stop / cell_length - 0.5)
     if last > first:
         return slice(first, last)
-    # The picture is a strip too thin to cover any patch centre: take the patch it runs through.
+    # The picture is a strip too thin to cover a patch centre: take the patch that it crosses.
     through = (start + stop) // (2 * cell_length)
     return slice(through, through + 1)
 
@@ -206,7 +206,7 @@ def _native_grid(
         return {min(max(1, side), budget) for side in (math.floor(exact), math.ceil(exact))}
 
     def cost(grid: tuple[int, int]) -> float:
-        # Distortion weighs double: unequal weights also keep grids of one rounding from tying.
+        # Distortion has double weight; unequal weights also avoid ties between roundings.
         rows, columns = grid
         distortion = abs(math.log(columns / rows * exact_rows / exact_columns))
         return 2 * distortion + math.log(budget / (rows * columns))

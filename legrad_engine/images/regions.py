@@ -1,4 +1,4 @@
-"""Boxes around the parts of a picture that a map points at."""
+"""Regions of a picture where a map is high."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from legrad_engine.images.rendering import normalize
 DEFAULT_THRESHOLD = 0.5
 MAX_REGIONS = 32
 
-# Pixels on the longer side of the map that regions are found on. A patch grid has a few dozen cells
-# a side, so this places edges to a small part of a patch, whatever the size of the picture.
+# Longer side in pixels of the map that regions are found on. A patch grid has a few dozen cells per
+# side, so edges are exact to a small part of a patch, for pictures of any size.
 _WORKING_SIDE = 256
 
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of the picture where the min-maxed map reaches the threshold.
+    """Connected part of the picture where the min-max normalised map reaches the threshold.
 
     Attributes:
         box: (left, top, right, bottom) in pixels of the original picture; right and bottom are
@@ -49,8 +49,8 @@ def find_regions(
         threshold: Share of the map's own range, above 0 and at most 1.
 
     Returns:
-        At most MAX_REGIONS regions, those with the most heat (mean times area) first. None for a
-        constant map.
+        At most MAX_REGIONS regions, those with the most heat (mean times area) first; no region for
+        a constant map.
 
     Raises:
         InvalidOptionError: The threshold is not above 0 and at most 1.

@@ -1,4 +1,4 @@
-"""From maps in floats to pictures in bytes."""
+"""Rendering of maps as heatmaps, overlays and encoded files."""
 
 import io
 import struct
@@ -21,8 +21,8 @@ COLORMAPS: tuple[ColormapName, ...] = get_args(ColormapName)
 DEFAULT_COLORMAP: ColormapName = "turbo"
 DEFAULT_ALPHA = 0.6
 
-# From this share of the peak upwards an overlay has its full opacity; below it fades out, so that
-# the picture stays legible where the map has nothing to say.
+# Share of the peak from which an overlay has its full opacity. Below it the overlay fades out, so
+# that the picture stays legible where the map is low.
 _OPAQUE_FROM = 0.6
 
 
@@ -109,10 +109,10 @@ def overlay(
 
 
 def opacity_ramp() -> NDArray[np.float64]:
-    """How opaque an overlay is at each level of a heatmap.
+    """Compute the opacity of an overlay at each level of a heatmap.
 
     Returns:
-        float64 [256]: the share, 0 to 1, of the overlay's largest opacity.
+        float64 [256]: share of the overlay's largest opacity, 0 to 1.
     """
     ramp = np.clip(np.arange(256) / 255 / _OPAQUE_FROM, 0, 1)
     opacity: NDArray[np.float64] = ramp * ramp * (3 - 2 * ramp)
@@ -121,7 +121,7 @@ def opacity_ramp() -> NDArray[np.float64]:
 
 @lru_cache(maxsize=len(COLORMAPS))
 def palette(colormap: str) -> bytes:
-    """The colours of a colour map.
+    """Look up the colours of a colour map.
 
     Args:
         colormap: One of COLORMAPS.
@@ -143,7 +143,7 @@ def palette(colormap: str) -> bytes:
 
 
 def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 8) -> bytes:
-    """Encode a picture, losslessly, or a map, rounded to the bit depth.
+    """Encode a picture or a map as PNG. A map is rounded to the bit depth.
 
     Args:
         picture: An RGB or grey Pillow image, uint8 [height, width, 3] RGB, or a float
@@ -151,7 +151,7 @@ def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 
         bit_depth: Bits per channel. 16 is for maps.
 
     Raises:
-        InvalidOptionError: 16 bits were asked of a picture that is not a map.
+        InvalidOptionError: 16 bits are requested for a picture that is not a map.
     """
     pixels = np.asarray(picture)
     if np.issubdtype(pixels.dtype, np.floating):
@@ -162,7 +162,7 @@ def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 
 
 
 def encode_npy(array: NDArray[Any]) -> bytes:
-    """Encode an array, values untouched, as the bytes of a .npy file."""
+    """Encode an array as the bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
@@ -173,7 +173,7 @@ def _stretch(values: NDArray[np.float32]) -> None:
         return
     limits = np.finfo(np.float32)
     low, high = float(values.min()), float(values.max())
-    # Interpolating a constant map leaves rounding noise, which must not be stretched to full range.
+    # Interpolation of a constant map leaves rounding noise, which must not be stretched.
     if high - low < max(limits.tiny, 16 * limits.eps * max(-low, high)):
         values.fill(0)
         return
@@ -200,8 +200,8 @@ def _colored(levels: NDArray[np.uint8], colormap: str) -> Image.Image:
 def _png(pixels: NDArray[Any]) -> bytes:
     """Write uint8 or big-endian uint16 pixels as PNG.
 
-    Pillow and libpng try every filter on every row and deflate at 20 MB/s; one fixed filter and
-    ISA-L's deflate take a sixth of the time for files a tenth larger.
+    Pillow and libpng try every filter on every row and deflate at 20 MB/s. One fixed filter with
+    ISA-L's deflate takes a sixth of the time, for files a tenth larger.
     """
     height, width = pixels.shape[:2]
     color_type = 2 if pixels.ndim == 3 else 0

@@ -1,7 +1,7 @@
-"""Small files that would be decoded for minutes: refused before that begins.
+"""Refusal of small files that a decoder would work on for minutes.
 
-A decoder cannot be stopped, and the size of a picture does not bound its work where the file may
-say the same thing over and over.
+A running decoder cannot be stopped, and the number of pixels does not bound its work in formats
+that may encode the same pixels many times.
 """
 
 import re
@@ -12,16 +12,16 @@ from legrad_engine.errors import ImageDecodeError
 _MOST_SCANS = 64
 _MOST_COMMENTS = 64
 
-# Everything that follows FF but escaped data, restarts and padding.
+# A marker is FF and any byte but those of escaped data, restarts and padding.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Markers below are reserved: decoders refuse them, or skip them as having no length.
+# Lower markers are reserved: decoders refuse them, or skip them because they have no length.
 _FIRST_WITH_LENGTH = 0xC0
 _START_OF_IMAGE = 0xD8
 
 
 def check_jpeg(data: bytes) -> None:
-    """Refuses a JPEG that refines its whole picture again and again.
+    """Refuse a progressive JPEG with too many scans, each of which may cover the whole picture.
 
     Raises:
         ImageDecodeError: it has too many scans.
@@ -44,10 +44,10 @@ def check_jpeg(data: bytes) -> None:
 
 
 def check_plain_netpbm(data: bytes) -> None:
-    """Refuses a PBM, PGM or PPM in plain text that consists of comments.
+    """Refuse a plain-text PBM, PGM or PPM with too many comments.
 
     Raises:
-        ImageDecodeError: it has too many.
+        ImageDecodeError: it has too many comments.
     """
     if data.count(b"#") > _MOST_COMMENTS:
         raise ImageDecodeError(

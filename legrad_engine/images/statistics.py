@@ -1,4 +1,4 @@
-"""Summary figures of a map, made to be watched over time for drift."""
+"""Summary statistics of a map, for monitoring drift over time."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from legrad_engine.images.geometry import Geometry
 
 @dataclass(frozen=True)
 class Statistics:
-    """Figures of one raw map over the patches that show the picture, padding left out.
+    """Statistics of one raw map over the patches that show the picture, without padding.
 
     Attributes:
         peak: Largest raw value.
         peak_position: (x, y) of the centre of that patch, in pixels of the original picture.
         mean: Mean raw value.
-        entropy: How spread out the map is: its entropy as a distribution over patches, divided by
-            that of a uniform map. 0 for a single hot patch, 1 for a uniform map.
+        entropy: Entropy of the map as a distribution over patches, divided by the entropy of a
+            uniform map: 0 for a single hot patch, 1 for a uniform map.
         border_mass: Share of the map's total in the outermost ring of patches, 0 to 1. High values
             are typical of maps that follow the frame instead of the content.
     """

@@ -1,4 +1,4 @@
-"""Finding and loading models: the built-in one, open_clip's and timm's, and those of one's own."""
+"""Model references and loading: the built-in model, open_clip's and timm's models, own models."""
 
 from legrad_engine.models.loading import (
     CatalogueEntry,

@@ -1,6 +1,6 @@
-"""Reading checkpoints as plain tensors, and saying what does not fit.
+"""Reading of checkpoints as plain tensors, and errors for weights that do not fit.
 
-Nothing here, and no path that leads here, unpickles code.
+No function of this module, and no caller of it, unpickles code.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import torch
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 
-# Where training programs keep the weights among other things; averaged ones first, as timm does.
+# Keys under which training programs store the weights. Averaged (EMA) weights are preferred when
+# present, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _KEYS_NAMED = 4
 _LONGEST_REASON = 100
@@ -31,21 +32,22 @@ _MISSHAPEN = re.compile(
 )
 _NOT_COPIED = re.compile(r'While copying the parameter named "(.*?)"')
 
-# What torch may read beyond tensors is one list for all threads; timm changes it while it reads.
+# torch's list of globals that a checkpoint may name is shared by all threads, and timm changes it
+# while it reads.
 READING = threading.Lock()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The weights in a checkpoint, by parameter name.
+    """Read the weights in a checkpoint, by parameter name.
 
     Wrappers of training programs (``{"state_dict": ...}``, ``{"model": ...}``) and the prefixes of
-    wrapped modules (``module.``, ``_orig_mod.``) are taken off.
+    wrapped modules (``module.``, ``_orig_mod.``) are removed.
 
     Args:
-        path: a safetensors file, or anything else that ``torch.save`` wrote.
+        path: a safetensors file, or a file that ``torch.save`` wrote.
 
     Raises:
-        ModelLoadError: the file is damaged or no checkpoint, or holds more than plain tensors.
+        ModelLoadError: the file is damaged, not a checkpoint, or holds more than plain tensors.
     """
     if path.suffix in _NUMPY_SUFFIXES:
         raise ModelLoadError(
@@ -55,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             found = safetensors.torch.load_file(path)
         else:
-            # timm's training program leaves its arguments beside the weights: a plain record.
+            # timm's training program stores its arguments beside the weights, in a plain Namespace.
             with READING, torch.serialization.safe_globals([argparse.Namespace]):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -76,10 +78,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Path:
-    """The checkpoint of a folder: a usual name first, then by suffix, then by name.
+    """Find the checkpoint of a folder: preferred names first, then by suffix, then by name.
 
     Raises:
-        ModelLoadError: the folder holds none.
+        ModelLoadError: the folder holds no checkpoint.
     """
     usual = [folder / name for name in preferred if (folder / name).is_file()]
     others = [path for suffix in suffixes for path in sorted(folder.glob(f"*{suffix}"))]
@@ -93,11 +95,11 @@ def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Pat
 
 
 def misfit(path: Path, error: Exception) -> ModelLoadError:
-    """What to say where a model refused the weights of a checkpoint.
+    """Make the error for a checkpoint whose weights do not fit the model.
 
     Args:
         path: the checkpoint.
-        error: what ``load_state_dict``, or a conversion before it, raised.
+        error: the error of ``load_state_dict`` or of a conversion before it.
     """
     text = str(error)
     shapes = _MISSHAPEN.findall(text)
@@ -116,11 +118,11 @@ def misfit(path: Path, error: Exception) -> ModelLoadError:
     )
 
 
-def _named(what: str, keys: Sequence[str]) -> list[str]:
+def _named(problem: str, keys: Sequence[str]) -> list[str]:
     if not keys:
         return []
     more = f" and {len(keys) - _KEYS_NAMED} more" if len(keys) > _KEYS_NAMED else ""
-    return [f"{len(keys)} {what} ({', '.join(keys[:_KEYS_NAMED])}{more})"]
+    return [f"{len(keys)} {problem} ({', '.join(keys[:_KEYS_NAMED])}{more})"]
 
 
 def _quoted(keys: str) -> list[str]:
@@ -132,23 +134,23 @@ def _unreadable(path: Path, error: Exception) -> ModelLoadError:
     if forbidden is not None:
         return ModelLoadError(
             f"{str(path)!r} holds more than plain tensors{forbidden}. Code is never unpickled: "
-            "convert the checkpoint to safetensors where you trust it.",
+            "if you trust the checkpoint, convert it to safetensors.",
             field="model",
         )
-    # What torch says of a pickle it cannot read is a wall that advises to read it unsafely.
-    told = (
+    # torch's message about an unreadable pickle is long and advises to load it unsafely.
+    message = (
         None if isinstance(error, pickle.UnpicklingError) else in_one_line(error, _LONGEST_REASON)
     )
-    reason = f" ({told})" if told else ""
+    reason = f" ({message})" if message else ""
     return ModelLoadError(
-        f"{str(path)!r} is damaged, cut short, or no checkpoint{reason}: give a safetensors file, "
-        "or plain tensors that torch.save wrote.",
+        f"{str(path)!r} is damaged, truncated, or not a checkpoint{reason}: give a safetensors "
+        "file, or plain tensors that torch.save wrote.",
         field="model",
     )
 
 
 def _forbidden(path: Path, error: Exception) -> str | None:
-    """What a pickle asks for beyond tensors, ready to be put into a sentence; None if nothing."""
+    """Name a pickle's contents beyond tensors, as a clause; None for plain tensors."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:

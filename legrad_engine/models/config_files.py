@@ -1,4 +1,4 @@
-"""Reading the configs that come with a model."""
+"""Reading of the config files of models."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from legrad_engine.errors import ModelLoadError, UnknownModelError
 
 
 def read_json(path: Path) -> Any:
-    """What a config holds.
+    """Parse a config file.
 
     Raises:
-        ModelLoadError: it is not JSON.
+        ModelLoadError: the file is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -22,15 +22,15 @@ def read_json(path: Path) -> Any:
 
 
 def folder_with(file: str, folder: Path, *, taken: str) -> Path:
-    """A folder that holds a config.
+    """Check that a folder holds a config file, and return the folder.
 
     Args:
-        file: the config's name.
-        folder: where it is to be.
-        taken: which form takes which folders, for the error.
+        file: name of the config file.
+        folder: the folder.
+        taken: sentence for the error that says which scheme takes which folders.
 
     Raises:
-        UnknownModelError: no such folder, or no such file in it.
+        UnknownModelError: the folder or the file does not exist.
     """
     if not folder.is_dir():
         raise UnknownModelError(f"There is no folder {str(folder)!r}.", field="model")

@@ -1,7 +1,7 @@
-"""Files of the Hugging Face hub: from its local cache, or downloaded, or refused in seconds.
+"""Files of the Hugging Face hub: downloaded or from the local cache, or an error within seconds.
 
-The hub's own client retries a silent server for minutes. Here one short question comes first; where
-it gets no answer, only the cache is read.
+The hub's own client retries an unreachable server for minutes. This module first sends one short
+request without retries; if it fails, only the cache is read.
 """
 
 from collections.abc import Sequence
@@ -28,22 +28,22 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from legrad_engine.errors import ModelLoadError, UnknownModelError, in_one_line
 
-_SECONDS_TO_ANSWER = 5
+_PROBE_TIMEOUT_SECONDS = 5
 _TOO_MANY_REQUESTS = 429
 
 
 class Repository:
-    """One repository of the hub, at one revision."""
+    """Repository of the hub, at one revision."""
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        """Names a repository; nothing is asked yet.
+        """Check a repository's name; no request is sent.
 
         Args:
             name: ``ORG/REPO``.
             revision: a branch, tag or commit; None for the main branch.
 
         Raises:
-            UnknownModelError: no repository can have that name.
+            UnknownModelError: the name is not a valid repository name.
         """
         try:
             validate_repo_id(name)
@@ -53,17 +53,17 @@ class Repository:
             ) from error
         self.name = name
         self.revision = revision
-        self._asked = False
-        self._silence: str | None = None
+        self._is_probed = False
+        self._outage: str | None = None
 
     def file(self, *names: str) -> Path:
-        """The first of these files that the repository has.
+        """Get the first of these files that the repository has.
 
         Raises:
-            UnknownModelError: no such repository or revision, or it has none of the files.
+            UnknownModelError: no such repository or revision, or none of the files exists.
             ModelLoadError: the hub cannot be reached and the cache has none of the files.
         """
-        self._ask()
+        self._probe()
         missing: Exception | None = None
         for name in names:
             try:
@@ -72,34 +72,34 @@ class Repository:
                         self.name,
                         name,
                         revision=self.revision,
-                        local_files_only=self._silence is not None,
+                        local_files_only=self._outage is not None,
                     )
                 )
             except EntryNotFoundError as error:
                 missing = error
             except Exception as error:
                 raise self._refusal(error) from error
-        if self._silence is not None or isinstance(missing, LocalEntryNotFoundError):
+        if self._outage is not None or isinstance(missing, LocalEntryNotFoundError):
             raise self._out_of_reach(names[0], missing) from missing
         raise UnknownModelError(
             f"{self.name} on the model hub has no {' or '.join(names)}.", field="model"
         ) from missing
 
     def folder(self, patterns: Sequence[str]) -> Path:
-        """A folder with every file of the repository that matches one of the patterns.
+        """Get a folder with every file of the repository that matches one of the patterns.
 
         Raises:
             UnknownModelError: no such repository or revision.
-            ModelLoadError: the hub cannot be reached and the cache does not know the repository.
+            ModelLoadError: the hub cannot be reached and the repository is not in the cache.
         """
-        self._ask()
+        self._probe()
         try:
             return Path(
                 snapshot_download(
                     self.name,
                     revision=self.revision,
                     allow_patterns=list(patterns),
-                    local_files_only=self._silence is not None,
+                    local_files_only=self._outage is not None,
                 )
             )
         except LocalEntryNotFoundError as error:
@@ -107,36 +107,37 @@ class Repository:
         except Exception as error:
             raise self._refusal(error) from error
 
-    def _ask(self) -> None:
-        """Finds out why the hub does not answer, if so. Asked once, without retries."""
-        if not self._asked:
-            self._silence = self._why_silent()
-            self._asked = True
+    def _probe(self) -> None:
+        """Find out once, without retries, whether the hub is reachable."""
+        if not self._is_probed:
+            self._outage = self._find_outage()
+            self._is_probed = True
 
-    def _why_silent(self) -> str | None:
+    def _find_outage(self) -> str | None:
+        """Give the reason why the hub is out of reach; None if it answers."""
         url = hf_hub_url(self.name, "config.json", revision=self.revision)
-        chosen = constants.HF_HUB_ETAG_TIMEOUT
-        theirs = chosen != constants.DEFAULT_ETAG_TIMEOUT
+        configured = constants.HF_HUB_ETAG_TIMEOUT
+        is_changed = configured != constants.DEFAULT_ETAG_TIMEOUT
         try:
-            get_hf_file_metadata(url, timeout=chosen if theirs else _SECONDS_TO_ANSWER)
+            get_hf_file_metadata(url, timeout=configured if is_changed else _PROBE_TIMEOUT_SECONDS)
         except HfHubHTTPError as error:
             status = error.response.status_code
             if status >= 500 or status == _TOO_MANY_REQUESTS:
                 return f"it answered {status}"
         except OfflineModeIsEnabled:
             return "HF_HUB_OFFLINE is set"
-        # The hub's client has changed its HTTP library, and with it what it raises, before.
+        # Versions of the hub's client use different HTTP libraries, each with its own exceptions.
         except Exception as error:
             return in_one_line(error)
         return None
 
     def _out_of_reach(self, file: str, error: Exception | None) -> ModelLoadError:
-        reason = self._silence or (in_one_line(error) if error else "")
+        reason = self._outage or (in_one_line(error) if error else "")
         return ModelLoadError(
             f"{self.name}: the model hub is out of reach ({reason}), and {file} is not in the "
             "offline cache. "
-            "Copy the files into the cache from a machine that has them (HF_HUB_CACHE says where "
-            "it is, HF_HUB_OFFLINE=1 asks nothing of the network), or give a local checkpoint: "
+            "Copy the files into the cache from a machine that has them (HF_HUB_CACHE is the "
+            "cache's folder, HF_HUB_OFFLINE=1 turns the network off), or give a local checkpoint: "
             "NAME@PATH or local-dir:FOLDER.",
             field="model",
         )
@@ -144,8 +145,8 @@ class Repository:
     def _refusal(self, error: Exception) -> UnknownModelError | ModelLoadError:
         if isinstance(error, GatedRepoError):
             return ModelLoadError(
-                f"{self.name} on the model hub asks for its terms to be accepted: do so on its "
-                "page, and set HF_TOKEN.",
+                f"{self.name} on the model hub requires that its terms are accepted: accept them "
+                "on its page, and set HF_TOKEN.",
                 field="model",
             )
         if isinstance(error, RepositoryNotFoundError):
@@ -158,18 +159,18 @@ class Repository:
                 f"{self.name} on the model hub has no revision {self.revision!r}.", field="model"
             )
         return ModelLoadError(
-            f"{self.name} could not be had from the model hub: {in_one_line(error)}.",
+            f"{self.name} could not be downloaded from the model hub: {in_one_line(error)}.",
             field="model",
         )
 
 
 def safer_first(name: str, *, whole: str, safe: str) -> tuple[str, ...]:
-    """A weights file, after the safetensors file that repositories keep in its place.
+    """List the names of a weights file, with its safetensors counterpart first.
 
     Args:
-        name: the file asked for.
-        whole: a pickled file's usual name.
-        safe: the usual name of its safetensors twin.
+        name: the requested file.
+        whole: usual name of the pickled file.
+        safe: usual name of its safetensors counterpart.
     """
     if name == whole:
         return (safe, name)

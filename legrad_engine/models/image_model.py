@@ -1,4 +1,4 @@
-"""Image models without a text half: timm's transformers, with the classifier they came with."""
+"""Image models without a text half: timm's transformers with their own classifier."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,20 +15,20 @@ _RGB = 3
 
 
 class ImageModel(nn.Module):
-    """A timm model where an open_clip model is expected.
+    """Adapter that gives a timm model the interface of an open_clip model.
 
     Attributes:
-        visual: the timm model itself, its own classifier left in place.
-        classifier: the same classifier as a source of targets, or None where there is none.
-        mean: per channel, for values in 0 to 1.
-        std: per channel, for values in 0 to 1.
+        visual: the timm model itself, with its classifier.
+        classifier: the same classifier as a source of targets; None if the model has none.
+        mean: mean per channel, for values in 0 to 1.
+        std: standard deviation per channel, for values in 0 to 1.
     """
 
     def __init__(self, visual: nn.Module) -> None:
-        """Wraps a timm model that is already on its device and in its dtype.
+        """Wrap a timm model that is already on its device and in its dtype.
 
         Raises:
-            UnsupportedModelError: the model does not read pictures of three channels.
+            UnsupportedModelError: the model's input does not have three channels.
         """
         super().__init__()
         settings: Mapping[str, Any] = resolve_model_data_config(visual)
@@ -41,9 +41,14 @@ class ImageModel(nn.Module):
         self.std: tuple[float, ...] = tuple(settings["std"])
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
-        """Features ``[B, e]`` that the classifier reads, of normalised ``[B, 3, height, width]``.
+        """Compute the inputs of the classifier; for a distilled model, of both classifiers.
 
-        A distilled model has a pair of them, put end to end.
+        Args:
+            pixels: ``[B, 3, height, width]``, normalised.
+            normalize: whether to return unit vectors.
+
+        Returns:
+            Features ``[B, e]``.
         """
         visual: Any = self.visual
         tokens = visual.forward_features(pixels)
@@ -54,9 +59,9 @@ class ImageModel(nn.Module):
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """What the timm model itself answers, for ``[B, 3, height, width]``."""
-        answer: Tensor = self.visual(pixels)
-        return answer
+        """Run the timm model itself on ``[B, 3, height, width]``."""
+        output: Tensor = self.visual(pixels)
+        return output
 
 
 def _channels(visual: nn.Module) -> int:

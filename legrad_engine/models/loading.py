@@ -1,4 +1,4 @@
-"""Loading models: the built-in one, open_clip's and timm's, and those of one's own."""
+"""Loading of models: the built-in model, open_clip's and timm's models, own models."""
 
 import logging
 import math
@@ -23,7 +23,8 @@ from legrad_engine.targets.text import Tokenizer
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
-# An open_clip config has no place for it: the starter's tower began as a DINOv2, on these.
+# An open_clip config has no field for them. The starter's tower was initialised from DINOv2, which
+# uses ImageNet's statistics.
 _STARTER_PREPROCESSING = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
@@ -34,13 +35,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to be explained.
+    """Model that is ready to be explained.
 
     Attributes:
         model: an open_clip model, or an :class:`ImageModel`, in evaluation mode.
         tokenizer: the text half's tokenizer; None for an image model.
-        name: what to call it.
-        licence: of the weights, an identifier as the model hub writes it; None if not known.
+        name: the model's name.
+        licence: licence of the weights, an identifier of the model hub; None if unknown.
     """
 
     model: nn.Module
@@ -51,12 +52,12 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """An architecture that open_clip knows.
+    """Architecture of open_clip.
 
     Attributes:
-        name: its name in open_clip.
-        tags: its pretrained tags.
-        refusal: why it cannot be explained, or None where it can.
+        name: name in open_clip.
+        tags: pretrained tags.
+        refusal: reason why it cannot be explained; None if it can.
     """
 
     name: str
@@ -65,7 +66,7 @@ class CatalogueEntry:
 
 
 def catalogue() -> list[CatalogueEntry]:
-    """Every architecture of open_clip, judged by its config; nothing is built or loaded."""
+    """List every architecture of open_clip, judged by its config without building it."""
     return [
         CatalogueEntry(
             name,
@@ -84,19 +85,19 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
 ) -> LoadedModel:
-    """Loads a model. Checkpoints are never unpickled beyond plain tensors.
+    """Load a model. Checkpoints are never unpickled beyond plain tensors.
 
     Args:
         name: see :class:`ModelReference`.
-        pretrained: an open_clip tag or the path of a checkpoint. None where the name brings its
-            weights with it; random weights for an open_clip architecture or config.
+        pretrained: an open_clip tag or the path of a checkpoint. None for a name that includes its
+            weights; with an open_clip architecture or config, None gives random weights.
         device: see :func:`legrad_engine.devices.resolve_device`.
         dtype: see :func:`legrad_engine.devices.resolve_dtype`.
 
     Raises:
         UnknownModelError: no such architecture, tag, config, folder or repository.
-        ModelLoadError: the weights cannot be had or do not fit.
-        UnsupportedModelError: a model that reads no pictures.
+        ModelLoadError: the weights cannot be obtained or do not fit.
+        UnsupportedModelError: the model's input is not a picture of three channels.
         InvalidOptionError: unknown device or dtype.
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
@@ -106,7 +107,7 @@ def load(
         model, tokenizer, licence = _load(reference)
     except LegradError:
         raise
-    # Configs and checkpoints are anybody's: what they can break in other libraries has no end.
+    # Configs and checkpoints of any origin can raise any exception in other libraries.
     except Exception as error:
         raise ModelLoadError(
             f"{reference.title} could not be loaded: {in_one_line(error)}.", field="model"
@@ -130,15 +131,15 @@ def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str |
         fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
         return model, openclip_models.tokenizer_of(config), "Apache-2.0"
     if pretrained is None and not name.startswith((openclip_models.HUB, openclip_models.FOLDER)):
-        _logger.warning("%s has random weights: its heatmaps mean nothing", reference.title)
+        _logger.warning("%s has random weights: its heatmaps are meaningless", reference.title)
     return openclip_models.load(name, pretrained)
 
 
 def normalization(model: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """The mean and standard deviation, per channel for values in 0 to 1, that a model expects.
+    """Return the mean and standard deviation of a model's input, per channel for values in 0 to 1.
 
     Raises:
-        ModelLoadError: the model's config has something else in their place.
+        ModelLoadError: the model's config does not give three numbers for each.
     """
     if isinstance(model, ImageModel):
         mean, std = model.mean, model.std
@@ -154,15 +155,15 @@ def normalization(model: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
 
 
 def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
-    """How the model itself would weigh the targets against each other.
+    """Compute the model's own probabilities of the targets of a picture.
 
     Args:
-        model: an open_clip model with its logit scale, and bias where it was trained with one; or
-            an image model, which has neither: its targets are weighed by their cosines alone.
+        model: an open_clip model with its logit scale, and its logit bias if it was trained with
+            one; or an image model, which has neither, so that the logits are the cosines.
         similarities: ``[B, P]`` cosines.
 
     Returns:
-        ``[B, P]``: a softmax over targets, or sigmoids where the model has a logit bias.
+        ``[B, P]``: a softmax over targets, or sigmoids if the model has a logit bias.
     """
     if isinstance(model, ImageModel):
         return similarities.softmax(-1)

@@ -1,7 +1,7 @@
-"""open_clip models from a config and a checkpoint, wherever the two are.
+"""open_clip models from a config and a checkpoint: local, pretrained or on the hub.
 
-open_clip's own factory reads both itself; it takes damaged configs for good, gives random weights
-where a download failed, and knows no timm tower of another input size. So only its parts are used.
+open_clip's own factory is not used, only its parts: it accepts damaged configs, gives random
+weights when a download fails, and does not build timm towers at another input size.
 """
 
 import importlib.util
@@ -58,12 +58,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What a model is made of.
+    """Config of an open_clip model.
 
     Attributes:
-        model: as in open_clip's ``model_configs``.
+        model: the model config, as in open_clip's ``model_configs``.
         preprocess: overrides of open_clip's ``PreprocessCfg``.
-        tokenizer_folder: where a Hugging Face tokenizer's files lie, if beside the config.
+        tokenizer_folder: folder of a Hugging Face tokenizer's files, if they are beside the config.
     """
 
     model: dict[str, Any]
@@ -78,22 +78,22 @@ class ModelConfig:
 
 
 def check(name: str, pretrained: str | None) -> None:
-    """Refuses what can be known to fail before anything is downloaded, built or read.
+    """Refuse a model that is certain to fail, before any download, building or reading.
 
     Args:
         name: an open_clip architecture, the path of a JSON config, ``hf-hub:ORG/REPO`` or
             ``local-dir:FOLDER``.
-        pretrained: a tag or the path of a checkpoint; None for random weights, or where the name
-            brings weights with it.
+        pretrained: a tag or the path of a checkpoint; None for random weights, or for a name that
+            includes its weights.
 
     Raises:
         UnknownModelError: no such architecture, tag, config or folder.
-        ModelLoadError: no such checkpoint, a config that is none, or a missing package.
+        ModelLoadError: no such checkpoint, an invalid config, or a missing package.
         UnsupportedModelError: the architecture cannot be explained.
     """
     if name.startswith((HUB, FOLDER)) and pretrained is not None:
         raise UnknownModelError(
-            f"{name} brings its own weights: leave out {pretrained!r}.", field="model"
+            f"{name} includes its weights: leave out {pretrained!r}.", field="model"
         )
     if name.startswith(HUB):
         Repository(name.removeprefix(HUB))
@@ -108,7 +108,7 @@ def check(name: str, pretrained: str | None) -> None:
 
 
 def config_of(name: str) -> ModelConfig:
-    """The config that a name stands for.
+    """Read the config of a name.
 
     Raises:
         UnknownModelError: no such architecture, config or folder, or no such repository.
@@ -120,8 +120,8 @@ def config_of(name: str) -> ModelConfig:
         folder = folder_with(
             CONFIG_FILE,
             Path(name.removeprefix(FOLDER)),
-            taken="local-dir: takes what open_clip saves for the hub, timm:local-dir: what timm "
-            "does.",
+            taken="local-dir: takes folders that open_clip saved for the hub, timm:local-dir: "
+            "those that timm saved.",
         )
         config = _read_config(folder / CONFIG_FILE)
         return ModelConfig(config.model, config.preprocess, tokenizer_folder=folder)
@@ -131,19 +131,22 @@ def config_of(name: str) -> ModelConfig:
         return _read_config(Path(name))
     if name not in open_clip.list_models():
         raise UnknownModelError(
-            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has. A "
-            "config of your own is named with its ending: CONFIG.json@CHECKPOINT.",
+            f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has. "
+            "Name a config of your own with its ending: CONFIG.json@CHECKPOINT.",
             field="model",
         )
     return ModelConfig(open_clip.get_model_config(name))
 
 
 def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str | None]:
-    """A model with its weights in float32 on the CPU, its tokenizer and its licence if known.
+    """Load a model with its weights in float32 on the CPU.
 
     Args:
         name: see :func:`check`.
         pretrained: see :func:`check`.
+
+    Returns:
+        The model, its tokenizer, and the licence of the weights if known.
 
     Raises:
         UnknownModelError, ModelLoadError, UnsupportedModelError: see :func:`check`; or the weights
@@ -164,7 +167,7 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
         preprocess = record
         if record.get("quick_gelu", False) != config.model.get("quick_gelu", False):
             _logger.warning(
-                "%s/%s was trained with another GELU than %s computes: prefer %s-quickgelu",
+                "%s/%s was trained with a GELU that differs from that of %s: use %s-quickgelu",
                 *(name, pretrained, name, name),
             )
     elif pretrained is not None:
@@ -183,15 +186,15 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
 
 
 def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module:
-    """The model of a config with random weights, as open_clip's factory makes it.
+    """Build the model of a config with random weights, as open_clip's factory does.
 
     Raises:
-        ModelLoadError: the config describes no model.
+        ModelLoadError: the config is not that of a model.
     """
     settings = deepcopy(dict(config))
     vision, text = settings["vision_cfg"], settings["text_cfg"]
     is_hugging_face = "hf_model_name" in text
-    # Weights come as a whole or not at all: never from a hub behind the caller's back.
+    # Weights come only from the checkpoint of the whole model, never from a hub for one tower.
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
         vision["timm_model_name"] = _fetched_trunk(vision["timm_model_name"])
@@ -210,7 +213,7 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
         model: nn.Module = kind(**settings)
     except Exception as error:
         raise ModelLoadError(
-            f"The model config describes no model that open_clip can build: {in_one_line(error)}.",
+            f"open_clip cannot build a model of this config: {in_one_line(error)}.",
             field="model",
         ) from error
     picture = merge_preprocess_dict(asdict(PreprocessCfg()), dict(preprocess))
@@ -220,7 +223,7 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
 
 
 def _refuse_code(path: Path) -> None:
-    """Refuses a text tower that brings its own code: transformers would ask whether to run it."""
+    """Refuse a text tower with code of its own, which transformers would offer to run."""
     try:
         settings = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -229,17 +232,17 @@ def _refuse_code(path: Path) -> None:
         ) from error
     if not isinstance(settings, dict) or "auto_map" in settings:
         raise ModelLoadError(
-            f"The text tower's config {str(path)!r} asks for code of its own (auto_map), which is "
-            "never run: use a text tower that transformers knows.",
+            f"The text tower's config {str(path)!r} requires code of its own (auto_map), which is "
+            "never run: use a text tower that is part of transformers.",
             field="model",
         )
 
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:
-    """The tokenizer that open_clip pairs with a config.
+    """Load the tokenizer that open_clip uses with a config.
 
     Raises:
-        ModelLoadError: its files cannot be had, or are none.
+        ModelLoadError: the tokenizer's files cannot be obtained or are invalid.
     """
     text = config.model["text_cfg"]
     context = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
@@ -253,7 +256,7 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
         folder = Path(hub_name)
     if folder is None:
         folder = Repository(hub_name).folder(_TOKENIZER_FILES)
-    # A config must not talk the package into running a tokenizer's own code.
+    # A config must not enable a tokenizer's own code.
     options["trust_remote_code"] = False
     try:
         tokenizer: Tokenizer = HFTokenizer(
@@ -265,7 +268,7 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
     except Exception as error:
         raise ModelLoadError(
             f"The tokenizer {hub_name!r} could not be loaded ({in_one_line(error)}). If "
-            "its files are not there, copy them beside the config, or into the hub's offline cache "
+            "its files are missing, copy them beside the config, or into the hub's offline cache "
             "(HF_HUB_CACHE).",
             field="model",
         ) from error
@@ -301,7 +304,7 @@ def _check_architecture(name: str, config: ModelConfig) -> None:
 def _check_packages(name: str, config: ModelConfig) -> None:
     if config.needs_transformers and importlib.util.find_spec("transformers") is None:
         raise ModelLoadError(
-            f"The text half of {name} comes from the transformers package: "
+            f"The text half of {name} needs the transformers package: "
             "pip install 'legrad-service[hf]'.",
             field="model",
         )
@@ -318,7 +321,7 @@ def _check_weights(name: str, pretrained: str) -> None:
 
 
 def tags_of(architecture: str) -> str:
-    """A sentence with the pretrained tags of an architecture, empty where it has none."""
+    """Make a sentence of the pretrained tags of an architecture; empty if it has none."""
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     return f" open_clip's tags for {architecture}: {', '.join(tags)}." if tags else ""
 
@@ -336,14 +339,14 @@ def _tagged(record: Mapping[str, Any]) -> Path:
 
 
 def _licence(record: Mapping[str, Any]) -> str | None:
-    # open_clip's records have none; timm knows the same repositories by their names.
+    # open_clip's records have no licence; timm has records of the same repositories.
     same = timm.models.get_pretrained_cfg(record["hf_hub"].strip("/").removeprefix("timm/"))
     licence: str | None = None if same is None else same.license
     return licence
 
 
 def _fetched_trunk(name: str) -> str:
-    """A timm tower's name, where its config must be fetched as the folder that holds it."""
+    """Return the name of a timm tower; fetch its config into a folder first if it is on the hub."""
     if not str(name).startswith(HUB):
         return name
     repository, _, revision = name.removeprefix(HUB).partition("@")

@@ -1,4 +1,4 @@
-"""Weights for open_clip models: converted, resampled to the config's input size, put in place."""
+"""Conversion of weights for open_clip models, and resampling to the config's input size."""
 
 import math
 from collections.abc import Mapping
@@ -15,16 +15,17 @@ from legrad_engine.families.positions import resample_positions
 
 
 def fill(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Puts weights into a model, converted and resampled as open_clip does.
+    """Load weights into a model, converted and resampled as open_clip does.
 
-    Position embeddings made for another input size are resampled; those of timm's towers, too.
+    Position embeddings for another input size are resampled, also those of timm's towers.
 
     Args:
         model: from :func:`legrad_engine.models.openclip_models.build`.
-        weights: tensors by parameter name, of any layout that open_clip reads.
+        weights: tensors by parameter name, in any layout that open_clip reads.
 
     Raises:
-        RuntimeError: names or shapes differ, with torch's account of which.
+        RuntimeError: names or shapes differ; torch's message lists them.
+        ModelLoadError: a tensor of the checkpoint is of integers where the model has real numbers.
     """
     weights = convert_state_dict(model, dict(weights))
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
@@ -45,7 +46,7 @@ def fill(model: nn.Module, weights: dict[str, Any]) -> None:
                 f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
                 field="model",
             )
-    # Older versions of transformers saved it among the weights.
+    # Older versions of transformers saved this buffer among the weights.
     position_ids = "text.transformer.embeddings.position_ids"
     if position_ids not in own_weights:
         weights.pop(position_ids, None)
@@ -55,12 +56,12 @@ def fill(model: nn.Module, weights: dict[str, Any]) -> None:
 
 
 def settle(model: nn.Module) -> None:
-    """Gives a timm tower the input size of its config, which open_clip leaves at timm's own.
+    """Set a timm tower to the input size of its config; open_clip leaves it at timm's default.
 
-    timm resamples what the tower has by then: position embeddings, windows, rotary grids.
+    timm resamples the tower's current position embeddings, windows and rotary grids.
 
     Raises:
-        ModelLoadError: the architecture does not take that size.
+        ModelLoadError: the architecture does not support that size.
     """
     visual = model.visual
     trunk = getattr(visual, "trunk", None)
@@ -74,14 +75,14 @@ def settle(model: nn.Module) -> None:
         visual.set_input_size(size)
     except Exception as error:
         raise ModelLoadError(
-            f"{type(trunk).__name__} does not take the config's image_size {list(size)}: "
+            f"{type(trunk).__name__} does not support the config's image_size {list(size)}: "
             f"{in_one_line(error)}.",
             field="model",
         ) from error
 
 
 def _is_of_another_size(model: nn.Module, weights: Mapping[str, Any]) -> bool:
-    """Whether weights for a timm tower are not of the size that timm builds it for."""
+    """Tell whether weights for a timm tower differ in shape from the tower that timm builds."""
     return isinstance(model.visual, TimmModel) and any(
         name.startswith("visual.trunk.") and name in weights and weights[name].shape != own.shape
         for name, own in model.state_dict().items()
@@ -101,7 +102,7 @@ def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:
     given = weights.get(name)
     if given is None or own is None or grid is None or given.ndim != own.ndim:
         return
-    # Of equal counts the checkpoint's grid is taken to be the config's.
+    # Where the counts are equal, the checkpoint's grid is assumed to be that of the config.
     prefix = own.shape[-2] - grid[0] * grid[1]
     if given.shape != own.shape and given.shape[-1] == own.shape[-1] and given.shape[-2] > prefix:
         flat = given.reshape(-1, given.shape[-1])
@@ -111,12 +112,12 @@ def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:
 
 
 def _grid_of(patches: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of so many patches: a square, or else of the same proportions as a grid.
+    """Infer the (rows, columns) of a number of patches: a square, else a scaled copy of the grid.
 
-    A checkpoint does not say which.
+    A checkpoint does not store its grid.
 
     Raises:
-        ValueError: neither comes out even.
+        ValueError: the number of patches fits neither.
     """
     side = math.isqrt(patches)
     if side * side == patches:

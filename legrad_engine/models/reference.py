@@ -1,4 +1,4 @@
-"""A model as people write it: one line that says which architecture and which weights."""
+"""Model references: one line of text that names an architecture and its weights."""
 
 import hashlib
 import os
@@ -20,15 +20,15 @@ _FOLDERS = (openclip_models.FOLDER, timm_models.FOLDER)
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """A model as people write it in a setting or on a command line.
+    """Reference to a model, as written in a setting or on a command line.
 
     Attributes:
         name: ``"starter"``; an open_clip architecture or the path of an open_clip JSON config; or,
-            with the schema that open_clip or timm knows them by, ``hf-hub:ORG/REPO``,
+            with a scheme of open_clip or timm, ``hf-hub:ORG/REPO``,
             ``local-dir:FOLDER``, ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO``,
             ``timm:local-dir:FOLDER``.
-        pretrained: an open_clip tag or the path of a checkpoint; None where the name brings its
-            weights with it.
+        pretrained: an open_clip tag or the path of a checkpoint; None for a name that includes its
+            weights.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
-        """Reads a model from one line.
+        """Parse a model reference.
 
         Args:
             text: ``starter``, ``NAME/TAG``, ``NAME@PATH``, ``CONFIG.json@PATH``,
@@ -44,7 +44,7 @@ class ModelReference:
                 ``timm:NAME@PATH``, ``timm:hf-hub:ORG/REPO`` or ``timm:local-dir:FOLDER``.
 
         Raises:
-            UnknownModelError: none of these forms.
+            UnknownModelError: the text has none of these forms.
         """
         text = text.strip()
         if text == STARTER:
@@ -81,7 +81,7 @@ class ModelReference:
         )
 
     def check(self) -> None:
-        """Refuses what can be known to fail before anything is downloaded or loaded.
+        """Refuse a model that is certain to fail, before any download or loading.
 
         Raises:
             UnknownModelError: no such architecture, tag, config or folder.
@@ -96,14 +96,14 @@ class ModelReference:
 
     @property
     def title(self) -> str:
-        """The name without the folders of this machine."""
+        """The name without folders of the local file system."""
         for schema in _FOLDERS:
             if self.name.startswith(schema):
                 return schema + Path(self.name.removeprefix(schema)).resolve().name
         return Path(self.name).stem if self.name.endswith(".json") else self.name
 
     def without_folders(self, text: str) -> str:
-        """A message about this model, without the folders of this machine."""
+        """Remove folders of the local file system from a message about this model."""
         folders = [
             self.name.removeprefix(schema) for schema in _FOLDERS if self.name.startswith(schema)
         ]
@@ -112,12 +112,12 @@ class ModelReference:
             for written in (path, str(Path(path))):
                 text = text.replace(written, Path(path).name)
         text = text.replace(f"{constants.HF_HUB_CACHE}{os.sep}", "")
-        # Those inside a config are not known here; addresses on the web are left alone.
+        # Paths inside a config are matched by their form; web addresses are kept.
         return _FOLDERS_OF_A_PATH.sub("", text)
 
     @property
     def id(self) -> str:
-        """A name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
+        """Name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
         name = self.title
         for schema in ("hf-hub:", "local-dir:"):
             name = name.replace(schema, "")

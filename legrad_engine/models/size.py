@@ -1,4 +1,4 @@
-"""How much memory a model's weights will take, known before they are read."""
+"""Size of a model's weights in memory, computed without reading them."""
 
 import logging
 from functools import lru_cache
@@ -20,18 +20,18 @@ _logger = logging.getLogger(__name__)
 def weights_bytes(
     reference: ModelReference, dtype: str | torch.dtype = torch.float32
 ) -> int | None:
-    """The size of a model's parameters and buffers once it is loaded.
+    """Compute the size of a model's parameters and buffers once it is loaded.
 
-    The architecture is built on torch's meta device, which has shapes but no values: nothing is
-    downloaded and no checkpoint is read. Where that cannot be done (a config or a text tower that
-    only a hub knows), the size of a local checkpoint file stands in.
+    The architecture is built on torch's meta device, which has shapes but no values, without
+    downloads and without reading a checkpoint. If that is impossible (a config or a text tower on a
+    hub), the size of a local checkpoint file is used.
 
     Args:
         reference: the model.
         dtype: see :func:`legrad_engine.devices.resolve_dtype`.
 
     Returns:
-        Bytes, or None where they cannot be known before the model is loaded.
+        Bytes; None if the size is unknown before the model is loaded.
 
     Raises:
         InvalidOptionError: unknown dtype.
@@ -40,7 +40,7 @@ def weights_bytes(
     try:
         model = _build_without_values(reference.name)
     except Exception as error:
-        # Whatever is wrong with the model is for the loader to say.
+        # The loader reports errors of the model.
         _logger.debug("%s cannot be sized by its architecture: %s", reference.name, error)
         model = None
     if model is not None:

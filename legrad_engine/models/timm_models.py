@@ -1,4 +1,4 @@
-"""Plain timm models: by name, by checkpoint, from a folder or from the hub."""
+"""Plain timm models, by name, by checkpoint, from a folder or from the hub."""
 
 from pathlib import Path
 from typing import Any
@@ -41,23 +41,23 @@ _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin", ".pt")
 
 
 def check(name: str, pretrained: str | None) -> None:
-    """Refuses what can be known to fail before anything is downloaded, built or read.
+    """Refuse a model that is certain to fail, before any download, building or reading.
 
     Args:
         name: ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO`` with ``@REVISION`` or
             without, or ``timm:local-dir:FOLDER``.
-        pretrained: the path of a checkpoint, after ``NAME`` or ``NAME.TAG``; None for the weights
-            that the name stands for.
+        pretrained: the path of a checkpoint, with ``NAME`` or ``NAME.TAG``; None for the weights of
+            the name.
 
     Raises:
         UnknownModelError: no such architecture, tag or folder.
-        ModelLoadError: no such checkpoint, or no weights that can be fetched.
+        ModelLoadError: no such checkpoint, or no weights to download.
         UnsupportedModelError: the architecture cannot be explained.
     """
     if name.startswith((HUB, FOLDER)):
         if pretrained is not None:
             raise UnknownModelError(
-                f"{name} brings its own weights: leave out {pretrained!r}.", field="model"
+                f"{name} includes its weights: leave out {pretrained!r}.", field="model"
             )
         if name.startswith(HUB):
             _repository(name)
@@ -75,14 +75,17 @@ def check(name: str, pretrained: str | None) -> None:
 
 
 def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
-    """A timm model with its weights in float32 on the CPU, and its licence if known.
+    """Load a timm model with its weights in float32 on the CPU.
 
-    timm converts and resamples the weights itself. A checkpoint of one's own may have another
-    number of classes than the architecture's usual one, or none.
+    timm converts and resamples the weights itself. The number of classes of a local checkpoint may
+    differ from the architecture's default, and may be 0.
 
     Args:
         name: see :func:`check`.
         pretrained: see :func:`check`.
+
+    Returns:
+        The model, and the licence of the weights if known.
 
     Raises:
         UnknownModelError, ModelLoadError: see :func:`check`; or the weights do not fit.
@@ -102,7 +105,7 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
     else:
         source, record = name.removeprefix(SCHEMA), _record(name)
         checkpoint = _fetched(name, record) if pretrained is None else Path(pretrained)
-    # Refused here or not at all: timm reads the file again, as plain tensors too.
+    # Read here first for its errors; timm reads the file again, also as plain tensors.
     weights = checkpoints.read(checkpoint)
     if pretrained is not None:
         classes = _classes(weights, record)
@@ -120,13 +123,13 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
         if "state_dict" in str(error):
             raise checkpoints.misfit(checkpoint, error) from error
         raise ModelLoadError(
-            f"timm cannot make a model of {name}: {in_one_line(error)}.", field="model"
+            f"timm cannot build a model of {name}: {in_one_line(error)}.", field="model"
         ) from error
     return model, getattr(model, "pretrained_cfg", {}).get("license")
 
 
 def _record(name: str) -> PretrainedCfg:
-    """What timm knows of a pretrained model."""
+    """Look up timm's record of a pretrained model."""
     full = name.removeprefix(SCHEMA)
     architecture, _, tag = full.partition(".")
     _check_architecture(architecture)
@@ -144,8 +147,8 @@ def _record(name: str) -> PretrainedCfg:
 def _without_weights(name: str, record: PretrainedCfg) -> str:
     if record.url:
         return (
-            f"timm keeps the weights of {name} outside of the model hub: download {record.url} and "
-            f"give its path, {name}@PATH."
+            f"The weights of {name} are not on the model hub: download {record.url} and give its "
+            f"path, {name}@PATH."
         )
     return f"timm has no weights for {name}: give a checkpoint of your own, {name}@PATH."
 
@@ -159,13 +162,14 @@ def _folder(name: str) -> Path:
     return folder_with(
         CONFIG_FILE,
         Path(name.removeprefix(FOLDER)),
-        taken="timm:local-dir: takes what timm saves for the hub, local-dir: what open_clip does.",
+        taken="timm:local-dir: takes folders that timm saved for the hub, local-dir: those that "
+        "open_clip saved.",
     )
 
 
 def _check_config(path: Path) -> None:
     settings = read_json(path)
-    # Older files have everything in one object; either way the architecture is at its top.
+    # Older files have all settings in one object; both forms have the architecture at the top.
     if not isinstance(settings, dict) or not isinstance(settings.get("architecture"), str):
         raise ModelLoadError(
             f"The model config {str(path)!r} must be an object with an architecture, as timm saves "
@@ -178,7 +182,7 @@ def _check_config(path: Path) -> None:
 def _check_architecture(name: str) -> None:
     if not timm.is_model(name):
         raise UnknownModelError(
-            f"timm has no architecture {name!r}; timm.list_models() lists those it has.",
+            f"timm has no architecture {name!r}; timm.list_models() lists its architectures.",
             field="model",
         )
     why = timm_refusal(name)
@@ -197,7 +201,7 @@ def _fetched(name: str, record: PretrainedCfg) -> Path:
 
 
 def _classes(weights: dict[str, Any], record: PretrainedCfg) -> int:
-    """How many classes a checkpoint tells apart: 0 where it has no classifier."""
+    """Count the classes of a checkpoint's classifier; 0 if it has none."""
     heads = record.classifier or ()
     for head in (heads,) if isinstance(heads, str) else heads:
         weight = weights.get(f"{head}.weight")

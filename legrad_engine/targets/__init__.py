@@ -1,4 +1,4 @@
-"""What a picture can be asked about, and how that becomes unit vectors in the joint space."""
+"""Targets of an explanation, and their unit vectors in the joint space."""
 
 from legrad_engine.targets.kinds import (
     ClassTarget,

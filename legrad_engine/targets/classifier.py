@@ -1,4 +1,4 @@
-"""The classes of an image model as targets: their vectors, their labels, their probabilities."""
+"""Classes of an image model as targets: their vectors, labels and probabilities."""
 
 import difflib
 from collections import defaultdict
@@ -22,13 +22,13 @@ _LONGEST_LABEL = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A linear classifier over an image model's features.
+    """Linear classifier over an image model's features.
 
     Attributes:
         weight: ``[classes, e]``.
         bias: ``[classes]``, or None.
-        labels: a label for each class, which may be several names with commas between them; None
-            where nobody knows them.
+        labels: a label for each class, which may be several names separated by commas; None if
+            they are unknown.
     """
 
     weight: Tensor
@@ -37,13 +37,13 @@ class Classifier:
 
     @classmethod
     def of(cls, model: nn.Module) -> Self | None:
-        """The classifier of a timm model, on its features before the classifier.
+        """Take the classifier of a timm model, on the features that it reads.
 
-        A distilled model (DeiT) averages two classifiers, one for the class token and one for the
-        distillation token. That is one classifier on both tokens' features, put end to end.
+        A distilled model (DeiT) averages two classifiers, one on the class token and one on the
+        distillation token. Their average is one classifier on both tokens' concatenated features.
 
         Returns:
-            None where the model has no classes, or more than one linear layer to tell them.
+            None if the model has no classes, or its classifier is more than a linear layer.
         """
         if not getattr(model, "num_classes", 0):
             return None
@@ -66,10 +66,10 @@ class Classifier:
         )
 
     def index_of(self, class_: int | str) -> int:
-        """The index of a class, given by its index or by any one of its names.
+        """Find the index of a class by its index or by any one of its names.
 
         Raises:
-            InvalidTargetError: no such class, or several of that name.
+            InvalidTargetError: no such class, or several classes of that name.
         """
         count = len(self.weight)
         if isinstance(class_, int) and not isinstance(class_, bool):
@@ -83,20 +83,20 @@ class Classifier:
             raise InvalidTargetError("A class is an index or one of its names.", field="targets")
         if self.labels is None:
             raise InvalidTargetError(
-                f"This model's {count} classes have no names: ask for an index, 0 to {count - 1}.",
+                f"This model's {count} classes have no names: give an index, 0 to {count - 1}.",
                 field="targets",
             )
         return _find(self.labels, class_)
 
     def vectors(self, indices: Sequence[int]) -> Tensor:
-        """Unit vectors ``[P, e]`` of classes, in the weight's dtype and on its device."""
+        """Return unit vectors ``[P, e]`` of classes, in the weight's dtype and on its device."""
         return F.normalize(self.weight[list(indices)], dim=-1)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """How the model weighs its classes against each other.
+        """Compute the model's softmax over its classes.
 
         Args:
-            features: ``[B, e]``, as the model has them before its classifier, not normalised.
+            features: ``[B, e]``, the inputs of the classifier, not normalised.
 
         Returns:
             ``[B, classes]``, at least float32: each row sums to 1.
@@ -108,7 +108,9 @@ class Classifier:
 
 def _find(labels: tuple[str, ...], wanted: str) -> int:
     if len(wanted) > _LONGEST_LABEL:
-        raise InvalidTargetError("No class has a name as long as that.", field="targets")
+        raise InvalidTargetError(
+            f"A class name has at most {_LONGEST_LABEL} characters.", field="targets"
+        )
     key = _key(wanted)
     whole, names = _index(labels)
     found = whole.get(key, ())
@@ -119,7 +121,7 @@ def _find(labels: tuple[str, ...], wanted: str) -> int:
     if found:
         choices = "; ".join(f"{index} ({labels[index]})" for index in found)
         raise InvalidTargetError(
-            f"{wanted!r} names several classes; ask for one by its index: {choices}.",
+            f"{wanted!r} names several classes; choose one by its index: {choices}.",
             field="targets",
         )
     words = set(key.split())
@@ -134,7 +136,7 @@ def _find(labels: tuple[str, ...], wanted: str) -> int:
 def _index(
     labels: tuple[str, ...],
 ) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
-    """Class indices by whole label, and by each of the names in it."""
+    """Index classes by whole label, and by each of the names in a label."""
     whole: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
     names: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
     for index, label in enumerate(labels):

@@ -1,22 +1,24 @@
-"""What a picture can be asked about: words, vectors, other pictures, classes, and combinations."""
+"""Kinds of targets: texts, embeddings, other pictures, classes, and combinations of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.images.decoding import ImageSource, PreparedImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TargetKind = Literal["text", "embedding", "image", "class", "contrast", "residual"]
 
 
 @dataclass(frozen=True, slots=True)
 class TextTarget:
-    """Words; several texts stand for the normalised mean of their unit vectors."""
+    """Text. Several texts stand for the normalised mean of their unit vectors."""
 
     texts: tuple[str, ...]
 
@@ -28,18 +30,18 @@ class TextTarget:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingTarget:
-    """A raw embedding ``[e]`` in the joint space of the model; it is normalised."""
+    """Raw embedding ``[e]`` in the joint space of the model; the engine normalises it."""
 
-    vector: Sequence[float] | NDArray[np.floating] | Tensor
+    vector: "Sequence[float] | NDArray[np.floating] | Tensor"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageTarget:
-    """Another picture: what in the explained picture looks like it, as the model serves it.
+    """Another picture; its target vector is the model's own embedding of it.
 
     Attributes:
-        image: the picture. Where it is not prepared, it is fitted to the model's own input size.
-        digest: identifies the picture, so that equal ones share one forward pass; optional.
+        image: the picture. If it is not prepared, it is fitted to the model's own input size.
+        digest: optional digest of the picture; equal pictures then share one forward pass.
     """
 
     image: ImageSource | PreparedImage
@@ -48,7 +50,7 @@ class ImageTarget:
 
 @dataclass(frozen=True, slots=True)
 class ClassTarget:
-    """A class of the model's own classifier, by index or by label."""
+    """Class of the model's own classifier, by index or by label."""
 
     class_: int | str
 
@@ -58,7 +60,7 @@ SimpleTarget = TextTarget | EmbeddingTarget | ImageTarget | ClassTarget
 
 @dataclass(frozen=True, slots=True)
 class ContrastTarget:
-    """One target against another: the normalised difference of their unit vectors."""
+    """Contrast of two targets: the normalised difference of their unit vectors."""
 
     target: SimpleTarget
     against: SimpleTarget
@@ -72,9 +74,10 @@ class ResidualTarget:
     """The part of a target that its distractors do not explain (arXiv 2606.14758).
 
     Attributes:
-        target: what to look for.
-        distractors: what it must not be confused with.
-        atoms: the most distractors that may be taken away, the best explaining first; None for all.
+        target: the target.
+        distractors: targets that it must not be confused with.
+        atoms: largest number of distractors to subtract, those that explain most first; None for
+            all.
     """
 
     target: SimpleTarget
@@ -87,7 +90,7 @@ class ResidualTarget:
             raise InvalidTargetError("A residual needs at least one distractor.", field="targets")
         if self.atoms is not None and self.atoms < 1:
             raise InvalidTargetError(
-                f"atoms={self.atoms}: a residual takes away at least one distractor.",
+                f"atoms={self.atoms} is below 1: a residual subtracts at least one distractor.",
                 field="targets",
             )
 
@@ -95,11 +98,11 @@ class ResidualTarget:
 Target = SimpleTarget | ContrastTarget | ResidualTarget
 
 
-def _refuse_nesting(what: str, parts: Sequence[object]) -> None:
+def _refuse_nesting(kind: str, parts: Sequence[object]) -> None:
     for part in parts:
         if not isinstance(part, SimpleTarget):
             raise InvalidTargetError(
-                f"A {what} is made of texts, embeddings, images and classes, not of "
+                f"A {kind} is made of texts, embeddings, images and classes, not of "
                 f"{type(part).__name__}.",
                 field="targets",
             )

@@ -1,4 +1,4 @@
-"""Negatives: what a map must not show. Their maps are taken from the maps of the targets."""
+"""Negatives: targets whose maps are subtracted from, or mask, the maps of the other targets."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -19,13 +19,13 @@ DEFAULT_THRESHOLD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Negatives:
-    """Targets whose maps correct the maps of the targets that are asked about.
+    """Targets whose maps correct the maps of the explained targets.
 
     Attributes:
-        targets: the negatives. Texts are read as written: templates are for the targets.
-        mode: ``"subtract"`` takes ``weight`` times the largest of the negatives' raw maps from each
-            raw map and keeps what is positive. ``"mask"`` makes a map zero wherever a negative's
-            map, stretched to 0 to 1 over the picture, exceeds ``threshold``.
+        targets: the negatives. Templates do not apply to their texts.
+        mode: ``"subtract"`` subtracts ``weight`` times the largest of the negatives' raw maps from
+            each raw map and clips at zero. ``"mask"`` makes a map zero where a negative's map,
+            stretched to 0 to 1 over the picture, exceeds ``threshold``.
         threshold: for ``"mask"``, at least 0 and below 1.
         weight: for ``"subtract"``, above 0.
     """
@@ -62,7 +62,7 @@ class Negatives:
         negative_maps: NDArray[np.floating],
         geometry: Geometry,
     ) -> NDArray[np.floating]:
-        """Corrects the maps of one picture.
+        """Correct the maps of one picture.
 
         Args:
             maps: ``[targets, rows, columns]``, raw values over the patch grid.
@@ -75,20 +75,21 @@ class Negatives:
         if self.mode == "subtract":
             corrected: NDArray[np.floating] = maps - self.weight * negative_maps.max(0)
             return corrected.clip(min=0)
-        # What the model made of the padding must not decide how the picture is stretched.
+        # Values over the padding must not affect how the map is stretched.
         cells = geometry.content_cells
         masked = maps.copy()
         masked[:, *cells][:, (normalize(negative_maps[:, *cells]) > self.threshold).any(0)] = 0
         return masked
 
 
-# The reference implementation's correction for SigLIP: its prompt, its threshold, and its order:
-# sum over layers, min-max, compare, zero. It has one map for all prompts; here each has its own.
+# The reference implementation's correction for SigLIP: its prompt, its threshold and its order (sum
+# over layers, min-max, compare, zero). The reference has one map for all prompts; here each prompt
+# has its own.
 SIGLIP = Negatives(("a photo of a",), mode="mask", threshold=0.8)
 
 
 def resolve_negatives(negatives: "Negatives | NegativePreset | None") -> Negatives | None:
-    """The negatives that a preset's name stands for.
+    """Look up the negatives of a preset's name.
 
     Raises:
         InvalidOptionError: no preset of that name.

@@ -1,4 +1,4 @@
-"""How probable the model itself finds each target of a picture, where it has an opinion."""
+"""Probabilities that the model itself gives to the targets of a picture."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -18,18 +18,18 @@ def weigh(
     similarities: Tensor,
     resolved: Sequence[ResolvedTargets],
 ) -> Tensor:
-    """The probability of every row of a batch.
+    """Compute the probability of every row of a batch.
 
     Args:
-        model: the model; one without a logit scale has no opinion on texts.
-        classifier: its classifier, if it has one.
-        features: ``[B, e]``, the served image embeddings before they are made unit.
+        model: the model; without a logit scale it gives no probabilities to texts.
+        classifier: the model's classifier, or None.
+        features: ``[B, e]``, the model's image features, not normalised.
         similarities: ``[B, rows]`` cosines.
-        resolved: B pictures' targets.
+        resolved: the targets of each of the B pictures.
 
     Returns:
-        ``[B, rows]``: of a text, as :func:`legrad_engine.models.probabilities` weighs the picture's
-        texts; of a class, the classifier's softmax over all its classes; NaN for any other kind.
+        ``[B, rows]``: for a text, :func:`legrad_engine.models.probabilities` over the picture's
+        texts; for a class, the classifier's softmax over all its classes; NaN for any other kind.
     """
     found = torch.full_like(similarities, torch.nan)
     for image, each in enumerate(resolved):

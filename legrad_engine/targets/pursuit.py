@@ -1,7 +1,7 @@
-"""What a target means beyond what its distractors mean: orthogonal matching pursuit.
+"""Residual of a target after its distractors, by orthogonal matching pursuit.
 
-After "prompt residuals" (arXiv 2606.14758): the part of a prompt's embedding that given distractors
-do not explain.
+Source: "prompt residuals" (arXiv 2606.14758), the part of a prompt's embedding that the given
+distractors do not explain.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ from torch import Tensor
 def residual(
     target: Tensor, distractors: Tensor, atoms: int | None = None, *, rounding: float = 1e-9
 ) -> Tensor:
-    """The part of a target that is orthogonal to the distractors which explain it best.
+    """Compute the part of a target that is orthogonal to the distractors that explain it best.
 
-    The distractor most correlated with what is left, in absolute value, is picked, the target is
-    fitted anew by least squares on all that are picked, and so on. The fit is kept as an
-    orthonormal basis of the picked distractors, so taking a new direction away from what is left is
-    the new least-squares residual.
+    Each step picks the distractor with the largest absolute correlation with the residual and fits
+    the target by least squares on all picked distractors. The fit is kept as an orthonormal basis
+    of the picked distractors, so subtracting the component along a new basis vector gives the new
+    least-squares residual.
 
     Args:
         target: ``[e]``.
-        distractors: ``[D, e]`` unit vectors; repeated or dependent ones do no harm.
-        atoms: the most distractors to pick; None for as many as there is something to explain.
-        rounding: the length below which a part of a unit vector is rounding noise: a distractor
-            that adds no more to those already picked repeats them.
+        distractors: ``[D, e]`` unit vectors; repeated or linearly dependent ones are allowed.
+        atoms: largest number of distractors to pick; None for no limit.
+        rounding: length below which a component of a unit vector is rounding noise. A distractor
+            whose component orthogonal to the picked ones is shorter is skipped.
 
     Returns:
-        float64 ``[e]`` on the CPU, not normalised: its norm is the share that is left.
+        float64 ``[e]`` on the CPU, not normalised: its norm is the share that is not explained.
     """
     left = target.to("cpu", torch.float64).numpy().copy()
     candidates = distractors.to("cpu", torch.float64).numpy()
@@ -39,7 +39,7 @@ def residual(
         best = np.where(available, np.abs(candidates @ left), -1).argmax()
         available[best] = False
         direction = candidates[best]
-        # Twice is enough: what rounding left of the first pass goes in the second.
+        # The second pass removes the rounding error of the first.
         for _ in range(2):
             direction = direction - (basis[:picked] @ direction) @ basis[:picked]
         length = np.linalg.norm(direction)

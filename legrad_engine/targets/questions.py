@@ -1,4 +1,4 @@
-"""What is asked of one picture, and what the caller calls each part of it."""
+"""Question about one picture: its targets and negatives, with their names in the request."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ KINDS: dict[type, TargetKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of one picture.
+    """Targets and negatives of one picture.
 
     Attributes:
-        targets: what to look for.
-        negatives: what the maps must not show.
-        fields: what the caller calls each target, for errors.
+        targets: the targets.
+        negatives: targets that the maps must not show; None for no correction.
+        fields: name of each target in the caller's request, for errors; None for the default names.
     """
 
     targets: tuple[Target, ...]
@@ -43,10 +43,10 @@ class Question:
 
     @classmethod
     def of(cls, targets: Sequence[Target | str], negatives: Negatives | None = None) -> "Question":
-        """A question in which a plain string is a text.
+        """Make a question from targets and plain strings, which are texts.
 
         Raises:
-            InvalidTargetError: something that is no target, or no list of them.
+            InvalidTargetError: an entry is not a target, or the targets are not a list.
         """
         if isinstance(targets, str):
             raise InvalidTargetError(
@@ -60,49 +60,49 @@ class Question:
 
     @property
     def named_targets(self) -> Iterator[tuple[Target, str]]:
-        """Each target with its field."""
+        """Every target with its field name."""
         fields = self.fields or tuple(f"targets.{row}" for row in range(len(self.targets)))
         return zip(self.targets, fields, strict=True)
 
     @property
     def named_negatives(self) -> Iterator[tuple[Target, str]]:
-        """Each negative with its field."""
+        """Every negative with its field name."""
         negatives = self.negatives.targets if self.negatives is not None else ()
         return ((_as_target(each), "negatives") for each in negatives)
 
     @property
     def rows(self) -> int:
-        """The number of vectors that are walked back from: targets and negatives."""
+        """Number of vectors to attribute: targets and negatives."""
         return len(self.targets) + len(list(self.named_negatives))
 
     @property
     def parts(self) -> list[tuple[SimpleTarget, str]]:
-        """Every simple target and negative, also those within others, each with its field."""
+        """Every simple target and negative, nested ones included, with its field name."""
         return [*self.target_parts, *self.negative_parts]
 
     @property
     def target_parts(self) -> list[tuple[SimpleTarget, str]]:
-        """Every simple target, also those within others, each with its field."""
+        """Every simple target, nested ones included, with its field name."""
         return _parts_of_all(self.named_targets)
 
     @property
     def negative_parts(self) -> list[tuple[SimpleTarget, str]]:
-        """The same of the negatives."""
+        """Every simple target of the negatives, nested ones included, with its field name."""
         return _parts_of_all(self.named_negatives)
 
     @property
     def texts(self) -> list[str]:
-        """The targets' texts."""
+        """Texts of the targets."""
         return _texts_of(self.named_targets)
 
     @property
     def negative_texts(self) -> list[str]:
-        """The negatives' texts."""
+        """Texts of the negatives."""
         return _texts_of(self.named_negatives)
 
 
 def is_target(value: object) -> bool:
-    """Whether a value is a target or a string that stands for one."""
+    """Tell whether a value is a target or a string, which stands for a text target."""
     return isinstance(value, str) or type(value) in KINDS
 
 
@@ -111,7 +111,7 @@ def _as_target(target: Target | str) -> Target:
         return TextTarget((target,))
     if not is_target(target):
         raise InvalidTargetError(
-            f"{type(target).__name__} is no target: give a string or one of "
+            f"{type(target).__name__} is not a target: give a string or one of "
             f"{', '.join(kind.__name__ for kind in KINDS)}.",
             field="targets",
         )

@@ -1,4 +1,4 @@
-"""Targets become unit vectors in a model's joint space, all texts and all pictures in one go."""
+"""Resolution of targets into unit vectors of a model's joint space, in batches."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,38 +27,38 @@ from legrad_engine.targets.negatives import Negatives
 from legrad_engine.targets.pursuit import residual
 from legrad_engine.targets.questions import KINDS, Question, is_target
 from legrad_engine.targets.resolved import ResolvedTargets
-from legrad_engine.targets.text import Templates, resolve_templates
+from legrad_engine.targets.templates import Templates, resolve_templates
 
 PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 
-# Targets for all pictures or for each: strings or target objects, unit vectors ``[P, e]`` of texts,
-# or, for each, what is resolved already.
+# Targets for all pictures, or a sequence of them for each picture: strings or target objects, unit
+# vectors ``[P, e]`` of texts, or (for each picture) resolved targets.
 Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
 
 
 class PromptEncoder(Protocol):
-    """What a resolver needs of :class:`legrad_engine.targets.text.TextEncoder`."""
+    """Interface of :class:`legrad_engine.targets.text.TextEncoder` that a resolver uses."""
 
     def check(self, prompt: str, templates: Templates = None) -> None:
-        """Refuses a prompt that cannot be encoded."""
+        """Refuse a prompt that cannot be encoded."""
         ...
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
-        """Whether encoding the prompt would cost nothing."""
+        """Tell whether the prompt's vector is cached."""
         ...
 
     def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
-        """Unit vectors ``[P, e]``."""
+        """Encode prompts as unit vectors ``[P, e]``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What the model made of the texts and pictures of some questions.
+    """Embeddings of the texts and pictures of some questions.
 
     Attributes:
         texts: unit vectors ``[e]`` of the targets' texts, through the templates.
-        negative_texts: unit vectors ``[e]`` of the negatives' texts, as written.
+        negative_texts: unit vectors ``[e]`` of the negatives' texts, without templates.
         images: unit vectors ``[e]`` of the target pictures.
     """
 
@@ -68,7 +68,13 @@ class Embedded:
 
 
 class TextCount(NamedTuple):
-    """Distinct texts that are encoded already, those that are not, and what the latter come to."""
+    """Numbers of distinct texts.
+
+    Attributes:
+        known: texts whose vectors are cached.
+        missing: texts that must be encoded.
+        strings: strings to encode for the missing texts, with every template.
+    """
 
     known: int
     missing: int
@@ -77,15 +83,15 @@ class TextCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TargetResolver:
-    """Turns questions into unit vectors with one model's parts.
+    """Resolves questions into unit vectors with the parts of one model.
 
     Attributes:
         text: the text encoder.
         classifier: the classifier, or None where the model has none.
-        embed_images: unit embeddings ``[B, e]`` of pictures, as the model serves them.
-        size: ``e``.
-        device: where the vectors go.
-        dtype: their precision.
+        embed_images: from pictures to the model's own unit embeddings ``[B, e]``.
+        size: length ``e`` of an embedding.
+        device: device of the vectors.
+        dtype: dtype of the vectors.
     """
 
     text: PromptEncoder
@@ -96,11 +102,11 @@ class TargetResolver:
     dtype: torch.dtype
 
     def check(self, question: Question, templates: Templates = None) -> None:
-        """Refuses what can be known to fail before anything is computed.
+        """Refuse invalid questions before any computation.
 
         Raises:
-            InvalidTargetError: no target, or one that this model cannot be asked about.
-            InvalidOptionError: the templates are not usable.
+            InvalidTargetError: no target, or a target that this model does not support.
+            InvalidOptionError: the templates are invalid.
         """
         if not question.targets:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
@@ -108,7 +114,7 @@ class TargetResolver:
         self._check_parts(question.negative_parts, None)
 
     def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
-        """What encoding the question's texts would cost now."""
+        """Count the question's texts that are cached and those that must be encoded."""
         asked = {(text, resolve_templates(templates)) for text in question.texts}
         asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
         missing = [each for each in asked if not self.text.is_cached(*each)]
@@ -116,11 +122,11 @@ class TargetResolver:
         return TextCount(len(asked) - len(missing), len(missing), strings)
 
     def embed(self, questions: Sequence[Question], templates: Templates = None) -> Embedded:
-        """Encodes every text once and every picture once, each kind in one batch.
+        """Encode every distinct text and picture once, each kind in one batch.
 
         Raises:
-            InvalidTargetError: a text that is blank or too long.
-            InvalidOptionError: the templates are not usable.
+            InvalidTargetError: a text is blank or too long.
+            InvalidOptionError: the templates are invalid.
             ImageDecodeError, ImageTooLargeError: a target picture cannot be read.
         """
         texts = [text for question in questions for text in question.texts]
@@ -142,14 +148,14 @@ class TargetResolver:
 
     @torch.no_grad()
     def compose(self, question: Question, embedded: Embedded) -> ResolvedTargets:
-        """The unit vectors of one question.
+        """Compose the unit vectors of one question.
 
         Args:
-            question: one of those that were embedded.
+            question: one of the embedded questions.
             embedded: from :meth:`embed`.
 
         Raises:
-            InvalidTargetError: a contrast of equals, or a target that its distractors explain.
+            InvalidTargetError: a contrast of equal targets, or a residual of zero length.
         """
         vectors = [
             self._vector(target, field, embedded.texts, embedded.images)
@@ -174,17 +180,20 @@ class TargetResolver:
         templates: Templates = None,
         negatives: Negatives | None = None,
     ) -> list[ResolvedTargets]:
-        """One entry for each picture; everything is checked, embedded and composed.
+        """Check, embed and compose the targets of every picture.
 
         Args:
             targets: see :data:`Targets`.
-            images: the number of pictures.
-            templates: for the targets' texts, see
-                :func:`legrad_engine.targets.text.resolve_templates`.
-            negatives: what no map must show; entries that are resolved already keep their own.
+            images: number of pictures.
+            templates: templates for the targets' texts, see
+                :func:`legrad_engine.targets.templates.resolve_templates`.
+            negatives: targets that the maps must not show; resolved entries keep their own.
+
+        Returns:
+            One entry for each picture.
 
         Raises:
-            InvalidTargetError: a number of lists that differs from the number of pictures.
+            InvalidTargetError: the number of target lists differs from the number of pictures.
             LegradError: see :meth:`check`, :meth:`embed` and :meth:`compose`.
         """
         if isinstance(targets, Tensor):
@@ -248,7 +257,7 @@ class TargetResolver:
 
     @property
     def _rounding(self) -> float:
-        """The length below which a part of a unit vector is noise in the model's precision."""
+        """Length below which a component of a unit vector is noise in the model's precision."""
         return max(1e-6, 8 * torch.finfo(self.dtype).eps)
 
     @property
@@ -269,8 +278,7 @@ class TargetResolver:
             case ClassTarget():
                 if self.classifier is None:
                     raise InvalidTargetError(
-                        "This model has no classifier: ask about a text, a picture or an "
-                        "embedding.",
+                        "This model has no classifier: give a text, a picture or an embedding.",
                         field=field,
                     )
                 try:
@@ -297,7 +305,7 @@ class TargetResolver:
             raise InvalidTargetError("The embedding holds a value that is not finite.", field=field)
         if not vector.any():
             raise InvalidTargetError(
-                "The embedding is all zeros: it has no direction to look for.", field=field
+                "The embedding is all zeros, so it has no direction.", field=field
             )
 
     def _class_of(self, target: ClassTarget) -> int:
@@ -326,8 +334,8 @@ class TargetResolver:
                 difference = simple(wanted) - simple(against)
                 return self._unit(
                     difference,
-                    "Both sides of the contrast are the same to this model: nothing tells the "
-                    "target from what it is against.",
+                    "Both sides of the contrast have the same vector in this model, so their "
+                    "difference has no direction.",
                     field,
                 )
             case ResidualTarget(wanted, distractors, atoms):
@@ -339,8 +347,8 @@ class TargetResolver:
                 )
                 return self._unit(
                     left.to(self.device, self._precise),
-                    "The distractors explain the target fully: nothing is left to look for. Take "
-                    "some of them away, or lower atoms.",
+                    "The distractors explain the target fully: no residual is left. Remove some "
+                    "distractors, or lower atoms.",
                     field,
                 )
             case _:
@@ -361,7 +369,7 @@ class TargetResolver:
                 return self._unit(mean, "The texts cancel each other out.", field)
             case EmbeddingTarget():
                 vector = _as_tensor(target)
-                # Squares of what a float64 can hold overflow: scaled first.
+                # Scaled first, because squares of large float64 values overflow.
                 unit = F.normalize(vector / vector.abs().max(), dim=0)
                 return unit.to(self._precise).to(self.device)
             case ImageTarget():
@@ -371,9 +379,9 @@ class TargetResolver:
                     raise InvalidTargetError("This model has no classifier.", field=field)
                 return at_least_float32(self.classifier.vectors([self._class_of(target)])[0])
 
-    def _unit(self, vector: Tensor, nothing_left: str, field: str) -> Tensor:
+    def _unit(self, vector: Tensor, message: str, field: str) -> Tensor:
         if vector.norm() <= self._rounding:
-            raise InvalidTargetError(nothing_left, field=field)
+            raise InvalidTargetError(message, field=field)
         return F.normalize(vector, dim=0)
 
     def _stack(self, vectors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Targets as unit vectors, ready to be walked back from."""
+"""Targets as unit vectors, ready for attribution."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ class ResolvedTargets:
 
     Attributes:
         vectors: ``[P, e]``, on the model's device and in its dtype.
-        kinds: what each row is.
-        classes: the class of each ``class`` row, None for any other.
-        negatives: the rule that corrects the maps, if any.
-        negative_vectors: ``[N, e]``, the negatives' unit vectors; no row where there is no rule.
+        kinds: the kind of target of each row.
+        classes: the class index of each ``class`` row, None for any other row.
+        negatives: the correction of the maps; None for no correction.
+        negative_vectors: ``[N, e]``, the negatives' unit vectors; no rows without a correction.
     """
 
     vectors: Tensor
@@ -31,20 +31,28 @@ class ResolvedTargets:
     negative_vectors: Tensor
 
     def __len__(self) -> int:
-        """The number of targets, without negatives."""
+        """Return the number of targets, without negatives."""
         return len(self.kinds)
 
     @property
     def rows(self) -> Tensor:
-        """``[P + N, e]``: every vector that is walked back from."""
+        """``[P + N, e]``: the vectors of the targets, then those of the negatives."""
         return torch.cat([self.vectors, self.negative_vectors])
 
     def rows_of(self, kind: TargetKind) -> list[int]:
-        """The rows that are of one kind."""
+        """Return the indices of the rows of one kind."""
         return [row for row, each in enumerate(self.kinds) if each == kind]
 
     def corrected(self, maps: NDArray[np.floating], geometry: Geometry) -> NDArray[np.floating]:
-        """The targets' maps ``[P, rows, columns]``, out of those of all ``P + N`` rows."""
+        """Correct the targets' maps by the negatives' maps.
+
+        Args:
+            maps: ``[P + N, rows, columns]``, the raw maps of :attr:`rows`.
+            geometry: the geometry of the picture.
+
+        Returns:
+            ``[P, rows, columns]``.
+        """
         if self.negatives is None:
             return maps
         count = len(self)

@@ -1,96 +1,55 @@
-"""Text: prompts become unit vectors in the joint space of image and text."""
+"""Text encoder: from prompts to unit vectors in the joint space of image and text."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer
 from torch import Tensor, nn
 
-from legrad_engine.errors import InvalidOptionError, InvalidTargetError
-from legrad_engine.recently_used import LeastRecentlyUsed
+from legrad_engine.errors import InvalidTargetError
+from legrad_engine.recently_used import RecentlyUsed
+from legrad_engine.targets.templates import PLACEHOLDER, Templates, resolve_templates
 
-TemplateSet = Literal["simple", "openai"]
-Templates = TemplateSet | Sequence[str] | None
-TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
-
-_PLACEHOLDER = "{}"
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
 _TEMPLATES_REMEMBERED = 16
-# Where a prompt and its template are joined, words may fall apart into more tokens.
+# A word may split into more tokens where a prompt and its template are joined.
 _SEAM_TOKENS = 8
 _NO_TEXT = "This model has no text tower: ask for a class, an image or an embedding."
 
 
-def _as_strings(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
-    return tuple(template(_PLACEHOLDER) for template in templates)
-
-
-_TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
-    "simple": _as_strings(open_clip.SIMPLE_IMAGENET_TEMPLATES),
-    "openai": _as_strings(open_clip.OPENAI_IMAGENET_TEMPLATES),
-}
-
-
-def resolve_templates(templates: Templates) -> tuple[str, ...]:
-    """The template strings, each with one ``{}`` for the prompt.
-
-    Args:
-        templates: None for the prompt as written, ``"simple"`` (open_clip's 7) or ``"openai"`` (its
-            80), or strings of one's own.
-
-    Raises:
-        InvalidOptionError: unknown set, empty list, or a string without exactly one ``{}``.
-    """
-    if templates is None:
-        return (_PLACEHOLDER,)
-    if isinstance(templates, str):
-        if templates not in _TEMPLATE_SETS:
-            raise InvalidOptionError(
-                f"templates={templates!r} is unknown: use one of {', '.join(TEMPLATE_SETS)}, or a "
-                "list of strings such as 'a photo of a {}'.",
-                field="templates",
-            )
-        return _TEMPLATE_SETS[templates]
-    if not templates or any(template.count(_PLACEHOLDER) != 1 for template in templates):
-        raise InvalidOptionError(
-            "templates must hold at least one string, each with exactly one '{}'.",
-            field="templates",
-        )
-    return tuple(templates)
-
-
 class TextModel(Protocol):
-    """The text half of an open_clip model."""
+    """Text half of an open_clip model."""
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Features ``[T, e]`` of token ids ``[T, context]``."""
+        """Encode token ids ``[T, context]`` as features ``[T, e]``."""
         ...
 
 
 class Tokenizer(Protocol):
-    """An open_clip tokenizer."""
+    """Tokenizer of open_clip."""
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        """Token ids ``[T, context]``."""
+        """Tokenize texts into ids ``[T, context]``."""
         ...
 
 
 def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
-    """Text features ``[T, e]``, as the model's own ``encode_text`` gives them.
+    """Encode tokens as the model's own ``encode_text`` does, without the padding.
 
-    In open_clip's CLIP no token sees a later one and the features are read at the end token, so
-    the padding behind the longest text is left out: most prompts use a tenth of the context.
+    In open_clip's CLIP the attention is causal and the features are read at the end token, so the
+    padding behind the longest text can be cut: most prompts use a tenth of the context.
 
     Args:
         model: an open_clip model.
         tokens: ``[T, context]`` token ids.
+
+    Returns:
+        Text features ``[T, e]``, not normalised.
     """
     if not isinstance(model, CLIP) or model.text_pool_type != "argmax" or model.attn_mask is None:
         return model.encode_text(tokens)
@@ -109,7 +68,7 @@ def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
 
 
 class TextEncoder:
-    """Encodes prompts and keeps what it has encoded. Safe to share between threads."""
+    """Encodes prompts and caches their vectors. Safe to share between threads."""
 
     def __init__(
         self,
@@ -122,16 +81,14 @@ class TextEncoder:
         self._model = model
         self._tokenizer = tokenizer
         self._device = device
-        self._capacity = cached_prompts
-        self._cache: OrderedDict[tuple[str, tuple[str, ...]], Tensor] = OrderedDict()
-        self._lock = threading.Lock()
-        # open_clip's tokenizer remembers every word it ever saw; this is what it began with.
+        self._vectors = RecentlyUsed[tuple[str, tuple[str, ...]], Tensor](cached_prompts)
+        # open_clip's tokenizer caches every word it ever saw; these are the words of a new one.
         self._first_words = dict(getattr(tokenizer, "cache", {}))
         self._tokenizing = threading.Lock()
-        self._added_tokens = LeastRecentlyUsed(self._added_by, _TEMPLATES_REMEMBERED)
+        self._added_tokens = RecentlyUsed[tuple[str, ...], int](_TEMPLATES_REMEMBERED)
 
     def check(self, prompt: str, templates: Templates = None) -> None:
-        """Refuses a prompt that the text tower would cut or that says nothing.
+        """Refuse a prompt that is blank or that the text tower would truncate.
 
         Raises:
             InvalidTargetError: the prompt is blank, or longer than the text tower's context, by
@@ -148,10 +105,11 @@ class TextEncoder:
         if limit is None:
             return
         strings = resolve_templates(templates)
-        if count + self._added_tokens[strings] + _SEAM_TOKENS <= limit:
+        added = self._added_tokens.get_or_make(strings, self._tokens_added_by)
+        if count + added + _SEAM_TOKENS <= limit:
             return
-        # Near the limit every text is counted: tokens do not add up exactly where texts are joined.
-        longest = max(self._count(string.replace(_PLACEHOLDER, prompt))[0] for string in strings)
+        # Near the limit every text is counted whole: token counts of joined texts do not add up.
+        longest = max(self._count(string.replace(PLACEHOLDER, prompt))[0] for string in strings)
         if longest > limit:
             where = "" if longest == count else " in its longest template"
             raise InvalidTargetError(
@@ -160,16 +118,19 @@ class TextEncoder:
                 field="prompts",
             )
 
-    def _added_by(self, strings: tuple[str, ...]) -> int:
-        """Tokens that templates add to a prompt, about: no text near the limit relies on it."""
-        return max(self._count(string.replace(_PLACEHOLDER, " "))[0] for string in strings)
+    def _tokens_added_by(self, strings: tuple[str, ...]) -> int:
+        """Estimate the number of tokens that templates add to a prompt."""
+        return max(self._count(string.replace(PLACEHOLDER, " "))[0] for string in strings)
 
     def _count(self, text: str) -> tuple[int, int | None]:
-        """A text's tokens, and how many there is room for beside the special ones, if known."""
-        with self._tokenizing:
-            return self._count_alone(text)
+        """Count a text's tokens; return the count and the most that fit, None if unknown.
 
-    def _count_alone(self, prompt: str) -> tuple[int, int | None]:
+        Both are without the special tokens.
+        """
+        with self._tokenizing:
+            return self._count_unlocked(text)
+
+    def _count_unlocked(self, prompt: str) -> tuple[int, int | None]:
         tokenizer: Any = self._tokenizer
         context: int | None = getattr(tokenizer, "context_length", None)
         if context is None:
@@ -188,41 +149,36 @@ class TextEncoder:
         return (0, None) if encode is None else (len(encode(prompt)), context - 2)
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
-        """Whether encoding the prompt would cost nothing."""
-        with self._lock:
-            return (prompt, resolve_templates(templates)) in self._cache
+        """Tell whether the prompt's vector is cached."""
+        return (prompt, resolve_templates(templates)) in self._vectors
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
-        """Unit vectors ``[P, e]``: the normalised mean over templates of the unit text features.
+        """Encode prompts as the normalised mean over templates of the unit text features.
+
+        Returns:
+            Unit vectors ``[P, e]``.
 
         Raises:
-            InvalidTargetError: a prompt is blank or too long, or there is none.
+            InvalidTargetError: a prompt is blank or too long, or there is no prompt.
             InvalidOptionError: the templates are not usable.
         """
         if not prompts:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
         strings = resolve_templates(templates)
-        with self._lock:
-            known = {prompt: self._cache.get((prompt, strings)) for prompt in prompts}
-            for prompt, vector in known.items():
-                if vector is not None:
-                    self._cache.move_to_end((prompt, strings))
+        known = {prompt: self._vectors.get((prompt, strings)) for prompt in prompts}
         missing = [prompt for prompt, vector in known.items() if vector is None]
         for prompt in missing:
             self.check(prompt, strings)
         if missing:
             encoded = self._encode_all(missing, strings)
             known |= dict(zip(missing, encoded, strict=True))
-            with self._lock:
-                for prompt, vector in zip(missing, encoded, strict=True):
-                    self._cache[prompt, strings] = vector
-                while len(self._cache) > self._capacity:
-                    self._cache.popitem(last=False)
+            for prompt, vector in zip(missing, encoded, strict=True):
+                self._vectors.put((prompt, strings), vector)
         return torch.stack([vector for prompt in prompts if (vector := known[prompt]) is not None])
 
     def _encode_all(self, prompts: Sequence[str], strings: tuple[str, ...]) -> Tensor:
-        texts = [string.replace(_PLACEHOLDER, prompt) for prompt in prompts for string in strings]
+        texts = [string.replace(PLACEHOLDER, prompt) for prompt in prompts for string in strings]
         features = [
             encode_tokens(
                 self._model,
@@ -243,10 +199,10 @@ class TextEncoder:
 
 
 class NoText:
-    """Stands where a model's :class:`TextEncoder` would, and refuses every prompt."""
+    """Stand-in for :class:`TextEncoder` in models without a text tower: refuses every prompt."""
 
     def check(self, prompt: str, templates: Templates = None) -> None:  # noqa: ARG002
-        """Refuses the prompt.
+        """Refuse the prompt.
 
         Raises:
             InvalidTargetError: always.
@@ -254,11 +210,11 @@ class NoText:
         raise InvalidTargetError(_NO_TEXT, field="prompts")
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:  # noqa: ARG002
-        """No prompt ever is."""
+        """Return False: no prompt is ever cached."""
         return False
 
     def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:  # noqa: ARG002
-        """Refuses the prompts.
+        """Refuse the prompts.
 
         Raises:
             InvalidTargetError: always.

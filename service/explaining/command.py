@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from legrad_engine.errors import LegradError
 from legrad_engine.targets import TextTarget
 from legrad_engine.targets.questions import Question
-from legrad_engine.targets.text import Templates, resolve_templates
+from legrad_engine.targets.templates import Templates, resolve_templates
 from service.errors import LimitExceededError, ServiceError
 from service.explaining.progress import Progress
 from service.explaining.targets import encoded_images

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import ModelReference
-from legrad_engine.targets.text import TEMPLATE_SETS, TextEncoder
+from legrad_engine.targets.templates import TEMPLATE_SETS
+from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.pool.served_model import ServedModel
 from service.schemas.answers import Grid, ModelInfo, ModelState, Size

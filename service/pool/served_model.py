@@ -15,7 +15,7 @@ from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
 from legrad_engine.targets.resolved import ResolvedTargets
-from legrad_engine.targets.text import Templates
+from legrad_engine.targets.templates import Templates
 from legrad_engine.trace import Trace
 from service.batching import BatchLimits, MicroBatcher
 from service.pool.loading import WarmModel

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
-from legrad_engine.targets.text import TemplateSet
+from legrad_engine.targets.templates import TemplateSet
 from service.schemas.base import Contract
 
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]

@@ -13,7 +13,7 @@ from legrad_engine.images.rendering import (
     Normalization,
 )
 from legrad_engine.targets.negatives import NegativePreset
-from legrad_engine.targets.text import TemplateSet
+from legrad_engine.targets.templates import TemplateSet
 from service.schemas import targets as target_schemas
 from service.schemas.base import (
     EXAMPLE_IMAGE,

@@ -19,6 +19,7 @@ from legrad_engine.errors import (
     InvalidTargetError,
     UnsupportedModelError,
 )
+from legrad_engine.images.decoding import ImageSource
 from tests.support.architectures import EMBEDDING_SIZE, seeded_explainer
 
 PROMPTS = ["a cat", "two dogs on a sofa", "red"]
@@ -99,7 +100,7 @@ def test_a_model_that_trains_elsewhere_is_explained_without_gradients_left_behin
     assert not any(
         getattr(block, name).requires_grad
         for block in trace.blocks
-        for name in type(block).__slots__  # type: ignore[attr-defined]
+        for name in type(block).__slots__
     )
     assert all(parameter.grad is None for parameter in explainer.model.parameters())
 
@@ -155,7 +156,7 @@ def test_a_picture_may_come_as_bytes_or_path(explainer: Explainer, tmp_path: Any
     buffer = io.BytesIO()
     photograph().save(buffer, "PNG")
     (tmp_path / "picture.png").write_bytes(buffer.getvalue())
-    sources = [photograph(), buffer.getvalue(), str(tmp_path / "picture.png")]
+    sources: list[ImageSource] = [photograph(), buffer.getvalue(), str(tmp_path / "picture.png")]
     first, *others = explainer.explain(sources, PROMPTS)
     assert_same(others, [first, first])
 
@@ -198,11 +199,7 @@ def test_a_split_trace_holds_no_memory_of_its_batch(explainer: Explainer) -> Non
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in [
             part.embeddings,
-            *(
-                getattr(block, name)
-                for block in part.blocks
-                for name in type(block).__slots__  # type: ignore[attr-defined]
-            ),
+            *(getattr(block, name) for block in part.blocks for name in type(block).__slots__),
         ]
     }
     assert sum(held.values()) <= part.nbytes

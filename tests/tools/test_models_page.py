@@ -61,19 +61,20 @@ def prepared(explainer: Explainer, count: int, height: int, width: int) -> list[
     generator = torch.Generator().manual_seed(3)
     coarse = torch.randn(count, 3, 5, 5, generator=generator)
     pixels = F.interpolate(coarse, size=(height, width), mode="bicubic")
-    return [PreparedImage(each, geometry) for each in pixels]
+    return [PreparedImage(each.numpy(), geometry) for each in pixels]
 
 
 def definition(model: Any, image: PreparedImage, targets: Any, layers: Any, score: str) -> Any:
     visual = explicit(model)
+    pixels = torch.from_numpy(image.pixels)
     if not hasattr(visual, "trunk"):
         if score == "pooler":
-            return explicit_coca_maps(visual, image.pixels, targets, layers)
-        return explicit_maps(visual, image.pixels, targets, layers, score)  # type: ignore[arg-type]
-    size = tuple(image.pixels.shape[-2:])
+            return explicit_coca_maps(visual, pixels, targets, layers)
+        return explicit_maps(visual, pixels, targets, layers, score)  # type: ignore[arg-type]
+    size = tuple(pixels.shape[-2:])
     if hasattr(visual.trunk, "set_input_size") and size != tuple(visual.image_size):
         visual.trunk.set_input_size(size)
-    return explicit_timm_maps(visual, image.pixels, targets, layers, score)
+    return explicit_timm_maps(visual, pixels, targets, layers, score)
 
 
 def unit_vectors(count: int, seed: int, size: int = WIDTH) -> torch.Tensor:
@@ -118,7 +119,7 @@ def test_the_similarity_is_the_one_that_the_architecture_serves(name: str) -> No
     found = explainer.attribute(explainer.trace(images, layers=1), targets)
     model: Any = explainer.model
     with torch.no_grad():
-        pixels = torch.stack([image.pixels for image in images]).double()
+        pixels = torch.stack([torch.from_numpy(image.pixels) for image in images]).double()
         served = model.visual(pixels)
         # CoCa's towers give their tokens as well.
         served = served[0] if isinstance(served, tuple) else served

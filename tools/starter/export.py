@@ -1,4 +1,4 @@
-"""Turn a training checkpoint into the files that the project ships."""
+"""Export of a training checkpoint to the files that the project ships."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from tools.starter.text_tower import fit_text_tower, held_out_templates, text_ac
 from tools.starter.vocabulary import SYNONYMS
 
 _SEED = 7
-_SHARED = 0.4  # chosen on the styles of training
+# Share of the common component that is subtracted; chosen on the styles of training.
+_SHARED = 0.4
 
 
 def centre(concepts: Tensor) -> Tensor:
-    """The targets of the text tower, from the directions that the visual tower learned.
+    """Compute the targets of the text tower from the directions that the visual tower learned.
 
-    What all concepts share tells no two of them apart, yet it bends every heatmap towards the
-    background. Taking out more of it makes maps find stickers more often, and makes the maps of
-    absent concepts fall on stickers more often too.
+    The component that all concepts share does not distinguish them, and it shifts every heatmap
+    towards the background. Subtracting more of it makes maps find stickers more often, but also
+    makes the maps of absent concepts fall on stickers more often.
 
     Args:
         concepts: float32 `[concepts + 1, embed]`, the background's direction last.
@@ -47,12 +48,12 @@ def write_model(
     Args:
         sprites: The art, for the concepts' names.
         cache: The folder with the backbone and the checkpoint.
-        folder: Where the files go.
+        folder: Folder for the files.
         text_steps: Steps of fitting the text tower.
-        refine: Whether to begin from the text tower of the weights already in the folder.
+        refine: Whether to start from the text tower of the weights in the folder.
 
     Yields:
-        What was done, a line at a time.
+        Lines of progress.
     """
     concepts = [concept.name for concept in sprites.concepts]
     torch.manual_seed(_SEED)
@@ -77,7 +78,8 @@ def write_model(
         yield f"text tower, {name}: {right:.1%} find their concept, cosine {cosine:.3f}"
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, path, metadata={"format": "pt", "license": "Apache-2.0"})
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    # safetensors makes the file readable by its owner only.
+    path.chmod(0o644)
     table = {concept: SYNONYMS.get(concept, ()) for concept in concepts}
     lines = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(words)}" for name, words in table.items()

@@ -1,4 +1,4 @@
-"""Write the committed pictures that people look at: the example, and the page's gallery.
+"""Composition of the committed pictures: the example and the page's gallery.
 
 Each has stickers of the held-out art style, with a white border, on a background.
 """
@@ -18,19 +18,19 @@ from tools.starter.art import HELD_OUT_STYLE, Concept, render_sprite
 _Color = tuple[int, int, int]
 
 _SIZE = (720, 480)
-# The galaxies that show best: left, top, right, bottom in the photograph.
+# Crop of the photograph with the most visible galaxies: left, top, right, bottom.
 _GALAXIES = (150, 200, 870, 680)
 
 
 @dataclass(frozen=True)
 class Sticker:
-    """A sticker and where it goes.
+    """A sticker and its place.
 
     Attributes:
         name: The concept.
         centre: (x, y) in pixels.
-        side: Of its square, in pixels.
-        tilt: Anticlockwise, in degrees.
+        side: Side of the sticker's square, in pixels.
+        tilt: Anticlockwise rotation, in degrees.
     """
 
     name: str
@@ -105,7 +105,7 @@ def _photograph(name: str, crop: tuple[int, int, int, int] | None = None) -> Ima
 
 
 def _tinted(name: str, dark: _Color, light: _Color) -> Image.Image:
-    """A grey texture in two colours."""
+    """Colour a grey texture with two colours."""
     return ImageOps.colorize(_photograph(name).convert("L"), dark, light)
 
 

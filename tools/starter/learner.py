@@ -1,4 +1,4 @@
-"""The model that learns: open_clip's visual tower and one direction per concept."""
+"""Model in training: open_clip's visual tower and one direction per concept."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def build_model(image_size: int | None = None) -> Any:
 
 
 class Learner(nn.Module):
-    """The visual tower with what is needed only while it learns.
+    """Visual tower with the parameters that only training needs.
 
     Attributes:
         visual: open_clip's tower.
-        concepts: float32 `[concepts + 1, embed_dim]`; rows are directions, the last one stands for
-            the background.
-        scene_scale: Logarithm of the temperature's inverse for whole scenes.
-        patch_scale: The same for single patches.
+        concepts: float32 `[concepts + 1, embed_dim]`; rows are directions, the last one is the
+            background's.
+        scene_scale: Logarithm of the inverse temperature for whole scenes.
+        patch_scale: Logarithm of the inverse temperature for single patches.
     """
 
     def __init__(self, visual: VisionTransformer, concept_count: int) -> None:
@@ -50,18 +50,18 @@ class Learner(nn.Module):
         self.patch_scale = nn.Parameter(torch.tensor(math.log(16.0)))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `[..., width]` through the tower's own head: unit vectors `[..., embed_dim]`."""
+        """Apply the tower's head to tokens `[..., width]`: unit vectors `[..., embed_dim]`."""
         return functional.normalize(self.visual.ln_post(tokens) @ self.visual.proj, dim=-1)
 
     def block_outputs(
         self, images: torch.Tensor, count: int, kept: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """The outputs of the last `count` blocks.
+        """Compute the outputs of the last `count` blocks.
 
         Args:
             images: float32 `[batch, 3, size, size]`, normalised.
             count: Number of blocks.
-            kept: int64 `[batch, patches]`, the patches to look at; None for all.
+            kept: int64 `[batch, patches]`, the patches to keep; None for all.
 
         Returns:
             float32 `[batch, 1 + patches, width]` each, the class token first.
@@ -86,7 +86,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def initialise(backbone: Path, concept_count: int, size: int, seed: int) -> Learner:
-    """A learner whose first blocks come from the DINOv2 export at `backbone`."""
+    """Make a learner whose first blocks have the weights of the DINOv2 export at `backbone`."""
     torch.manual_seed(seed)
     learner = Learner(build_model(size).visual, concept_count)
     weights = read_backbone(

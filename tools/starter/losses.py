@@ -1,4 +1,4 @@
-"""What the visual tower is taught: what scenes and patches show, and where things are."""
+"""Training targets and losses of the visual tower: the concepts of scenes and of patches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BACKGROUND_COVER = 0.02
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch of scenes says.
+    """Training targets of a batch of scenes.
 
     Attributes:
-        present: bool `[scenes, concepts]`.
-        kept: int64 `[scenes, patches]`, the patches to look at.
-        owners: int64 `[scenes, patches]`, the concept whose sticker mostly covers a kept patch; the
-            number of concepts where no sticker touches it; -1 where it is mixed.
+        present: bool `[scenes, concepts]`, the concepts in each scene.
+        kept: int64 `[scenes, patches]`, indices of the patches that the loss uses.
+        owners: int64 `[scenes, patches]`, the concept whose sticker covers most of a kept patch;
+            the number of concepts if no sticker touches the patch; -1 if the patch is mixed.
     """
 
     present: torch.Tensor
@@ -38,13 +38,13 @@ def read_targets(
     generator: np.random.Generator,
     patch: int = 14,
 ) -> Targets:
-    """Derive targets from the visible masks.
+    """Compute targets from the visible masks.
 
     Args:
         scenes: The scenes.
         concept_count: Number of concepts.
-        patches: Patches to keep in each scene, background left out first; None for all.
-        generator: Decides which background stays.
+        patches: Number of patches to keep in each scene, background dropped first; None for all.
+        generator: Chooses the background that is kept.
         patch: Side of a patch in pixels.
     """
     cover = functional.avg_pool2d(scenes.masks.float(), patch).flatten(2)
@@ -63,7 +63,7 @@ def read_targets(
 
 
 def scene_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Push every true concept above the log-sum-exp of the absent ones.
+    """Compute the loss that raises every present concept above the log-sum-exp of the absent ones.
 
     Args:
         logits: float32 `[scenes, concepts]`.
@@ -74,12 +74,12 @@ def scene_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def loss(learner: Learner, images: torch.Tensor, targets: Targets) -> dict[str, torch.Tensor]:
-    """All loss terms, already weighted, for normalised `images` `[batch, 3, size, size]`."""
+    """Compute all weighted loss terms for normalised `images` `[batch, 3, size, size]`."""
     directions = functional.normalize(learner.concepts, dim=-1)
     scene_scale, patch_scale = learner.scene_scale.exp(), learner.patch_scale.exp()
     background = len(directions) - 1
     terms: dict[str, torch.Tensor] = {}
-    # The last-but-one block is taught too, because LeGrad looks at both through the same head.
+    # The last but one block has losses too, because LeGrad applies the same head to both.
     for name, weight, tokens in zip(
         ("earlier", "last"), (0.5, 1.0), learner.block_outputs(images, 2, targets.kept), strict=True
     ):
@@ -97,8 +97,8 @@ def loss(learner: Learner, images: torch.Tensor, targets: Targets) -> dict[str, 
         )
         pooled = scene_scale * learner.embed(patches.mean(1)) @ directions[:-1].T
         terms[f"{name} scene"] = weight * scene_loss(pooled, targets.present)
-        # The class token sees the stickers only through attention, and so do the patches of the
-        # background: teaching both to know the scene makes the value vectors carry concepts.
+        # The class token and the patches of the background see the stickers only through attention:
+        # losses on both make the value vectors carry the concepts of the scene.
         gathered = scene_scale * learner.embed(tokens[:, 0]) @ directions[:-1].T
         terms[f"{name} class token"] = 0.5 * weight * scene_loss(gathered, targets.present)
         ground = on_background[..., None].float()

@@ -1,4 +1,4 @@
-"""Write the committed test set with its masks."""
+"""Composition of the committed test scenes and their masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_test_scenes(sprites: Sprites, folder: Path) -> None:
         scenes = compose(sprites, {HELD_OUT_STYLE: 1.0}, recipe, _SEED + count, total)
         for index, picture in enumerate(pictures(scenes)):
             stem = f"{count}-{index:02}"
-            # 256 colours are enough for drawings and keep the repository small.
+            # 256 colours are enough for drawings and keep the files small.
             picture.quantize(256, dither=Image.Dither.NONE).save(
                 folder / f"{stem}.png", optimize=True
             )

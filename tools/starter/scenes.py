@@ -1,4 +1,4 @@
-"""Compose scenes of stickers on backgrounds, with the exact visible mask of every sticker.
+"""Composition of scenes: stickers on backgrounds, with the exact visible mask of every sticker.
 
 Every scene is a pure function of its seed, so that test sets need not be stored.
 """
@@ -24,20 +24,19 @@ _HALVE_BELOW = 0.6 * SPRITE_SIZE
 
 @dataclass(frozen=True)
 class Recipe:
-    """How scenes are drawn.
+    """Parameters of scenes.
 
     Attributes:
         size: Side of the square picture in pixels.
         sticker_counts: The possible numbers of stickers.
-        count_weights: Their probabilities.
+        count_weights: Probability of each number of stickers.
         sides: For each number of stickers, the smallest and largest sticker side as a share of the
             picture's side.
         tilt: Largest rotation to either side, in degrees.
-        overlap: The largest share of a sticker's square that placement lets another one cover, as
-            far as room allows.
+        overlap: Largest share of a sticker's square that another one may cover, if there is room.
         warp: Largest elastic displacement as a share of the sticker's side.
-        vary_style: Whether to vary colours, outlines and sharpness so that a model cannot lean on
-            one art style.
+        vary_style: Whether to vary colours, outlines and sharpness, so that a model does not depend
+            on one art style.
     """
 
     size: int
@@ -50,10 +49,10 @@ class Recipe:
     vary_style: bool
 
 
-# Measured scenes: mild variation only, so that the art style is what the artist drew.
+# Sides in measured scenes. These vary little, so that the art style stays the artist's.
 EVALUATION_SIDES = {1: (0.35, 0.75), 2: (0.28, 0.5), 3: (0.26, 0.44), 4: (0.24, 0.4)}
-# How often one to six stickers are drawn: small pictures are crowded, since every sticker teaches;
-# full-size ones are like the scenes that are measured.
+# Probabilities of one to six stickers. Small pictures are crowded, because every sticker is a
+# training example; full-size pictures resemble the measured scenes.
 _FULL_SIZE = 168
 _CROWDED_WEIGHTS = (0.12, 0.18, 0.2, 0.2, 0.15, 0.15)
 _FULL_SIZE_WEIGHTS = (0.4, 0.2, 0.2, 0.1, 0.05, 0.05)
@@ -61,7 +60,7 @@ _TRAINING_SIDES = EVALUATION_SIDES | {5: (0.22, 0.36), 6: (0.22, 0.34)}
 
 
 def evaluation_recipe(counts: tuple[int, ...], size: int = 224) -> Recipe:
-    """The recipe of the test sets: `counts` equally likely, no style variation."""
+    """Make the recipe of the test sets: `counts` equally likely, no style variation."""
     return Recipe(
         size=size,
         sticker_counts=counts,
@@ -75,10 +74,10 @@ def evaluation_recipe(counts: tuple[int, ...], size: int = 224) -> Recipe:
 
 
 def training_recipe(size: int) -> Recipe:
-    """The recipe of training scenes at `size` pixels.
+    """Make the recipe of training scenes at `size` pixels.
 
-    Stickers keep roughly the same size in pixels whatever `size` is, so that a model trained on
-    small pictures first has seen the scale that larger ones show.
+    Stickers have about the same size in pixels for every `size`, so that a model that is trained on
+    small pictures first sees stickers of the scale in larger ones.
     """
     magnification = _FULL_SIZE / size
     widest = {1: 1.0, 2: 0.66, 3: 0.54, 4: 0.5, 5: 0.46, 6: 0.44}
@@ -185,7 +184,7 @@ def _place(
 def _sampling_grid(
     generator: np.random.Generator, placements: list[_Placement], recipe: Recipe
 ) -> torch.Tensor:
-    """Where each picture pixel samples its sticker: float32 `[stickers, size, size, 2]`."""
+    """Compute the sampling positions in each sticker: float32 `[stickers, size, size, 2]`."""
     matrices = np.zeros((len(placements), 2, 3), dtype=np.float32)
     for index, placement in enumerate(placements):
         # From picture coordinates (-1..1) to sprite coordinates: undo the shift, then the tilt,
@@ -215,10 +214,10 @@ def _sampling_grid(
 def _stickers(
     sprites: Sprites, placements: list[_Placement], recipe: Recipe, generator: np.random.Generator
 ) -> torch.Tensor:
-    """The stickers in place: float32 `[stickers, 4, size, size]`, premultiplied RGBA."""
+    """Place the stickers: float32 `[stickers, 4, size, size]`, premultiplied RGBA."""
     grid = _sampling_grid(generator, placements, recipe)
     result = torch.empty(len(placements), 4, recipe.size, recipe.size)
-    # Sprites that will be shrunk much are halved first, since bilinear sampling alone would alias.
+    # Sprites that are shrunk much are halved first, because bilinear sampling alone would alias.
     shrunk = np.array([placement.side * recipe.size < _HALVE_BELOW for placement in placements])
     for chosen, source in ((shrunk, sprites.halved), (~shrunk, sprites.premultiplied)):
         index = torch.from_numpy(np.flatnonzero(chosen))
@@ -234,7 +233,7 @@ def _stickers(
 
 
 def _shadow(alpha: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """How much one sticker, `alpha` `[size, size]`, darkens the ground: soft and shifted down."""
+    """Compute the soft shadow of a sticker with `alpha` `[size, size]`, shifted down: 0 to 0.5."""
     size = alpha.shape[-1]
     shift = max(1, round(size * 0.016))
     radius = max(1, round(size * 0.007))
@@ -253,9 +252,9 @@ def compose(
 
     Args:
         sprites: The rendered art.
-        styles: The art styles to draw from and how often each is drawn.
-        recipe: How to draw.
-        seed: Decides everything random.
+        styles: The art styles and their relative frequencies.
+        recipe: The parameters of the scenes.
+        seed: Seed of all random choices.
         count: Number of scenes.
     """
     generator = np.random.default_rng(seed)

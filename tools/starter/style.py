@@ -1,6 +1,6 @@
-"""Vary the look of stickers and scenes in training.
+"""Augmentation of stickers and scenes in training.
 
-The aim is that the model learns concepts rather than the styles of a few artists.
+The model shall learn concepts, not the styles of a few artists.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 def _colour_matrix(
     generator: np.random.Generator,
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """A random 3 x 4 affine map of colour: hue, saturation, contrast, brightness and tint."""
+    """Draw a random 3 x 4 affine map of colour: hue, saturation, contrast, brightness and tint."""
     grey = np.tile(_LUMINANCE, (3, 1))
-    # Rotation about the grey axis (Rodrigues); small most of the time, any angle now and then.
+    # Rotation about the grey axis (Rodrigues): mostly small, sometimes of any angle.
     angle = (
         generator.uniform(-np.pi, np.pi) if generator.random() < 0.12 else generator.normal(0, 0.25)
     )
@@ -70,7 +70,7 @@ def vary_style(stickers: torch.Tensor, generator: np.random.Generator) -> torch.
         np.flatnonzero(generator.random(count) < np.where(black.numpy(), 0.7, 0.08))
     )
     if len(repainted):
-        # One colour for everything dark, so that line art is not always black.
+        # One colour for all dark pixels, so that line art is not always black.
         ink = torch.from_numpy(
             generator.uniform(0, 1, size=(len(repainted), 3, 1, 1)).astype(np.float32)
         )
@@ -78,7 +78,7 @@ def vary_style(stickers: torch.Tensor, generator: np.random.Generator) -> torch.
         colour[repainted] = colour[repainted] + ink * darkness
     flattened = some(0.08)
     if len(flattened):
-        # A single flat colour with its shading weakened: silhouettes and icons.
+        # A single flat colour with weak shading, as in silhouettes and icons.
         mean = colour[flattened].sum((2, 3), keepdim=True) / alpha[flattened].sum(
             (2, 3), keepdim=True
         ).clamp_min(1)
@@ -102,14 +102,14 @@ def vary_style(stickers: torch.Tensor, generator: np.random.Generator) -> torch.
 
 
 def _with_inner_edges(colour: torch.Tensor, strength: float) -> torch.Tensor:
-    """Darken where the luminance changes, like ink lines."""
+    """Darken edges of the luminance, like ink lines."""
     luminance = colour.mean(1, keepdim=True)
     local = functional.max_pool2d(luminance, 3, 1, 1) + functional.max_pool2d(-luminance, 3, 1, 1)
     return colour * (1 - strength * local).clamp(0, 1)
 
 
 def _with_outline(stickers: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    """Lay each sticker on its grown silhouette, mostly white as if cut out, else dark like ink."""
+    """Lay each sticker on its dilated silhouette, mostly white like paper, else dark like ink."""
     grow = int(generator.integers(1, 3))
     grown = functional.max_pool2d(stickers[:, 3:], 2 * grow + 1, 1, grow)
     shade = 1.0 if generator.random() < 0.6 else float(generator.uniform(0, 0.25))

@@ -1,8 +1,8 @@
-"""Fit the text tower to the concept vectors that the visual tower learned.
+"""Fitting of the text tower to the concept vectors that the visual tower learned.
 
-Concept names, synonyms and plurals in many sentences are drawn to their concept's vector. Words
-that name none are drawn to the background's vector, so that asking for something unknown gives a
-low similarity instead of a random concept.
+Concept names, synonyms and plurals in many sentences are trained towards their concept's vector.
+Other words are trained towards the background's vector, so that a prompt for an unknown thing has a
+low similarity instead of that of a random concept.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _MULTIPLE_OF_COSINE = 4.0
 
 
 def seen_templates() -> tuple[str, ...]:
-    """The project's templates and every second one of open_clip's for ImageNet."""
+    """List the project's templates and every second one of open_clip's for ImageNet."""
     return TEMPLATES + tuple(t("{}") for t in open_clip.OPENAI_IMAGENET_TEMPLATES[::2])
 
 
 def held_out_templates() -> tuple[str, ...]:
-    """The ImageNet templates that the fit never sees, to test it with."""
+    """List the ImageNet templates that are held out of the fit, for testing."""
     return tuple(t("{}") for t in open_clip.OPENAI_IMAGENET_TEMPLATES[1::2])
 
 
 def _whole_words(tokenizer: SimpleTokenizer) -> list[str]:
-    """The vocabulary entries that are a whole word of at least three letters."""
+    """List the vocabulary entries that are a whole word of at least three letters."""
     found = (re.fullmatch("([a-z]{3,})</w>", entry) for entry in tokenizer.decoder.values())
     return [match.group(1) for match in found if match]
 
 
 def _encode(model: Any, tokens: Tensor) -> Tensor:
-    """Unit text features `[n, embed]`."""
+    """Compute unit text features `[n, embed]`."""
     return F.normalize(encode_tokens(model, tokens), dim=-1)
 
 
@@ -67,7 +67,7 @@ def fit_text_tower(
         concepts: The concepts' names.
         vectors: float32 `[concepts + 1, embed]`, unit vectors, the background's last.
         steps: Number of training steps.
-        seed: Decides which prompts are drawn.
+        seed: Seed of the choice of prompts.
     """
     generator = np.random.default_rng(seed)
     known = [names(concept, concepts) for concept in concepts]
@@ -93,7 +93,7 @@ def fit_text_tower(
                 target = len(concepts)
             else:
                 target = int(generator.integers(len(concepts)))
-                # The name itself half of the time, else any of its synonyms and plurals.
+                # With probability 0.5 the name itself, else any of its names.
                 index = (
                     0 if generator.random() < 0.5 else int(generator.integers(len(known[target])))
                 )
@@ -118,10 +118,10 @@ def text_accuracy(
     vectors: Tensor,
     template: str,
 ) -> tuple[float, float]:
-    """How well prompts of one template find their concept.
+    """Measure how well prompts of one template find their concept.
 
     Returns:
-        The share of concepts ranked first, and the mean cosine to the wanted vector.
+        The share of concepts ranked first, and the mean cosine to the concept's vector.
     """
     encoded = _encode(model, tokenizer([fill(template, concept) for concept in concepts]))
     similarities = encoded @ vectors[: len(concepts)].T

@@ -1,8 +1,7 @@
-"""Train the starter model's visual tower on composed scenes.
+"""Training of the starter model's visual tower on composed scenes.
 
-The tower learns against one unit vector per concept (the text tower is fitted to those vectors
-afterwards). LeGrad's maps play no part in the loss: they stay a by-product that the evaluation can
-judge.
+The tower learns one unit vector per concept; the text tower is fitted to these vectors afterwards.
+LeGrad's maps are not part of the loss, so that the evaluation measures them independently.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ _LOG_STEPS = 100
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one picture size.
+    """Part of training at one picture size.
 
     Attributes:
         size: Side of the pictures in pixels, a multiple of 14.
         batch: Scenes per step, over all workers.
         steps: Number of steps.
-        patches: Patches kept in each scene, or None for all. Most of a scene is background that
-            teaches little, so that leaving some of it out buys more scenes in the same time.
+        patches: Patches kept in each scene, or None for all. Most of a scene is background with
+            little information; without part of it, more scenes fit in the same time.
     """
 
     size: int
@@ -50,16 +49,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All of training.
+    """Schedule of the whole training.
 
     Attributes:
-        stages: Run in order; the learning rate falls along a cosine over all their scenes.
+        stages: Stages, in order; the learning rate falls along a cosine over all their scenes.
         learning_rate: Peak rate of the head and the concept vectors.
-        block_rate: Factor on it for the transformer blocks.
-        warm_up: Scenes over which the rate rises linearly.
-        weight_decay: AdamW's, on matrices only.
+        block_rate: Factor of the rate for the transformer blocks.
+        warm_up: Number of scenes over which the rate rises linearly.
+        weight_decay: Weight decay of AdamW, on matrices only.
         average_decay: Decay per step of the exponential moving average that is shipped.
-        seed: Decides every scene.
+        seed: Seed of all scenes.
     """
 
     stages: tuple[Stage, ...]
@@ -72,7 +71,7 @@ class Schedule:
 
     @property
     def scenes(self) -> int:
-        """Scenes over all stages."""
+        """Number of scenes over all stages."""
         return sum(stage.batch * stage.steps for stage in self.stages)
 
 
@@ -101,24 +100,24 @@ def _rate_factor(seen: int, schedule: Schedule) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / schedule.scenes)))
 
 
-# About what the shipped weights saw: 153,000 scenes in 100 minutes on two shared cores, in several
-# runs that began where the last one ended while the recipe was still changing. This schedule
-# makes a model like them, not the same one.
+# The shipped weights were trained on about as many scenes: 153,000 in 100 minutes on two shared
+# cores, in several runs that continued each other while the recipe changed. This schedule trains a
+# similar model, not the same one.
 SCHEDULE = Schedule(stages=(Stage(112, 32, 4000, 48), Stage(168, 32, 400, 96)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how a schedule runs.
+    """Configuration of a training run.
 
     Attributes:
         cache: The folder with the rendered art and the DINOv2 export.
-        folder: Where the checkpoint and the log go.
-        schedule: What to run.
-        workers: Processes of one thread each. Threads inside one process would waste the machine at
-            every barrier as soon as anything else runs on it; processes meet once per step.
+        folder: Folder for the checkpoint and the log.
+        schedule: The schedule to run.
+        workers: Processes of one thread each. Threads inside one process wait at every barrier when
+            the machine has other load; processes synchronise once per step.
         checkpoint_every: Seconds between checkpoints.
-        warm_start: Checkpoint of an earlier run whose averaged weights a new run begins from.
+        warm_start: Checkpoint of an earlier run whose averaged weights initialise a new run.
     """
 
     cache: Path
@@ -130,12 +129,12 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that holds the averaged weights (`average`) and what resuming needs."""
+        """File of the averaged weights (`average`) and the state for resuming."""
         return self.folder / "checkpoint.pt"
 
 
 def train(run: Run) -> None:
-    """Train, or resume from the run's checkpoint; returns when the schedule is complete."""
+    """Train, or resume from the run's checkpoint, until the schedule is complete."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (run, f"file://{meeting}/point")

@@ -1,11 +1,11 @@
-"""The words that name each concept, and the sentences they are taught in."""
+"""Names of each concept, and the sentence templates for training."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# Chosen from emojibase's tags (MIT) where a tag means the same thing, plus everyday words that it
-# lacks. Its other tags only associate ("yellow" for taxi, "wise" for owl) and would mislead.
+# Tags of emojibase (MIT) with the same meaning, and common words that it lacks. Its other tags are
+# associations ("yellow" for taxi, "wise" for owl) and would train wrong meanings.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "airplane": ("plane", "aeroplane", "aircraft", "jet"),
     "alembic": ("chemistry apparatus", "distillation flask"),
@@ -153,7 +153,7 @@ TEMPLATES = (
 
 
 def plural(word: str) -> str:
-    """The regular English plural of the last word."""
+    """Form the regular English plural of the last word."""
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return word if word.endswith("s") else word + "es"
     if word.endswith("y") and word[-2] not in "aeiou":
@@ -162,7 +162,7 @@ def plural(word: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
+    """Put "a" or "an" before the words."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
@@ -172,9 +172,9 @@ def fill(template: str, words: str) -> str:
 
 
 def names(concept: str, others: Collection[str] = ()) -> tuple[str, ...]:
-    """Everything that a concept answers to: its name, its synonyms and their plurals.
+    """List a concept's names: its name, its synonyms and their plurals.
 
-    Plurals that are a concept themselves, among `others`, stay theirs.
+    Plurals that name a concept of `others` are left out.
     """
     singular = (concept, *SYNONYMS.get(concept, ()))
     plurals = (plural(word) for word in singular)

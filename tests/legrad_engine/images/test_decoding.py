@@ -10,18 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError, LegradError
-from legrad_engine.images.decoding import decode, to_tensor
-from legrad_engine.images.geometry import Fit, plan
+from legrad_engine.images.decoding import ImageSource, decode
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"]
 LOSSLESS = ["PNG", "BMP", "TIFF", "PPM"]
@@ -59,7 +55,9 @@ def test_lossless_formats_keep_every_pixel(file_format: str) -> None:
 
 
 @pytest.mark.parametrize("as_source", [Path, str, lambda path: Path(path).read_bytes(), Image.open])
-def test_every_kind_of_source_gives_the_same_picture(as_source: Callable[[str], object]) -> None:
+def test_every_kind_of_source_gives_the_same_picture(
+    as_source: Callable[[str], ImageSource],
+) -> None:
     path = str(EXAMPLES / "astronaut.jpg")
     np.testing.assert_array_equal(pixels(decode(as_source(path))), pixels(decode(path)))
 
@@ -353,55 +351,6 @@ def test_pillow_images_without_pixels_are_refused() -> None:
 def test_an_embedded_colour_profile_is_no_obstacle() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode(encode(noise(), "PNG", icc_profile=profile)).size == (40, 30)
-
-
-# --- tensors ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["cat.jpg", "astronaut.jpg", "galaxies.gif"])
-@pytest.mark.parametrize("size", [224, 448])
-def test_squash_equals_torchvision_bit_for_bit(name: str, size: int) -> None:
-    image = decode(EXAMPLES / name)
-    reference = Compose(
-        [Resize((size, size), InterpolationMode.BICUBIC), ToTensor(), Normalize(MEAN, STD)]
-    )
-    geometry = plan(image.size, size=size, patch_size=(16, 16), fit="squash")
-    tensor = to_tensor(image, geometry, MEAN, STD)
-    assert tensor.dtype == torch.float32
-    assert torch.equal(tensor, reference(image))
-
-
-def test_padding_is_zero_and_the_picture_is_whole() -> None:
-    image = decode(EXAMPLES / "coffee.webp")
-    geometry = plan(image.size, size=224, patch_size=(16, 16), fit="pad")
-    left, top, right, bottom = geometry.content_box
-    tensor = to_tensor(image, geometry, MEAN, STD)
-    assert tensor.shape == (3, 224, 224)
-    assert not tensor[:, :top].any()
-    assert not tensor[:, bottom:].any()
-    content = Compose(
-        [
-            Resize((bottom - top, right - left), InterpolationMode.BICUBIC),
-            ToTensor(),
-            Normalize(MEAN, STD),
-        ]
-    )
-    assert torch.equal(tensor[:, top:bottom, left:right], content(image))
-
-
-@pytest.mark.parametrize("fit", ["squash", "pad", "native"])
-@pytest.mark.parametrize("image_size", [(1, 1), (3000, 2), (2, 3000), (451, 300)])
-def test_tensors_have_the_planned_size(fit: Fit, image_size: tuple[int, int]) -> None:
-    geometry = plan(image_size, size=112, patch_size=(14, 14), fit=fit)
-    tensor = to_tensor(noise(*image_size), geometry, MEAN, STD)
-    assert tuple(tensor.shape) == (3, geometry.input_size[1], geometry.input_size[0])
-    assert torch.isfinite(tensor).all()
-
-
-def test_a_geometry_of_another_picture_is_refused() -> None:
-    geometry = plan((41, 30), size=224, patch_size=(16, 16), fit="squash")
-    with pytest.raises(ValueError, match="geometry is for"):
-        to_tensor(noise(40, 30), geometry, MEAN, STD)
 
 
 def test_a_path_like_object_is_a_path() -> None:

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from legrad_engine.images.geometry import Fit, Geometry, plan, upsample
 sides = st.one_of(st.integers(1, 2000), st.integers(1, 60_000_000))
 image_sizes = st.tuples(sides, sides)
 patches = st.sampled_from([(16, 16), (14, 14), (32, 32), (8, 16)])
-fits = st.sampled_from(["squash", "pad", "native"])
+fits: st.SearchStrategy[Fit] = st.sampled_from(get_args(Fit))
 
 
 @st.composite

@@ -45,14 +45,15 @@ class UnknownBlocksTower(OpenClipVisionTower):
 def explainer_of(variant: str, dtype: torch.dtype, route: Route = "closed form") -> Explainer:
     explainer = seeded_explainer(dtype=dtype, **(STANDARD | CUSTOM)[variant])
     if route == "general":
-        explainer.tower = UnknownBlocksTower(explainer.model.visual)  # type: ignore[arg-type]
+        explainer.tower = UnknownBlocksTower(explainer.model.visual)
     return explainer
 
 
 @cache
 def exact_visual(variant: str) -> torch.nn.Module:
     model: Any = seeded_model(**(STANDARD | CUSTOM)[variant])
-    return model.visual.double()
+    visual: torch.nn.Module = model.visual.double()
+    return visual
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -88,7 +89,11 @@ def assert_exact(
     for image, vectors, explanation in zip(prepared, targets, found, strict=True):
         # float32 targets are what a float32 model is asked; their float64 copy is the same number.
         expected = explicit_maps(
-            exact_visual(variant), image.pixels, vectors.to(explainer.dtype), layers, score
+            exact_visual(variant),
+            torch.from_numpy(image.pixels),
+            vectors.to(explainer.dtype),
+            layers,
+            score,
         ).numpy()
         assert explanation.maps.shape == expected.shape
         assert maybe_blank or expected.max() > 0
@@ -213,14 +218,15 @@ def test_similarities_are_the_cosines_that_the_model_serves(
     prepared = explainer.prepare(photograph(*size), None, "native")
     if prepared.geometry.input_size != size:
         prepared = PreparedImage(
-            torch.randn(3, size[1], size[0], generator=torch.Generator().manual_seed(0)),
+            torch.randn(3, size[1], size[0], generator=torch.Generator().manual_seed(0)).numpy(),
             Geometry(size, size, (0, 0, *size), explainer.tower.patch_size),
         )
     (explanation,) = explainer.attribute(explainer.trace([prepared], layers=layers), prompts)
     model: Any = explainer.model
+    encoder: Any = explainer.text
     with torch.no_grad():
-        image = model.encode_image(prepared.pixels.double().unsqueeze(0), normalize=True)
-        text = model.encode_text(explainer.text._tokenizer(prompts), normalize=True)
+        image = model.encode_image(torch.from_numpy(prepared.pixels).double()[None], normalize=True)
+        text = model.encode_text(encoder._tokenizer(prompts), normalize=True)
     expected = (image @ text.T)[0]
     np.testing.assert_allclose(explanation.similarities, expected, atol=1e-6)
     weighed = (expected * model.logit_scale.exp()).softmax(-1)

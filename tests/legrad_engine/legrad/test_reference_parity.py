@@ -71,9 +71,7 @@ class Case:
         geometry = Geometry(
             (SIDE, SIDE), (SIDE, SIDE), (0, 0, SIDE, SIDE), explainer.tower.patch_size
         )
-        prepared = [
-            PreparedImage(pixels, geometry) for pixels in torch.from_numpy(self.images[:images])
-        ]
+        prepared = [PreparedImage(pixels, geometry) for pixels in self.images[:images]]
         trace = explainer.trace(prepared, layers=layers)
         return explainer.attribute(trace, torch.from_numpy(self.targets[:targets]))
 

@@ -99,7 +99,8 @@ def test_odd_checkpoints_are_refused_by_name(
 
 def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    for content in ([1, 2], {}, {"state_dict": {}}, "text", 3):
+    contents: list[object] = [[1, 2], {}, {"state_dict": {}}, "text", 3]
+    for content in contents:
         torch.save(content, path)
         with pytest.raises(ModelLoadError, match="holds no weights"):
             Explainer.load(str(settings_file(tmp_path)), str(path))
@@ -127,7 +128,7 @@ def test_a_damaged_checkpoint_is_refused_without_advice_to_read_it_unsafely(
             "a page of a portal": b"<!DOCTYPE html><html>sign in</html>",
         }[damage]
     )
-    with pytest.raises(ModelLoadError, match="damaged, cut short, or no checkpoint") as refusal:
+    with pytest.raises(ModelLoadError, match="damaged, truncated, or not a checkpoint") as refusal:
         Explainer.load(str(settings_file(tmp_path)), str(path))
     assert "weights_only" not in str(refusal.value)
     assert len(str(refusal.value)) < 400
@@ -190,7 +191,7 @@ def test_no_path_unpickles_code(source: str, legacy: bool, tmp_path: Path, offli
         source.removeprefix("timm:"), ""
     )
     reference = ModelReference.parse(text)
-    with pytest.raises(ModelLoadError, match="convert the checkpoint to safetensors"):
+    with pytest.raises(ModelLoadError, match="convert it to safetensors"):
         models.load(reference.name, reference.pretrained)
     assert not marker.exists()
 

@@ -320,7 +320,7 @@ def test_a_config_that_timm_cannot_build_is_refused(
 ) -> None:
     own_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelLoadError, match="timm cannot make a model") as refusal:
+    with pytest.raises(ModelLoadError, match="timm cannot build a model") as refusal:
         models.load(f"timm:local-dir:{tmp_path}")
     assert "\n" not in str(refusal.value)
 
@@ -355,7 +355,7 @@ def test_an_image_model_is_explained_for_its_classes_and_for_vectors(
     model = explainer.model
     assert isinstance(model, ImageModel)
     with torch.no_grad():
-        features = model.encode_image(prepared.pixels.unsqueeze(0), normalize=True)
+        features = model.encode_image(torch.from_numpy(prepared.pixels)[None], normalize=True)
     torch.testing.assert_close(trace.embeddings, features, atol=1e-6, rtol=1e-4)
     if classes:
         assert explainer.classifier is not None

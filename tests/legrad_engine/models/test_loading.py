@@ -99,7 +99,7 @@ def test_another_resolution_gives_what_open_clip_gives_when_it_loads_at_that_res
     ).eval()
     prepared = explainer.prepare(PICTURE, 112)
     with torch.no_grad():
-        expected = larger.encode_image(prepared.pixels.unsqueeze(0), normalize=True)
+        expected = larger.encode_image(torch.from_numpy(prepared.pixels)[None], normalize=True)
     assert torch.allclose(explainer.trace([prepared]).embeddings, expected, atol=1e-6)
 
 

@@ -89,7 +89,7 @@ def test_weights_of_another_size_are_resampled_as_open_clip_does(
     ],
 )
 def test_a_timm_tower_takes_another_input_size(name: str, size: Any, tmp_path: Path) -> None:
-    built = build(timm_config(name, 224), tmp_path)
+    built: Any = build(timm_config(name, 224), tmp_path)
     save_file(built.state_dict(), tmp_path / "native.safetensors")
     built.visual.set_input_size(size)
     save_file(built.state_dict(), tmp_path / "tuned.safetensors")
@@ -99,24 +99,25 @@ def test_a_timm_tower_takes_another_input_size(name: str, size: Any, tmp_path: P
     with torch.no_grad():
         expected = built.encode_image(pixels)
         for file in ("native", "tuned"):
-            loaded = models.load(str(tmp_path / "own.json"), str(tmp_path / f"{file}.safetensors"))
-            assert tuple(loaded.model.visual.image_size) == (height, width)
-            assert torch.allclose(loaded.model.encode_image(pixels), expected, atol=1e-5), file
+            found = models.load(str(tmp_path / "own.json"), str(tmp_path / f"{file}.safetensors"))
+            model: Any = found.model
+            assert tuple(model.visual.image_size) == (height, width)
+            assert torch.allclose(model.encode_image(pixels), expected, atol=1e-5), file
 
 
 def test_weights_of_a_third_size_fit_a_timm_tower_of_yet_another(tmp_path: Path) -> None:
-    built = build(timm_config(TIMM_NAME, 224), tmp_path)
+    built: Any = build(timm_config(TIMM_NAME, 224), tmp_path)
     built.visual.set_input_size([128, 128])
     save_file(built.state_dict(), tmp_path / "w.safetensors")
     built.visual.set_input_size([96, 64])
     (tmp_path / "own.json").write_text(json.dumps(timm_config(TIMM_NAME, [96, 64])))
-    model = models.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors")).model
+    model: Any = models.load(str(tmp_path / "own.json"), str(tmp_path / "w.safetensors")).model
     own = built.visual.trunk.pos_embed
     assert torch.allclose(model.visual.trunk.pos_embed, own, atol=1e-6)
 
 
 def test_a_size_that_a_timm_tower_cannot_take_is_refused(tmp_path: Path) -> None:
-    built = build(timm_config(TIMM_NAME, 224), tmp_path)
+    built: Any = build(timm_config(TIMM_NAME, 224), tmp_path)
     save_file(built.state_dict(), tmp_path / "w.safetensors")
     (tmp_path / "own.json").write_text(json.dumps(timm_config(TIMM_NAME, [8, 8])))
     with pytest.raises(ModelLoadError, match="image_size"):

@@ -147,7 +147,7 @@ def test_what_cannot_be_loaded_is_known_before_it_is_tried(
 
 @pytest.mark.parametrize("name", ["hf-hub:org/own", "local-dir:x", "timm:hf-hub:o/r"])
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
-    with pytest.raises(UnknownModelError, match="brings its own weights"):
+    with pytest.raises(UnknownModelError, match="includes its weights"):
         Explainer.load(name, "w.pt")
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     wrapper, _ = import_reference(folder)
     import torch
     import torch.nn.functional as F
-    from legrad import wrapper as code
+    from legrad import wrapper as code  # type: ignore[import-not-found]
 
     generator = torch.Generator().manual_seed(5)
     coarse = torch.randn(1, 3, 9, 9, generator=generator)

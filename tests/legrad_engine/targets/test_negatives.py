@@ -111,7 +111,7 @@ def test_a_pooler_s_corrected_map_is_the_reference_s_but_for_the_norm_that_it_sk
     explainer = siglip_explainer(siglip, skips_norm=skips_norm)
     image, (prompt, correction) = torch.from_numpy(siglip["image"]), siglip["targets"]
     rows = columns = image.shape[-1] // PATCH
-    prepared = PreparedImage(image[0], square(rows, columns))
+    prepared = PreparedImage(image[0].numpy(), square(rows, columns))
     rule = replace(SIGLIP, targets=(EmbeddingTarget(correction),))
     trace = explainer.trace([prepared], layers=2)
     (found,) = explainer.attribute(trace, [EmbeddingTarget(prompt)], negatives=rule)
@@ -181,11 +181,14 @@ def test_each_prompt_has_a_corrected_map_of_its_own(explainer: Explainer) -> Non
 def test_negatives_cost_one_forward_pass(
     explainer: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = []
+    passes: list[int] = []
     embed = explainer.tower.embed
-    monkeypatch.setattr(
-        explainer.tower, "embed", lambda pixels: passes.append(len(pixels)) or embed(pixels)
-    )
+
+    def embed_counted(pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixels))
+        return embed(pixels)
+
+    monkeypatch.setattr(explainer.tower, "embed", embed_counted)
     explainer.explain([picture(seed=seed) for seed in range(3)], PROMPTS, negatives="siglip")
     assert passes == [3]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.errors import ImageDecodeError, InvalidTargetError
+from legrad_engine.images.decoding import ImageSource, PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -20,7 +21,7 @@ from legrad_engine.targets import (
     TextTarget,
 )
 from legrad_engine.targets.classifier import Classifier
-from legrad_engine.targets.resolution import Question
+from legrad_engine.targets.questions import Question
 from tests.support.architectures import EMBEDDING_SIZE, seeded_explainer
 from tests.support.pictures import encoded, picture
 
@@ -81,9 +82,13 @@ def test_an_embedding_is_normalised_whatever_its_length(explainer: Explainer, sc
 
 def test_an_image_is_the_embedding_that_the_model_serves(explainer: Explainer) -> None:
     model: Any = explainer.model
-    pixels = explainer.prepare(picture(seed=3)).pixels.double()
+    pixels = torch.from_numpy(explainer.prepare(picture(seed=3)).pixels).double()
     expected = model.encode_image(pixels[None], normalize=True)
-    sources = [picture(seed=3), encoded(picture(seed=3)), explainer.prepare(picture(seed=3))]
+    sources: list[ImageSource | PreparedImage] = [
+        picture(seed=3),
+        encoded(picture(seed=3)),
+        explainer.prepare(picture(seed=3)),
+    ]
     found = vectors_of(explainer, *map(ImageTarget, sources))
     assert torch.allclose(found, expected.expand(3, -1), atol=1e-12)
 
@@ -133,10 +138,11 @@ def test_a_residual_is_orthogonal_to_the_distractors_it_took_away(
 
 def test_combinations_take_every_simple_kind(explainer: Explainer) -> None:
     parts = (text("a", "b"), EmbeddingTarget(embedding()), ImageTarget(picture()), ClassTarget(1))
-    (resolved,) = explainer.resolver.resolve(
-        [ResidualTarget(text("a cat"), parts), *(ContrastTarget(text("a cat"), p) for p in parts)],
-        1,
-    )
+    targets: list[Target] = [
+        ResidualTarget(text("a cat"), parts),
+        *(ContrastTarget(text("a cat"), part) for part in parts),
+    ]
+    (resolved,) = explainer.resolver.resolve(targets, 1)
     assert resolved.kinds == ("residual",) + ("contrast",) * 4
     assert torch.allclose(resolved.vectors.norm(dim=1), torch.ones(5).double(), atol=1e-12)
 
@@ -154,16 +160,14 @@ def test_maps_are_those_of_the_vectors_worked_out_by_hand(explainer: Explainer) 
     )
     trace = explainer.trace([picture()])
     (expected,) = explainer.attribute(trace, by_hand)
-    (found,) = explainer.attribute(
-        trace,
-        [
-            text("a cat", "a tabby"),
-            ContrastTarget(text("a cat"), text("a dog")),
-            ResidualTarget(text("a cat"), (text("a dog"),)),
-            EmbeddingTarget(4 * embedding()),
-            ImageTarget(picture(seed=5)),
-        ],
-    )
+    targets: list[Target] = [
+        text("a cat", "a tabby"),
+        ContrastTarget(text("a cat"), text("a dog")),
+        ResidualTarget(text("a cat"), (text("a dog"),)),
+        EmbeddingTarget(4 * embedding()),
+        ImageTarget(picture(seed=5)),
+    ]
+    (found,) = explainer.attribute(trace, targets)
     scale = np.abs(expected.maps).max()
     np.testing.assert_allclose(found.maps / scale, expected.maps / scale, atol=1e-10)
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
@@ -188,7 +192,7 @@ def test_texts_and_classes_have_probabilities_and_nothing_else_has(explainer: Ex
 
     model, classifier = explainer.model, explainer.classifier
     assert classifier is not None
-    pixels = explainer.prepare(picture()).pixels.double()[None]
+    pixels = torch.from_numpy(explainer.prepare(picture()).pixels).double()[None]
     features = model.encode_image(pixels)  # type: ignore[operator]
     logits = features @ classifier.weight.T + classifier.bias
     expected = logits.softmax(-1)[0, [3, 0]].numpy()
@@ -214,27 +218,30 @@ def test_all_texts_are_encoded_in_one_call_and_all_pictures_in_one_forward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     explainer = seeded_explainer()
-    texts, pictures = [], []
+    texts: list[list[str]] = []
+    pictures: list[int] = []
     encode, embed = explainer.text.encode, explainer.tower.embed
-    monkeypatch.setattr(
-        explainer.text, "encode", lambda words, _: texts.append(words) or encode(words)
-    )
-    monkeypatch.setattr(
-        explainer.tower, "embed", lambda pixels: pictures.append(len(pixels)) or embed(pixels)
-    )
+
+    def encode_counted(words: list[str], _: Any) -> Tensor:
+        texts.append(words)
+        return encode(words)
+
+    def embed_counted(pixels: Tensor) -> Tensor:
+        pictures.append(len(pixels))
+        return embed(pixels)
+
+    monkeypatch.setattr(explainer.text, "encode", encode_counted)
+    monkeypatch.setattr(explainer.tower, "embed", embed_counted)
     twice = encoded(picture(seed=2))
-    explainer.explain(
-        [picture()],
-        [
-            "a cat",
-            text("a cat", "a tabby"),
-            ContrastTarget(text("a cat"), text("a dog")),
-            ResidualTarget(ImageTarget(twice, b"2"), (text("a dog"),)),
-            ImageTarget(encoded(picture(seed=2)), b"2"),
-            ContrastTarget(ImageTarget(picture(seed=3)), ImageTarget(twice, b"2")),
-        ],
-        negatives="siglip",
-    )
+    targets: list[Target | str] = [
+        "a cat",
+        text("a cat", "a tabby"),
+        ContrastTarget(text("a cat"), text("a dog")),
+        ResidualTarget(ImageTarget(twice, b"2"), (text("a dog"),)),
+        ImageTarget(encoded(picture(seed=2)), b"2"),
+        ContrastTarget(ImageTarget(picture(seed=3)), ImageTarget(twice, b"2")),
+    ]
+    explainer.explain([picture()], targets, negatives="siglip")
     assert texts == [["a cat", "a tabby", "a dog", "a photo of a"]]
     assert pictures == [2, 1]
 
@@ -249,7 +256,7 @@ def test_target_pictures_of_any_shape_are_embedded_in_order(explainer: Explainer
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_resolves_to_nearly_the_same_vectors(dtype: torch.dtype) -> None:
-    targets = [
+    targets: list[Target] = [
         text("a cat", "a tabby"),
         ContrastTarget(text("a cat"), text("two dogs on a sofa")),
         ResidualTarget(text("a cat"), (text("two dogs on a sofa"), EmbeddingTarget(embedding(1)))),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.targets import text
-from legrad_engine.targets.text import TextEncoder, encode_tokens, resolve_templates
+from legrad_engine.targets.templates import resolve_templates
+from legrad_engine.targets.text import TextEncoder, encode_tokens
 from tests.support.architectures import CONTEXT_LENGTH, EMBEDDING_SIZE, seeded_model, tokenizer
 
 

@@ -1,0 +1,65 @@
+"""Preparation of decoded pictures as model inputs, against torchvision's transforms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+from legrad_engine.images.decoding import decode, to_pixels
+from legrad_engine.images.geometry import Fit, plan
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "astronaut.jpg", "galaxies.gif"])
+@pytest.mark.parametrize("size", [224, 448])
+def test_squash_equals_torchvision_bit_for_bit(name: str, size: int) -> None:
+    image = decode(EXAMPLES / name)
+    reference = Compose(
+        [Resize((size, size), InterpolationMode.BICUBIC), ToTensor(), Normalize(MEAN, STD)]
+    )
+    geometry = plan(image.size, size=size, patch_size=(16, 16), fit="squash")
+    pixels = to_pixels(image, geometry, MEAN, STD)
+    assert pixels.dtype == np.float32
+    assert np.array_equal(pixels, reference(image).numpy())
+
+
+def test_padding_is_zero_and_the_picture_is_whole() -> None:
+    image = decode(EXAMPLES / "coffee.webp")
+    geometry = plan(image.size, size=224, patch_size=(16, 16), fit="pad")
+    left, top, right, bottom = geometry.content_box
+    pixels = to_pixels(image, geometry, MEAN, STD)
+    assert pixels.shape == (3, 224, 224)
+    assert not pixels[:, :top].any()
+    assert not pixels[:, bottom:].any()
+    content = Compose(
+        [
+            Resize((bottom - top, right - left), InterpolationMode.BICUBIC),
+            ToTensor(),
+            Normalize(MEAN, STD),
+        ]
+    )
+    assert np.array_equal(pixels[:, top:bottom, left:right], content(image).numpy())
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "native"])
+@pytest.mark.parametrize("image_size", [(1, 1), (3000, 2), (2, 3000), (451, 300)])
+def test_pixels_have_the_planned_size(fit: Fit, image_size: tuple[int, int]) -> None:
+    geometry = plan(image_size, size=112, patch_size=(14, 14), fit=fit)
+    pixels = to_pixels(noise(*image_size), geometry, MEAN, STD)
+    assert pixels.shape == (3, geometry.input_size[1], geometry.input_size[0])
+    assert np.isfinite(pixels).all()
+
+
+def test_a_geometry_of_another_picture_is_refused() -> None:
+    geometry = plan((41, 30), size=224, patch_size=(16, 16), fit="squash")
+    with pytest.raises(ValueError, match="geometry is for"):
+        to_pixels(noise(40, 30), geometry, MEAN, STD)
