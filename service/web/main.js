@@ -112,7 +112,8 @@ async function explainNow() {
   const asked = picture;
   const questions = settings.read().map((setting) => ({ picture: asked, prompts, settings: setting }));
   asking?.abort();
-  const current = (asking = new AbortController());
+  const current = new AbortController();
+  asking = current;
   byId("key").hidden = true;
   results.hide();
   waiting.show();

@@ -92,11 +92,11 @@ export class Results {
   /** New regions of the same maps. @param {any[]} answers one for each run */
   showRegions(answers) {
     this._shown = this.threshold;
-    answers.forEach((answer, run) =>
+    answers.forEach((answer, run) => {
       answer.images[0].targets.forEach((/** @type {any} */ target, /** @type {number} */ index) => {
         this._cards[index * answers.length + run].regions = target.regions;
-      }),
-    );
+      });
+    });
     this._draw();
     const found = this._cards.reduce((sum, { target }) => sum + target.regions.length, 0);
     tell(`${found} regions above ${byId("threshold-value").textContent}`);
