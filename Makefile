@@ -1,4 +1,4 @@
-# Every target works from a fresh clone: the virtual environment is made when it is missing or old.
+# Every target works in a fresh clone: the virtual environment is created or updated when needed.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -6,44 +6,72 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
+JAVASCRIPT := tools/javascript
+JAVASCRIPT_TOOLS := $(JAVASCRIPT)/node_modules/.installed
 
 IMAGE ?=
 PROMPTS ?=
 MINUTES ?= 10
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-quick lint format bench soak audit audit-if-possible \
-	fuzz lock openapi docs docs-pictures models-page screenshots starter-eval clean
+# `no` makes pip resolve pyproject.toml instead of installing a lock.
+LOCKED ?= yes
+
+LINTS := lint-style lint-format lint-types lint-imports lint-security lint-contract lint-javascript \
+	audit-if-possible
+
+.PHONY: help install demo serve test test-quick lint $(LINTS) format bench soak audit fuzz lock \
+	openapi docs docs-pictures models-page screenshots starter-eval clean
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
-	@echo "                   (IMAGE=picture.jpg PROMPTS='a cat, a dog' to choose your own)"
+	@echo "                   (IMAGE=picture.jpg PROMPTS='a cat, a dog' for your own picture)"
 	@echo "make serve         start the server on port 8000"
-	@echo "make test          run all tests (JOBS=2 at a time)"
-	@echo "make test-quick    run those that take no patience"
-	@echo "make lint          formatting, typing, imports, contract, security, known vulnerabilities"
-	@echo "make audit         look the locked packages up among the known vulnerabilities"
-	@echo "make fuzz          hostile pictures and bodies, guided by coverage, SECONDS=60 for each target"
-	@echo "make lock          pin what pyproject.toml asks for, with hashes: requirements*.lock"
-	@echo "make docs          build the documentation's site into build/site"
-	@echo "make models-page   write docs/models.md: what is explained of every open_clip model"
-	@echo "make screenshots   write pictures of the page to build/screenshots (needs Chromium)"
-	@echo "make bench         measure speed against the reference and plain forward passes"
+	@echo "make test          run all tests in JOBS=2 processes"
+	@echo "make test-quick    run the tests that are not marked slow"
+	@echo "make lint          check style, types, imports, security, contract, JavaScript (needs npm)"
+	@echo "                   and known vulnerabilities"
+	@echo "make format        fix style and formatting"
+	@echo "make audit         check the locked packages for known vulnerabilities"
+	@echo "make fuzz          fuzz decoding and request bodies, SECONDS=60 for each target"
+	@echo "make lock          pin the dependencies with hashes: requirements*.lock"
+	@echo "make docs          build the documentation site in build/site"
+	@echo "make models-page   write docs/models.md: support for every open_clip model"
+	@echo "make screenshots   write screenshots of the page to build/screenshots (needs Chromium)"
+	@echo "make bench         compare speed with the reference and with plain forward passes"
 	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency;"
 	@echo "                   then the same engine behind other servers (10 minutes)"
-	@echo "make starter-eval  measure the built-in model's heatmaps against exact ground truth"
+	@echo "make starter-eval  evaluate the built-in model's heatmaps against exact ground truth"
+	@echo "make clean         delete the virtual environment and everything built"
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
-	@echo "Installing into $(VENV): a few minutes, and up to 6 GB where torch brings CUDA."
+DEVELOPMENT_PROJECTS := --editable '.[dev,starter,bench,telemetry]' --editable ./clients/python
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+IS_LOCK_PLATFORM := import platform, sys; sys.exit((platform.system(), platform.machine(), \
+	platform.python_implementation(), *sys.version_info[:2]) != ("Linux", "x86_64", "CPython", 3, 11))
+
+# $(call install_packages,LOCK,PROJECTS)
+# The lock is complete, so pip resolves nothing. Only a fraction of the modules is ever imported, so
+# that they are compiled then. On other platforms than the lock's, pip resolves the dependencies.
+define install_packages
+	@echo "Installing into $(VENV): a few minutes, and up to 6 GB if torch comes with CUDA."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	if test $(LOCKED) != no && $(BIN)/python -c '$(IS_LOCK_PLATFORM)'; then \
+		$(PIP_INSTALL) --no-compile --no-deps --require-hashes --requirement $(1) \
+		&& $(PIP_INSTALL) --no-deps --no-build-isolation $(2); \
+	else \
+		$(PIP_INSTALL) $(2); \
+	fi
+endef
+
+$(INSTALLED): pyproject.toml requirements.lock
+	$(call install_packages,requirements.lock,--editable .)
 	touch $@
 
-$(TOOLS): $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,starter,bench,telemetry]'
-	touch $@
+$(TOOLS): pyproject.toml clients/python/pyproject.toml requirements-dev.lock
+	$(call install_packages,requirements-dev.lock,$(DEVELOPMENT_PROJECTS))
+	touch $(INSTALLED) $@
 
 demo: install
 	$(BIN)/python examples/demo.py $(if $(IMAGE),--image '$(IMAGE)') $(if $(PROMPTS),--prompts '$(PROMPTS)')
@@ -51,9 +79,9 @@ demo: install
 serve: install
 	$(BIN)/legrad serve
 
-# One thread for each of the jobs: more would only wait for each other.
-# schemathesis gives all operations one id, and of several tests with one id pytest-xdist runs one:
-# its tests have a process of their own.
+# One compute thread for each process: more would compete for the cores.
+# schemathesis gives the tests of all operations the same id, and pytest-xdist runs only one test
+# for each id: they run in a process of their own.
 CONTRACT_TESTS := tests/service/test_app_contract.py
 test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --ignore=$(CONTRACT_TESTS)
@@ -62,14 +90,36 @@ test: $(TOOLS)
 test-quick: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow'
 
-lint: $(TOOLS)
+# Each check is a target of its own, which .pre-commit-config.yaml runs as a hook.
+lint: $(LINTS)
+
+lint-style: $(TOOLS)
 	$(BIN)/ruff check .
+
+lint-format: $(TOOLS)
 	$(BIN)/ruff format --check .
+
+lint-types: $(TOOLS)
 	$(BIN)/mypy
+
+lint-imports: $(TOOLS)
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive legrad_engine service
+
+lint-security: $(TOOLS)
+	$(BIN)/bandit --quiet --recursive legrad_engine service clients
+
+lint-contract: $(TOOLS)
 	$(BIN)/legrad openapi | diff - openapi.yaml
-	$(MAKE) --no-print-directory audit-if-possible
+
+lint-javascript: $(JAVASCRIPT_TOOLS)
+	$(JAVASCRIPT)/node_modules/.bin/biome lint --config-path=$(JAVASCRIPT) --error-on-warnings \
+		service/web/*.js examples/clients/*.mjs
+
+$(JAVASCRIPT_TOOLS): $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json
+	@command -v npm > /dev/null \
+		|| { echo "The check of the page's JavaScript needs Node.js and npm: install both." >&2; exit 1; }
+	npm ci --prefix $(JAVASCRIPT) --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
@@ -80,20 +130,20 @@ LOCKS := requirements.lock requirements-dev.lock
 audit: $(TOOLS)
 	$(BIN)/python -m tools.audit $(LOCKS)
 
-# Exit status 2 means that no vulnerability service was in reach, which says nothing of the code.
-audit-if-possible:
+# Exit status 2 means that no vulnerability service could be reached.
+audit-if-possible: $(TOOLS)
 	$(BIN)/python -m tools.audit $(LOCKS) || [ $$? -eq 2 ]
 
-# Of each target; a find fails, and its bytes are in build/fuzz.
+# A finding ends the run, and its input is in build/fuzz. The lock has the fuzzer.
 fuzz: $(TOOLS)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -c 'import atheris' 2> /dev/null || $(PIP_INSTALL) --editable '.[fuzz]'
 	for target in decode multipart json text; do \
 		$(BIN)/python -m tests.fuzz $$target $(SECONDS) || exit 1; \
 	done
 
-# What is pinned stays so while pyproject.toml admits it; delete a lock to take what is new.
-# For Linux on x86-64 with Python 3.11, as in the images. The lock for images that get torch from
-# an index of its own, without CUDA, is the same less torch and what only torch needs.
+# Pins stay as long as pyproject.toml allows them; delete a lock to get new versions.
+# The locks are for Linux on x86-64 with Python 3.11, as in the images. requirements-cpu.lock leaves
+# out torch and the packages that only torch needs, for images with torch from an index without CUDA.
 IMAGE_EXTRAS := hf telemetry
 COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet
 
@@ -101,7 +151,8 @@ lock: $(TOOLS)
 	$(COMPILE) $(IMAGE_EXTRAS:%=--extra %) --output-file requirements.lock pyproject.toml
 	awk '/^[a-z]/ { kept = !/^(torch|torchvision|triton|cuda-|nvidia-)/ } /^#/ || kept' \
 		requirements.lock > requirements-cpu.lock
-	$(COMPILE) --constraint requirements.lock --all-extras --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --constraint requirements.lock --all-extras --output-file requirements-dev.lock \
+		pyproject.toml clients/python/pyproject.toml
 
 openapi: install
 	$(BIN)/legrad openapi --output openapi.yaml
@@ -109,7 +160,7 @@ openapi: install
 docs: $(TOOLS)
 	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
 
-docs-pictures: install
+docs-pictures: $(TOOLS)
 	$(BIN)/python examples/option_pictures.py
 
 models-page: install
@@ -128,4 +179,4 @@ starter-eval: $(TOOLS)
 	$(BIN)/python -m tools.starter evaluate
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(JAVASCRIPT)/node_modules demo build *.egg-info clients/python/*.egg-info

@@ -1,4 +1,4 @@
-"""Ends without an error if the server of this container is ready; needs nothing but Python."""
+"""Exit with status 0 if the server of this container is ready; needs only Python."""
 
 import http.client
 import os

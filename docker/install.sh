@@ -1,14 +1,14 @@
 #!/bin/sh
-# Installs into a virtual environment that has no pip of its own. The Dockerfile and
+# Install into a virtual environment that has no pip. The Dockerfile and
 # tests/docker/test_install.py run the same steps.
 #
-#   install.sh torch cpu|cuda ENVIRONMENT         what is large and seldom changes
-#   install.sh dependencies cpu|cuda ENVIRONMENT  everything else that is locked
-#   install.sh service ENVIRONMENT                the service itself, without its sources
+#   install.sh torch cpu|cuda ENVIRONMENT         large packages that seldom change
+#   install.sh dependencies cpu|cuda ENVIRONMENT  all other locked packages
+#   install.sh service ENVIRONMENT                the service, as a regular installation
 #
-# Where packages come from is pip's own configuration, such as PIP_INDEX_URL. TORCH_INDEX_URL is
-# your index of torch's wheels without CUDA; without it the target `cpu` gets those of
-# requirements.lock, which run on a CPU as well but bring CUDA's libraries along.
+# pip's configuration, such as PIP_INDEX_URL, chooses the package index. TORCH_INDEX_URL is an index
+# with torch's wheels without CUDA. If it is not set, the target `cpu` gets the wheels of
+# requirements.lock, which run on a CPU as well but bring the libraries of CUDA.
 set -eu
 
 locked() {
@@ -21,7 +21,7 @@ shift
 case "$step" in
 service)
     environment=$1
-    # Built with the setuptools of the lock, so that nothing is fetched that is not in it.
+    # Built with the locked setuptools, so that nothing else is downloaded.
     python3 -m pip --python "$environment/bin/python" install --quiet --no-cache-dir \
         --disable-pip-version-check --no-deps --no-build-isolation --no-index .
     ;;
@@ -37,8 +37,8 @@ torch | dependencies)
     elif [ "$step" = dependencies ]; then
         locked "$lock"
     else
-        # The versions are the lock's. Its hashes are of other files, so here you trust your index.
-        # shellcheck disable=SC2046 # one word for each of the two
+        # The lock has the versions, but its hashes are of other files: the index is trusted.
+        # shellcheck disable=SC2046 # one argument for each package
         python3 -m pip --python "$environment/bin/python" install --quiet --no-cache-dir \
             --disable-pip-version-check --no-deps --only-binary :all: \
             --index-url "$TORCH_INDEX_URL" \

@@ -1,4 +1,4 @@
-"""See it work: starts a real server, asks about one picture, writes overlays, stops the server.
+"""Demo: start a server, explain one picture, write overlays, stop the server.
 
 Run it with ``make demo``, or ``python examples/demo.py --image picture.jpg --prompts "cat, dog"``.
 """
@@ -29,11 +29,11 @@ console = Console()
 def main(
     image: Annotated[Path, typer.Option(help="The picture.")] = HERE / "stickers.png",
     prompts: Annotated[
-        str, typer.Option(help="What to look for, separated by commas.")
+        str, typer.Option(help="Prompts, separated by commas.")
     ] = "a cat, a pizza, a bicycle, a rocket, a dog",
     output: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("demo"),
 ) -> None:
-    """Explains one picture through a server of its own."""
+    """Explain one picture with a server that is started for it."""
     wanted = [prompt.strip() for prompt in prompts.split(",") if prompt.strip()]
     output.mkdir(parents=True, exist_ok=True)
     server, address = start_server(output / "server.log")
@@ -68,7 +68,7 @@ def main(
 
 
 def start_server(log_path: Path) -> tuple[subprocess.Popen[str], str]:
-    """A server on a free port, and its address."""
+    """Start a server on a free port and return it with its address."""
     program = shutil.which("legrad", path=str(Path(sys.executable).parent)) or "legrad"
     with log_path.open("w") as log:
         server = subprocess.Popen(
@@ -76,12 +76,12 @@ def start_server(log_path: Path) -> tuple[subprocess.Popen[str], str]:
         )
     first_line = server.stdout.readline() if server.stdout else ""
     if not first_line.startswith("Listening on "):
-        raise SystemExit(f"The server did not start; {log_path} says why.")
+        raise SystemExit(f"The server did not start; see {log_path}.")
     return server, first_line.removeprefix("Listening on ").strip()
 
 
 def wait_until_ready(address: str) -> None:
-    """Returns once the server has loaded its model."""
+    """Return when the server has loaded its model."""
     give_up = time.monotonic() + START_SECONDS
     while httpx.get(f"{address}/health/ready").is_error:
         if time.monotonic() > give_up:
@@ -90,7 +90,7 @@ def wait_until_ready(address: str) -> None:
 
 
 def ask(address: str, image: Path, prompts: list[str]) -> dict[str, Any]:
-    """The server's answer about one picture."""
+    """Return the server's response for one picture."""
     response = httpx.post(
         f"{address}/explain",
         files={"image": image.read_bytes()},
@@ -104,7 +104,7 @@ def ask(address: str, image: Path, prompts: list[str]) -> dict[str, Any]:
 
 
 def overview(captioned: list[tuple[str, Path]]) -> Image.Image:
-    """All pictures on one sheet, each with its caption below."""
+    """Return all pictures on one sheet, each with a caption below."""
     width, gap, caption_height = 420, 12, 34
     font = ImageFont.load_default(size=20)
     pictures = [(caption, Image.open(path).convert("RGB")) for caption, path in captioned]

@@ -1,7 +1,6 @@
-"""What each option does, in pictures: python examples/option_pictures.py [FOLDER].
+"""Draw the effect of each option for docs/http.md: python examples/option_pictures.py [FOLDER].
 
-They are for docs/http.md. Starts a server with the built-in model and asks it about one picture in
-every way.
+The program starts a server with the built-in model and explains one picture with every setting.
 """
 
 import signal
@@ -17,7 +16,7 @@ from demo import HERE, START_SECONDS, overview, start_server, wait_until_ready
 
 STICKERS = HERE / "stickers.png"
 PROMPT = "a cat"
-# One row each: what is shown below a picture, and what was asked for it.
+# One row for each option: captions and the options of their requests.
 SHEETS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "layers": [
         ("layers: 1", {"layers": 1}),
@@ -59,7 +58,7 @@ SHEETS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def main(folder: Path) -> None:
-    """Writes one sheet for each option."""
+    """Write one sheet for each option."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         server, address = start_server(Path(scratch) / "server.log")
@@ -78,14 +77,14 @@ def main(folder: Path) -> None:
 def sheet(
     client: LegradClient, row: list[tuple[str, dict[str, Any]]]
 ) -> list[tuple[str, Image.Image]]:
-    """The same prompt under every setting of a row."""
+    """Draw the same prompt with every setting of a row."""
     return [
         (caption, drawn(client.explain(STICKERS, [PROMPT], **options))) for caption, options in row
     ]
 
 
 def normalized(client: LegradClient) -> list[tuple[str, Image.Image]]:
-    """Something that is not there, stretched by itself and with something that is."""
+    """Draw an absent object, normalised alone and together with a present one."""
     prompts = [PROMPT, "a dog"]
     each, shared = (
         client.explain(STICKERS, prompts, normalize=kind) for kind in ("each", "shared")
@@ -98,7 +97,7 @@ def normalized(client: LegradClient) -> list[tuple[str, Image.Image]]:
 
 
 def with_regions(client: LegradClient) -> list[tuple[str, Image.Image]]:
-    """The boxes above a low and a high threshold."""
+    """Draw the boxes of regions for three thresholds."""
     captioned = []
     for threshold in (0.3, 0.5, 0.7):
         found = client.explain(STICKERS, [PROMPT], regions_threshold=threshold)
@@ -114,14 +113,14 @@ def with_regions(client: LegradClient) -> list[tuple[str, Image.Image]]:
 
 
 def drawn(found: Explanation, prompt: str = PROMPT) -> Image.Image:
-    """A prompt's overlay."""
+    """Return the overlay of a prompt."""
     overlay = found[prompt].overlay
     assert overlay is not None
     return overlay
 
 
 def write(path: Path, captioned: list[tuple[str, Image.Image]], scratch: Path) -> None:
-    """One sheet with its captions."""
+    """Write one sheet of pictures with captions."""
     files = []
     for number, (caption, picture) in enumerate(captioned):
         file = scratch / f"{number}.png"

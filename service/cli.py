@@ -32,9 +32,12 @@ from service.server.process import serve as run_server
 from service.settings import Settings
 from service.settings.keys import digest, new_key, read_keys
 
+# The exit status of programs that SIGINT ends, by the convention of shells.
+_INTERRUPTED = 130
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
-# Not wrapped: paths in messages are there to be copied.
+# Without wrapping, so that paths in messages can be copied.
 _errors = Console(stderr=True, soft_wrap=True)
 
 
@@ -54,10 +57,10 @@ _MODEL_HELP = (
 def program(
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_say_version, help="Says which it is."),
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version."),
     ] = False,
 ) -> None:
-    """LeGrad heatmaps: where a model looked."""
+    """LeGrad heatmaps: where a vision transformer looked."""
 
 
 @app.command()
@@ -69,9 +72,9 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
 ) -> None:
-    """Starts the server.
+    """Start the server.
 
-    Every other setting is an environment variable, LEGRAD_*; docs/settings.md lists them.
+    All other settings are environment variables, LEGRAD_*; see docs/settings.md.
     """
     given = {"host": host, "port": port, "models": tuple(model) if model else None}
     given["device"] = device
@@ -83,7 +86,7 @@ def serve(
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name = "_".join(str(part) for part in each["loc"]).upper()
-            # What is wrong with two together names both itself.
+            # Cross-field errors already name both settings.
             _errors.print(f"LEGRAD_{name}: {each['msg']}" if name else each["msg"], markup=False)
         raise typer.Exit(2) from error
     except (LegradError, OSError) as error:
@@ -95,20 +98,18 @@ def serve(
 def explain(
     image: Annotated[
         Path,
-        typer.Argument(
-            exists=True, help="A picture, or a folder: all pictures below it are explained."
-        ),
+        typer.Argument(exists=True, help="A picture, or a folder with pictures at any depth."),
     ],
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
-            help="What to look for: words, or a model's classes by label or index where it reads "
-            "no words.",
+            help="Texts to look for; for models without a text encoder, labels or indices of "
+            "classes.",
             metavar="PROMPT",
         ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="File of further prompts, one a line; # begins a comment.")
+        Path | None, typer.Option(help="File of further prompts, one per line; # starts a comment.")
     ] = None,
     output: Annotated[
         Path,
@@ -118,27 +119,28 @@ def explain(
     ] = Path("explanations"),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
     layers: Annotated[
-        str | None, typer.Option(help="Count of last blocks, or `all`; the last two if none.")
+        str | None, typer.Option(help="Number of last blocks to explain, or `all`; 2 by default.")
     ] = None,
     score: Annotated[
-        Score | None, typer.Option(help="The explained score; the model's own if none.")
+        Score | None, typer.Option(help="The explained score; the model's own by default.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")] = None,
-    fit: Annotated[Fit, typer.Option(help="How pictures are fitted to it.")] = "squash",
+    fit: Annotated[Fit, typer.Option(help="How pictures are fitted to the input.")] = "squash",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Explains pictures on this machine, without a server.
+    """Explain pictures without a server.
 
-    A folder is explained in batches. Started again, it goes on where it ended; pictures that failed
-    are tried again.
+    A folder is explained in batches. The same command resumes an interrupted run and tries failed
+    pictures again.
     """
     if image.is_dir() and output.resolve() == image.resolve():
-        raise typer.BadParameter("explanations need a folder of their own: choose one with -o.")
+        raise typer.BadParameter("explanations need a folder of their own: set one with -o.")
     pictures = find_pictures(image, output)
     if not pictures:
         _errors.print(f"There is no picture in {image}.", markup=False)
         raise typer.Exit(2)
     chosen_layers = _layers(layers)
+    outcomes: list[Outcome] = []
     try:
         asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
         if not asked:
@@ -151,18 +153,26 @@ def explain(
         )
         question.check()
         root = image if image.is_dir() else image.parent
-        outcomes = [
-            _report_failure(outcome)
-            for outcome in track(
-                explain_pictures(question, pictures, root, output),
-                "Explaining",
-                total=len(pictures),
-                console=_errors,
-                disable=len(pictures) == 1,
-            )
-        ]
+        for outcome in track(
+            explain_pictures(question, pictures, root, output),
+            "Explaining",
+            total=len(pictures),
+            console=_errors,
+            disable=len(pictures) == 1,
+        ):
+            outcomes.append(outcome)
+            if outcome.error:
+                _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
     except (LegradError, ManifestError, OSError, UnicodeDecodeError) as error:
         _fail(error)
+    except KeyboardInterrupt:
+        explained = sum(outcome.error is None for outcome in outcomes)
+        _errors.print(
+            f"Interrupted: {explained} of {len(pictures)} explained; "
+            "run the same command again to go on.",
+            markup=False,
+        )
+        raise typer.Exit(_INTERRUPTED) from None
     _summarize(outcomes, output)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)
@@ -170,15 +180,15 @@ def explain(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What `legrad explain` has written.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="Output folder of `legrad explain`.")] = Path(
         "explanations"
     ),
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; report.html in the folder if none."),
+        typer.Option("--output", "-o", help="File to write; report.html in the folder by default."),
     ] = None,
 ) -> None:
-    """Makes one self-contained HTML page of all explanations in a folder."""
+    """Write one self-contained HTML page of all explanations in a folder."""
     target = output or folder / "report.html"
     try:
         target.write_text(contact_sheet(folder), encoding="utf-8")
@@ -190,10 +200,11 @@ def report(
 @app.command()
 def models(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also list what cannot be explained, and why.")
+        bool,
+        typer.Option("--all", help="Also list models that are not supported, with the reason."),
     ] = False,
 ) -> None:
-    """Lists the models that can be explained, with their pretrained tags."""
+    """List the supported models with their pretrained tags."""
     table = Table("Model", "Pretrained tags")
     table.add_row(STARTER, "built in")
     for entry in catalogue():
@@ -206,20 +217,22 @@ def models(
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="What logs call it.")],
+    name: Annotated[str, typer.Argument(help="Name of the key in logs.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="What it opens: explain, admin or metrics. Repeat for several."),
+        typer.Option(help="Scope: explain, admin or metrics. Repeat for several."),
     ],
-    max_concurrent: Annotated[int | None, typer.Option(help="Most requests at once.")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(help="Limit on concurrent requests.")
+    ] = None,
     rate: Annotated[
-        str | None, typer.Option(help="Most requests in a time, such as 10/second.")
+        str | None, typer.Option(help="Limit on the rate of requests, such as 10/second.")
     ] = None,
 ) -> None:
-    """Makes an API key: prints the key, once, and then its entry for the list of keys.
+    """Create an API key: print the key, which is not stored, and its entry for the list of keys.
 
-    The list is the value of LEGRAD_API_KEYS, or the file that LEGRAD_API_KEYS_FILE names;
-    docs/access.md tells more.
+    The list is the value of LEGRAD_API_KEYS or the content of LEGRAD_API_KEYS_FILE; see
+    docs/access.md.
     """
     secret = new_key()
     fields = {
@@ -240,10 +253,11 @@ def key(
 @app.command()
 def openapi(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; standard output if none.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; standard output by default."),
     ] = None,
 ) -> None:
-    """Writes the HTTP contract as OpenAPI 3.1 in YAML."""
+    """Write the HTTP contract as OpenAPI 3.1 in YAML."""
     text = contract()
     if output is None:
         typer.echo(text, nl=False)
@@ -252,19 +266,13 @@ def openapi(
 
 
 def contract() -> str:
-    """The OpenAPI document of an application with default settings, in YAML."""
+    """Return the OpenAPI document of an application with default settings, in YAML."""
     document = create_app(Settings.model_construct()).openapi()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _report_failure(outcome: Outcome) -> Outcome:
-    if outcome.error:
-        _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
-    return outcome
-
-
 def _summarize(outcomes: Sequence[Outcome], output: Path) -> None:
-    """The numbers of a single picture; of several, how many there are."""
+    """Print the numbers of a single picture, or the counts of several."""
     new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
     known = sum(not outcome.entries for outcome in outcomes)
     if len(outcomes) == len(new) == 1:
@@ -292,7 +300,7 @@ def _layers(text: str | None) -> Layers | None:
     if text == "all":
         return "all"
     if not text.isdigit():
-        raise typer.BadParameter(f"layers is a number or 'all', not {text!r}.")
+        raise typer.BadParameter(f"layers must be a number or 'all', not {text!r}.")
     return int(text)
 
 

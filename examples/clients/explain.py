@@ -1,4 +1,4 @@
-"""Asks a running server about a picture: python examples/clients/explain.py PICTURE PROMPT..."""
+"""Explain a picture with a running server: python examples/clients/explain.py PICTURE PROMPT..."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks a running server about a picture and writes the overlay: explain.sh PICTURE PROMPT > overlay.png
+# Explain a picture with a running server and print the overlay: explain.sh PICTURE PROMPT > overlay.png
 set -eu
 [ $# -eq 2 ] || { echo "usage: explain.sh PICTURE PROMPT > overlay.png" >&2; exit 2; }
 curl --fail-with-body --silent --show-error "${LEGRAD_URL:-http://localhost:8000}/explain" \

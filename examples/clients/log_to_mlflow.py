@@ -1,8 +1,8 @@
-"""Logs explanations to MLflow: python examples/clients/log_to_mlflow.py PICTURE PROMPT...
+"""Log explanations to MLflow: python examples/clients/log_to_mlflow.py PICTURE PROMPT...
 
-One run for each picture: similarities and the heatmaps' statistics as metrics, to be watched over
-time; overlays as images; raw maps as artifacts. Needs ``pip install mlflow``; where it logs to is
-MLflow's own choice (``MLFLOW_TRACKING_URI``).
+One run for each picture: similarities and statistics as metrics, overlays as images, raw maps as
+artifacts. Needs ``pip install ./clients/python mlflow``; MLflow chooses the destination
+(``MLFLOW_TRACKING_URI``).
 """
 
 import os
@@ -17,7 +17,7 @@ from legrad_client import Explanation, LegradClient
 
 
 def log(picture: str, explanation: Explanation) -> None:
-    """Logs one picture's explanation as a run."""
+    """Log one picture's explanation as a run."""
     with mlflow.start_run(run_name=Path(picture).name), tempfile.TemporaryDirectory() as folder:
         mlflow.log_params(
             {
@@ -29,7 +29,7 @@ def log(picture: str, explanation: Explanation) -> None:
             }
         )
         for target in explanation:
-            # MLflow allows no other characters in names.
+            # MLflow allows only these characters in names.
             name = re.sub(r"[^\w./ -]", "_", target.target)
             mlflow.log_metrics(
                 {
@@ -45,7 +45,7 @@ def log(picture: str, explanation: Explanation) -> None:
 
 
 def main() -> None:
-    """Explains a picture with a running server, and logs it."""
+    """Explain a picture with a running server, and log the explanation."""
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
     picture, *prompts = sys.argv[1:]

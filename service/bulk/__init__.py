@@ -1,1 +1,1 @@
-"""Explaining pictures without a server: folders in, overlays, maps and a manifest out."""
+"""Bulk explanation without a server: folders of pictures in; overlays, maps and a manifest out."""

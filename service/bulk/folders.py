@@ -1,4 +1,4 @@
-"""Explaining many pictures in batches: decoding ahead, writing behind, going on where it ended."""
+"""Explain many pictures in batches, with decoding and writing in other threads; runs can resume."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from legrad_engine.images.statistics import summarize
 from legrad_engine.layers import Layers
 from service.bulk.manifest import Entry, Manifest
 
-# Overlays are for looking at; the raw maps are beside them.
+# Overlays are for viewing; the raw maps are written too.
 LONGEST_SIDE = 2048
 _BATCH = 8
 _THREADS = 2
@@ -34,16 +34,16 @@ _PICTURE_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every picture.
+    """A model, prompts and options, the same for every picture.
 
     Attributes:
-        explainer: the model.
-        model: what it is called.
-        prompts: what to look for; classes where the model reads no words.
+        explainer: the loaded model.
+        model: its name.
+        prompts: texts to look for; labels or indices of classes for models without a text encoder.
         layers: explained blocks, see :meth:`Explainer.resolve_layers`.
-        score: the explained score, or None for the model's own.
-        size: side of the model's input in pixels, or None for its own.
-        fit: how pictures are fitted to it.
+        score: the explained score, or None for the model's default.
+        size: side of the model's input in pixels, or None for the model's own.
+        fit: how pictures are fitted to the input.
     """
 
     explainer: Explainer
@@ -56,14 +56,14 @@ class Question:
 
     @property
     def targets(self) -> list[str] | list[ClassTarget]:
-        """The prompts as the engine takes them."""
+        """The prompts as targets of the engine."""
         if self.explainer.classifier is None:
             return list(self.prompts)
         return [ClassTarget(int(text) if text.isdecimal() else text) for text in self.prompts]
 
     @property
     def digest(self) -> str:
-        """Identifies all that the numbers depend on, but for the picture."""
+        """Hash of everything except the picture that the results depend on."""
         asked = [
             self.model,
             self.prompts,
@@ -75,10 +75,10 @@ class Question:
         return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
 
     def check(self) -> None:
-        """Refuses a question that no picture could be asked.
+        """Check the prompts and options without a picture.
 
         Raises:
-            LegradError: a prompt or an option that the model does not take.
+            LegradError: the model does not accept a prompt or an option.
         """
         explainer = self.explainer
         explainer.resolver.resolve(self.targets, 1)
@@ -89,14 +89,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture: its lines of the manifest; none where they were there before."""
+    """The manifest entries of one picture; none if an earlier run has explained it."""
 
     path: Path
     entries: Sequence[Entry] = ()
 
     @property
     def error(self) -> str | None:
-        """Why it could not be explained, or None."""
+        """The reason why the picture failed, or None."""
         return self.entries[0].error if self.entries else None
 
 
@@ -111,9 +111,10 @@ class _Read:
 
 
 def find_pictures(path: Path, output: Path) -> list[Path]:
-    """A picture itself, or all pictures below a folder, in order.
+    """Return the picture ``path``, or all pictures below the folder ``path`` in sorted order.
 
-    Left out are hidden ones, and those below ``output``: the overlays of an earlier run.
+    Hidden files and folders are left out, and so is everything below ``output``, which holds the
+    overlays of earlier runs.
     """
     if not path.is_dir():
         return [path]
@@ -131,17 +132,17 @@ def find_pictures(path: Path, output: Path) -> list[Path]:
 def explain_pictures(
     question: Question, pictures: Sequence[Path], root: Path, output: Path
 ) -> Iterator[Outcome]:
-    """Explains pictures into a folder, one outcome after the other, in order.
+    """Explain pictures into a folder and yield their outcomes in order.
 
     Args:
-        question: what is asked of each; it is checked.
+        question: the model, prompts and options, already checked.
         pictures: from :func:`find_pictures`.
-        root: the folder that their places in ``output`` are relative to.
-        output: where overlays, maps and the manifest go. Pictures whose explanations of this
-            question are there already are passed over.
+        root: paths below ``output`` are those of the pictures relative to this folder.
+        output: folder for overlays, maps and the manifest. Pictures that it already holds
+            explanations of, with the same question, are skipped.
 
     Raises:
-        ManifestError: the manifest that is there cannot be read.
+        ManifestError: the existing manifest cannot be read.
         OSError: the folder cannot be written to.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -170,12 +171,12 @@ def explain_pictures(
 
 
 def _read(question: Question, path: Path, output: Path, manifest: Manifest) -> _Read | None:
-    """A picture ready for the model, or None where it is done already."""
+    """Prepare a picture for the model; return None if an earlier run has explained it."""
     name = os.path.relpath(path, output).replace(os.sep, "/")
     try:
         encoded = path.read_bytes()
     except OSError as error:
-        return _Read(path, name, "", error=f"It cannot be read: {error.strerror or error}.")
+        return _Read(path, name, "", error=f"The file cannot be read: {error.strerror or error}.")
     digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     if manifest.is_done(name, digest, question.digest, question.prompts):
         return None
@@ -190,13 +191,13 @@ def _read(question: Question, path: Path, output: Path, manifest: Manifest) -> _
 
 
 def _explain(question: Question, read: Sequence[_Read]) -> dict[Path, Explanation | str]:
-    """The explanations of those that could be read, or why one does not fit in memory."""
+    """Explain the pictures that could be read; a picture that exceeds memory gets an error text."""
     ready = sorted(
         ((each.path, each.prepared) for each in read if each.prepared is not None),
         key=lambda pair: pair[1].geometry.input_size,
     )
     explained: dict[Path, Explanation | str] = {}
-    # Of one input size each: pictures in their own shape may differ.
+    # A batch has one input size; with fit "native" sizes differ.
     for _, group in groupby(ready, key=lambda pair: pair[1].geometry.input_size):
         parts = [list(group)]
         while parts:
@@ -209,7 +210,7 @@ def _explain(question: Question, read: Sequence[_Read]) -> dict[Path, Explanatio
                     raise
                 release_cached_memory()
                 if len(part) == 1:
-                    explained[paths[0]] = "It does not fit in the device's memory."
+                    explained[paths[0]] = "The picture does not fit in the device's memory."
                 else:
                     middle = len(part) // 2
                     parts += [part[:middle], part[middle:]]
@@ -231,7 +232,7 @@ def _write(
     output: Path,
     stem: Path,
 ) -> list[Entry]:
-    """Writes a picture's files, and returns its lines for the manifest."""
+    """Write a picture's files and return its entries for the manifest."""
     explainer = question.explainer
     about = {
         "picture": read.name,
@@ -261,7 +262,7 @@ def _write(
                 image_size=geometry.image_size,
                 prompt=prompt,
                 similarity=float(found.similarities[index]),
-                # Not a number where the model gives none.
+                # NaN if the model gives no probability.
                 probability=probability if probability == probability else None,
                 overlay=drawn.as_posix(),
                 heatmap=raw.as_posix(),
@@ -275,7 +276,7 @@ def _write(
 
 
 def _output_stems(pictures: Sequence[Path], root: Path) -> dict[Path, Path]:
-    """Where each picture's files go, without their ends; two of one stem keep their suffixes."""
+    """Return each picture's output path without suffix; pictures of equal stem keep theirs."""
     relative = {path: path.relative_to(root) for path in pictures}
     counts = Counter(each.with_suffix("") for each in relative.values())
     return {
@@ -285,7 +286,7 @@ def _output_stems(pictures: Sequence[Path], root: Path) -> dict[Path, Path]:
 
 
 def _slugs(prompts: Sequence[str]) -> list[str]:
-    """A part of a file name for each prompt; prompts that look alike get a number."""
+    """Return a part of a file name for each prompt, numbered if two prompts give the same."""
     seen: Counter[str] = Counter()
     slugs = []
     for prompt in prompts:
@@ -296,7 +297,7 @@ def _slugs(prompts: Sequence[str]) -> list[str]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one a line; empty lines and those that begin with # are none.
+    """Read prompts from a text file, one per line, skipping empty lines and # comments.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read as UTF-8 text.

@@ -1,4 +1,4 @@
-"""What a folder of explanations holds: one line of JSON for each heatmap."""
+"""The manifest of a folder of explanations: one line of JSON for each heatmap."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -11,27 +11,27 @@ FILE_NAME = "manifest.jsonl"
 
 
 class Entry(BaseModel):
-    """One heatmap, or one picture that could not be explained.
+    """One heatmap, or one picture that failed.
 
     Attributes:
         picture: path of the picture, relative to the folder of the manifest.
-        digest: of the picture's bytes, in hexadecimal.
-        question: of the model, its options and all prompts, in hexadecimal; probabilities are
-            among those prompts.
-        model: the model.
+        digest: hash of the picture's bytes, in hexadecimal.
+        question: hash of the model, its options and all prompts, in hexadecimal; probabilities
+            are among those prompts.
+        model: name of the model.
         layers: the explained blocks.
         score: the explained score.
         image_size: (width, height) of the upright picture in pixels.
-        prompt: what was looked for; empty where the picture failed.
-        similarity: cosine between picture and prompt.
-        probability: of the prompt among the others; None where the model gives none.
+        prompt: the prompt; empty if the picture failed.
+        similarity: cosine similarity of picture and prompt.
+        probability: of the prompt among all prompts; None if the model gives none.
         overlay: path of the overlay, relative to the folder of the manifest.
         heatmap: path of the raw map, float32 [rows, columns], relative to the same folder.
         peak_position: (x, y) of the map's peak in pixels of the picture.
         peak: largest raw value.
-        entropy: how spread out the map is, 0 to 1.
+        entropy: spread of the map, 0 to 1.
         border_mass: share of the map in its outermost ring of patches, 0 to 1.
-        error: why the picture failed, or None.
+        error: reason why the picture failed, or None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,14 +56,14 @@ class Entry(BaseModel):
 
 
 class ManifestError(Exception):
-    """The folder has no manifest, or none that can be read."""
+    """The folder has no manifest, or its manifest cannot be read."""
 
 
 class Manifest:
-    """The manifest of a folder that is being written; a context manager.
+    """Context manager that writes the manifest of a folder.
 
-    Opening it drops the lines that hold no more: failures, which are tried again, those whose files
-    are gone, those that later ones replaced, and a last one that a crash cut off.
+    Entering it drops obsolete entries: failures, so that they are tried again; entries whose files
+    are missing or that a later entry replaces; and a last line that a crash has cut off.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,11 +87,11 @@ class Manifest:
         self._file.close()
 
     def is_done(self, picture: str, digest: str, question: str, prompts: Sequence[str]) -> bool:
-        """Whether a picture's heatmaps of this very question are all here."""
+        """Return whether the folder holds all heatmaps of a picture for this question."""
         return self._done.get((picture, digest, question), set()) >= set(prompts)
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds the lines of one picture, all at once, after its files are written."""
+        """Add the entries of one picture at once, after its files are written."""
         self._file.write("".join(map(_line, entries)))
         self._file.flush()
 
@@ -102,10 +102,10 @@ class Manifest:
 
 
 def read(path: Path) -> list[Entry]:
-    """The entries of a manifest, of those for one file the last; none where there is no file.
+    """Read a manifest; of several entries for one file, the last counts. A missing file is empty.
 
     Raises:
-        ManifestError: it cannot be read, or a line other than the last is no entry.
+        ManifestError: it cannot be read, or a line other than the last is not an entry.
     """
     if not path.exists():
         return []
@@ -118,12 +118,12 @@ def read(path: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError as error:
-            # A process that was killed leaves its last line unfinished.
+            # A killed process leaves its last line incomplete.
             if number == len(lines):
                 break
-            raise ManifestError(f"Line {number} of {path} is no entry of a manifest.") from error
+            raise ManifestError(f"Line {number} of {path} is not a manifest entry.") from error
         key = (entry.overlay, entry.picture if entry.error else "")
-        # To the end, so that a picture's lines stay together.
+        # Moved to the end, so that the entries of a picture stay together.
         with contextlib.suppress(KeyError):
             del entries[key]
         entries[key] = entry

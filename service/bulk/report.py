@@ -1,4 +1,4 @@
-"""One self-contained page of thumbnails of a folder of explanations, to look at and to send on."""
+"""Contact sheet of a folder of explanations: one self-contained HTML page of thumbnails."""
 
 import base64
 import io
@@ -35,22 +35,22 @@ class _Picture:
 
 
 def contact_sheet(folder: Path) -> str:
-    """The page as HTML: every picture with its overlays, similarities and probabilities.
+    """Return an HTML page of every picture with its overlays, similarities and probabilities.
 
-    It holds thumbnails of at most ``THUMBNAIL_SIDE`` pixels as data URLs, no scripts, and refers to
-    nothing outside itself.
+    Thumbnails of at most ``THUMBNAIL_SIDE`` pixels are embedded as data URLs. The page has no
+    scripts and no references to other files.
 
     Args:
-        folder: what ``legrad explain`` has written.
+        folder: output folder of ``legrad explain``.
 
     Raises:
-        ManifestError: the folder has no manifest, one that cannot be read, or one whose overlays
-            are gone.
+        ManifestError: the folder has no manifest, its manifest cannot be read, or an overlay is
+            missing.
     """
     entries = read(folder / FILE_NAME)
     if not entries:
         raise ManifestError(
-            f"{folder} holds no explanations: write some with `legrad explain PICTURES PROMPT... "
+            f"{folder} holds no explanations: create some with `legrad explain PICTURES PROMPT... "
             f"-o {folder}`."
         )
     pictures = [
@@ -85,7 +85,7 @@ def _picture(folder: Path, entries: Sequence[Entry]) -> _Picture:
 
 
 def _original(path: Path) -> str | None:
-    """The picture itself, if it is still where it was."""
+    """Return the picture's thumbnail, or None if the file is gone or unreadable."""
     try:
         return _thumbnail(decode(path.read_bytes()))
     except (OSError, LegradError):

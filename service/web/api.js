@@ -1,4 +1,4 @@
-/** Asking the service. Every failure becomes a Problem, with words for a person. */
+/** Requests to the service. Every failure becomes a Problem that can be shown to a person. */
 
 /**
  * @typedef {object} Settings
@@ -17,7 +17,7 @@
 
 const KEY = "legrad-key";
 
-/** An error to show: what happened, and when it is worth trying again. */
+/** An error to show, with the time after which to retry. */
 export class Problem extends Error {
   /**
    * @param {{title: string, detail: string, status?: number, error?: string, request_id?: string}} body
@@ -33,29 +33,29 @@ export class Problem extends Error {
   }
 }
 
-/** @param {string} key kept in this tab until it is closed */
+/** @param {string} key stored in this tab until it is closed */
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** Whether a key was given. */
+/** Return whether a key is stored. */
 export function hasKey() {
   return Boolean(sessionStorage.getItem(KEY));
 }
 
-/** The service's address of a path, wherever the page is mounted. @param {string} path */
+/** Return the URL of a path below the page's base address. @param {string} path */
 export function addressOf(path) {
   return new URL(path, document.baseURI).href;
 }
 
-/** An id that nobody can guess, so that nobody else can follow the request. */
+/** Return an unguessable id, so that nobody else can follow the request. */
 export function newRequestId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**
- * The text fields of a request to /explain.
+ * Return the text fields of a request to /explain.
  * @param {Question} question
  * @param {object} output
  * @returns {[string, string][]}
@@ -78,7 +78,7 @@ export function textFields({ prompts, settings }, output) {
  * @param {Question} question
  * @param {object} output
  * @param {{requestId?: string, signal?: AbortSignal}} [how]
- * @returns {Promise<any>} the answer of /explain
+ * @returns {Promise<any>} the response of /explain
  */
 export async function explain(question, output, { requestId = newRequestId(), signal } = {}) {
   const body = new FormData();
@@ -90,7 +90,7 @@ export async function explain(question, output, { requestId = newRequestId(), si
 /**
  * @param {string} requestId
  * @param {AbortSignal} signal
- * @returns {Promise<any>} how far the request is
+ * @returns {Promise<any>} the progress of the request
  */
 export async function progressOf(requestId, signal) {
   return ask(`explain/${requestId}/progress`, { signal });
@@ -125,7 +125,7 @@ async function problemOf(response) {
     const body = await response.json();
     if (body.title && body.detail) return new Problem(body, retryAfter);
   } catch {
-    // Not the service's own words: a proxy's page, perhaps.
+    // Not problem details of the service: a proxy's error page, perhaps.
   }
   return new Problem(
     {

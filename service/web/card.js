@@ -1,4 +1,4 @@
-/** One heatmap over its picture, with what the model said. */
+/** One heatmap over its picture, with the model's numbers. */
 
 import { levelsOf } from "./colours.js";
 import { make } from "./dom.js";
@@ -8,16 +8,16 @@ import { counted, percent, placeOf } from "./words.js";
  * @typedef {object} Look
  * @property {number} opacity 0 to 1
  * @property {string} colormap
- * @property {boolean} regions whether they are drawn
+ * @property {boolean} regions whether regions are drawn
  */
 
 export class Card {
   /**
-   * @param {any} target one target of an answer
+   * @param {any} target one target of a response
    * @param {{width: number, height: number}} size of the picture
    * @param {ImageBitmap} picture
    * @param {{levels: Uint8Array, width: number, height: number}} map
-   * @param {string} setting which setting made it; empty if there is one only
+   * @param {string} setting description of the setting; empty if only one is shown
    * @param {(news: string) => void} tell
    */
   constructor(target, size, picture, map, setting, tell) {
@@ -63,12 +63,12 @@ export class Card {
     this.canvas.setAttribute("aria-label", this._inWords(look.regions));
   }
 
-  /** @param {any[]} regions of another threshold */
+  /** @param {any[]} regions for another threshold */
   set regions(regions) {
     this.target = { ...this.target, regions };
   }
 
-  /** The map's value under a point of the picture, 0 to 1. @param {{x: number, y: number}} point */
+  /** Return the map's value at a point of the picture, 0 to 1. @param {{x: number, y: number}} point */
   valueAt({ x, y }) {
     const { levels, width, height } = this._map;
     const column = Math.min(width - 1, Math.floor((x / this._size.width) * width));
@@ -171,7 +171,7 @@ export class Card {
     return caption;
   }
 
-  /** One line on the screen in canvas pixels. */
+  /** Width in canvas pixels of a line that is one pixel wide on the screen. */
   get _line() {
     return Math.max(1, this._map.width / (this.canvas.clientWidth || this._map.width));
   }
@@ -206,7 +206,7 @@ export class Card {
 }
 
 /**
- * White lines with a dark edge show on any picture.
+ * Draw white lines with a dark edge, which are visible on any picture.
  * @param {CanvasRenderingContext2D} context
  * @param {number} line
  * @param {() => void} stroke

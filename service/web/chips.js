@@ -1,4 +1,4 @@
-/** Prompts as chips: add, edit, remove, all by keyboard too. */
+/** Prompts as chips that can be added, edited and removed, also by keyboard. */
 
 import { make } from "./dom.js";
 
@@ -16,12 +16,12 @@ export class Chips {
     this._prompts = [];
     input.addEventListener("keydown", (event) => this._typed(event));
     input.addEventListener("input", () => {
-      // A pasted list; a comma that was typed never gets here.
+      // Only a pasted list has commas: a typed comma is handled as a key.
       if (input.value.includes(",")) this.commit();
     });
   }
 
-  /** The prompts, with what is still in the field. */
+  /** The prompts, including the text that is still in the field. */
   get prompts() {
     this.commit();
     return [...this._prompts];
@@ -33,7 +33,7 @@ export class Chips {
     this._render();
   }
 
-  /** Makes chips of what is in the field. */
+  /** Turn the text in the field into chips. */
   commit() {
     const added = [];
     for (const part of this._input.value.split(",")) {

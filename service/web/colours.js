@@ -1,10 +1,10 @@
-/** The server's own colours, so that the page draws what the server would. */
+/** The server's colour maps, so that the page draws the same overlays as the server. */
 
 import { ask } from "./api.js";
 
-/** Colour maps and how opacity grows with a map's value. */
+/** Colour maps, and opacity as a function of a map's value. */
 export class Colours {
-  /** @param {any} table what web/colormaps.json holds */
+  /** @param {any} table content of web/colormaps.json */
   constructor(table) {
     this.default = table.default;
     this.opacity = table.opacity;
@@ -20,11 +20,11 @@ export class Colours {
   }
 
   /**
-   * Levels in colour, each as opaque as its value.
+   * Return an image of the levels in colour, with opacity that grows with the level.
    * @param {Uint8Array} levels
    * @param {number} width
    * @param {string} name
-   * @param {boolean} [opaque] everywhere
+   * @param {boolean} [opaque] whether every pixel is fully opaque
    */
   paint(levels, width, name, opaque = false) {
     const palette = /** @type {Uint8Array} */ (this._palettes.get(name));
@@ -39,7 +39,7 @@ export class Colours {
     return image;
   }
 
-  /** Draws all colours of a map from low to high. @param {HTMLCanvasElement} canvas @param {string} name */
+  /** Draw the colours of a colour map from low to high. @param {HTMLCanvasElement} canvas @param {string} name */
   drawScale(canvas, name) {
     const image = this.paint(Uint8Array.from({ length: 256 }, (_, level) => level), 256, name, true);
     canvas.getContext("2d")?.putImageData(image, 0, 0);
@@ -53,7 +53,7 @@ const bytesOfHex = (hex) =>
   );
 
 /**
- * The levels of a grey PNG.
+ * Return the levels of a grey PNG.
  * @param {string} base64
  * @returns {Promise<{levels: Uint8Array, width: number, height: number}>}
  */

@@ -1,7 +1,7 @@
-/** Small helpers for the document. */
+/** Helpers for the document. */
 
 /**
- * The element with this id; it is in index.html.
+ * Return the element of index.html with this id.
  * @param {string} id
  * @returns {any}
  */
@@ -23,7 +23,7 @@ export function make(name, properties = {}, ...children) {
 }
 
 /**
- * Fills a list of choices; keeps the present one where it is still offered.
+ * Fill a list of choices and keep the selected one if it is still offered.
  * @param {HTMLSelectElement} select
  * @param {[string, string][]} choices value and text
  */
@@ -33,10 +33,10 @@ export function offer(select, choices) {
   if (choices.some(([value]) => value === before)) select.value = before;
 }
 
-/** Lets a person keep a file. @param {Blob} blob @param {string} name */
+/** Download a file. @param {Blob} blob @param {string} name */
 export function save(blob, name) {
   const address = URL.createObjectURL(blob);
   make("a", { href: address, download: name }).click();
-  // Not at once: the download begins after this turn.
+  // Later, because the download starts after this task.
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }

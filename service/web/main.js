@@ -1,4 +1,4 @@
-/** The page: what belongs together, and what happens when. */
+/** Entry point of the page: creates its parts and handles its events. */
 
 import { Problem, ask, explain, hasKey, newRequestId, progressOf, useKey } from "./api.js";
 import { Chips } from "./chips.js";
@@ -14,11 +14,11 @@ const NEXT_LOOK_MS = 700;
 
 /** @type {import("./picture.js").Picture|null} */
 let picture = null;
-/** @type {AbortController|null} what is under way */
+/** @type {AbortController|null} aborts the current request */
 let asking = null;
 /** @type {Results} */
 let results;
-/** What to do again: start the page, or explain. */
+/** The action to retry: start the page, or explain. */
 let again = start;
 
 const chips = new Chips(byId("chips"), byId("prompt"), (news) => {
@@ -28,7 +28,7 @@ const settings = new SettingsForm(describeModel);
 const waiting = new Waiting();
 const trouble = new Trouble(() => again());
 
-/** Fetches what the page is made of; a server that asks for a key is asked again with it. */
+/** Load the page's data; it is called again once a required key is given. */
 async function start() {
   try {
     const [colours, examples] = await Promise.all([Colours.load(), ask("web/gallery/examples.json")]);
@@ -95,7 +95,7 @@ function show(chosen) {
   byId("picture-name").textContent = `${chosen.name}, ${width} × ${height}`;
 }
 
-/** A person asked: what went wrong before is over. */
+/** Explain because a person asked to: forget earlier errors. */
 function explainAnew() {
   trouble.reset();
   again = explainNow;
@@ -112,7 +112,8 @@ async function explainNow() {
   const asked = picture;
   const questions = settings.read().map((setting) => ({ picture: asked, prompts, settings: setting }));
   asking?.abort();
-  const current = (asking = new AbortController());
+  const current = new AbortController();
+  asking = current;
   byId("key").hidden = true;
   results.hide();
   waiting.show();
@@ -131,7 +132,7 @@ async function explainNow() {
   } catch (error) {
     if (asking === current) fail(error, current);
   } finally {
-    // Of two settings one may still be under way when the other has failed.
+    // One of two compared requests may still run after the other has failed.
     current.abort();
     if (asking === current) {
       asking = null;
@@ -148,7 +149,7 @@ const outputOf = ({ normalize }) => ({
   regions_threshold: results.threshold,
 });
 
-/** Says how far the request is until it is answered. @param {string} id @param {AbortSignal} signal */
+/** Show the progress of a request until it is answered. @param {string} id @param {AbortSignal} signal */
 async function follow(id, signal) {
   await pause(FIRST_LOOK_MS);
   while (!signal.aborted) {
@@ -156,7 +157,7 @@ async function follow(id, signal) {
       const progress = await progressOf(id, signal);
       if (progress.stage !== "unknown" && !signal.aborted) waiting.update(progress);
     } catch {
-      // What became of the request itself is what is shown.
+      // The outcome of the request itself is shown instead.
       return;
     }
     await pause(NEXT_LOOK_MS);
@@ -166,7 +167,7 @@ async function follow(id, signal) {
 /** @param {number} milliseconds */
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** On a narrow page the result lies below what was pressed. */
+/** Scroll to the result, which is below the form on a narrow page. */
 function revealResult() {
   const result = byId("result");
   if (result.getBoundingClientRect().top > innerHeight * 0.7) result.scrollIntoView();

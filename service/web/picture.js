@@ -1,4 +1,4 @@
-/** The picture that is asked about: picked, dropped, pasted or an example. */
+/** The picture to explain: chosen, dropped, pasted or an example. */
 
 import { Problem, addressOf } from "./api.js";
 
@@ -6,8 +6,8 @@ import { Problem, addressOf } from "./api.js";
  * @typedef {object} Picture
  * @property {Blob} blob
  * @property {string} name
- * @property {string|null} address where an example can be fetched from
- * @property {ImageBitmap} bitmap upright, as far as the browser reads orientation
+ * @property {string|null} address URL of an example
+ * @property {ImageBitmap} bitmap upright if the browser supports its orientation tag
  */
 
 /**
@@ -45,7 +45,7 @@ export async function openExample({ file }) {
 }
 
 /**
- * Lets a person pick, drop or paste a picture, anywhere on the page.
+ * Let a person choose, drop or paste a picture anywhere on the page.
  * @param {HTMLInputElement} input
  * @param {HTMLElement} zone
  * @param {(file: File) => void} chosen
@@ -54,7 +54,7 @@ export function listenForPictures(input, zone, chosen) {
   input.addEventListener("change", () => {
     const file = input.files?.[0];
     if (file) chosen(file);
-    // The same file can be picked again.
+    // So that choosing the same file again is a change.
     input.value = "";
   });
   document.addEventListener("paste", (event) => {

@@ -1,4 +1,4 @@
-/** The heatmaps of the last answer, how they are drawn, and what can be taken away. */
+/** The heatmaps of the last response, their display options and downloads. */
 
 import { Problem } from "./api.js";
 import { Card } from "./card.js";
@@ -50,7 +50,7 @@ export class Results {
     byId("copy-python").addEventListener("click", () => this._copy("Python", asPython));
   }
 
-  /** The share of the peak above which regions are asked for. */
+  /** Threshold of regions as a share of the peak. */
   get threshold() {
     return Number(byId("threshold").value) / 100;
   }
@@ -59,7 +59,7 @@ export class Results {
     return this._runs;
   }
 
-  /** @param {Run[]} runs one, or two that are compared */
+  /** @param {Run[]} runs one, or two to compare */
   async show(runs) {
     const cards = await Promise.all(
       runs.map(({ question, answer }) => {
@@ -73,7 +73,7 @@ export class Results {
       }),
     );
     this._runs = runs;
-    // What is compared stands side by side.
+    // Compared heatmaps are side by side.
     this._cards = cards[0].flatMap((_, index) => cards.map((column) => column[index]));
     this._shown = this.threshold;
     const grid = byId("cards");
@@ -89,14 +89,14 @@ export class Results {
     byId("output").hidden = true;
   }
 
-  /** New regions of the same maps. @param {any[]} answers one for each run */
+  /** Show new regions of the same maps. @param {any[]} answers one for each run */
   showRegions(answers) {
     this._shown = this.threshold;
-    answers.forEach((answer, run) =>
+    answers.forEach((answer, run) => {
       answer.images[0].targets.forEach((/** @type {any} */ target, /** @type {number} */ index) => {
         this._cards[index * answers.length + run].regions = target.regions;
-      }),
-    );
+      });
+    });
     this._draw();
     const found = this._cards.reduce((sum, { target }) => sum + target.regions.length, 0);
     tell(`${found} regions above ${byId("threshold-value").textContent}`);
@@ -159,7 +159,7 @@ async function copy(text, field) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Only pages from https or this very machine may; the older way works anywhere.
+    // The clipboard API needs https or localhost; the older way works everywhere.
     const focused = /** @type {HTMLElement|null} */ (document.activeElement);
     field.select();
     const copied = document.execCommand("copy");
@@ -168,7 +168,7 @@ async function copy(text, field) {
   }
 }
 
-/** What the pictures of the gallery show and whose they are. @param {any[]} examples @param {(example: any) => void} chosen */
+/** Show the gallery with titles and credits. @param {any[]} examples @param {(example: any) => void} chosen */
 export function showGallery(examples, chosen) {
   byId("gallery").replaceChildren(
     ...examples.map((example) => {

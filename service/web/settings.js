@@ -1,4 +1,4 @@
-/** What can be chosen, from what the server says of its models. */
+/** The form of settings, with choices from the server's list of models. */
 
 import { byId, offer } from "./dom.js";
 
@@ -10,9 +10,9 @@ const SCORES = {
   pooler: "Attention pooler",
 };
 
-/** The fields of one setting, and of the second one to compare with. */
+/** The fields of a setting, and of a second setting to compare with. */
 export class SettingsForm {
-  /** @param {() => void} changed called when another model is chosen */
+  /** @param {() => void} changed called after another model is chosen */
   constructor(changed) {
     /** @type {any[]} */
     this._models = [];
@@ -27,7 +27,7 @@ export class SettingsForm {
     });
   }
 
-  /** @param {any[]} models the answer of /models */
+  /** @param {any[]} models from the response of /models */
   offerModels(models) {
     this._models = models;
     for (const suffix of ["", "-second"]) {
@@ -37,13 +37,13 @@ export class SettingsForm {
       );
       this._describe(suffix);
     }
-    // Two settings that are the same would compare nothing.
+    // The settings to compare differ by default.
     if (models.length > 1) byId("model-second").value = models[1].id;
     else if (models[0]?.layers > 1) byId("layers-second").value = "all";
     if (models.length > 1) this._describe("-second");
   }
 
-  /** Whether the first setting asks the built-in model. */
+  /** Whether the first setting uses the built-in model. */
   get asksStarter() {
     return byId("model").value === "starter";
   }
@@ -52,12 +52,12 @@ export class SettingsForm {
     return byId("compare").checked;
   }
 
-  /** One setting, or two to compare. @returns {Settings[]} */
+  /** Return one setting, or two to compare. @returns {Settings[]} */
   read() {
     return this.comparing ? [this._read(""), this._read("-second")] : [this._read("")];
   }
 
-  /** A setting in words. @param {Settings} settings */
+  /** Describe a setting. @param {Settings} settings */
   static describe({ model, layers, score }) {
     const blocks =
       layers === null ? "last 2 blocks" : layers === "all" ? "all blocks" : lastBlocks(Number(layers));
@@ -99,7 +99,7 @@ function layerChoices(layers) {
       count === 2 ? ["", "Last 2 blocks (usual)"] : [String(count), capital(lastBlocks(count))]
     )),
     ["all", layers ? `All ${layers} blocks` : "All blocks"],
-  ].sort(([left], [right]) => Number(left !== "") - Number(right !== "")); // the usual one first
+  ].sort(([left], [right]) => Number(left !== "") - Number(right !== "")); // the default first
 }
 
 /** @param {string[]|null|undefined} scores @returns {[string, string][]} */

@@ -1,4 +1,4 @@
-/** What is seen, as one picture. */
+/** All shown heatmaps as one picture to download. */
 
 import { percent } from "./words.js";
 

@@ -1,4 +1,4 @@
-/** A request as text to paste: what is on the screen, asked again. */
+/** The shown request as a command or program to copy. */
 
 import { addressOf, hasKey, textFields } from "./api.js";
 
@@ -77,5 +77,5 @@ for target in response.json()["images"][0]["targets"]:
 /** @param {string} text */
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** JSON's strings are Python's too. @param {string} text */
+/** A JSON string is a valid Python string. @param {string} text */
 const python = (text) => JSON.stringify(text);

@@ -1,4 +1,4 @@
-/** Waiting and failing, in words. */
+/** Messages about progress and errors. */
 
 import { Problem } from "./api.js";
 import { byId } from "./dom.js";
@@ -6,12 +6,12 @@ import { adviceFor, progressInWords, seconds } from "./words.js";
 
 const MOST_RETRIES = 20;
 
-/** Says something to those who do not see the page. @param {string} news */
+/** Announce news to screen readers. @param {string} news */
 export function tell(news) {
   byId("news").textContent = news;
 }
 
-/** Shows that something is under way. */
+/** The message that a request is in progress. */
 export class Waiting {
   constructor() {
     this._said = "";
@@ -24,11 +24,11 @@ export class Waiting {
     byId("result").setAttribute("aria-busy", "true");
   }
 
-  /** @param {any} progress an answer of /explain/{id}/progress */
+  /** @param {any} progress a response of /explain/{id}/progress */
   update(progress) {
     const words = progressInWords(progress);
     byId("waiting-text").textContent = words;
-    // The estimate changes all the time; the stage is news.
+    // Only a new stage or position is announced: the estimate changes all the time.
     const news = `${progress.stage} ${progress.position ?? ""}`;
     if (news !== this._said) tell(words);
     this._said = news;
@@ -40,7 +40,7 @@ export class Waiting {
   }
 }
 
-/** Shows what went wrong, and tries again where the server says when. */
+/** The message about an error; retries after the time that the server names. */
 export class Trouble {
   /** @param {() => void} retry */
   constructor(retry) {
@@ -52,7 +52,7 @@ export class Trouble {
     byId("stop-retry").addEventListener("click", () => this._giveUp());
   }
 
-  /** Begins anew: a person asked. */
+  /** Forget earlier errors and retries. */
   reset() {
     this._tries = 0;
     this.hide();

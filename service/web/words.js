@@ -1,10 +1,10 @@
-/** Numbers and places in words. */
+/** Text for numbers, positions, progress and errors. */
 
 /** @param {number} value @param {number} total @param {string[]} names */
 const third = (value, total, names) => names[Math.min(2, Math.floor((3 * value) / total))];
 
 /**
- * Where in a picture a point is.
+ * Describe the position of a point in a picture.
  * @param {{x: number, y: number}} point
  * @param {{width: number, height: number}} size
  */
@@ -43,7 +43,7 @@ const STAGES = {
   drawing: "Drawing the heatmaps",
 };
 
-/** How far a request is. @param {any} progress an answer of /explain/{id}/progress */
+/** Describe the progress of a request. @param {any} progress a response of /explain/{id}/progress */
 export function progressInWords({ stage, position, estimated_seconds: left }) {
   const words =
     stage === "queued"
@@ -54,7 +54,7 @@ export function progressInWords({ stage, position, estimated_seconds: left }) {
   return left === null || left < 1 ? words : `${words}, about ${seconds(left)} to go`;
 }
 
-/** What a person can do about a problem. @param {import("./api.js").Problem} problem */
+/** Return advice about a problem. @param {import("./api.js").Problem} problem */
 export function adviceFor(problem) {
   switch (problem.code) {
     case "unreachable":

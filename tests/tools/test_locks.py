@@ -1,9 +1,10 @@
-"""The lock files pin all that pyproject.toml asks for, and nothing else decides what is installed.
+"""The lock files pin all dependencies, and installations use nothing but the locks.
 
-Where one of these fails after a change of pyproject.toml: `make lock`, and commit the locks.
+If one of these tests fails after a change of pyproject.toml: run `make lock` and commit the locks.
 """
 
 import re
+import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,7 +16,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-# What images of production are built with; more than the Makefile's own list fails below.
+CLIENT = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())["project"]
+# The extras in production images, as in the Makefile.
 IMAGE_EXTRAS = [extra for extra in ("hf", "telemetry") if extra in EXTRAS]
 FILES = ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock")
 ONLY_TORCH = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.*")
@@ -57,6 +59,7 @@ def test_the_lock_of_images_satisfies_pyproject() -> None:
 
 def test_the_lock_for_development_satisfies_every_extra_and_agrees_with_that_of_images() -> None:
     asked = PROJECT["dependencies"] + [each for extra in EXTRAS.values() for each in extra]
+    asked += CLIENT["dependencies"]
     development = pins("requirements-dev.lock")
     assert disagreements(asked, development) == []
     assert pins("requirements.lock").items() <= development.items()
@@ -100,3 +103,23 @@ def test_every_pin_has_hashes_and_no_place_is_named(name: str) -> None:
     assert len(blocks) == len(pins(name))
     for block in blocks:
         assert re.search(r"\n +--hash=sha256:[0-9a-f]{64}", block), block
+
+
+@pytest.mark.parametrize(
+    ("stamp", "lock"),
+    [(".venv/.installed", "requirements.lock"), (".venv/.tools", "requirements-dev.lock")],
+)
+def test_make_installs_the_lock_and_resolves_nothing(stamp: str, lock: str) -> None:
+    commands = subprocess.run(
+        ["make", "--dry-run", "--always-make", stamp],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    where_locked, elsewhere = re.findall(r"; then (.*); else (.*); fi", commands)[0]
+    installs = [each for each in where_locked.split("&&") if " pip install " in each]
+    assert len(installs) == 2
+    assert f"--no-deps --require-hashes --requirement {lock} " in installs[0]
+    assert "--no-deps --no-build-isolation --editable" in installs[1]
+    assert "--no-deps" not in elsewhere

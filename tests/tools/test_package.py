@@ -1,4 +1,4 @@
-"""What is installed from the package, not from the repository."""
+"""The contents of the service's wheel."""
 
 import shutil
 import subprocess
@@ -32,3 +32,4 @@ def test_the_package_has_every_file_of_the_page(tmp_path: Path) -> None:
     files = [path for path in (ROOT / "service" / "web").rglob("*") if path.is_file()]
     assert files
     assert {str(path.relative_to(ROOT)) for path in files} <= packaged
+    assert not any("legrad_client" in name for name in packaged)

@@ -1,4 +1,4 @@
-"""A Python client: pictures in, NumPy maps and Pillow overlays out.
+"""Python client for legrad-service: heatmaps as NumPy arrays, overlays as Pillow images.
 
 ::
 
@@ -9,13 +9,13 @@
         explanation["a cat"].map      # float32 [rows, columns], raw
         explanation["a cat"].overlay  # PIL.Image
 
-It imports neither torch nor the engine.
+The package imports neither torch nor the service.
 """
 
 from legrad_client.answers import Explanation, ModelDescription, TargetExplanation
 from legrad_client.clients import AsyncLegradClient, LegradClient
 from legrad_client.errors import ClientError, DeadlineError, RefusedError, UnreachableError
-from legrad_client.questions import ImageLike
+from legrad_client.requests import ImageLike
 
 __all__ = [
     "AsyncLegradClient",

@@ -1,61 +1,46 @@
-"""What comes back: the contract's answers with maps as arrays and overlays as images.
-
-Fields that a newer server adds are ignored.
-"""
+"""Answers of the service as frozen dataclasses, maps as arrays and overlays as images."""
 
 import base64
 import html
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from legrad_client.parsing import JSON_NAME, parse
 
 
-def _map_of(encoded: object) -> object:
-    if not isinstance(encoded, str):
-        return encoded
-    return np.load(io.BytesIO(base64.b64decode(encoded)), allow_pickle=False)
-
-
-def _picture_of(encoded: object) -> object:
-    if not isinstance(encoded, str):
-        return encoded
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
-    picture.load()
-    return picture
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
-
-
-class Size(_Answer):
-    """A size in pixels."""
+@dataclass(frozen=True)
+class Size:
+    """Width and height in pixels."""
 
     width: int
     height: int
 
 
-class Grid(_Answer):
+@dataclass(frozen=True)
+class Grid:
     """A patch grid."""
 
     rows: int
     columns: int
 
 
-class Point(_Answer):
+@dataclass(frozen=True)
+class Point:
     """A position in the original picture, in pixels from its upper left corner."""
 
     x: int
     y: int
 
 
-class Box(_Answer):
+@dataclass(frozen=True)
+class Box:
     """A box in the original picture, in pixels; right and bottom are exclusive."""
 
     left: int
@@ -64,7 +49,8 @@ class Box(_Answer):
     bottom: int
 
 
-class Region(_Answer):
+@dataclass(frozen=True)
+class Region:
     """Connected pixels of the heatmap above the threshold; ``area`` is a share of the picture."""
 
     box: Box
@@ -74,8 +60,9 @@ class Region(_Answer):
     mean: float
 
 
-class Statistics(_Answer):
-    """Numbers that describe a map: raw peak and mean, entropy and border mass from 0 to 1."""
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a map: raw peak and mean; entropy and border mass from 0 to 1."""
 
     peak: float
     peak_position: Point
@@ -84,32 +71,35 @@ class Statistics(_Answer):
     border_mass: float
 
 
-class TargetExplanation(_Answer):
-    """Where the model looked for one target.
+@dataclass(frozen=True, eq=False)
+class TargetExplanation:
+    """The heatmap of one target.
 
     Attributes:
-        target: the target in short.
-        prompt: the prompt, where the target is one text.
-        similarity: cosine between picture and target.
-        probability: among the texts of the request or the model's classes; None for others.
+        target: short name of the target.
+        prompt: the prompt, if the target is a single text.
+        similarity: cosine similarity of picture and target.
+        probability: among the texts of the request or the model's classes; None for other targets.
         map: raw float32 [rows, columns] over the patch grid, neither upsampled nor normalised.
-        overlay: the heatmap drawn over the picture, RGB; None where none was asked for.
-        regions: parts of the heatmap above the threshold, the heaviest first.
-        statistics: numbers that describe the map.
+        overlay: the heatmap drawn over the picture, RGB; None if it was not requested.
+        regions: regions of the heatmap above the threshold, heaviest first; None if they were not
+            requested.
+        statistics: statistics of the map.
     """
 
     target: str
     prompt: str | None
     similarity: float
     probability: float | None
-    map: Annotated[NDArray[np.float32], BeforeValidator(_map_of), Field(alias="heatmap")]
-    overlay: Annotated[Image.Image | None, BeforeValidator(_picture_of)]
+    map: NDArray[np.float32] = field(metadata={JSON_NAME: "heatmap"})
+    overlay: Image.Image | None
     regions: tuple[Region, ...] | None
     statistics: Statistics
 
 
-class Timings(_Answer):
-    """Where the server's time went, in seconds."""
+@dataclass(frozen=True)
+class Timings:
+    """Duration of the server's stages in seconds."""
 
     decode: float
     queue: float
@@ -118,23 +108,24 @@ class Timings(_Answer):
     total: float
 
 
-class Explanation(_Answer):
-    """One picture's explanations: a sequence of targets that are found by prompt as well.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The explanation of one picture: a sequence of targets that can be looked up by prompt too.
 
-    In a notebook it shows its overlays.
+    A notebook shows its overlays.
 
     Attributes:
-        size: of the upright picture.
-        input_size: of the model's input.
+        size: size of the upright picture.
+        input_size: size of the model's input.
         grid: the patch grid.
-        batch_size: how many images were computed together.
-        cached: whether an earlier forward pass was used.
-        targets: one for each prompt and then each target, in order.
+        batch_size: number of images that the model computed together.
+        cached: whether the trace of an earlier request was used.
+        targets: one for each prompt, then one for each of ``targets``, in order.
         model: id of the model.
-        layers: the explained blocks.
+        layers: indices of the explained blocks.
         score: the explained score.
-        request_id: what the server's logs call the request.
-        timings: of the whole request.
+        request_id: the request's id in the server's logs.
+        timings: durations for the whole request.
     """
 
     size: Size
@@ -150,10 +141,11 @@ class Explanation(_Answer):
     timings: Timings
 
     def __getitem__(self, key: int | str) -> TargetExplanation:
-        """A target by its place, its prompt or its short name.
+        """Return a target by its index, its prompt or its short name.
 
         Raises:
-            KeyError, IndexError: there is none.
+            IndexError: the index is out of range.
+            KeyError: no target has this prompt or name.
         """
         if isinstance(key, int):
             return self.targets[key]
@@ -163,15 +155,15 @@ class Explanation(_Answer):
         raise KeyError(key)
 
     def __len__(self) -> int:
-        """The number of targets."""
+        """Return the number of targets."""
         return len(self.targets)
 
-    def __iter__(self) -> Iterator[TargetExplanation]:  # type: ignore[override]
-        """The targets in order."""
+    def __iter__(self) -> Iterator[TargetExplanation]:
+        """Iterate over the targets in order."""
         return iter(self.targets)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the overlays side by side, with their numbers."""
+        """Return HTML for notebooks: the overlays side by side, with their numbers."""
         figures = "".join(map(_figure, self.targets))
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:12px">'
@@ -180,8 +172,9 @@ class Explanation(_Answer):
         )
 
 
-class ModelDescription(_Answer):
-    """A served model; what is not known before it is loaded is None."""
+@dataclass(frozen=True)
+class ModelDescription:
+    """A served model; properties that are unknown until it is loaded are None."""
 
     id: str
     name: str
@@ -205,14 +198,22 @@ class ModelDescription(_Answer):
     licence: str | None
 
 
-def explanations_of(answer: dict[str, Any]) -> list[Explanation]:
-    """One explanation for each picture of an answer; each knows what it shares with the others.
+_SHARED = ("model", "layers", "score", "request_id", "timings")
+
+
+def parse_explanations(answer: Any) -> list[Explanation]:
+    """Parse the answer of ``POST /explain``: one explanation for each picture.
 
     Raises:
-        KeyError, pydantic.ValidationError: it is not an answer of this service.
+        LookupError, TypeError, ValueError, OSError: it is not an answer of this service.
     """
-    shared = {name: answer[name] for name in ("model", "layers", "score", "request_id", "timings")}
-    return [Explanation.model_validate({**image, **shared}) for image in answer["images"]]
+    shared = {name: answer[name] for name in _SHARED}
+    return [parse(Explanation, {**image, **shared}) for image in answer["images"]]
+
+
+def parse_models(answer: Any) -> list[ModelDescription]:
+    """Parse the answer of ``GET /models``. Raises as :func:`parse_explanations` does."""
+    return [parse(ModelDescription, each) for each in answer["models"]]
 
 
 def _figure(target: TargetExplanation) -> str:

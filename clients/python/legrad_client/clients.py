@@ -1,26 +1,38 @@
-"""The clients: one that blocks, one that is awaited, with the same methods."""
+"""A blocking and an asynchronous client with the same methods."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
-from pydantic import ValidationError
 
-from legrad_client.answers import Explanation, ModelDescription, explanations_of
+from legrad_client.answers import (
+    Explanation,
+    ModelDescription,
+    parse_explanations,
+    parse_models,
+)
 from legrad_client.errors import UnreachableError
-from legrad_client.questions import ImageLike, Options, body_of
-from legrad_client.retrying import Deadline, TryAgainError, broken, check, given_up
+from legrad_client.requests import ImageLike, Options, explain_body
+from legrad_client.retrying import (
+    Deadline,
+    TryAgainError,
+    check,
+    connection_error,
+    deadline_error,
+)
 
 DEADLINE_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 
+_Parsed = TypeVar("_Parsed")
+
 
 class _Base:
-    """What both clients share: everything but the sending."""
+    """Everything but the sending of requests, which both clients share."""
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
         if httpx.URL(url).scheme not in ("http", "https"):
-            raise ValueError(f"Write the server's address as http://localhost:8000, not {url!r}.")
+            raise ValueError(f"Write the server's address like http://localhost:8000, not {url!r}.")
         headers = {"Accept": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -37,12 +49,12 @@ class _Base:
         return {
             "method": "POST",
             "url": "/explain",
-            "json": body_of(images, prompts, targets, model, options),
+            "json": explain_body(images, prompts, targets, model, options),
         }
 
     @staticmethod
     def _attempt(deadline: Deadline) -> dict[str, Any]:
-        """What one attempt tells the server and itself of the time that is left."""
+        """Return the arguments of one attempt: the remaining time, for the server and for httpx."""
         left = deadline.left
         return {
             "headers": {"X-Request-Timeout-Ms": str(max(1, int(1000 * left)))},
@@ -50,51 +62,43 @@ class _Base:
         }
 
     @staticmethod
-    def _explanations(response: httpx.Response) -> list[Explanation]:
+    def _parsed(parse: Callable[[Any], _Parsed], response: httpx.Response) -> _Parsed:
         try:
-            return explanations_of(response.json())
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UnreachableError("The answer is not one of this service.") from error
-
-    @staticmethod
-    def _models(response: httpx.Response) -> list[ModelDescription]:
-        try:
-            models = response.json()["models"]
-            return [ModelDescription.model_validate(each) for each in models]
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UnreachableError("The answer is not one of this service.") from error
+            return parse(response.json())
+        except (LookupError, TypeError, ValueError, OSError) as error:
+            raise UnreachableError("The answer is not one of legrad-service.") from error
 
 
 class LegradClient(_Base):
-    """Asks a server where its models looked. Thread-safe; connections are kept and used again.
+    """Client that blocks. It is thread-safe and reuses its connections.
 
-    A busy (429), starting (503) or unreachable server is asked again, when it says so or after a
-    growing time, until the deadline.
+    Requests to a busy (429), starting (503) or unreachable server are retried until the deadline,
+    after the server's ``Retry-After`` or a growing random wait.
     """
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
-        """Makes a client; nothing is sent yet.
+        """Create a client without sending anything.
 
         Args:
-            url: address of the server or of the balancer in front of it.
-            api_key: the key that the server asks for, if it does.
+            url: address of the server or of the load balancer in front of it.
+            api_key: key for a server that requires one.
 
         Raises:
-            ValueError: the address does not begin with http:// or https://.
+            ValueError: the address does not start with http:// or https://.
         """
         super().__init__(url, api_key=api_key)
         self._client = httpx.Client(**self._settings)
 
     def __enter__(self) -> Self:
-        """The client itself."""
+        """Return the client itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes its connections."""
+        """Close the connections."""
         self.close()
 
     def close(self) -> None:
-        """Closes the kept connections."""
+        """Close the connections."""
         self._client.close()
 
     def explain(
@@ -107,7 +111,7 @@ class LegradClient(_Base):
         deadline: float = DEADLINE_SECONDS,
         **options: Unpack[Options],
     ) -> Explanation:
-        """Explains one picture; see :meth:`explain_all`."""
+        """Explain one picture; see :meth:`explain_all`."""
         (explanation,) = self.explain_all(
             [image], prompts, targets=targets, model=model, deadline=deadline, **options
         )
@@ -123,29 +127,31 @@ class LegradClient(_Base):
         deadline: float = DEADLINE_SECONDS,
         **options: Unpack[Options],
     ) -> list[Explanation]:
-        """Explains several pictures in one request.
+        """Explain several pictures in one request.
 
         Args:
-            images: paths, addresses, bytes, Pillow images or arrays; a server allows so many.
-            prompts: what to look for, in words.
-            targets: other targets as in the contract, such as
+            images: paths, addresses, bytes, Pillow images or arrays; the server limits their
+                number.
+            prompts: texts to look for.
+            targets: other targets of the contract, such as
                 ``{"type": "class", "label": "tabby"}``.
-            model: id of a model; None for the server's default one.
-            deadline: seconds within which the answer is wanted, all attempts together.
-            options: see :class:`~legrad_client.questions.Options`.
+            model: id of a model; None for the server's default.
+            deadline: seconds until the answer is needed, over all attempts.
+            options: see :class:`~legrad_client.requests.Options`.
 
         Raises:
-            RefusedError: the server does not answer this request, and says why.
+            RefusedError: the server refused the request and named the reason.
             DeadlineError: no answer came in time.
-            UnreachableError: what answers is not this service.
-            TypeError, ValueError, OSError: an image or option is not usable.
+            UnreachableError: the answer does not come from this service.
+            TypeError, ValueError, OSError: an image or an option is invalid.
         """
         request = self._explain_request(images, prompts, targets, model, options)
-        return self._explanations(self._send(request, deadline))
+        return self._parsed(parse_explanations, self._send(request, deadline))
 
     def models(self, *, deadline: float = DEADLINE_SECONDS) -> list[ModelDescription]:
-        """The served models, the default one first. Raises as :meth:`explain_all` does."""
-        return self._models(self._send({"method": "GET", "url": "/models"}, deadline))
+        """Return the served models, the default first. Raises as :meth:`explain_all` does."""
+        response = self._send({"method": "GET", "url": "/models"}, deadline)
+        return self._parsed(parse_models, response)
 
     def _send(self, request: Mapping[str, Any], seconds: float) -> httpx.Response:
         deadline = Deadline(seconds)
@@ -155,15 +161,16 @@ class LegradClient(_Base):
                     try:
                         response = self._client.request(**request, **self._attempt(deadline))
                     except httpx.TransportError as error:
-                        raise broken(error) from error
-                    return check(response)
+                        raise connection_error(error) from error
+                    check(response)
+                    return response
         except TryAgainError as error:
-            raise given_up(error) from error.reason
+            raise deadline_error(error) from error.reason
         raise AssertionError("attempts end with an answer or an error")
 
 
 class AsyncLegradClient(_Base):
-    """The same as :class:`LegradClient`, to be awaited."""
+    """Asynchronous client with the methods of :class:`LegradClient`."""
 
     def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
         """See :class:`LegradClient`."""
@@ -171,15 +178,15 @@ class AsyncLegradClient(_Base):
         self._client = httpx.AsyncClient(**self._settings)
 
     async def __aenter__(self) -> Self:
-        """The client itself."""
+        """Return the client itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closes its connections."""
+        """Close the connections."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the kept connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def explain(
@@ -210,11 +217,12 @@ class AsyncLegradClient(_Base):
     ) -> list[Explanation]:
         """See :meth:`LegradClient.explain_all`."""
         request = self._explain_request(images, prompts, targets, model, options)
-        return self._explanations(await self._send(request, deadline))
+        return self._parsed(parse_explanations, await self._send(request, deadline))
 
     async def models(self, *, deadline: float = DEADLINE_SECONDS) -> list[ModelDescription]:
         """See :meth:`LegradClient.models`."""
-        return self._models(await self._send({"method": "GET", "url": "/models"}, deadline))
+        response = await self._send({"method": "GET", "url": "/models"}, deadline)
+        return self._parsed(parse_models, response)
 
     async def _send(self, request: Mapping[str, Any], seconds: float) -> httpx.Response:
         deadline = Deadline(seconds)
@@ -224,8 +232,9 @@ class AsyncLegradClient(_Base):
                     try:
                         response = await self._client.request(**request, **self._attempt(deadline))
                     except httpx.TransportError as error:
-                        raise broken(error) from error
-                    return check(response)
+                        raise connection_error(error) from error
+                    check(response)
+                    return response
         except TryAgainError as error:
-            raise given_up(error) from error.reason
+            raise deadline_error(error) from error.reason
         raise AssertionError("attempts end with an answer or an error")

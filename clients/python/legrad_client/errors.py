@@ -1,27 +1,27 @@
-"""What a client raises."""
+"""Exceptions that the client raises."""
 
 
 class ClientError(Exception):
-    """Base of all errors of the client."""
+    """Base class of all errors of the client."""
 
 
 class UnreachableError(ClientError):
-    """The server could not be reached, or did not answer in HTTP and JSON as this one does."""
+    """The server cannot be reached, or its answer is not one of legrad-service."""
 
 
 class DeadlineError(ClientError):
-    """No answer came before the deadline; the ``__cause__`` is what the last attempt met."""
+    """The deadline passed without an answer; ``__cause__`` is the error of the last attempt."""
 
 
 class RefusedError(ClientError):
-    """The server answered with a problem (RFC 9457), and trying again would not help.
+    """The server refused the request with problem details (RFC 9457); a retry would not help.
 
     Attributes:
         status: HTTP status.
-        error: slug of the kind, to branch on, such as ``"image-decode-failed"``.
-        detail: what happened and what to do.
-        field: the field to blame, or None.
-        request_id: what the server's logs call the request.
+        error: stable slug of the error, such as ``"image-decode-failed"``.
+        detail: description of the error and of its remedy.
+        field: the request field that caused it, or None.
+        request_id: the request's id in the server's logs.
     """
 
     def __init__(

@@ -1,21 +1,26 @@
-"""When a client asks again: a busy or a starting server, a connection that broke, a deadline."""
+"""Retries: which failures are retried, after which wait, and until which deadline."""
 
 import time
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
-from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, Retrying, wait_random_exponential
 from tenacity.retry import retry_if_exception_type
 
 from legrad_client.errors import ClientError, DeadlineError, RefusedError, UnreachableError
 
-_AGAIN = (429, 502, 503, 504)
+_RETRIED_STATUSES = (429, 502, 503, 504)
 _LONGEST_WAIT_SECONDS = 30.0
 
 
 class TryAgainError(ClientError):
-    """An attempt that may succeed later; ``retry_after`` in seconds where the server says so."""
+    """An attempt failed that may succeed later.
+
+    Attributes:
+        reason: the error to report if no attempt succeeds.
+        retry_after: seconds to wait as requested by the server, or None.
+    """
 
     def __init__(self, reason: ClientError, retry_after: float | None = None) -> None:
         super().__init__(str(reason))
@@ -24,28 +29,36 @@ class TryAgainError(ClientError):
 
 
 class Deadline:
-    """The instant by which a caller wants its answer."""
+    """The time by which a caller needs its answer, ``seconds`` from now."""
 
     def __init__(self, seconds: float) -> None:
         self._ends = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds until then, at least a millisecond."""
+        """Seconds until the deadline, at least a millisecond."""
         return max(0.001, self._ends - time.monotonic())
 
-    def policy(self) -> dict[str, object]:
-        """When to try again, for tenacity: as the server says, else after growing random waits.
+    def attempts(self) -> Retrying:
+        """Return the attempts of a blocking client."""
+        return Retrying(**self._policy())
 
-        A wait that would outlast the deadline is not begun.
+    def async_attempts(self) -> AsyncRetrying:
+        """Return the attempts of an asynchronous client."""
+        return AsyncRetrying(**self._policy())
+
+    def _policy(self) -> dict[str, Any]:
+        """Return tenacity's arguments.
+
+        The wait is the server's ``Retry-After``, or else random and exponentially growing. No wait
+        starts that would end after the deadline.
         """
         growing = wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT_SECONDS)
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, TryAgainError) else None
-            # A little random time more, so that those who were refused together do not come
-            # back together.
+            # Jitter, so that clients that were refused together do not return together.
             spread = growing(state)
             return spread if asked is None else asked + min(spread, 1.0)
 
@@ -56,39 +69,31 @@ class Deadline:
             "reraise": True,
         }
 
-    def attempts(self) -> Retrying:
-        """Attempts of a client that blocks."""
-        return Retrying(**self.policy())  # type: ignore[arg-type]
 
-    def async_attempts(self) -> AsyncRetrying:
-        """Attempts of a client that awaits."""
-        return AsyncRetrying(**self.policy())  # type: ignore[arg-type]
+def deadline_error(error: TryAgainError) -> DeadlineError:
+    """Return the error for a caller whose deadline leaves no time for another attempt."""
+    return DeadlineError(f"No answer came within the deadline; the last error was: {error}")
 
 
-def given_up(error: TryAgainError) -> ClientError:
-    """What the caller is told once the deadline leaves no time for another attempt."""
-    return DeadlineError(f"There was no answer within the deadline; the last was: {error}")
+def connection_error(error: httpx.TransportError) -> TryAgainError:
+    """Return the error of an attempt whose connection failed; requests are safe to repeat."""
+    return TryAgainError(UnreachableError(f"The server cannot be reached: {error!r}"))
 
 
-def check(response: httpx.Response) -> httpx.Response:
-    """Lets a good answer pass.
+def check(response: httpx.Response) -> None:
+    """Raise an error unless the response is a success.
 
     Raises:
-        TryAgainError: it may succeed later.
-        RefusedError: it will not.
-        UnreachableError: the answer is not one of this service.
+        TryAgainError: a later attempt may succeed.
+        RefusedError: no attempt will succeed.
+        UnreachableError: the response does not come from this service.
     """
     if response.is_success:
-        return response
+        return
     problem = _problem(response)
-    if response.status_code in _AGAIN:
+    if response.status_code in _RETRIED_STATUSES:
         raise TryAgainError(problem, _retry_after(response))
     raise problem
-
-
-def broken(error: httpx.TransportError) -> TryAgainError:
-    """An attempt whose connection failed; asking twice does no harm."""
-    return TryAgainError(UnreachableError(f"The server cannot be reached: {error!r}"))
 
 
 def _problem(response: httpx.Response) -> ClientError:
@@ -101,8 +106,8 @@ def _problem(response: httpx.Response) -> ClientError:
             body.get("field"),
             body["request_id"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
-        # A balancer's own page.
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Not problem details: the error page of a load balancer, for example.
         return UnreachableError(f"The server answered with status {response.status_code}.")
 
 

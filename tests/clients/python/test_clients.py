@@ -1,6 +1,7 @@
 """The Python client against a real application, and against servers that misbehave."""
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import pytest
 from legrad_client import (
     AsyncLegradClient,
     DeadlineError,
+    ImageLike,
     LegradClient,
     RefusedError,
     UnreachableError,
 )
 from legrad_client.answers import ModelDescription, TargetExplanation
-from legrad_client.questions import OUTPUT_OPTIONS, Options
+from legrad_client.parsing import json_name
+from legrad_client.requests import OUTPUT_OPTIONS, Options
 from PIL import Image
 
 from service.schemas import answers, requests
@@ -31,6 +34,7 @@ from tests.support.pictures import encoded, picture
 from tests.support.running_app import Held, RunningApp
 
 PICTURE = picture(90, 60, seed=3)
+Reply = tuple[int, dict[str, str], bytes]
 PROBLEM = {"error": "queue-full", "detail": "The queue is full.", "request_id": "r"}
 
 
@@ -47,7 +51,7 @@ def client(running: RunningApp) -> Iterator[LegradClient]:
 def test_every_kind_of_picture_gives_the_same_numbers(client: LegradClient, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(encoded(PICTURE))
-    kinds = [path, str(path), path.read_bytes(), PICTURE, np.asarray(PICTURE)]
+    kinds: list[ImageLike] = [path, str(path), path.read_bytes(), PICTURE, np.asarray(PICTURE)]
     found = client.explain_all(kinds[:4], ["a cat"]) + client.explain_all(kinds[4:], ["a cat"])
     for each in found:
         np.testing.assert_allclose(each["a cat"].map, found[0]["a cat"].map, rtol=1e-4)
@@ -60,7 +64,8 @@ def test_an_answer_holds_arrays_and_images(client: LegradClient) -> None:
     cat = found["a cat"]
     assert found[0] is cat
     assert [target.prompt for target in found] == ["a cat", "a dog"]
-    assert (cat.map.shape, cat.map.dtype) == ((4, 4), np.float32)
+    assert cat.map.shape == (4, 4)
+    assert cat.map.dtype == np.float32
     assert cat.statistics.peak == pytest.approx(cat.map.max())
     assert cat.overlay is not None
     assert (cat.overlay.size, cat.overlay.mode) == ((90, 60), "RGB")
@@ -153,7 +158,7 @@ def test_an_unknown_option_is_a_mistake_in_the_program(client: LegradClient) -> 
 
 
 @contextmanager
-def scripted(*script: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str, list[float]]]:
+def scripted(*script: Reply) -> Iterator[tuple[str, list[float]]]:
     """A server that answers each request by the next of its lines, and then the last for ever."""
     came: list[float] = []
 
@@ -187,8 +192,8 @@ def scripted(*script: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str, 
         server.server_close()
 
 
-BUSY = (429, {"Retry-After": "1"}, json.dumps(PROBLEM).encode())
-NO_MODELS = (200, {}, b'{"models": []}')
+BUSY: Reply = (429, {"Retry-After": "1"}, json.dumps(PROBLEM).encode())
+NO_MODELS: Reply = (200, {}, b'{"models": []}')
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so() -> None:
@@ -205,7 +210,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(status: int) -> None:
 
 
 def test_no_wait_outlasts_the_deadline() -> None:
-    patient = (503, {"Retry-After": "3600"}, json.dumps(PROBLEM).encode())
+    patient: Reply = (503, {"Retry-After": "3600"}, json.dumps(PROBLEM).encode())
     with scripted(patient) as (url, came), LegradClient(url) as client:
         began = time.monotonic()
         with pytest.raises(DeadlineError, match="queue is full") as caught:
@@ -216,7 +221,7 @@ def test_no_wait_outlasts_the_deadline() -> None:
 
 
 def test_a_refused_request_is_not_sent_twice() -> None:
-    refused = (422, {}, json.dumps(PROBLEM).encode())
+    refused: Reply = (422, {}, json.dumps(PROBLEM).encode())
     with (
         scripted(refused) as (url, came),
         LegradClient(url) as client,
@@ -261,8 +266,8 @@ def test_the_server_is_told_the_deadline(tiny_model: str) -> None:
 
 
 def test_the_client_is_typed_as_the_contract() -> None:
-    def fields(model: Any) -> set[str]:
-        return {field.alias or name for name, field in model.model_fields.items()}
+    def fields(answer: Any) -> set[str]:
+        return {json_name(field) for field in dataclasses.fields(answer)}
 
     options = set(Options.__annotations__)
     assert options - OUTPUT_OPTIONS == set(requests.ExplainOptions.model_fields)
@@ -278,7 +283,7 @@ def test_the_client_is_typed_as_the_contract() -> None:
 def test_the_client_imports_neither_torch_nor_the_engine() -> None:
     program = (
         "import sys, legrad_client; "
-        "print([m for m in ('torch', 'legrad_engine', 'fastapi') if m in sys.modules])"
+        "print([m for m in ('torch', 'legrad_engine', 'service', 'fastapi') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

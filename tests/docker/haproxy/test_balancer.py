@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,12 @@ def balancer(replicas: tuple[Server, Server]) -> Iterator[Balancer]:
 
 def replica(model: str, number: int, **settings: object) -> Server:
     """A replica that takes all that these tests ask of it, unless settings say otherwise."""
-    patient = {"max_queue_cost": 10_000, "request_timeout_seconds": 120}
-    return Server(model, **{"host": REPLICA_HOSTS[number], **patient, **settings})
+    defaults: dict[str, Any] = {
+        "host": REPLICA_HOSTS[number],
+        "max_queue_cost": 10_000,
+        "request_timeout_seconds": 120,
+    }
+    return Server(model, **{**defaults, **settings})
 
 
 def deployed_settings() -> dict[str, str]:
@@ -128,9 +133,13 @@ def test_a_rolling_restart_costs_nobody_an_answer(tiny_model: str) -> None:
         for each in running:
             each.wait_for_health()
         balancer.wait_for_replicas("UP", "UP")
+
+        def gets_requests(replica: int) -> bool:
+            return balancer.requests_now(replica) > 0
+
         with Load(balancer.url, MIXED, callers=4) as load:
             for number, old in enumerate(running):
-                balancer.eventually(lambda number=number: balancer.requests_now(number + 1) > 0)
+                balancer.eventually(partial(gets_requests, number + 1))
                 old.signal(signal.SIGTERM)
                 assert old.wait() == 0
                 new = replica(tiny_model, number, port=old.port, shutdown_delay_seconds=delay)
@@ -203,7 +212,7 @@ def test_a_connection_kept_over_a_reload_has_its_next_request_answered_and_is_to
     def told_to_end() -> bool:
         answered = client.get("/health/live")
         assert answered.status_code == 200
-        return answered.headers.get("connection") == "close"
+        return bool(answered.headers.get("connection") == "close")
 
     with httpx.Client(base_url=balancer.url, timeout=60) as client:
         assert not told_to_end()

@@ -1,4 +1,4 @@
-"""From a caller's pictures and options to the body of a request."""
+"""Bodies of requests, made from a caller's pictures, prompts and options."""
 
 import base64
 import io
@@ -19,9 +19,9 @@ Layers = int | Literal["all"] | Sequence[int]
 
 
 class Options(TypedDict, total=False):
-    """What is computed, and what is sent back; see the contract's ExplainOptions, OutputOptions.
+    """Options of a request: the contract's ExplainOptions and OutputOptions.
 
-    What is left out is the server's default.
+    The server's defaults apply to those left out.
     """
 
     layers: Layers | None
@@ -44,19 +44,19 @@ OUTPUT_OPTIONS = frozenset(
 )
 
 
-def body_of(
+def explain_body(
     images: Sequence[ImageLike],
     prompts: Sequence[str] | None,
     targets: Sequence[Mapping[str, Any]] | None,
     model: str | None,
     options: Options,
 ) -> dict[str, Any]:
-    """The JSON body of a request; maps come back as raw numbers.
+    """Return the JSON body of ``POST /explain``, with raw maps (npy) as output.
 
     Raises:
-        TypeError: an image is none of :data:`ImageLike`, or there is no such option.
-        ValueError: an array has not the shape or type of a picture.
-        OSError: a path cannot be read.
+        TypeError: an image is not an :data:`ImageLike`, or an option does not exist.
+        ValueError: an array's shape or dtype is not that of a picture.
+        OSError: a file cannot be read.
     """
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
@@ -65,7 +65,7 @@ def body_of(
     output = {name: value for name, value in options.items() if name in OUTPUT_OPTIONS}
     body: dict[str, Any] = {
         "images": [_image_field(image) for image in images],
-        "options": {name: _plain(value) for name, value in computed.items()},
+        "options": {name: _as_json(value) for name, value in computed.items()},
         "output": {"heatmap": "npy", **output},
     }
     if prompts is not None:
@@ -77,7 +77,7 @@ def body_of(
     return body
 
 
-def _plain(value: object) -> object:
+def _as_json(value: object) -> object:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
@@ -97,13 +97,15 @@ def _encoded(image: ImageLike) -> bytes:
             image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         ):
             raise ValueError(
-                "Give pixels as uint8 of shape [height, width], [height, width, 3] or "
+                "Pass pixels as uint8 of shape [height, width], [height, width, 3] or "
                 f"[height, width, 4], not {image.dtype} of shape {list(image.shape)}."
             )
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        # Without loss, so that the server sees the very pixels; quickly, for it is sent once.
+        # Lossless, so that the server gets the same pixels; fast, because the file is sent once.
         image.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
-    raise TypeError(f"A {type(image).__name__} is no picture: give a path, bytes, image or array.")
+    raise TypeError(
+        f"A {type(image).__name__} is not a picture: pass a path, bytes, an image or an array."
+    )

@@ -1,0 +1,68 @@
+"""Ctrl-C during `legrad explain`, in a process of its own."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.pictures import encoded, picture
+from tests.support.running_server import LEGRAD, environment
+
+pytestmark = pytest.mark.slow
+
+PICTURES = 32
+
+
+def command(pictures: Path, output: Path, model: str) -> list[str]:
+    return [str(LEGRAD), "explain", str(pictures), "a cat", "-o", str(output), "--model", model]
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny_model: str, tmp_path: Path) -> None:
+    pictures, output = tmp_path / "pictures", tmp_path / "output"
+    pictures.mkdir()
+    for number in range(PICTURES):
+        # Large enough that the signal comes long before the last one.
+        content = encoded(picture(600, 400, seed=number), "JPEG")
+        (pictures / f"{number:02}.jpg").write_bytes(content)
+    process = subprocess.Popen(
+        command(pictures, output, tiny_model),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    manifest = output / "manifest.jsonl"
+    give_up = time.monotonic() + 120
+    while not (manifest.is_file() and manifest.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert printed == ""
+    (found,) = re.findall(
+        rf"^Interrupted: (\d+) of {PICTURES} explained; run the same command again to go on\.$",
+        errors,
+        re.M,
+    )
+    explained = int(found)
+    assert 0 < explained < PICTURES
+    assert "Traceback" not in errors
+
+    resumed = subprocess.run(
+        command(pictures, output, tiny_model),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    counts = re.match(r"(\d+) explained, (\d+) done before: ", resumed.stdout)
+    assert counts, resumed.stdout
+    assert int(counts[1]) + int(counts[2]) == PICTURES
+    # An outcome may have been written that was not counted yet.
+    assert explained <= int(counts[2]) <= explained + 1
