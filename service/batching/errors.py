@@ -52,9 +52,7 @@ class WorkerStalledError(BatchingError):
     """The worker hung while the item was queued or being computed, and was abandoned."""
 
     def __init__(self, limit_seconds: float) -> None:
-        super().__init__(
-            f"The worker did not come back within {limit_seconds:g} s and was given up."
-        )
+        super().__init__(f"The worker did not return within {limit_seconds:g} s and was abandoned.")
         self.limit_seconds = limit_seconds
 
 

@@ -280,7 +280,7 @@ class Supervisor(Generic[Item, Result]):
                     self._stop()
                     self._lock.notify_all()
         if given_up:
-            logger.warning("Batcher %s: a worker that hung has come back and ends", self._name)
+            logger.warning("Batcher %s: a hung worker has returned and ends", self._name)
         if replace:
             self._replace()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documents import ROOT, blocks
+from tests.support.documents import blocks
+from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/development.md"
 GUIDE = ROOT / "CONTRIBUTING.md"

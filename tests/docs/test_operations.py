@@ -1,9 +1,8 @@
 """The promises of the operations page name tests that exist."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def test_every_promise_is_held_by_a_test_that_exists() -> None:
