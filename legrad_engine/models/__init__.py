@@ -1,14 +1,23 @@
-"""Model references and loading: the built-in model, open_clip's and timm's models, own models."""
+"""Model references and loading: the built-in model, open_clip's and timm's models, own models.
 
-from legrad_engine.models.loading import (
-    CatalogueEntry,
-    LoadedModel,
-    catalogue,
-    load,
-    normalization,
-    probabilities,
-)
-from legrad_engine.models.reference import STARTER, ModelReference
+Importing this package loads no torch: names that need it are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.schemes import STARTER
+
+if TYPE_CHECKING:
+    from legrad_engine.models.loading import (
+        CatalogueEntry,
+        LoadedModel,
+        catalogue,
+        load,
+        normalization,
+        probabilities,
+    )
 
 __all__ = [
     "STARTER",
@@ -20,3 +29,9 @@ __all__ = [
     "normalization",
     "probabilities",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module("legrad_engine.models.loading"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

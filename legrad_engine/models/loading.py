@@ -18,7 +18,8 @@ from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints, openclip_models, timm_models
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.openclip_weights import fill
-from legrad_engine.models.reference import STARTER, ModelReference
+from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM
 from legrad_engine.targets.text import Tokenizer
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
@@ -122,7 +123,7 @@ def load(
 
 def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str | None]:
     name, pretrained = reference.name, reference.pretrained
-    if name.startswith(timm_models.SCHEMA):
+    if name.startswith(TIMM):
         visual, licence = timm_models.load(name, pretrained)
         return visual, None, licence
     if name == STARTER:
@@ -130,7 +131,7 @@ def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str |
         model = openclip_models.build(config.model, _STARTER_PREPROCESSING)
         fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
         return model, openclip_models.tokenizer_of(config), "Apache-2.0"
-    if pretrained is None and not name.startswith((openclip_models.HUB, openclip_models.FOLDER)):
+    if pretrained is None and not name.startswith((OPENCLIP_HUB, OPENCLIP_FOLDER)):
         _logger.warning("%s has random weights: its heatmaps are meaningless", reference.title)
     return openclip_models.load(name, pretrained)
 

@@ -30,10 +30,13 @@ from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.openclip_weights import fill, settle
+from legrad_engine.models.schemes import (
+    OPENCLIP_FOLDER,
+    OPENCLIP_HUB,
+    OPENCLIP_WEIGHT_SUFFIXES,
+)
 from legrad_engine.targets.text import Tokenizer
 
-HUB = "hf-hub:"
-FOLDER = "local-dir:"
 CONFIG_FILE = "open_clip_config.json"
 
 _PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
@@ -49,7 +52,6 @@ _PREFERRED_WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 _REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 
@@ -91,17 +93,17 @@ def check(name: str, pretrained: str | None) -> None:
         ModelLoadError: no such checkpoint, an invalid config, or a missing package.
         UnsupportedModelError: the architecture cannot be explained.
     """
-    if name.startswith((HUB, FOLDER)) and pretrained is not None:
+    if name.startswith((OPENCLIP_HUB, OPENCLIP_FOLDER)) and pretrained is not None:
         raise UnknownModelError(
             f"{name} includes its weights: leave out {pretrained!r}.", field="model"
         )
-    if name.startswith(HUB):
-        Repository(name.removeprefix(HUB))
+    if name.startswith(OPENCLIP_HUB):
+        Repository(name.removeprefix(OPENCLIP_HUB))
         return
     config = config_of(name)
     _check_architecture(name, config)
     _check_packages(name, config)
-    if name.startswith(FOLDER):
+    if name.startswith(OPENCLIP_FOLDER):
         _weights_in(name)
     elif pretrained is not None:
         _check_weights(name, pretrained)
@@ -114,12 +116,12 @@ def config_of(name: str) -> ModelConfig:
         UnknownModelError: no such architecture, config or folder, or no such repository.
         ModelLoadError: the config is damaged, or the hub is out of reach.
     """
-    if name.startswith(HUB):
-        return _read_config(Repository(name.removeprefix(HUB)).file(CONFIG_FILE))
-    if name.startswith(FOLDER):
+    if name.startswith(OPENCLIP_HUB):
+        return _read_config(Repository(name.removeprefix(OPENCLIP_HUB)).file(CONFIG_FILE))
+    if name.startswith(OPENCLIP_FOLDER):
         folder = folder_with(
             CONFIG_FILE,
-            Path(name.removeprefix(FOLDER)),
+            Path(name.removeprefix(OPENCLIP_FOLDER)),
             taken="local-dir: takes folders that open_clip saved for the hub, timm:local-dir: "
             "those that timm saved.",
         )
@@ -158,9 +160,11 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
     preprocess, licence = config.preprocess, None
     checkpoint: Path | None = None
     record = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
-    if name.startswith(HUB):
-        checkpoint = Repository(name.removeprefix(HUB)).file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
-    elif name.startswith(FOLDER):
+    if name.startswith(OPENCLIP_HUB):
+        checkpoint = Repository(name.removeprefix(OPENCLIP_HUB)).file(
+            _SAFE_WEIGHTS, _PICKLED_WEIGHTS
+        )
+    elif name.startswith(OPENCLIP_FOLDER):
         checkpoint = _weights_in(name)
     elif record:
         checkpoint, licence = _tagged(record), _licence(record)
@@ -327,7 +331,9 @@ def tags_of(architecture: str) -> str:
 
 
 def _weights_in(name: str) -> Path:
-    return checkpoints.find(Path(name.removeprefix(FOLDER)), _PREFERRED_WEIGHTS, WEIGHT_SUFFIXES)
+    return checkpoints.find(
+        Path(name.removeprefix(OPENCLIP_FOLDER)), _PREFERRED_WEIGHTS, OPENCLIP_WEIGHT_SUFFIXES
+    )
 
 
 def _tagged(record: Mapping[str, Any]) -> Path:
@@ -347,8 +353,8 @@ def _licence(record: Mapping[str, Any]) -> str | None:
 
 def _fetched_trunk(name: str) -> str:
     """Return the name of a timm tower; fetch its config into a folder first if it is on the hub."""
-    if not str(name).startswith(HUB):
+    if not str(name).startswith(OPENCLIP_HUB):
         return name
-    repository, _, revision = name.removeprefix(HUB).partition("@")
+    repository, _, revision = name.removeprefix(OPENCLIP_HUB).partition("@")
     folder = Repository(repository, revision or None).file("config.json").parent
-    return f"{FOLDER}{folder}"
+    return f"{OPENCLIP_FOLDER}{folder}"

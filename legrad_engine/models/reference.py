@@ -9,13 +9,11 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from legrad_engine.errors import UnknownModelError
-from legrad_engine.models import openclip_models, timm_models
-
-STARTER = "starter"
+from legrad_engine.models import schemes
 
 _FOLDERS_OF_A_PATH = re.compile(r"(?<![\w:/.-])/(?:[^\s/'\"]+/)+")
-_HUBS = (openclip_models.HUB, timm_models.HUB)
-_FOLDERS = (openclip_models.FOLDER, timm_models.FOLDER)
+_HUBS = (schemes.OPENCLIP_HUB, schemes.TIMM_HUB)
+_FOLDERS = (schemes.OPENCLIP_FOLDER, schemes.TIMM_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +45,19 @@ class ModelReference:
             UnknownModelError: the text has none of these forms.
         """
         text = text.strip()
-        if text == STARTER:
-            return cls(STARTER)
-        for schema in (*_HUBS, *_FOLDERS):
-            if text.startswith(schema):
-                if not text.removeprefix(schema):
+        if text == schemes.STARTER:
+            return cls(schemes.STARTER)
+        for scheme in (*_HUBS, *_FOLDERS):
+            if text.startswith(scheme):
+                if not text.removeprefix(scheme):
                     raise UnknownModelError(f"{text} does not say which model.", field="model")
                 return cls(text)
-        if text.startswith(timm_models.SCHEMA):
+        if text.startswith(schemes.TIMM):
             name, at, path = text.partition("@")
-            if name != timm_models.SCHEMA and bool(at) == bool(path):
+            if name != schemes.TIMM and bool(at) == bool(path):
                 return cls(name, path or None)
         else:
-            if "@" not in text and text.endswith(openclip_models.WEIGHT_SUFFIXES):
+            if "@" not in text and text.endswith(schemes.OPENCLIP_WEIGHT_SUFFIXES):
                 raise UnknownModelError(
                     f"Model {text!r} does not say which architecture: write NAME@{text} for one of "
                     f"open_clip's, or CONFIG.json@{text} for an open_clip config of your own.",
@@ -72,11 +70,14 @@ class ModelReference:
                 name, _, path = text.partition("@" if "@" in text else "/")
             if name and path:
                 return cls(name, path)
+        # Imported here, because open_clip imports torch.
+        from legrad_engine.models.openclip_models import tags_of
+
         raise UnknownModelError(
             f"Model {text!r} does not say which weights: write NAME/TAG, such as "
             "ViT-B-16/laion2b_s34b_b88k, NAME@PATH for a local checkpoint, CONFIG.json@PATH for an "
             "open_clip config of your own, hf-hub:ORG/REPO, "
-            "local-dir:FOLDER, timm:NAME, or 'starter'." + openclip_models.tags_of(name),
+            "local-dir:FOLDER, timm:NAME, or 'starter'." + tags_of(name),
             field="model",
         )
 
@@ -87,9 +88,12 @@ class ModelReference:
             UnknownModelError: no such architecture, tag, config or folder.
             ModelLoadError: no such checkpoint, a damaged config, or a missing package.
         """
-        if self.name == STARTER:
+        if self.name == schemes.STARTER:
             return
-        if self.name.startswith(timm_models.SCHEMA):
+        # Imported here, because open_clip and timm import torch.
+        from legrad_engine.models import openclip_models, timm_models
+
+        if self.name.startswith(schemes.TIMM):
             timm_models.check(self.name, self.pretrained)
         else:
             openclip_models.check(self.name, self.pretrained)
@@ -97,15 +101,15 @@ class ModelReference:
     @property
     def title(self) -> str:
         """The name without folders of the local file system."""
-        for schema in _FOLDERS:
-            if self.name.startswith(schema):
-                return schema + Path(self.name.removeprefix(schema)).resolve().name
+        for scheme in _FOLDERS:
+            if self.name.startswith(scheme):
+                return scheme + Path(self.name.removeprefix(scheme)).resolve().name
         return Path(self.name).stem if self.name.endswith(".json") else self.name
 
     def without_folders(self, text: str) -> str:
         """Remove folders of the local file system from a message about this model."""
         folders = [
-            self.name.removeprefix(schema) for schema in _FOLDERS if self.name.startswith(schema)
+            self.name.removeprefix(scheme) for scheme in _FOLDERS if self.name.startswith(scheme)
         ]
         config = [self.name] if self.name.endswith(".json") else []
         for path in filter(None, [*folders, *config, self.pretrained]):
@@ -119,8 +123,8 @@ class ModelReference:
     def id(self) -> str:
         """Name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
         name = self.title
-        for schema in ("hf-hub:", "local-dir:"):
-            name = name.replace(schema, "")
+        for scheme in (schemes.OPENCLIP_HUB, schemes.OPENCLIP_FOLDER):
+            name = name.replace(scheme, "")
         parts = [name]
         if self.pretrained is not None:
             parts.append(Path(self.pretrained).stem)

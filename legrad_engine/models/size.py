@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from legrad_engine.devices import resolve_dtype
-from legrad_engine.models import openclip_models, timm_models
+from legrad_engine.models import openclip_models
 from legrad_engine.models.loading import STARTER_FOLDER
-from legrad_engine.models.reference import STARTER, ModelReference
+from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB
 
 _logger = logging.getLogger(__name__)
 
@@ -52,19 +53,17 @@ def weights_bytes(
 
 
 def _build_without_values(name: str) -> nn.Module | None:
-    if name.startswith((openclip_models.HUB, timm_models.HUB)):
+    if name.startswith((OPENCLIP_HUB, TIMM_HUB)):
         return None
-    if name.startswith(timm_models.SCHEMA):
+    if name.startswith(TIMM):
         with torch.device("meta"):
-            visual: nn.Module = timm.create_model(
-                name.removeprefix(timm_models.SCHEMA), pretrained=False
-            )
+            visual: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=False)
         return visual
     path = str(STARTER_FOLDER / "starter.json") if name == STARTER else name
     config = openclip_models.config_of(path).model
     # The configs of such towers are on a hub.
     trunk = config["vision_cfg"].get("timm_model_name") or ""
-    if config["text_cfg"].get("hf_model_name") or trunk.startswith(openclip_models.HUB):
+    if config["text_cfg"].get("hf_model_name") or trunk.startswith(OPENCLIP_HUB):
         return None
     with torch.device("meta"):
         return openclip_models.build(config, {})

@@ -18,10 +18,8 @@ from legrad_engine.families import timm_refusal
 from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
+from legrad_engine.models.schemes import TIMM, TIMM_FOLDER, TIMM_HUB
 
-SCHEMA = "timm:"
-HUB = f"{SCHEMA}hf-hub:"
-FOLDER = f"{SCHEMA}local-dir:"
 CONFIG_FILE = "config.json"
 
 _PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -54,12 +52,12 @@ def check(name: str, pretrained: str | None) -> None:
         ModelLoadError: no such checkpoint, or no weights to download.
         UnsupportedModelError: the architecture cannot be explained.
     """
-    if name.startswith((HUB, FOLDER)):
+    if name.startswith((TIMM_HUB, TIMM_FOLDER)):
         if pretrained is not None:
             raise UnknownModelError(
                 f"{name} includes its weights: leave out {pretrained!r}.", field="model"
             )
-        if name.startswith(HUB):
+        if name.startswith(TIMM_HUB):
             _repository(name)
         else:
             folder = _folder(name)
@@ -92,18 +90,18 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
     """
     overlay: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    if name.startswith(FOLDER):
+    if name.startswith(TIMM_FOLDER):
         folder = _folder(name)
         source = f"local-dir:{folder}"
         checkpoint = checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
-    elif name.startswith(HUB):
+    elif name.startswith(TIMM_HUB):
         repository = _repository(name)
         config = repository.file(CONFIG_FILE)
         _check_config(config)
         source = f"local-dir:{config.parent}"
         checkpoint = repository.file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
     else:
-        source, record = name.removeprefix(SCHEMA), _record(name)
+        source, record = name.removeprefix(TIMM), _record(name)
         checkpoint = _fetched(name, record) if pretrained is None else Path(pretrained)
     # Read here first for its errors; timm reads the file again, also as plain tensors.
     weights = checkpoints.read(checkpoint)
@@ -130,7 +128,7 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
 
 def _record(name: str) -> PretrainedCfg:
     """Look up timm's record of a pretrained model."""
-    full = name.removeprefix(SCHEMA)
+    full = name.removeprefix(TIMM)
     architecture, _, tag = full.partition(".")
     _check_architecture(architecture)
     records = timm.models.get_arch_pretrained_cfgs(architecture)
@@ -154,14 +152,14 @@ def _without_weights(name: str, record: PretrainedCfg) -> str:
 
 
 def _repository(name: str) -> Repository:
-    repository, _, revision = name.removeprefix(HUB).partition("@")
+    repository, _, revision = name.removeprefix(TIMM_HUB).partition("@")
     return Repository(repository, revision or None)
 
 
 def _folder(name: str) -> Path:
     return folder_with(
         CONFIG_FILE,
-        Path(name.removeprefix(FOLDER)),
+        Path(name.removeprefix(TIMM_FOLDER)),
         taken="timm:local-dir: takes folders that timm saved for the hub, local-dir: those that "
         "open_clip saved.",
     )

@@ -30,6 +30,8 @@ def modules_after(code: str) -> set[str]:
         f"import {IMAGES}.slow_formats",
         f"import {IMAGES}.statistics",
         "from legrad_engine.families import SCORES, Score, find_tower, refusal",
+        "from legrad_engine.models import STARTER, ModelReference\n"
+        "assert ModelReference.parse('ViT-B-16/openai').id == 'vit-b-16-openai'",
         "from legrad_engine.layers import Layers, resolve_layers",
         "from legrad_engine.targets.negatives import NegativePreset",
         "from legrad_engine.targets.questions import Question",
@@ -70,13 +72,17 @@ def test_the_names_that_need_torch_are_imported_on_first_use() -> None:
         "assert 'Explainer' in legrad_engine.__all__\n"
         "assert legrad_engine.Explainer.__module__ == 'legrad_engine.explainer'\n"
         "assert legrad_engine.Trace.__module__ == 'legrad_engine.trace'\n"
+        "from legrad_engine.models import catalogue\n"
+        "assert catalogue.__module__ == 'legrad_engine.models.loading'\n"
         "from legrad_engine.families import Tower\n"
         "assert Tower.__module__ == 'legrad_engine.families.base'"
     )
     assert "torch" in loaded
 
 
-@pytest.mark.parametrize("package", ["legrad_engine", "legrad_engine.families"])
+@pytest.mark.parametrize(
+    "package", ["legrad_engine", "legrad_engine.families", "legrad_engine.models"]
+)
 @pytest.mark.parametrize("name", ["nothing"])
 def test_a_name_that_does_not_exist_is_refused_as_usual(package: str, name: str) -> None:
     module = import_module(package)
