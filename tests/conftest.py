@@ -26,13 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A `NAME@PATH` reference to a model that computes in milliseconds."""
+    """Return the `NAME@PATH` reference of a model that computes in milliseconds."""
     return save_model(tmp_path_factory.mktemp("model"), "tiny")
 
 
 @pytest.fixture(scope="session")
 def running(tiny_model: str) -> Iterator[RunningApp]:
-    """An application with small limits, for every test that leaves it as it was."""
+    """An application with small limits, shared by all tests that leave its state unchanged."""
     with RunningApp(
         tiny_model,
         max_body_bytes=2_000_000,
@@ -47,7 +47,7 @@ def running(tiny_model: str) -> Iterator[RunningApp]:
 
 @pytest.fixture(scope="session")
 def server(tiny_model: str) -> Iterator[Server]:
-    """A ready server process with small limits, for every test that does not change it."""
+    """A ready server process with small limits, shared by tests that leave its state unchanged."""
     with Server(
         tiny_model,
         max_body_bytes=2_000_000,
@@ -60,7 +60,7 @@ def server(tiny_model: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _silent_logs() -> None:
-    """Drop log entries: the server's logs have tests of their own, and drawing them is slow."""
+    """Drop log entries: formatting them is slow, and tests of the log configure it themselves."""
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()],
         logger_factory=structlog.ReturnLoggerFactory(),

@@ -1,8 +1,8 @@
 """`python -m tests.fuzz TARGET SECONDS`: fuzz one target, guided by coverage.
 
-A find ends the run with a traceback and another exit status than 0; its bytes are in build/fuzz.
-Turn it into a test of a few bytes in the mirror of the module that it is about. What was learnt is
-kept in build/fuzz/TARGET and taken up by the next run.
+A failure ends the run with a traceback and a non-zero exit status; its input is in build/fuzz.
+Turn that input into a small regression test of the module at fault. The corpus is kept in
+build/fuzz/TARGET, and the next run continues from it.
 """
 
 import sys
@@ -13,15 +13,15 @@ import atheris
 
 _INSTRUMENTED = ["PIL", "python_multipart", "service", "legrad_engine"]
 _FOLDER = Path("build/fuzz")
-# Of one input; libFuzzer's units.
+# Limits on one input, in libFuzzer's units.
 _MOST_SECONDS = 30
 _LONGEST_BYTES = 8192
 _MOST_MEGABYTES = 4096
 
 
 def main(name: str, seconds: int) -> None:
-    """Fuzzes until the time is over or something is found; does not return."""
-    # Nothing is instrumented that was imported before.
+    """Fuzz until the time is over or an input fails; does not return."""
+    # Modules imported earlier would not be instrumented.
     with atheris.instrument_imports(include=_INSTRUMENTED):
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]

@@ -1,4 +1,4 @@
-"""Where the fuzzer begins: a few small, whole inputs of every kind, made here."""
+"""Seeds of the fuzzer: a few small, valid inputs of every kind."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ _BOUNDARY = "b"
 
 
 def pictures() -> Iterator[bytes]:
-    """Small files of every accepted format, in their modes, orientations and compressions."""
+    """Yield small files of every accepted format, in their modes, orientations and compressions."""
     for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"):
         yield _encoded("RGB", kind)
     for mode, kind in itertools.product(("1", "L", "LA", "P", "RGBA"), ("PNG", "TIFF")):
@@ -46,14 +46,14 @@ def pictures() -> Iterator[bytes]:
 
 
 def texts() -> Iterator[bytes]:
-    """Pictures as base64 and as data URLs, and what looks like them."""
+    """Yield pictures as base64 and as data URLs, and similar texts that are neither."""
     plain = EXAMPLE_IMAGE.partition(",")[2]
     for text in (EXAMPLE_IMAGE, plain, f" {plain}\n", "data:,a", "data:;base64,", "http://a/", "="):
         yield text.encode()
 
 
 def json_bodies() -> Iterator[bytes]:
-    """Bodies that ask in every way there is."""
+    """Yield JSON bodies with every kind of picture, target and option."""
     targets = [
         {"type": "text", "texts": ["a cat", "a dog"]},
         {"type": "image", "image": EXAMPLE_IMAGE},
@@ -91,7 +91,7 @@ def json_bodies() -> Iterator[bytes]:
 
 
 def multipart_bodies() -> Iterator[bytes]:
-    """A line with what follows `multipart/form-data; `, then the body."""
+    """Yield the parameters of `multipart/form-data` on a line of their own, then the body."""
     file = 'name="image"; filename="a.png"\r\nContent-Type: image/png'
     parts = {
         "two fields": [(file, "abc"), ('name="prompts"', "a cat")],

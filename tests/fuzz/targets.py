@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes, and fails on what a caller must never meet."""
+"""Fuzz targets: each takes any bytes and raises on a behaviour that no caller may see."""
 
 import asyncio
 import resource
@@ -17,20 +17,20 @@ from service.settings import Settings
 from tests.fuzz import corpus
 
 MAX_PIXELS = 250_000
-# Several copies of so many pixels in several modes, and what a codec keeps beside them.
+# Several copies of the pixels in several modes, and the memory of a codec.
 _MOST_BYTES = 100_000_000
-# Its models are never loaded: that happens once it is served.
+# It is never served, so that no model is loaded.
 _APPLICATION = create_app(Settings(_env_file=None, url_hosts="public"))
 _loop = asyncio.new_event_loop()
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One entry to the outside world.
+    """One entry point for untrusted input.
 
     Attributes:
-        run: takes what was sent; raises what is a find.
-        seeds: whole inputs to begin with.
+        run: handles one input; raises if it has found a bug.
+        seeds: valid inputs to begin with.
     """
 
     run: Callable[[bytes], None]
@@ -38,7 +38,7 @@ class Target:
 
 
 def decode_picture(data: bytes) -> None:
-    """A picture is upright RGB within the limit, or refused by a typed error."""
+    """Check that a picture becomes upright RGB within the limit, or a typed error."""
     before = _peak_bytes()
     try:
         picture = decode(data, max_pixels=MAX_PIXELS)
@@ -51,18 +51,18 @@ def decode_picture(data: bytes) -> None:
 
 
 def read_text(data: bytes) -> None:
-    """Base64 and data URLs are bytes, or refused by a typed error."""
+    """Check that base64 or a data URL becomes bytes, or a typed error."""
     with suppress(LegradError):
         image_bytes(data.decode("utf-8", "replace"), "image")
 
 
 def read_json(data: bytes) -> None:
-    """A JSON body is a request, or a problem of the caller's."""
+    """Check that a JSON body becomes a request, or a problem with a status below 500."""
     _read(JSON, data)
 
 
 def read_multipart(data: bytes) -> None:
-    """A multipart body is a request, or a problem of the caller's."""
+    """Check that a multipart body becomes a request, or a problem with a status below 500."""
     parameters, _, body = data.partition(b"\n")
     _read(f"{MULTIPART}; {parameters.decode('latin-1')}", body)
 

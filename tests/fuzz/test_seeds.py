@@ -1,4 +1,4 @@
-"""What the fuzzer begins with passes, and it would notice what does not."""
+"""The seeds pass every fuzz target, and a target notices an unexpected error."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Every operation of the published contract, by what schemathesis makes of it, good and bad.
+"""schemathesis checks every operation of the published contract with good and bad requests.
 
-A new route is tested because it is in the contract; it needs an example there with which it gives
-an answer from the built-in model.
+A new route is covered as soon as it is in the contract; it needs an example there that the
+built-in model can answer.
 """
 
 import re
@@ -30,21 +30,21 @@ Case = schemathesis.Case[Any]
 
 _KEY = "the key of these tests"
 _DEADLINE = "X-Request-Timeout-Ms"
-# Operations that nothing can be answered to here, with the reason.
+# Operations without a successful answer in this test, with the reason.
 _ONLY_REFUSED = {
     "GET /explain/{request_id}/progress": "answers only while that request is in flight",
 }
 _REFUSALS = (400, 406, 408, 413, 422)
 _BEYOND_WORDS = {
-    # One parameter cannot be said to do in place of another, nor a part of the body in its place.
+    # No schema says that one parameter, or a part of the body, can stand for another.
     "/explanations/": r"Give prompts, targets, or both\.|appears more than once\.",
-    # Which tensors there must be, how bytes follow JSON, and what a parameter is called, is the
-    # protocol's matter.
+    # The protocol, not the schema, defines the tensors, the binary data after the JSON, and the
+    # names of parameters.
     "/v2/": r'"field":"(inputs|parameters|body")',
 }
-# Longer ones are refused before they are requests, by whatever reads HTTP first.
+# The HTTP parser refuses longer ones before the application sees them.
 _LONGEST_QUERY = 20_000
-# Refusals that say that a request does not fit the contract.
+# Codes of requests that do not fit the contract.
 _CONTRACT_ERRORS = {"invalid-request", "malformed-body", "unsupported-media-type"}
 _CONFIG = SchemathesisConfig.from_dict(
     {
@@ -54,10 +54,10 @@ _CONFIG = SchemathesisConfig.from_dict(
             "deterministic": True,
             "max-examples": 40,
             "database": "none",
-            # HTTP lets a server ignore headers and query parameters that it does not know.
+            # HTTP lets a server ignore unknown headers and query parameters.
             "allow-extra-parameters": False,
         },
-        # What is sent follows from the contract alone, not from what was answered before.
+        # Requests follow from the contract alone, not from earlier answers.
         "phases": {
             "coverage": {"extra-data-sources": {"responses": False}},
             "fuzzing": {
@@ -66,15 +66,15 @@ _CONFIG = SchemathesisConfig.from_dict(
             },
         },
         "checks": {
-            # A list of more items than the contract allows may be more bytes than the server reads.
+            # A list longer than the contract allows may exceed the limit on the size of bodies.
             "negative_data_rejection": {
                 "expected-statuses": [400, 401, 403, 404, 405, 406, 408, 413, 415, 422, 429]
             },
         },
     }
 )
-# Lists as long as the contract could ever allow are tens of megabytes; this is more than the
-# server's own settings allow, so one more is refused as well.
+# The longest lists of the contract take tens of megabytes. This is above the server's own
+# settings, so that longer lists are still refused.
 _LONGEST_LIST = 1100
 
 
@@ -93,7 +93,7 @@ _statuses: defaultdict[str, set[int]] = defaultdict(set)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """With the model that the contract's examples name."""
+    """A server with the model that the examples of the contract name."""
     with Server("starter", key=_KEY) as started:
         started.wait_for_health()
         yield started
@@ -105,7 +105,7 @@ def test_every_operation_keeps_to_the_contract(case: Case, server: Server) -> No
         return
     response = case.call(base_url=server.url)
     if case.method == "DELETE":
-        # The other operations are asked about a model that is there.
+        # The other operations need the model loaded.
         loaded = server.client.post("/models/starter/load?wait_seconds=60")
         assert loaded.status_code in (200, 202)
     _statuses[case.operation.label].add(response.status_code)
@@ -127,28 +127,28 @@ def _label_of(operation: Result[APIOperation[Any, Any, Any, Any], InvalidSchema]
 
 
 def _meaningless(case: Case, response: Response) -> list[schemathesis.CheckFunction]:
-    """The checks that cannot be right about this answer; each with its reason."""
+    """Return the checks that do not apply to this answer, each with its reason."""
     assert case.meta is not None
     excluded: list[schemathesis.CheckFunction] = []
     if case.meta.generation.mode.is_positive and response.status_code in _REFUSALS:
-        # Which sizes, layers, classes and embeddings there are is the model's matter, not the
-        # contract's, and no schema tells base64 of a picture from other text. So a good request
-        # may be refused for what it asks, but not as one that does not fit the contract.
+        # Sizes, layers, classes and embeddings depend on the model, and no schema tells base64 of a
+        # picture from other text. So a request that fits the contract may be refused for its
+        # values, but not with a code of requests that do not fit it.
         codes = _CONTRACT_ERRORS & set(map(str, response.json().values()))
         assert not codes or _beyond_words(case, response.text), response.text
         excluded.append(positive_data_acceptance)
     if case.media_type == "multipart/form-data" and response.status_code == 200:
-        # A form knows neither types nor empty lists: what is wrong is gone once it is sent.
+        # Forms have neither types nor empty lists, so that a wrong value can become a valid one.
         excluded.append(negative_data_rejection)
     if response.status_code == 504 and int(case.headers.get(_DEADLINE, 10**9)) < 60_000:
-        # The caller asked for no more time than that.
+        # The caller's own deadline was too short.
         excluded.append(schemathesis.checks.not_a_server_error)
     return excluded
 
 
 def _beyond_words(case: Case, answer: str) -> bool:
-    """Whether a request breaks a rule for which contracts have no words."""
-    # The header's number is a place in the body.
+    """Return whether a request breaks a rule that the contract cannot express."""
+    # The number in the header is an offset in the body.
     return "Inference-Header-Content-Length" in case.headers or any(
         case.path.startswith(prefix) and re.search(rule, answer)
         for prefix, rule in _BEYOND_WORDS.items()

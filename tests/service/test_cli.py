@@ -47,7 +47,7 @@ def test_a_picture_is_explained_into_overlays(tiny_model: str, tmp_path: Path) -
         (("--layers", "many"), "many"),
     ],
 )
-def test_what_cannot_be_explained_is_said_clearly(
+def test_a_wrong_model_or_option_is_reported_clearly(
     tmp_path: Path, arguments: tuple[str, ...], mention: str
 ) -> None:
     (tmp_path / "cat.png").write_bytes(encoded())

@@ -1,4 +1,4 @@
-"""What the program ``legrad`` says to native libraries, seen from within its process."""
+"""``legrad`` configures OpenMP and the allocator before it loads native libraries."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 VARIABLES = {"GOMP_SPINCOUNT", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
 
-# In the place of the command line: sixteen threads that hold memory at once.
+# Replaces the command line: sixteen threads that hold memory at the same time.
 PROBE = """
 import ctypes, os, sys, tempfile, threading, types
 
@@ -39,7 +39,7 @@ main()
 
 
 def spins_and_heaps(**environment: str) -> tuple[int, int]:
-    """Turns for which OpenMP waits, and heaps of the C library that sixteen threads share."""
+    """Return the spin count of OpenMP, and the number of heaps that sixteen threads share."""
     plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", PROBE],

@@ -12,7 +12,7 @@ _COMPONENTS = yaml.safe_load(CONTRACT.read_text())["components"]
 
 
 def validator_of(name: str) -> jsonschema.Draft202012Validator:
-    """The validator of one schema of the published contract."""
+    """Return the validator of one schema of the published contract."""
     schema = {"$ref": f"#/components/schemas/{name}", "components": _COMPONENTS}
     return jsonschema.Draft202012Validator(schema)
 
@@ -23,7 +23,7 @@ def check_against_contract(answer: Any, name: str) -> None:
 
 
 def refused(response: httpx.Response, status: int, error: str, field: str | None) -> str:
-    """Checks that an answer is the given problem, and returns what it says."""
+    """Check that an answer is the given problem; return its detail."""
     problem = response.json()
     assert response.status_code == status, problem
     assert response.headers["content-type"] == "application/problem+json"

@@ -7,15 +7,15 @@ from service.settings.keys import digest
 
 
 def entry(name: str, key: str, *scopes: str, **limits: Any) -> dict[str, Any]:
-    """One entry of the list of keys."""
+    """Return one entry of the list of keys."""
     return {"name": name, "sha256": digest(key.encode()).hex(), "scopes": list(scopes), **limits}
 
 
 def listed(*entries: dict[str, Any]) -> str:
-    """The list, as ``LEGRAD_API_KEYS`` has it."""
+    """Return the list of keys in the format of ``LEGRAD_API_KEYS``."""
     return json.dumps(entries)
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header with which a key is sent."""
+    """Return the header that carries a key."""
     return {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""Small open_clip models with seeded weights, for tests that need every part of one."""
+"""Small open_clip models with seeded weights, in every variant of the architecture."""
 
 import json
 from functools import cache
@@ -63,7 +63,7 @@ CUSTOM: dict[str, dict[str, Any]] = {
 
 
 def config(*, quick_gelu: bool = False, **vision: Any) -> dict[str, Any]:
-    """An open_clip model config, shrunk to three blocks of 32 wide."""
+    """Return an open_clip model config, shrunk to three blocks of width 32."""
     return {
         "embed_dim": EMBEDDING_SIZE,
         "quick_gelu": quick_gelu,
@@ -87,7 +87,7 @@ def config(*, quick_gelu: bool = False, **vision: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def disturb(model: torch.nn.Module, seed: int = 0) -> None:
-    """Moves norms, biases and scales off the 0 or 1 they start at, and sharpens the attention.
+    """Move norms, biases and scales away from 0 and 1, and sharpen the attention.
 
     A test on fresh weights would not notice a forgotten bias.
     """
@@ -101,14 +101,14 @@ def disturb(model: torch.nn.Module, seed: int = 0) -> None:
 
 @cache
 def tokenizer() -> open_clip.SimpleTokenizer:
-    """The CLIP tokenizer, once: reading its vocabulary costs more than a shrunk model."""
+    """Return the CLIP tokenizer, cached because its vocabulary is slow to read."""
     return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
 
 
 def seeded_model(
     *, dtype: torch.dtype = torch.float32, seed: int = 0, **vision: Any
 ) -> torch.nn.Module:
-    """A shrunk open_clip model whose weights depend on the seed alone."""
+    """Return a shrunk open_clip model whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: torch.nn.Module = open_clip.CLIP(**config(**vision))
@@ -124,7 +124,7 @@ def seeded_model(
 def seeded_explainer(
     *, dtype: torch.dtype = torch.float32, seed: int = 0, **vision: Any
 ) -> Explainer:
-    """An explainer of :func:`seeded_model`."""
+    """Return an explainer of :func:`seeded_model`."""
     model = seeded_model(dtype=dtype, seed=seed, **vision)
     return Explainer(model, tokenizer(), name="shrunk")
 
@@ -138,7 +138,7 @@ def seeded_checkpoint(
     text_width: int = 32,
     name: str | None = None,
 ) -> tuple[Path, Path]:
-    """A shallow copy of a real architecture: real width and heads, few blocks, a small text tower.
+    """Write a shallow copy of a real architecture: real width, few blocks, small text tower.
 
     Returns:
         The paths of the open_clip config and of its weights (safetensors).

@@ -1,4 +1,4 @@
-"""A real Chromium that looks at the page, and keeps what it should not have seen."""
+"""A real Chromium that visits the page and records errors and foreign requests."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, 
 
 _CHROMIUM = shutil.which("chromium")
 _PATIENCE_MS = 60_000
-# What Chromium asks of the internet by itself.
+# Switches off the requests that Chromium sends to the internet by itself.
 _QUIET = (
     "--no-sandbox",
     "--disable-background-networking",
@@ -24,7 +24,7 @@ _QUIET = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Start Debian's Chromium without a window."""
     expect.set_options(timeout=_PATIENCE_MS)
     assert _CHROMIUM, "These tests need Chromium: apt-get install chromium."
     with sync_playwright() as playwright:
@@ -36,7 +36,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visitor:
-    """A person at the page. What the console said and which other origins were asked is kept."""
+    """A visitor of the page, with the errors of the console and the requests to other origins."""
 
     def __init__(self, browser: Browser, url: str, **context: Any) -> None:
         self._url = url
@@ -51,22 +51,22 @@ class Visitor:
         self.page.on("request", self._asked)
 
     def arrive(self) -> Page:
-        """Opens the page and waits until it can be used."""
+        """Open the page and wait until it can be used."""
         self.page.goto(self._url)
         self.page.locator("#model option").first.wait_for(state="attached")
         return self.page
 
     def leave(self) -> None:
-        """Closes the window."""
+        """Close the window."""
         self.context.close()
 
     def explain(self) -> None:
-        """Presses the button and waits for the heatmaps."""
+        """Press the button and wait for the heatmaps."""
         self.page.get_by_role("button", name="Explain", exact=True).click()
         self.wait_for_result()
 
     def wait_for_result(self) -> None:
-        """Waits for the heatmaps of the present request."""
+        """Wait for the heatmaps of the current request."""
         self.page.locator("#waiting").wait_for(state="hidden")
         self.page.locator("#output").wait_for()
 

@@ -1,4 +1,4 @@
-"""Questions that are asked twice, and the work that each costs."""
+"""Requests that are sent twice, and the work that each costs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ MODEL = "tiny-tiny"
 
 
 class Counted:
-    """How much work an application has done since this was made, by its own metrics."""
+    """The work of an application since this object was made, from the application's metrics."""
 
     _SAMPLES = {  # noqa: RUF012
         "decodes": f'legrad_compute_seconds_count{{model="{MODEL}",stage="decode"}}',
@@ -42,7 +42,7 @@ def image_url(seed: int, width: int = 80, height: int = 60) -> str:
 
 
 def body_of(seed: int, prompts: list[str] | None = None, **options: Any) -> dict[str, Any]:
-    """A question that is answered in numbers alone."""
+    """Return a request that is answered without drawings."""
     return request_of(
         image=image_url(seed),
         prompts=prompts or ["a cat"],

@@ -1,4 +1,4 @@
-"""The Grafana dashboard of this repository, and what its queries and those of the alerts name."""
+"""The Grafana dashboard and the alerts of this repository, with the metrics that they query."""
 
 import json
 import re
@@ -23,17 +23,17 @@ _WORDS = {"group_left"}
 
 
 def panels() -> list[dict[str, Any]]:
-    """Every panel that is not the title of a row."""
+    """Return every panel that is not the title of a row."""
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
 def panel_queries() -> list[str]:
-    """Every query of every panel, as Grafana sends it for all instances and models."""
+    """Return every query of every panel, as Grafana sends it for all instances and models."""
     return [with_variables(target["expr"]) for panel in panels() for target in panel["targets"]]
 
 
 def with_variables(expression: str, interval: str = "1m") -> str:
-    """A query with Grafana's variables filled in."""
+    """Return a query with the values of Grafana's variables."""
     for name, value in {"rate_interval": interval, "instance": ".*", "model": ".*"}.items():
         expression = expression.replace(f"$__{name}", value).replace(f"${name}", value)
     assert "$" not in expression, expression
@@ -41,13 +41,13 @@ def with_variables(expression: str, interval: str = "1m") -> str:
 
 
 def selectors(expression: str) -> set[str]:
-    """Every metric that a query names, with its label matchers."""
+    """Return every metric of a query, with its label matchers."""
     bare = _GROUPING.sub("", expression)
     return {name + matchers for name, matchers in _SELECTOR.findall(bare) if name not in _WORDS}
 
 
 def grouping_labels(expression: str) -> set[str]:
-    """Every label that a query groups or joins by, but for the buckets' own."""
+    """Return every label that a query groups or joins by, except ``le``."""
     without_strings = re.sub(_STRING, "", expression)
     named = ",".join(_GROUPING.findall(without_strings))
     return {label.strip() for label in named.split(",") if label.strip()} - {"le"}

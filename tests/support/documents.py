@@ -1,4 +1,4 @@
-"""The code blocks of the documentation, and what they need to run in a test."""
+"""The code blocks of the documentation, as tests run them."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from tests.support.paths import DOCS, ROOT
 
-# The only reasons for which a block is not run: what no machine without a network has.
+# The only accepted reasons for not running a block: it needs a thing that test machines lack.
 REASONS = {
     "needs a model hub",
     "needs a host of the internet",
@@ -23,13 +23,13 @@ _NOT_RUN = re.compile(r"<!-- not run: (.*?) -->")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
+    """A fenced code block.
 
     Attributes:
-        line: where it begins, from 1.
-        language: the word behind the fence.
-        text: what is in it.
-        not_run: why it is not run, or None.
+        line: number of its first line, from 1.
+        language: the word after the fence.
+        text: its content.
+        not_run: the reason why it is not run, or None.
     """
 
     line: int
@@ -39,7 +39,7 @@ class Block:
 
     @property
     def commands(self) -> Iterator[str]:
-        """The commands of a console block, each with its continued lines; output is left out."""
+        """The commands of a console block, each with its continued lines, without their output."""
         command = ""
         for line in self.text.splitlines():
             if command or line.startswith("$ "):
@@ -50,7 +50,7 @@ class Block:
 
 
 def _goes_on(command: str) -> bool:
-    """Whether the next line belongs to it: after a backslash, or inside quotes."""
+    """Return whether the next line belongs to the command: after a backslash, or inside quotes."""
     if command.endswith("\\"):
         return True
     try:
@@ -61,12 +61,12 @@ def _goes_on(command: str) -> bool:
 
 
 def pages() -> list[Path]:
-    """The README, the guide for contributors and every page of the documentation."""
+    """Return the README, the guide for contributors and every page of the documentation."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     found = []
     reason: str | None = None
     for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""LeGrad as its definition says, the slow way: every attention matrix a tensor, all by autograd.
+"""LeGrad by its definition, slow and explicit: attention matrices as tensors, all by autograd.
 
 An independent check: it reads an open_clip VisionTransformer's modules by itself and shares no code
 with the engine.
@@ -20,18 +20,18 @@ def explicit_maps(
     layers: Sequence[int],
     score: Literal["mean", "cls"] = "mean",
 ) -> Tensor:
-    """Summed LeGrad maps ``[P, rows, columns]`` of one image, in float64.
+    """Return the summed LeGrad maps ``[P, rows, columns]`` of one image, in float64.
 
     Args:
         visual: an open_clip VisionTransformer in float64.
         pixels: ``[3, H, W]``.
         targets: ``[P, e]`` unit vectors.
         layers: block indices, ascending.
-        score: which pooling makes the score.
+        score: the pooling of the explained score.
     """
     tower: Any = visual
     with torch.enable_grad():
-        # Where no weight requires a gradient, the pixels must: else there is no graph.
+        # The weights may not require a gradient, so the pixels must: else there is no graph.
         image = pixels.double().unsqueeze(0).requires_grad_()
         patches = tower.conv1(image)
         rows, columns = patches.shape[-2:]
@@ -52,7 +52,7 @@ def explicit_maps(
 
 
 def positions(tower: Any, grid: tuple[int, int]) -> Tensor:
-    """The positional embedding for a grid; open_clip's own loader resamples in this way."""
+    """Return the positional embedding for a grid, resampled as by open_clip's own loader."""
     positions = tower.positional_embedding
     if grid == tuple(tower.grid_size):
         return positions  # type: ignore[no-any-return]
@@ -62,7 +62,7 @@ def positions(tower: Any, grid: tuple[int, int]) -> Tensor:
 
 
 def _block(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A block's output and its attention weights ``[1, heads, N, N]``, a node of the graph."""
+    """Return a block's output and its attention weights ``[1, heads, N, N]``."""
     attention = block.attn
     custom = isinstance(block, CustomResidualAttentionBlock)
     heads = attention.num_heads

@@ -1,8 +1,8 @@
-"""LeGrad's definition on open_clip's timm towers and poolers, the slow way, all by autograd.
+"""LeGrad by its definition on open_clip's timm towers and poolers, slow and by autograd.
 
-An independent check: the model runs its own forward pass with every attention written out, each
-softmax is written down as it happens, and the score is differentiated by it. It shares no code with
-the engine.
+An independent check: the model runs its own forward pass without fused attention, a recorder keeps
+the result of each softmax, and the score is differentiated with respect to it. It shares no code
+with the engine.
 """
 
 import copy
@@ -20,7 +20,7 @@ _SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax)
 
 
 class SoftmaxRecorder(TorchFunctionMode):
-    """Writes down the result of every softmax."""
+    """A mode that records the result of every softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SoftmaxRecorder(TorchFunctionMode):
 
 
 def explicit(model: nn.Module) -> Any:
-    """A float64 copy of an open_clip model's image tower that writes its attention out."""
+    """Return a float64 copy of an open_clip model's image tower without fused attention."""
     visual: Any = copy.deepcopy(model.get_submodule("visual")).double()
     for module in visual.modules():
         if hasattr(module, "fused_attn"):
@@ -43,7 +43,7 @@ def explicit(model: nn.Module) -> Any:
 
 
 def explained_blocks(trunk: Any) -> list[Any]:
-    """The blocks whose output the trunk's own head can read."""
+    """Return the blocks whose output the trunk's own head can read."""
     if hasattr(trunk, "layers"):
         return list(trunk.layers[-1].blocks)
     if hasattr(trunk, "stages"):
@@ -54,14 +54,14 @@ def explained_blocks(trunk: Any) -> list[Any]:
 def explicit_timm_maps(
     visual: Any, pixels: Tensor, targets: Tensor, layers: Sequence[int], score: str
 ) -> Tensor:
-    """Summed LeGrad maps ``[P, rows, columns]`` of one image, in float64.
+    """Return the summed LeGrad maps ``[P, rows, columns]`` of one image, in float64.
 
     Args:
         visual: from :func:`explicit`, a TimmModel.
         pixels: ``[3, H, W]``.
         targets: ``[P, e]`` unit vectors.
         layers: block indices.
-        score: which pooling makes the score.
+        score: the pooling of the explained score.
     """
     trunk = visual.trunk
     blocks = explained_blocks(trunk)
@@ -79,7 +79,7 @@ def explicit_timm_maps(
 
         handles = [block.register_forward_pre_hook(entered) for block in blocks]
         handles += [block.register_forward_hook(left) for block in blocks]
-        # Where no weight requires a gradient, the pixels must: else there is no graph.
+        # The weights may not require a gradient, so the pixels must: else there is no graph.
         visual(pixels.double().unsqueeze(0).requires_grad_())
         for handle in handles:
             handle.remove()
@@ -112,7 +112,7 @@ def _head(trunk: Any, tokens: Tensor) -> Tensor:
 
 
 def _on_grid(trunk: Any, block: Any, maps: Tensor, pixels: Tensor) -> Tensor:
-    """``[P, rows, columns]`` from ``[P, windows, keys]``."""
+    """Return ``[P, rows, columns]`` from ``[P, windows, keys]``."""
     stride = trunk.feature_info[-1]["reduction"]
     rows, columns = pixels.shape[-2] // stride, pixels.shape[-1] // stride
     if not hasattr(block, "window_size"):
@@ -128,7 +128,7 @@ def _on_grid(trunk: Any, block: Any, maps: Tensor, pixels: Tensor) -> Tensor:
 def explicit_coca_maps(
     visual: Any, pixels: Tensor, targets: Tensor, layers: Sequence[int]
 ) -> Tensor:
-    """The same for open_clip's VisionTransformer with an attentional pooler."""
+    """Return the summed maps of open_clip's VisionTransformer with an attentional pooler."""
     rows, columns = (
         side // patch for side, patch in zip(pixels.shape[1:], visual.patch_size, strict=True)
     )

@@ -1,6 +1,6 @@
-"""``legrad``, but the worker of every model has the faults that the prompts it gets ask for.
+"""``legrad`` with workers that fail in the way that a prompt asks for.
 
-Run as a program, with a file's path and the arguments of ``legrad``.
+Run it as a program, with the path of a file and the arguments of ``legrad``.
 """
 
 import sys
@@ -23,7 +23,7 @@ FITS_ALONE = "fits in memory alone"
 
 
 def program(released: Path) -> tuple[str, ...]:
-    """What to run; a worker that hangs for a while does so until there is such a file."""
+    """Return the program; a worker that hangs for a while does so until the file exists."""
     return (sys.executable, __file__, str(released))
 
 

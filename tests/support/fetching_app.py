@@ -1,4 +1,4 @@
-"""An application that fetches pictures from a made-up internet."""
+"""An application that fetches pictures from a simulated internet."""
 
 import ssl
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ PICTURE = encoded()
 
 
 class FetchingApp(RunningApp):
-    """Serves with ``public`` hosts allowed and small limits, unless told otherwise."""
+    """An application that allows ``public`` hosts and has small limits, unless set otherwise."""
 
     def __init__(self, models: str, **settings: Any) -> None:
         self.network = StubNetwork()
@@ -31,16 +31,16 @@ class FetchingApp(RunningApp):
         super().__init__(models, network=self.network, **(allowed | settings))
 
     def explain_url(self, url: str, **headers: str) -> httpx.Response:
-        """Asks about the picture at an address."""
+        """Ask for an explanation of the picture at a URL."""
         return self.explain({"image": {"url": url}, "prompts": ["a cat"]}, **headers)
 
     @contextmanager
     def site(
         self, script: Script, host: str = "pictures.example", **place: Any
     ) -> Iterator[tuple[str, PictureSite]]:
-        """A site in the made-up internet, and the address of a picture there.
+        """Yield the URL of a picture and its site in the simulated internet.
 
-        When it is left, no connection to it may be open.
+        Check in the end that no connection to the site is open.
         """
         with PictureSite(script, place.pop("tls", None)) as site:
             yield self.network.serve(host, site, **place), site
@@ -49,21 +49,21 @@ class FetchingApp(RunningApp):
 
 @contextmanager
 def trusting(authority: trustme.CA) -> Iterator[None]:
-    """Applications that start meanwhile trust the authority, set as an operator would set it."""
+    """Let applications that start in this context trust the authority, as an operator would."""
     with authority.cert_pem.tempfile() as path, pytest.MonkeyPatch.context() as environment:
         environment.setenv("SSL_CERT_FILE", path)
         yield
 
 
 def tls_for(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    """A server's side of TLS, with a certificate for these names."""
+    """Return the TLS context of a server, with a certificate for these names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     return context
 
 
 def refused(response: httpx.Response, status: int, error: str, field: str = "image.url") -> str:
-    """The detail of a problem that is as expected."""
+    """Check that an answer is the expected problem; return its detail."""
     problem = response.json()
     found = (response.status_code, problem.get("error"), problem.get("field"))
     assert found == (status, error, field), problem

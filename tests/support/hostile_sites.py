@@ -14,6 +14,6 @@ UNREACHABLE = (502, "url-unreachable")
 
 
 def secure(authority: trustme.CA) -> dict[str, Any]:
-    """A place for a site behind TLS."""
+    """Return the place of a site behind TLS."""
     tls = tls_for(authority, "secure.example")
     return {"host": "secure.example", "address": "1.0.0.1", "port": 443, "tls": tls}

@@ -1,4 +1,4 @@
-"""The model hub without a network: its cache on disk, and a small server that answers like it."""
+"""The model hub without a network: its cache on disk, and a small server with its answers."""
 
 import hashlib
 import threading
@@ -11,7 +11,7 @@ _COMMIT = "a" * 40
 
 
 def fill_cache(cache: Path, repository: str, files: Mapping[str, bytes]) -> Path:
-    """Lays files out as the hub's client caches them; returns the snapshot's folder."""
+    """Write files as the hub's client caches them; return the folder of the snapshot."""
     root = cache / f"models--{repository.replace('/', '--')}"
     snapshot = root / "snapshots" / _COMMIT
     snapshot.mkdir(parents=True, exist_ok=True)
@@ -24,9 +24,9 @@ def fill_cache(cache: Path, repository: str, files: Mapping[str, bytes]) -> Path
 
 @contextmanager
 def hub_server(files: Mapping[str, bytes], *, status: int | None = None) -> Iterator[str]:
-    """Serves files named ``ORG/REPO/FILE`` as the hub does; yields its address.
+    """Serve files named ``ORG/REPO/FILE`` as the hub does; yield its address.
 
-    With a status, that is all it answers.
+    With a status, answer every request with it.
     """
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Many requests at once over plain sockets: cheap to send, and every answer counted."""
+"""Many concurrent requests over plain sockets, which are cheap to send."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ class Answered:
 
 
 async def send(host: str, port: int, request: bytes) -> Answered:
-    """Sends a request and reads its answer to the end."""
+    """Send a request and read its answer to the end."""
     began = time.monotonic()
     answer = b""
     async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -31,7 +31,7 @@ async def send(host: str, port: int, request: bytes) -> Answered:
             while await reader.read(65536):
                 pass
         except ConnectionError:
-            # Refused before all was sent; what came of an answer still counts.
+            # Refused before all was sent; a partial answer still counts.
             pass
         finally:
             writer.transport.abort()
@@ -47,7 +47,7 @@ async def send(host: str, port: int, request: bytes) -> Answered:
 async def one_after_another(
     host: str, port: int, requests: Sequence[bytes], at_once: int
 ) -> list[Answered]:
-    """Sends all of them, the next one when one is answered, so many at once."""
+    """Send all requests over ``at_once`` clients, each of which waits for its answers."""
     waiting = list(requests)
     answers: list[Answered] = []
 
@@ -62,7 +62,7 @@ async def one_after_another(
 async def open_loop(
     host: str, port: int, requests: Sequence[bytes], per_second: float
 ) -> list[Answered]:
-    """Sends them at a steady rate, whatever becomes of those before."""
+    """Send all requests at a steady rate, without waiting for answers."""
     began = time.monotonic()
     sending = []
     for number, request in enumerate(requests):

@@ -1,4 +1,4 @@
-"""Seeded requests that are wrong in some way, as bytes on a connection."""
+"""Malformed requests, reproducible by seed, as bytes on a connection."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from tests.support.pictures import base64_of, data_url, encoded, picture, reques
 
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 _PICTURES = {kind: encoded(picture(24, 20), kind) for kind in _KINDS}
-# Those of little size: what they cost has a test of its own.
+# Small bombs only: the cost of large ones has a test of its own.
 _BOMBS = [data for data in (*TOO_LARGE.values(), *DAMAGED.values()) if len(data) < 20_000]
 _JUNK: list[Any] = [
     None, True, -1, 0, 1e400, float("nan"), 10**40, "", "x" * 300, "\0", [], {}, [None],
@@ -29,7 +29,7 @@ _OUTPUTS = (
 
 @dataclass(frozen=True)
 class Malformed:
-    """What to send, and whether to leave without reading the answer."""
+    """The bytes to send, and whether to leave without reading the answer."""
 
     kind: str
     data: bytes
@@ -37,7 +37,7 @@ class Malformed:
 
 
 def malformed(count: int, seed: int) -> Iterator[Malformed]:
-    """So many requests, the same ones for the same seed."""
+    """Yield so many requests, the same ones for the same seed."""
     chance = random.Random(seed)
     kinds: list[Callable[[random.Random], bytes]] = [
         _wrong_types, _cut_json, _odd_json, _bad_base64, _corrupt_picture, _corrupt_picture, _bomb,
@@ -73,7 +73,7 @@ def _wrong_types(chance: random.Random) -> bytes:
     junk = chance.choice(_JUNK)
     place = chance.random()
     if place < 0.4:
-        # A prompt that is a fine one would make the request a good one.
+        # As a prompt, this text would make the request a valid one.
         body[chance.choice(_FIELDS)] = junk if junk != "猫" else 7
     elif place < 0.7:
         body["options"] = {chance.choice(_OPTIONS): junk}

@@ -1,4 +1,4 @@
-"""Several small models on one server, and questions about their state."""
+"""Several small models on one server, with requests and checks of their state."""
 
 import threading
 from typing import Any, Self
@@ -12,13 +12,13 @@ from tests.support.pictures import request_of
 from tests.support.running_app import RunningApp
 
 KEY = "let me in"
-# The ids of the models in `models`, and the size of each: they differ in nothing but their name.
+# The ids of the models in `models`, which differ only in their names.
 A, B, C = "pool-a-pool-a", "pool-b-pool-b", "pool-c-pool-c"
 BROKEN = "pool-a-broken"
 
 
 class GatedLoads:
-    """Counts loads, holds each until it may go on, and lets them fail first if asked to."""
+    """Stands in for the loading of models: counts loads, holds them, and fails the first ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, failures: int = 0) -> None:
         load = Explainer.load

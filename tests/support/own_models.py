@@ -1,4 +1,4 @@
-"""Small models of one's own, written as open_clip and timm save them."""
+"""Small custom models, written as open_clip and timm save them."""
 
 import json
 import tempfile
@@ -21,7 +21,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def build(settings: dict[str, Any], folder: Path) -> torch.nn.Module:
-    """The model of a config, by open_clip's own factory, with seeded weights."""
+    """Return the model of a config, built by open_clip's own factory, with seeded weights."""
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -31,14 +31,14 @@ def build(settings: dict[str, Any], folder: Path) -> torch.nn.Module:
 
 
 def own_weights() -> Weights:
-    """The weights of :func:`build` for the default config."""
+    """Return the weights of :func:`build` for the default config."""
     with tempfile.TemporaryDirectory() as folder:
         state: Weights = build(config(), Path(folder)).state_dict()
     return state
 
 
 def write_own_folder(folder: Path, weights: Weights) -> Path:
-    """Writes what open_clip saves for the hub."""
+    """Write a folder as open_clip saves it for the hub."""
     folder.mkdir()
     settings = {"model_cfg": config(), "preprocess_cfg": PREPROCESSING}
     (folder / "open_clip_config.json").write_text(json.dumps(settings))

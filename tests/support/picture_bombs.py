@@ -1,4 +1,4 @@
-"""Small files that promise, or unpack to, far more than anybody should allocate."""
+"""Picture bombs: small files that declare, or unpack to, an enormous size."""
 
 import struct
 import zlib
@@ -40,7 +40,7 @@ def _bmp(bits: int, compression: int) -> bytes:
 
 
 def _tiff(size: int, tags: list[tuple[int, int]], data: bytes) -> bytes:
-    """Grey, 8 bits, deflated; where the data lies is filled in for tag values of 0."""
+    """Return a grey deflated TIFF; a tag value of 0 stands for the offset of the data."""
     every = sorted(
         [(256, size), (257, size), (258, 8), (259, 8), (262, 1), (277, 1), *tags],
     )
@@ -95,7 +95,7 @@ def _jpeg_comment(text: bytes) -> bytes:
 
 
 def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
-    """One that refines its picture that often, in a hundred bytes each time."""
+    """Return a progressive JPEG with so many scans of a hundred bytes each."""
     plain = encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
     last = plain.rindex(b"\xff\xda")
     return plain[:-2] + (hidden + plain[last:-2]) * count + plain[-2:]
@@ -103,7 +103,7 @@ def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
 
 _COMMENTS = b"#\n" * 200_000
 
-# Cheap to send, and decoded for many seconds.
+# Small files that take many seconds to decode.
 SLOW = {
     "jpeg scans": _jpeg_scans(5_000),
     "jpeg scans after a reserved marker": _jpeg_scans(5_000, b"\xff\x02\xff\xff"),

@@ -1,4 +1,4 @@
-"""Servers that pictures are fetched from, good and hostile, and a network that leads to them."""
+"""Picture sites, good and hostile, and the simulated network that leads to them."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ _PATIENCE_SECONDS = 30.0
 
 
 class PictureSite:
-    """A server on a free loopback port that answers every connection by a script.
+    """A server on a free loopback port that answers every connection with a script.
 
-    The script gets the connection after the request's head was read; whatever it sends may fail,
-    because the other side leaves.
+    The script gets the connection after the head of the request was read. Its sends may fail,
+    because the client may leave.
     """
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
@@ -48,7 +48,7 @@ class PictureSite:
             assert not thread.is_alive(), "A connection was left open."
 
     def wait_for_open(self, count: int) -> None:
-        """Waits until so many connections are open; fails after a bounded time."""
+        """Wait until so many connections are open; fail after a bounded time."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.open == count, _PATIENCE_SECONDS), self.open
 
@@ -64,7 +64,7 @@ class PictureSite:
 
     def _serve(self, connection: socket.socket) -> None:
         self._count(1)
-        # The other side has left, or did not like the certificate.
+        # The client has left, or has refused the certificate.
         with contextlib.suppress(OSError), connection:
             connection.settimeout(_PATIENCE_SECONDS)
             if self._tls is not None:
@@ -82,17 +82,17 @@ class PictureSite:
 
 
 class StubNetwork:
-    """A resolver and a network of a few hosts, all of which are loopback ports in truth.
+    """A resolver and a network of a few hosts, each of which is a loopback port.
 
-    The rules see nothing but the addresses that are made up here.
+    The URL policy sees only the simulated addresses.
 
     Attributes:
-        hosts: the addresses of each name, or a function that makes them up at each look-up.
+        hosts: the addresses of each name, or a function that returns them at each look-up.
         routes: the loopback port behind each address and port.
         silent: addresses and ports that never answer.
         lookups: the names that were looked up.
         connected: the addresses and ports that were connected to.
-        loop: where that happened last.
+        loop: the event loop of the last connection.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class StubNetwork:
         self._real = SystemNetwork()
 
     def addresses(self, host: str) -> Sequence[str]:
-        """What is made up for the host."""
+        """Return the simulated addresses of a host."""
         self.lookups.append(host)
         found = self.hosts.get(host, ())
         return found() if callable(found) else found
@@ -113,7 +113,7 @@ class StubNetwork:
     async def connect(
         self, address: str, port: int, timeout: float | None
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to the loopback port behind the address; never anywhere else."""
+        """Connect to the loopback port behind the address, and to no other place."""
         self.loop = asyncio.get_running_loop()
         ipaddress.ip_address(address)
         self.connected.append((address, port))
@@ -127,7 +127,7 @@ class StubNetwork:
         return await self._real.connect("127.0.0.1", self.routes[address, port], timeout)
 
     def serve(self, host: str, site: PictureSite, address: str = "8.8.4.4", port: int = 80) -> str:
-        """Puts a site behind a name; returns the address of a picture there."""
+        """Give a site a host name; return the URL of a picture there."""
         self.hosts[host] = [address]
         self.routes[address, port] = site.port
         scheme = "https" if port == 443 else "http"
@@ -137,7 +137,7 @@ class StubNetwork:
 def answer(
     body: bytes = b"", status: str = "200 OK", length: int | None = None, **headers: str
 ) -> bytes:
-    """An HTTP answer; ``length`` is what it claims, -1 for nothing."""
+    """Return an HTTP answer; ``length`` is the declared length, -1 for none."""
     lines = [f"HTTP/1.1 {status}"]
     if length != -1:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
@@ -146,7 +146,7 @@ def answer(
 
 
 def sends(*parts: bytes) -> Script:
-    """Sends the parts, and closes."""
+    """Return a script that sends the parts and closes."""
 
     def script(connection: socket.socket) -> None:
         for part in parts:
@@ -156,7 +156,7 @@ def sends(*parts: bytes) -> Script:
 
 
 def sends_forever(head: bytes, part: bytes, pause: float = 0.0) -> Script:
-    """Sends the head, and then one part after the other until the other side leaves."""
+    """Return a script that sends the head, then the part repeatedly until the client leaves."""
 
     def script(connection: socket.socket) -> None:
         never = threading.Event()
@@ -168,13 +168,13 @@ def sends_forever(head: bytes, part: bytes, pause: float = 0.0) -> Script:
 
 
 def is_silent(connection: socket.socket) -> None:
-    """Sends nothing until the other side leaves."""
+    """Send nothing until the client leaves."""
     while connection.recv(65536):
         pass
 
 
 def redirects(location: str, status: str = "302 Found", **headers: str) -> Script:
-    """Sends the caller elsewhere."""
+    """Return a script that redirects the client."""
     return sends(answer(b"", status, None, Location=location, **headers))
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a caller would send them."""
+"""Pictures and requests as a caller sends them."""
 
 import base64
 import io
@@ -11,36 +11,36 @@ from PIL import Image
 
 
 def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
-    """A noisy picture with large shapes, different for every seed."""
+    """Return a picture with large random shapes, different for every seed."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image | None = None, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a picture file."""
+    """Return the bytes of a picture file."""
     buffer = io.BytesIO()
     (image or picture()).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def base64_of(data: bytes) -> str:
-    """Plain base64."""
+    """Return plain base64."""
     return base64.b64encode(data).decode("ascii")
 
 
 def data_url(data: bytes) -> str:
-    """A data URL."""
+    """Return a data URL."""
     return f"data:image/png;base64,{base64_of(data)}"
 
 
 def opened(text: str) -> Image.Image:
-    """The picture in a base64 field of an answer."""
+    """Open the picture in a base64 field of an answer."""
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
 
 
 def bomb(side: int = 50_000) -> bytes:
-    """A PNG of a few hundred bytes whose header promises side x side pixels."""
+    """Return a PNG of a few hundred bytes whose header declares side x side pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -55,5 +55,5 @@ _IMAGE = data_url(encoded())
 
 
 def request_of(**changes: Any) -> dict[str, Any]:
-    """A good JSON body, with changes."""
+    """Return a good JSON body, with changes."""
     return {"image": _IMAGE, "prompts": ["a cat"], **changes}

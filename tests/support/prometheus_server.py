@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes real servers by the configuration of this repository."""
+"""A real Prometheus that scrapes real servers with the configuration of this repository."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ _ATTEMPTS = 5
 
 
 class Prometheus:
-    """A context manager that ends only its own process.
+    """A Prometheus process, as a context manager.
 
-    Nothing of ``docker/prometheus`` is changed but the addresses, and the intervals so that a test
-    does not wait for minutes.
+    The configuration is that of ``docker/prometheus``, with other addresses and with shorter
+    intervals, so that a test does not wait for minutes.
     """
 
     def __init__(self, folder: Path, targets: Sequence[str]) -> None:
@@ -85,20 +85,20 @@ class Prometheus:
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self.client.close()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query; fails where Prometheus refuses it."""
+        """Return the series of an instant query; fail if Prometheus refuses it."""
         answer = self.client.post("/api/v1/query", data={"query": expression}).json()
         assert answer["status"] == "success", (expression, answer)
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule with its health, as last evaluated."""
+        """Return every rule with its health, as last evaluated."""
         groups = self.client.get("/api/v1/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]

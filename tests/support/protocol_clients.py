@@ -1,4 +1,4 @@
-"""KServe's and Triton's own clients, in a side environment: they pin what the project does not."""
+"""KServe's and Triton's own clients, in an environment of their own because of their pins."""
 
 import fcntl
 import subprocess
@@ -13,7 +13,7 @@ _REQUIREMENTS = ("kserve==0.21.0", "tritonclient[http]==2.73.0")
 
 
 def client_python() -> Path:
-    """The side environment's interpreter; the environment is made on first use."""
+    """Return the interpreter of that environment, which is made on first use."""
     python = _FOLDER / "bin" / "python"
     complete = _FOLDER / "complete"
     # Tests of several files need it, and run side by side.

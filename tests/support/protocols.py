@@ -1,4 +1,4 @@
-"""What the tests of all protocols share."""
+"""Helpers for the tests of all protocols."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ RAW_MAPS = {"heatmap": "npy", "overlay": False, "regions_threshold": None}
 
 
 def map_of(target: dict[str, Any]) -> NDArray[np.float32]:
-    """The raw patch grid in a target's answer."""
+    """Return the raw patch grid in a target's answer."""
     array: NDArray[np.float32] = np.load(io.BytesIO(base64.b64decode(target["heatmap"])))
     return array
 
@@ -24,7 +24,7 @@ def map_of(target: dict[str, Any]) -> NDArray[np.float32]:
 def explained(
     running: RunningApp, images: list[bytes], prompts: list[str], **options: Any
 ) -> list[dict[str, Any]]:
-    """What `/explain` says of the pictures, computed anew, with raw maps."""
+    """Return the answer of `/explain` about the pictures, uncached and with raw maps."""
     body = {
         "images": [data_url(image) for image in images],
         "prompts": prompts,
@@ -38,9 +38,9 @@ def explained(
 
 
 def refused_as_kserve_does(response: Response, status: int, code: str, field: str | None) -> str:
-    """Checks that an answer is an error in KServe's form, and returns what it says."""
+    """Check that an answer is an error in KServe's form; return its message."""
     assert response.status_code == status, response.text
-    # KServe's client reads no other type.
+    # KServe's client accepts no other content type.
     assert response.headers["content-type"] == "application/json"
     error = response.json()
     check_against_contract(error, "ProtocolError")

@@ -1,4 +1,4 @@
-"""Connections as sockets, for tests that send and read by hand."""
+"""Raw connections, for tests that send and receive bytes."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ PATIENCE = 60.0
 
 
 def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.socket:
-    """A new connection, with a small buffer for what it receives if one is given."""
+    """Open a connection, with a small receive buffer if a size is given."""
     connection = socket.socket()
     connection.settimeout(PATIENCE)
     if receive_bytes:
@@ -24,7 +24,7 @@ def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.soc
 def answered_once(
     running: RunningApp, request: bytes = LIVE, status: bytes = b"200"
 ) -> socket.socket:
-    """A connection with an answer."""
+    """Open a connection, send a request and read its answer."""
     connection = connect(running)
     connection.sendall(request)
     assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
@@ -32,7 +32,7 @@ def answered_once(
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the server ends the connection, within the patience of a test."""
+    """Return whether the server ends the connection in a bounded time."""
     try:
         while connection.recv(65536):
             pass
@@ -42,12 +42,12 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def closed(running: RunningApp, reason: str) -> float:
-    """How many connections were closed for this reason so far."""
+    """Return the number of connections closed for this reason so far."""
     return running.metric(f'legrad_connections_closed_total{{reason="{reason}"}}')
 
 
 def send_until_closed(connection: socket.socket, pieces: Iterator[bytes]) -> None:
-    """Fails where the server takes all of it."""
+    """Send pieces until the server closes the connection; fail if it accepts all of them."""
     try:
         for piece in pieces:
             connection.sendall(piece)

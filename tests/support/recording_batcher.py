@@ -1,4 +1,4 @@
-"""What the tests of the micro-batcher drive it with, and how they read it."""
+"""A processor, an observer and a clock for tests of the micro-batcher."""
 
 import contextlib
 import threading
@@ -30,7 +30,7 @@ class ManualClock:
 
 
 class RecordingProcessor:
-    """Answers each item with ``("done", item)`` unless ``behave`` says otherwise."""
+    """A processor that answers each item with ``("done", item)``, or with ``behave`` if given."""
 
     def __init__(self, behave: Callable[[list[Any]], Any] | None = None) -> None:
         self.behave = behave or (lambda items: [("done", item) for item in items])

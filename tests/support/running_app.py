@@ -1,4 +1,4 @@
-"""The application behind a real socket, but in this process, so that tests can reach into it."""
+"""The application behind a real socket in this process, so that tests can inspect it."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 class RunningApp:
-    """A context manager that serves until it is left, and drains as the real server does."""
+    """A running application, as a context manager; it drains as the real server does."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class RunningApp:
         key: str | None = None,
         **settings: Any,
     ) -> None:
-        """Starts it.
+        """Start it.
 
         Args:
-            models: those of the settings.
+            models: the models of the settings.
             wait: whether to wait until it is ready.
             network: where pictures are fetched from.
-            key: a key that opens everything, which the client sends; none needs none.
-            settings: all others.
+            key: a key with all scopes, which the client sends; without it, no key is needed.
+            settings: all other settings.
         """
         if key is not None:
             settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
@@ -87,23 +87,23 @@ class RunningApp:
         assert not self._thread.is_alive()
 
     def explain(self, body: dict[str, Any] | None = None, /, **headers: str) -> httpx.Response:
-        """Posts a JSON body, or a good one, to ``/explain``."""
+        """Post a JSON body, by default a good one, to ``/explain``."""
         return self.client.post("/explain", json=body or request_of(), headers=headers)
 
     def explain_in_background(
         self, body: dict[str, Any] | None = None, /, **headers: str
     ) -> "Future[httpx.Response]":
-        """The same, without waiting for the answer."""
+        """Post a JSON body in the background; return the future answer."""
         return self._callers.submit(self.explain, body, **headers)
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
-        """Meanwhile the default model's queue has no room, though nothing is being computed."""
+        """Fill the default model's queue with a reservation while the context lasts."""
         with reserved(self.model.batcher, self.settings.max_queue_cost):
             yield
 
     def metric(self, sample: str) -> float:
-        """The value of one sample, written as in the exposition."""
+        """Return the value of one sample, named as in the exposition."""
         return samples(self.client.get("/metrics").text)[sample]
 
     def wait_for_queue(self, depth: int) -> None:
@@ -111,7 +111,7 @@ class RunningApp:
         self.eventually(lambda: self.model.batcher.queue_depth == depth)
 
     def eventually(self, holds: Callable[[], bool]) -> None:
-        """Waits, for a bounded time, until something that other threads bring about holds."""
+        """Wait, for a bounded time, until a condition holds."""
         pause = threading.Event()
         for _ in range(int(_PATIENCE_SECONDS / 0.01)):
             if holds():
@@ -121,7 +121,7 @@ class RunningApp:
 
 
 class Held:
-    """Stands in for a model's computation, and holds the worker until it is released."""
+    """Holds a model's worker before it computes, until it is released."""
 
     def __init__(self, running: RunningApp, model: str | None = None) -> None:
         processor: Any = running.served(model)._processor
@@ -140,7 +140,7 @@ class Held:
         del self._processor.process
 
     def release(self) -> None:
-        """Lets the worker go on."""
+        """Let the worker continue."""
         self._released.set()
 
     def _process(self, items: Sequence[Any]) -> Sequence[Any]:
@@ -152,7 +152,7 @@ class Held:
 
 
 def samples(exposition: str) -> dict[str, float]:
-    """Every sample of a Prometheus exposition, by its name with labels."""
+    """Return every sample of a Prometheus exposition, by its name with labels."""
     found = {}
     for line in exposition.splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""A real HAProxy with the configuration that is deployed, and callers that keep it busy."""
+"""A real HAProxy with the deployed configuration, and callers that keep it busy."""
 
 import csv
 import itertools
@@ -26,7 +26,7 @@ _TRY_LATER = {429, 502, 503, 504}
 
 
 def haproxy() -> str:
-    """The program; fails where it is missing."""
+    """Return the path of the program; fail if it is missing."""
     found = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     assert found, "These tests need the program haproxy: apt-get install haproxy."
     return found
@@ -41,7 +41,7 @@ class Balancer:
         tls_certificate: Path | None = None,
         requests_of_an_address: int | None = None,
     ) -> None:
-        # The process gets them as they are, so that nobody else takes their ports meanwhile.
+        # The process inherits the sockets, so that no other process takes their ports meanwhile.
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         callers, statistics, tls = listeners
         environment = {
@@ -77,13 +77,13 @@ class Balancer:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self._process.send_signal(signal.SIGTERM)
-        # The worker has ended too, for it held the pipe. A master that has only just started it
-        # does not yet handle the signal.
+        # The end of the pipe is the end of the worker, too. A master that has just started its
+        # worker does not handle the signal yet.
         messages = self._process.communicate(timeout=_PATIENCE_SECONDS)[1]
         assert self._process.returncode in (0, -signal.SIGTERM), messages
 
     def reload(self) -> None:
-        """Has a new worker take over with the configuration read anew."""
+        """Reload the configuration, and wait for the new worker."""
         before = self._workers()
         self._process.send_signal(signal.SIGUSR2)
         self.eventually(lambda: bool(self._workers() - before))
@@ -92,7 +92,7 @@ class Balancer:
         return {child.pid for child in psutil.Process(self._process.pid).children()}
 
     def metric(self, sample: str) -> str:
-        """The value of one sample, written as in the exposition."""
+        """Return the value of one sample, named as in the exposition."""
         exposition = httpx.get(f"{self._statistics}/metrics", timeout=60).text
         for line in exposition.splitlines():
             name, _, value = line.rpartition(" ")
@@ -101,25 +101,25 @@ class Balancer:
         raise AssertionError(f"{sample} is not exposed")
 
     def replica(self, number: int) -> dict[str, str]:
-        """HAProxy's figures of one replica, by their names in its CSV."""
+        """Return HAProxy's figures of one replica, by their names in its CSV."""
         text = httpx.get(f"{self._statistics}/;csv", timeout=60).text.removeprefix("# ")
         rows = csv.DictReader(text.splitlines())
         return next(row for row in rows if row["svname"] == f"replica-{number}")
 
     def requests(self, number: int) -> int:
-        """How many requests one replica was sent so far."""
+        """Return the number of requests sent to one replica so far."""
         return int(self.replica(number)["stot"])
 
     def requests_now(self, number: int) -> int:
-        """How many requests one replica has not answered yet."""
+        """Return the number of requests that one replica has not answered yet."""
         return int(self.replica(number)["scur"])
 
     def retries(self, number: int) -> int:
-        """How often a request was sent again that had been sent to this replica."""
+        """Return how often a request to this replica was retried or sent to another."""
         return int(self.replica(number)["wretr"]) + int(self.replica(number)["wredis"])
 
     def wait_for_replicas(self, *states: str) -> None:
-        """Waits until the replicas are `UP` or `DOWN` as given; fails after a bounded time."""
+        """Wait until the replicas are `UP` or `DOWN` as given; fail after a bounded time."""
         self.eventually(
             lambda: all(
                 self.replica(number)["status"] == state
@@ -128,7 +128,7 @@ class Balancer:
         )
 
     def eventually(self, holds: Callable[[], bool]) -> None:
-        """Waits, for a bounded time, until something holds."""
+        """Wait, for a bounded time, until a condition holds."""
         pause = threading.Event()
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not holds():
@@ -137,12 +137,12 @@ class Balancer:
 
 
 class Load:
-    """Callers that ask one question after the other, each from a connection of its own.
+    """Callers that send one request after the other, each over its own connection.
 
-    A caller sends a request again at most ``retries`` times where it was told to try later or
-    the connection broke, and waits before as ``Retry-After`` says. HAProxy closes a connection
-    that a caller has kept where it would answer the first request of one with 502, so that a
-    caller waits then as long as a 502 says.
+    A caller repeats a request at most ``retries`` times if it is told to try later or if the
+    connection breaks, and waits for the time of ``Retry-After`` before. Where HAProxy would answer
+    the first request of a connection with 502, it closes a kept connection instead; the caller then
+    waits as long as after a 502.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Load:
             thread.join()
 
     def wait_for_answers(self, more: int) -> None:
-        """Waits until so many more requests were answered; fails after a bounded time."""
+        """Wait until so many more requests were answered; fail after a bounded time."""
         with self._changed:
             wanted = self.answered + more
             assert self._changed.wait_for(lambda: self.answered >= wanted, _PATIENCE_SECONDS), (

@@ -21,14 +21,14 @@ _START_SECONDS = 60.0
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment with nothing but these ``LEGRAD_*`` settings."""
+    """Return this process's environment, with these ``LEGRAD_*`` settings alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEGRAD_")}
     own = {f"LEGRAD_{name.upper()}": str(value) for name, value in settings.items()}
     return kept | {"OMP_NUM_THREADS": "1"} | own
 
 
 class Server:
-    """``legrad serve``, on a free port if none is given; ends only its own process when left."""
+    """A process of ``legrad serve``, on a free port by default, as a context manager."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Server:
         program: Sequence[str] = (str(LEGRAD),),
         **settings: object,
     ) -> None:
-        """Starts it; a key opens everything and is sent by the client, none needs none."""
+        """Start it; a key has all scopes and is sent by the client, without it no key is needed."""
         if key is not None:
             settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
         self._process = subprocess.Popen(
@@ -77,40 +77,40 @@ class Server:
 
     @property
     def log_lines(self) -> list[str]:
-        """What the server has written to standard error."""
+        """The lines that the server has written to standard error."""
         return list(self._errors)
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The same, parsed; fails where a line is not JSON."""
+        """The parsed log lines; fails if a line is not JSON."""
         return [json.loads(line) for line in self._errors]
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the process holds; only Linux tells."""
+        """Resident memory of the process, in bytes; on Linux only."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
 
     @property
     def threads(self) -> int:
-        """How many threads the process has; only Linux tells."""
+        """The number of threads of the process; on Linux only."""
         return len(list(Path(f"/proc/{self._process.pid}/task").iterdir()))
 
     def explain(self, body: dict[str, Any], **headers: str) -> httpx.Response:
-        """Posts a JSON body to ``/explain``."""
+        """Post a JSON body to ``/explain``."""
         return self.client.post("/explain", json=body, headers=headers)
 
     def wait_for_health(self, status: int = 200) -> httpx.Response:
-        """Polls ``/health/ready`` until it answers so."""
+        """Poll ``/health/ready`` until it answers with the status."""
         return self.poll("/health/ready", lambda response: response.status_code == status)
 
     def poll(self, path: str, wanted: Any) -> httpx.Response:
-        """Asks again until the answer is as wanted; fails after a bounded time."""
+        """Poll a path until the answer is as wanted; fail after a bounded time."""
         pause = threading.Event()
         deadline = time.monotonic() + _START_SECONDS
         while True:
@@ -121,7 +121,7 @@ class Server:
             pause.wait(0.02)
 
     def wait_until_refused(self) -> None:
-        """Tries new connections until the server accepts none; fails after a bounded time."""
+        """Wait until the server accepts no new connection; fail after a bounded time."""
         pause = threading.Event()
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
@@ -133,7 +133,7 @@ class Server:
         raise AssertionError("It still accepts connections.")
 
     def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The one entry that is wanted, once it is written; fails after a bounded time."""
+        """Wait for the one wanted log entry and return it; fail after a bounded time."""
         pause = threading.Event()
         deadline = time.monotonic() + _START_SECONDS
         while not (found := [entry for entry in self.log if wanted(entry)]):
@@ -143,24 +143,24 @@ class Server:
         return entry
 
     def metric(self, sample: str) -> float:
-        """The value of one sample, written as in the exposition."""
+        """Return the value of one sample, named as in the exposition."""
         return _value(self.client.get("/metrics"), sample)
 
     def poll_metric(self, sample: str, value: float) -> None:
-        """Polls until the sample has the value; fails after a bounded time."""
+        """Poll until the sample has the value; fail after a bounded time."""
         self.poll("/metrics", lambda response: _value(response, sample) == value)
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the server's process."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def lift_file_limit(self) -> None:
-        """Lets the process write files of any size from now on; only Linux can do that."""
+        """Remove the limit on the size of files of the process; on Linux only."""
         _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
     def wait(self, timeout: float = 60) -> int:
-        """The exit code, once the process has ended by itself."""
+        """Wait until the process ends by itself; return its exit status."""
         code = self._process.wait(timeout)
         self._reader.join()
         return code

@@ -1,4 +1,4 @@
-"""Every open_clip architecture, shrunk: the real code, few and narrow blocks, seeded weights."""
+"""Every open_clip architecture, shrunk: real code, few narrow blocks, seeded weights."""
 
 import copy
 from typing import Any
@@ -26,7 +26,7 @@ _TEXT = {
 
 
 def shrunk_config(name: str, *, full_width: bool = False) -> dict[str, Any]:
-    """An architecture's config with two narrow blocks, a small picture and a small text tower.
+    """Return an architecture's config with two narrow blocks, small input and small text tower.
 
     At full width only the number of blocks is reduced.
     """
@@ -59,7 +59,7 @@ def shrunk_config(name: str, *, full_width: bool = False) -> dict[str, Any]:
 def shrunk_model(
     name: str, *, full_width: bool = False, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> nn.Module:
-    """The architecture of :func:`shrunk_config`, built by open_clip's own code."""
+    """Return the model of :func:`shrunk_config`, built by open_clip's own code."""
     config = shrunk_config(name, full_width=full_width)
     overrides = _fewer_blocks if full_width else _timm_overrides
     create = timm.create_model
@@ -115,7 +115,7 @@ def _timm_overrides(name: str) -> dict[str, Any]:
         # Its stem is made for one width.
         return {"depth": 2, "img_size": 64}
     if name == "vit_so400m_patch14_siglip_384":
-        # As at full size, a rest of the picture is smaller than a patch.
+        # As at full size, the input is not a multiple of the patch size.
         return {**narrow, "img_size": 4 * 14 + 6}
     patch_size = next((size for size in (14, 32) if f"patch{size}" in name), 16)
     return {**narrow, "img_size": _GRID * patch_size}

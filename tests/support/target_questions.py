@@ -1,4 +1,4 @@
-"""Targets as a caller writes them, and the answers about them."""
+"""Targets as a caller writes them, and checked answers about them."""
 
 from typing import Any
 

@@ -42,7 +42,7 @@ FULL_SIZE: dict[str, Any] = {
 
 
 def save_model(folder: Path, name: str, config: dict[str, Any] | None = None) -> str:
-    """Writes a model with seeded random weights; returns its `NAME@PATH` reference."""
+    """Write a model with seeded random weights; return its `NAME@PATH` reference."""
     config_path, weights_path = folder / f"{name}.json", folder / f"{name}.safetensors"
     config_path.write_text(json.dumps(config or _TINY))
     open_clip.add_model_config(config_path)

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector in this process: it keeps the spans that it is sent."""
+"""An OpenTelemetry collector in this process, which keeps the spans that it receives."""
 
 import gzip
 import threading
@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 class TraceCollector:
-    """OTLP over HTTP on a free loopback port."""
+    """A collector of OTLP over HTTP on a free loopback port."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -30,7 +30,7 @@ class TraceCollector:
 
     @property
     def url(self) -> str:
-        """What ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set to."""
+        """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -42,7 +42,7 @@ class TraceCollector:
         self._thread.join()
 
     def wait_for(self, wanted: Callable[[list[Span]], bool]) -> list[Span]:
-        """All spans, once they are as wanted; fails after a bounded time."""
+        """Wait until the spans are as wanted and return them; fail after a bounded time."""
         with self._changed:
             assert self._changed.wait_for(lambda: wanted(self._spans), _PATIENCE_SECONDS), [
                 span.name for span in self._spans
@@ -50,7 +50,7 @@ class TraceCollector:
             return list(self._spans)
 
     def request_spans(self, trace_id: str) -> list[Span]:
-        """The spans of a trace, once its server span, which ends last, is among them."""
+        """Wait for the server span of a trace, which ends last; return all spans of the trace."""
 
         def ended(spans: list[Span]) -> bool:
             return any(
@@ -93,12 +93,12 @@ class TraceCollector:
 
 
 def in_trace(span: Span, trace_id: str) -> bool:
-    """Whether a span belongs to the trace of this id, in hexadecimal."""
+    """Return whether a span belongs to the trace with this hexadecimal id."""
     return span.trace_id.hex() == trace_id
 
 
 def attributes(pairs: "list[KeyValue] | Any") -> dict[str, Any]:
-    """Attributes as a dictionary."""
+    """Return attributes as a dictionary."""
 
     def plain(value: AnyValue) -> Any:
         return getattr(value, value.WhichOneof("value") or "string_value")

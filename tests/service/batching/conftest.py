@@ -1,4 +1,4 @@
-"""Batchers that the tests of this folder drive."""
+"""Batchers for the tests of this folder."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.recording_batcher import (
 
 @pytest.fixture
 def make_batcher() -> Iterator[MakeBatcher]:
-    """Starts batchers, and sees that none is left with work."""
+    """Start batchers, and check in the end that each of them drains."""
     made: list[tuple[MicroBatcher[Any, Any], RecordingProcessor]] = []
 
     def make(

@@ -1,4 +1,4 @@
-"""How a batcher stops, and what it reports of itself."""
+"""A batcher drains, closes and reports its state to an observer."""
 
 import concurrent.futures
 import logging
@@ -191,7 +191,7 @@ assert batcher.drain(10)
 
 
 class TestReporting:
-    def test_a_submission_tells_how_long_it_waited_and_computed_and_in_what_company(
+    def test_a_submission_tells_its_wait_its_computation_and_the_size_of_its_batch(
         self, make_batcher: MakeBatcher
     ) -> None:
         clock = ManualClock()
@@ -271,7 +271,9 @@ class TestReporting:
             def queue_changed(self, depth: int, cost: float) -> None:
                 if depth == 1:
                     older_is_under_way.set()
-                    newer_is_reported.wait(0.05)  # in vain, as it has to come second
+                    newer_is_reported.wait(
+                        0.05
+                    )  # times out, because the newer one must come second
                 levels.append(depth)
                 if depth == 2:
                     newer_is_reported.set()

@@ -1,4 +1,4 @@
-"""What is gathered into a batch, when it begins, and what is let in."""
+"""How a batcher gathers a batch, when it starts one, and which items it admits."""
 
 from typing import Any
 
@@ -258,7 +258,7 @@ class TestAdmission:
         # The 1 in flight must finish, and 3 or 7 must leave the full queue.
         assert hints == [pytest.approx((1 + 3) / 4), pytest.approx((1 + 7) / 4)]
 
-    def test_what_by_the_measured_rate_would_be_late_is_refused_at_once(
+    def test_items_that_would_be_late_by_the_measured_rate_are_refused_at_once(
         self, make_batcher: MakeBatcher
     ) -> None:
         clock = ManualClock()
@@ -285,9 +285,7 @@ class TestAdmission:
         assert batcher.drain(WAIT_SECONDS)
         assert "late" not in [item for batch in processor.batches for item in batch]
 
-    def test_what_was_measured_elsewhere_counts_as_the_first_batch(
-        self, make_batcher: MakeBatcher
-    ) -> None:
+    def test_a_given_rate_counts_as_the_first_batch(self, make_batcher: MakeBatcher) -> None:
         processor = RecordingProcessor()
         batcher = make_batcher(processor, self.LIMITS, clock=ManualClock())
         batcher.expect(cost=4.0, seconds=1.0)
@@ -297,7 +295,9 @@ class TestAdmission:
             with pytest.raises(QueueFullError, match="no time"):
                 batcher.check(2.0, deadline=1.1)
 
-    def test_an_idle_worker_tries_whatever_the_rate_was(self, make_batcher: MakeBatcher) -> None:
+    def test_an_idle_worker_accepts_work_at_any_measured_rate(
+        self, make_batcher: MakeBatcher
+    ) -> None:
         clock = ManualClock()
 
         def be_slow_once(items: list[Any]) -> list[Any]:

@@ -31,12 +31,12 @@ from service.batching import (
 )
 
 WAIT_SECONDS = 10.0
-# More than the scripts let pass in small steps, so that calls stall only where a script says so.
+# Longer than the small steps of the scripts, so that calls stall only where a script says so.
 STALL_SECONDS = 1000.0
 
 
 class Behaviour(Enum):
-    """What an item does to the batch it is computed in."""
+    """The effect of an item on its batch."""
 
     SUCCEEDS = auto()
     IS_REFUSED = auto()
@@ -168,7 +168,7 @@ DROPPED_BECAUSE = {
 
 
 def check_end(item: Submit, future: Future[Any]) -> DropReason | None:
-    """Check that the item's end is one it may have; return why it was dropped, if it was."""
+    """Check that the item ended in an allowed way; return the reason if it was dropped."""
     if future.cancelled():
         return DropReason.CANCELLED
     failure = future.exception(timeout=0)

@@ -138,7 +138,7 @@ def test_items_fit_whose_reservation_did(
                 queued = batcher.queue_cost
                 assert queued == pytest.approx(sum(sum(costs) for _, costs in kept))
                 assert queued <= LIMITS.max_queue_cost * (1 + 1e-6)
-            # What was reserved and not used is free again.
+            # Unused reservations are free again.
             left = LIMITS.max_queue_cost - batcher.queue_cost
             if left > 0.01:
                 batcher.submit("last", bucket="bucket", cost=left * (1 - 1e-9))

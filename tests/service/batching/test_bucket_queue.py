@@ -1,4 +1,4 @@
-"""The parts of the micro-batcher that need no thread: queue, accounts of live items, pacing."""
+"""The parts of the micro-batcher without threads: bucket queue, live items and pacing."""
 
 import pytest
 from hypothesis import given
@@ -43,9 +43,7 @@ class TestBatchLimits:
             {"max_wait_seconds": float("inf")},
         ],
     )
-    def test_limits_under_which_nothing_could_run_are_refused(
-        self, limits: dict[str, float]
-    ) -> None:
+    def test_limits_that_admit_no_item_are_refused(self, limits: dict[str, float]) -> None:
         sensible = {"max_batch_items": 1, "max_batch_cost": 1.0, "max_queue_cost": 1.0}
         BatchLimits(**sensible)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=next(iter(limits))):
@@ -60,7 +58,7 @@ class TestBucketQueue:
         assert queue.take_batch(0.0) == []
         assert queue.next_dispatch_at() is None
 
-    def test_an_empty_queue_costs_exactly_nothing_whatever_passed_through(self) -> None:
+    def test_an_empty_queue_has_a_cost_of_exactly_zero(self) -> None:
         costs = (0.1, 0.2, 0.3)
         assert sum(costs) - 0.1 - 0.2 - 0.3 != 0.0
         queue = queue_of(self.ROOMY, *(entry(n, cost=cost) for n, cost in enumerate(costs)))
@@ -149,7 +147,7 @@ class TestLiveItems:
         kept, cancelled, late = self.pending(1), self.pending(2), self.pending(3, deadline=1.0)
         for pending in (kept, cancelled, late):
             live.enqueue(pending)
-        # The cancel has happened, but its callback has not come round to withdrawing the item.
+        # The item is cancelled, but the callback has not withdrawn it yet.
         cancelled.submission.future.cancel()
         late.submission.future.cancel()
         assert live.next_batch(1.0, without_waiting=False) == ([kept], [], 2)

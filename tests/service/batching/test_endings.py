@@ -1,4 +1,4 @@
-"""How items end early: late, given up, failed, or out of memory."""
+"""Items that end early: after their deadline, cancelled, failed or out of memory."""
 
 import concurrent.futures
 import gc
@@ -192,7 +192,7 @@ class TestFailingBatches:
             ["huge", "d", "e", "f"], ["huge", "d"], ["huge"], ["d"], ["e", "f"],
         ]  # fmt: skip
 
-    def test_what_counts_as_out_of_memory_can_be_told(self, make_batcher: MakeBatcher) -> None:
+    def test_the_check_for_out_of_memory_can_be_given(self, make_batcher: MakeBatcher) -> None:
         def fail(items: list[Any]) -> list[Any]:
             raise RuntimeError("device out of memory" if items == ["huge"] else "other")
 
@@ -301,7 +301,7 @@ class TestMemory:
         for submission in submissions:
             error(submission)
         processor.batches.clear()
-        # A dead worker's last frames may form a cycle, which only the collector takes apart.
+        # A dead worker's last frames may form a cycle, which only the garbage collector frees.
         for _ in range(int(WAIT_SECONDS / 0.05)):
             gc.collect()
             if all(event.wait(0.05) for event in gone):

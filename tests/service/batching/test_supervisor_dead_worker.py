@@ -1,4 +1,4 @@
-"""A worker that dies fails what it owed, and another one follows."""
+"""A worker that dies fails its items, and a new worker replaces it."""
 
 import concurrent.futures
 import logging
@@ -120,7 +120,7 @@ class TestDeadWorker:
         assert observer.restarts == 3
         assert result(batcher.submit("a", bucket="bucket", cost=1.0)) == ("done", "a")
         assert batcher.drain(WAIT_SECONDS)
-        # A start that failed has nothing to stop.
+        # A failed start needs no stop.
         assert processor.events == ["start", "start", "start", "start", "stop"]
 
     def test_a_submission_refused_while_starts_fail_says_why(

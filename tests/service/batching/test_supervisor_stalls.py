@@ -1,4 +1,4 @@
-"""A worker whose call does not come back is given up; what it owed fails, and another one works."""
+"""A worker whose call does not return is abandoned: its items fail and a new worker replaces it."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ HANG = "hang"
 
 
 class HangingProcessor:
-    """Hangs in whatever the tests put into ``hanging``, until they release it."""
+    """A processor that hangs on every item in ``hanging`` until the test releases it."""
 
     def __init__(self) -> None:
         self.hanging: set[str] = {HANG}
@@ -126,7 +126,7 @@ def failure_of(submission: Submission[Any]) -> BaseException | None:
     return submission.future.exception(WAIT_SECONDS)
 
 
-def test_what_a_hanging_worker_owes_fails_at_once_and_a_new_worker_computes(
+def test_the_items_of_a_hanging_worker_fail_at_once_and_a_new_worker_computes(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.start()
@@ -181,7 +181,9 @@ def test_a_worker_that_dies_after_it_was_given_up_takes_no_other_along(watched: 
     assert watched.observer.restarts == 1
 
 
-def test_after_three_stuck_workers_there_is_none_until_one_comes_back(watched: Watched) -> None:
+def test_after_three_stuck_workers_there_is_no_new_one_until_a_call_returns(
+    watched: Watched,
+) -> None:
     watched.start()
     for _ in range(3):
         assert watched.batcher.wait_until_ready(WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""Folders of pictures explained without a server, and the page made of them."""
+"""Folders of pictures are explained without a server, and a report page shows the results."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.support.pictures import encoded, picture
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five pictures, one of them in a folder of its own, two with one stem, one broken."""
+    """Five pictures: one in a subfolder, two with the same stem, one broken."""
     pictures = tmp_path / "pictures"
     (pictures / "more").mkdir(parents=True)
     (pictures / ".hidden").mkdir()
@@ -77,7 +77,7 @@ def test_it_goes_on_where_it_ended_and_tries_failures_again(
 
     assert explain().exit_code == 1
     kept = (output / "b-a-cat.png").stat().st_mtime_ns
-    # One picture changes, one explanation is lost, one is mended, the last line is cut off.
+    # One picture changes, one explanation is lost, one picture is repaired, the last line is cut.
     (folder / "a.png").write_bytes(encoded(picture(120, 60, seed=9)))
     (output / "more" / "c-a-cat.npy").unlink()
     (folder / "broken.png").write_bytes(encoded(picture(seed=8)))

@@ -1,4 +1,4 @@
-"""Applications that the tests of the use case share."""
+"""Applications that several tests of this folder share."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.target_questions import LABELS, SIZE, engine_of
 
 @pytest.fixture(scope="package")
 def classifying(tiny_model: str) -> Iterator[RunningApp]:
-    """A server whose model has a classifier."""
+    """An application whose model has a classifier."""
     with RunningApp(tiny_model) as started:
         generator = torch.Generator().manual_seed(1)
         weight = torch.randn(len(LABELS), SIZE, generator=generator)
@@ -37,7 +37,7 @@ def fetching_shared(tiny_model: str, authority: trustme.CA) -> Iterator[Fetching
 
 @pytest.fixture
 def fetching(fetching_shared: FetchingApp) -> Iterator[FetchingApp]:
-    """An application that fetches pictures; afterwards it serves, and no task of it is left."""
+    """An application that fetches pictures; afterwards it must serve and leak no task."""
     shared = fetching_shared
     with shared.site(sends(answer(PICTURE)), "good.example", address="9.9.9.9") as (url, _):
         assert shared.explain_url(url).status_code == 200

@@ -1,4 +1,4 @@
-"""Who gets in: slow bodies, work that text brings, health for balancers, documentation offline."""
+"""Admission: slow bodies, the cost of texts and full queues; health and offline documentation."""
 
 import re
 import socket
@@ -65,7 +65,7 @@ def test_the_first_promise_is_made_from_what_warming_up_took(tiny_model: str) ->
     with RunningApp(tiny_model) as running, Held(running) as held:
         first = running.explain_in_background()
         assert held.entered.wait(60)
-        # Nothing was computed yet, and still it is known that nobody computes so fast.
+        # The rate of the warm-up already shows that the deadline is too short.
         with pytest.raises(QueueFullError, match="no time"):
             running.model.batcher.check(100.0, time.monotonic() + 0.01)
         held.release()

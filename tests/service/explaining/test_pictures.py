@@ -1,4 +1,4 @@
-"""Decoding that several requests share: once, and by the next one where the first does not."""
+"""Requests share the decoding of a picture; if the first one leaves, the next one decodes it."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def pictures(threads: PictureWorkers) -> Pictures:
 
 @contextlib.contextmanager
 def occupied(threads: PictureWorkers) -> Iterator[threading.Event]:
-    """Keeps the only thread busy until the event is set."""
+    """Keep the only thread busy until the event is set."""
     free = threading.Event()
     busy = asyncio.ensure_future(threads.run(object(), "decode", lambda: free.wait(60)))
     try:
@@ -60,7 +60,7 @@ async def preparing(
     task = asyncio.ensure_future(
         pictures.prepare(shared, explainer, data, ExplainOptions(), max_side, object())
     )
-    # It runs until it waits for the thread, or for the one that does.
+    # Each task runs until it waits for the thread or for another task.
     await asyncio.sleep(0)
     return task
 

@@ -1,4 +1,4 @@
-"""How far a request is, as its caller can ask."""
+"""Callers can ask for the progress of their request."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from tests.support.running_app import Held, RunningApp
 
 @pytest.fixture
 def alone(tiny_model: str) -> Iterator[RunningApp]:
-    """An application whose queue nobody else uses."""
+    """An application of its own, so that its queue is empty."""
     with RunningApp(tiny_model, max_batch_images=1) as started:
         yield started
 
@@ -48,7 +48,7 @@ def test_a_waiting_request_knows_its_place(alone: RunningApp) -> None:
 
 
 class TwoSecondsEach:
-    """Takes two seconds for an item, on a clock of its own, and holds the item "held"."""
+    """Takes two seconds per item on its own clock, and blocks on the item "held"."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -103,7 +103,7 @@ def test_a_refused_request_is_forgotten(alone: RunningApp) -> None:
     assert not alone.state.explaining.progress._requests
 
 
-def test_a_waiting_request_says_nothing_of_what_it_asks(alone: RunningApp) -> None:
+def test_progress_does_not_reveal_the_content_of_a_request(alone: RunningApp) -> None:
     with Held(alone) as held:
         asked = alone.explain_in_background(
             request_of(prompts=["a secret"]), **{"X-Request-ID": "x"}

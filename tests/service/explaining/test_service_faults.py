@@ -1,4 +1,4 @@
-"""Full queues, late answers, leaving clients, dying workers: every request gets its one answer."""
+"""Full queues, late answers, lost clients, dying workers: each request is answered once."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tests.support.raw_requests import LIVE, posted
 from tests.support.running_app import Held, RunningApp
 
 EXPLAIN = 'route="/explain"'
-# Whether one model can answer, in each protocol that asks for it.
+# The readiness of one model, in each protocol.
 READY = ("/models/{}/ready", "/v1/models/{}", "/v2/models/{}/ready")
 
 
@@ -174,7 +174,7 @@ def test_of_a_request_that_does_not_fit_no_picture_is_queued(tiny_model: str) ->
             )
 
         assert large(2).status_code == 429
-        # No queue will ever be empty enough for it.
+        # It exceeds even an empty queue.
         assert large(3).json()["error"] == "too-much-work"
         assert running.model.batcher.queue_depth == 1
         held.release()
@@ -182,7 +182,7 @@ def test_of_a_request_that_does_not_fit_no_picture_is_queued(tiny_model: str) ->
         assert large(2).status_code == 200
 
 
-def test_what_nobody_waits_for_is_not_computed(tiny_model: str) -> None:
+def test_work_of_clients_that_left_is_not_computed(tiny_model: str) -> None:
     cancelled = 'legrad_dropped_total{model="tiny-tiny",reason="cancelled"}'
     with RunningApp(tiny_model) as running, Held(running) as held:
         first = running.explain_in_background()
@@ -322,7 +322,7 @@ def test_a_bug_is_a_500_that_tells_nothing(
         assert running.explain().status_code == 200
 
 
-def test_leaving_the_application_answers_what_was_accepted(tiny_model: str) -> None:
+def test_leaving_the_application_answers_accepted_requests(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
         with Held(running) as held:
             answers = [running.explain_in_background()]

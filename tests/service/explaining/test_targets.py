@@ -1,4 +1,4 @@
-"""Every kind of target is answered over HTTP as the engine answers it."""
+"""Every kind of target gives the same maps over HTTP as in the engine."""
 
 import json
 import struct
@@ -119,7 +119,7 @@ def test_an_embedding_may_be_base64_of_float32(running: RunningApp) -> None:
     assert by_list == by_bytes
 
 
-def test_what_looks_like_the_picture_itself_has_similarity_one(running: RunningApp) -> None:
+def test_the_picture_itself_as_target_has_similarity_one(running: RunningApp) -> None:
     itself = {"type": "image", "image": {"b64": base64_of(encoded())}}
     same, other = ask(running, itself, IMAGE)
     assert same["similarity"] == pytest.approx(1, abs=1e-4)

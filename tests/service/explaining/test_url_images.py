@@ -1,4 +1,4 @@
-"""Pictures by address, through the whole server: what is fetched, from where, and over what."""
+"""Pictures by URL: allowed hosts, redirects, TLS, proxies and time limits."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ from tests.support.running_app import Held, RunningApp
 @pytest.fixture(scope="module")
 def fetching(tiny_model: str, authority: trustme.CA) -> Iterator[FetchingApp]:
     with trusting(authority), pytest.MonkeyPatch.context() as environment:
-        # They lead nowhere, but for the tests themselves.
+        # These proxies do not exist; the test client ignores them.
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             environment.setenv(name, "http://127.0.0.1:9")
         environment.setenv("NO_PROXY", "127.0.0.1")
@@ -122,7 +122,7 @@ def test_over_tls_the_name_is_checked_and_the_checked_address_is_used(
 def test_a_certificate_for_another_name_is_refused(
     fetching: FetchingApp, authority: trustme.CA, names: list[str]
 ) -> None:
-    """One for the very address that is connected to is such another one."""
+    """A certificate for the IP address of the connection is refused as well."""
     with fetching.site(
         sends(answer(PICTURE)),
         "secure.example",
@@ -206,7 +206,7 @@ def test_a_host_that_is_not_on_the_list_is_not_even_looked_up(tiny_model: str) -
 
 
 def test_private_hosts_are_fetched_only_where_a_setting_says_so(tiny_model: str) -> None:
-    """With the machine's own resolver and network."""
+    """This test uses the machine's own resolver and network."""
     with PictureSite(sends(answer(PICTURE))) as site:
         body = {"image": {"url": f"http://localhost:{site.port}/"}, "prompts": ["a cat"]}
         hosts = f"localhost:{site.port}"
@@ -270,7 +270,7 @@ def test_a_full_queue_refuses_before_anything_is_fetched(tiny_model: str) -> Non
         assert computing.result().status_code == queued.result().status_code == 200
 
 
-def test_fetches_are_counted_by_what_became_of_them(fetching: FetchingApp) -> None:
+def test_fetches_are_counted_by_outcome(fetching: FetchingApp) -> None:
     def counted() -> dict[str, float]:
         return {
             outcome: fetching.metric(f'legrad_url_fetches_total{{outcome="{outcome}"}}')

@@ -66,7 +66,7 @@ def test_a_redirect_leads_nowhere_that_an_address_would_not(
         detail = refused(fetching.explain_url(url), status, error)
         hops = fetching.network.connected[before:]
     assert set(hops) <= {("8.8.4.4", 80), ("8.8.8.8", 80)}
-    # What cannot be followed is not; the two loops end after as many redirects as are allowed.
+    # Only the two loops are followed, up to the limit of redirects.
     assert len(hops) == (3 if location.endswith("/picture") else 1)
     assert "private" not in detail
     assert "10.0.0.1" not in detail
@@ -90,7 +90,7 @@ def test_a_redirect_leads_nowhere_that_an_address_would_not(
 def test_every_address_of_a_host_must_be_public(
     fetching: FetchingApp, addresses: Sequence[str]
 ) -> None:
-    """A host without any is refused in the same words, so that nobody learns which names exist."""
+    """A host without an address gets the same words, so that callers cannot probe for names."""
     with fetching.site(sends(answer(PICTURE))) as (url, site):
         fetching.network.hosts["pictures.example"] = addresses
         before = list(fetching.network.connected)
@@ -132,8 +132,8 @@ def test_a_resolver_that_fails_is_a_problem(fetching: FetchingApp) -> None:
     assert "10.0" not in refused(fetching.explain_url("http://fails.example/"), *UNREACHABLE)
 
 
-def test_a_resolver_that_hangs_holds_nobody_up(tiny_model: str) -> None:
-    """Not even those whose large bodies are read on threads as well."""
+def test_a_hanging_resolver_does_not_delay_other_requests(tiny_model: str) -> None:
+    """Requests with large bodies, which are read on threads as well, are answered meanwhile."""
     released = threading.Event()
 
     def hangs() -> Sequence[str]:
@@ -150,7 +150,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(tiny_model: str) -> None:
             assert fetching.explain(large).status_code == 200
             for each in answers:
                 refused(each.result(), 504, "url-timeout")
-            # Every thread for look-ups still hangs.
+            # All threads for look-ups still hang.
             refused(fetching.explain_url("http://other.example/"), 504, "url-timeout")
             assert fetching.network.connected == []
         finally:

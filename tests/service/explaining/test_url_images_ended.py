@@ -40,8 +40,8 @@ def test_one_failure_ends_the_other_fetches_of_the_request(fetching: FetchingApp
         site.wait_for_open(0)
 
 
-def test_a_flood_of_small_pieces_keeps_nobody_waiting(fetching: FetchingApp) -> None:
-    """Other requests are answered while every place for fetches is busy with them."""
+def test_a_flood_of_small_pieces_does_not_delay_other_requests(fetching: FetchingApp) -> None:
+    """Other requests are answered while all permitted fetches are busy with such floods."""
     flood = sends_forever(CHUNKED, b"1\r\nx\r\n" * 1000)
     with fetching.site(flood) as (url, site):
         bodies = [{"image": {"url": url}, "prompts": ["a cat"]} for _ in range(4)]

@@ -23,7 +23,7 @@ REFUSED = (422, "url-refused")
 
 
 def announces(length: int) -> Script:
-    """Claims a length, and sends nothing of it."""
+    """Announce a length, and send no byte of the body."""
 
     def script(connection: socket.socket) -> None:
         connection.sendall(answer(length=length))
@@ -33,7 +33,7 @@ def announces(length: int) -> Script:
 
 
 def breaks_tls(connection: socket.socket) -> None:
-    """Begins well, and goes on with bytes that are no TLS."""
+    """Begin a good answer, and continue with bytes that are no TLS."""
     connection.sendall(answer(length=5000))
     with socket.socket(fileno=connection.detach()) as bare:
         bare.sendall(b"this is no record" * 99)
@@ -155,7 +155,7 @@ def test_a_bomb_is_not_unpacked(
         refused(fetching.explain_url(url), status, error, field)
 
 
-def test_nobody_listening_is_a_problem(fetching: FetchingApp) -> None:
+def test_a_refused_connection_is_a_problem(fetching: FetchingApp) -> None:
     fetching.network.hosts["closed.example"] = ["8.8.8.8", "2606:4700::9"]
     refused(fetching.explain_url("http://closed.example/"), *UNREACHABLE)
 

@@ -1,4 +1,4 @@
-"""Which key opens which route, and what the others are told."""
+"""API keys and scopes: which key opens which route, and how others are refused."""
 
 import socket
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.raw_requests import posted
 from tests.support.running_app import Held, RunningApp
 
 MODEL = "tiny-tiny"
-# By name, which is also the key.
+# By name, which is the key at the same time.
 KEYS = {
     "asker": ("explain",),
     "operator": ("admin",),
@@ -39,7 +39,7 @@ def guarded(tiny_model: str) -> Iterator[RunningApp]:
 
 
 def routes_of(routes: Any, prefix: str = "") -> Iterator[tuple[Any, str]]:
-    """Every route of an application, those of its routers' routers included."""
+    """Yield every route of an application, nested routers included."""
     for route in routes:
         inner = getattr(route, "original_router", None)
         if inner is None:
@@ -87,7 +87,7 @@ def test_the_contract_says_who_may_use_it(guarded: RunningApp) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(OPEN - {"/", "/static-offline-docs", "/web/{path:path}"}))
-def test_what_is_open_needs_no_key(guarded: RunningApp, path: str) -> None:
+def test_open_routes_need_no_key(guarded: RunningApp, path: str) -> None:
     assert guarded.client.get(path).status_code == 200
     assert guarded.client.get(path, headers=bearer("wrong")).status_code == 200
 
@@ -171,7 +171,7 @@ def test_the_log_names_the_key_and_nothing_shows_it(tiny_model: str) -> None:
 
 
 def limited(model: str, **limits: Any) -> RunningApp:
-    """Answers a limited key, and another for the test itself."""
+    """An application with one limited key and one for the test itself."""
     own = entry("test", "test", "explain", "metrics")
     running = RunningApp(model, api_keys=listed(entry("asker", "asker", "explain", **limits), own))
     running.client.headers.update(bearer("test"))
@@ -187,11 +187,11 @@ def test_a_key_has_no_more_requests_at_once_than_it_may(tiny_model: str) -> None
             assert problem(refused) == (429, "key-concurrency")
             assert int(refused.headers["retry-after"]) >= 1
             assert running.metric('legrad_rejected_total{reason="key-concurrency"}') == 1
-            # Others are not concerned.
+            # Other keys are not affected.
             other = running.explain_in_background()
             held.release()
             assert [each.result(60).status_code for each in (*asked, other)] == [200] * 3
-        # Given back, also by requests that failed.
+        # Failed requests release their permit as well.
         for _ in range(3):
             assert running.explain({"prompts": 1}, **bearer("asker")).status_code == 422
         assert running.explain(None, **bearer("asker")).status_code == 200
@@ -218,7 +218,7 @@ def test_a_key_sends_no_more_requests_in_a_time_than_it_may(tiny_model: str) -> 
         assert statuses == [200] * 3
         refused = running.explain(None, **bearer("asker"))
         assert problem(refused) == (429, "key-rate")
-        # One comes free every twenty minutes.
+        # The rate allows one more every twenty minutes.
         assert refused.headers["retry-after"] == "1200"
         assert running.metric('legrad_rejected_total{reason="key-rate"}') == 1
         assert running.explain().status_code == 200

@@ -1,4 +1,4 @@
-"""Two addresses: one for callers, one for operators."""
+"""Callers and operators have separate addresses."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def test_each_address_answers_its_own_routes(parted: tuple[RunningApp, httpx.Cli
         assert running.client.get(path).status_code == admin.get(path).status_code == 200
 
 
-def test_what_a_request_says_of_itself_does_not_move_it(
+def test_headers_do_not_move_a_request_to_the_other_address(
     parted: tuple[RunningApp, httpx.Client],
 ) -> None:
     running, admin = parted

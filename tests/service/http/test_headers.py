@@ -1,4 +1,4 @@
-"""What browsers are told: security headers, and which pages of other origins may ask."""
+"""Headers for browsers: security policies and cross-origin requests."""
 
 from collections.abc import Iterator
 
@@ -93,7 +93,7 @@ def test_pages_of_the_settings_may_ask_and_read_errors_too(friendly: RunningApp)
         assert "access-control-allow-credentials" not in answer.headers
 
 
-def test_what_browsers_ask_before_is_a_request_too(friendly: RunningApp) -> None:
+def test_preflight_requests_are_counted_and_logged(friendly: RunningApp) -> None:
     counted = 'legrad_requests_total{route="unmatched",status="200"}'
     before = friendly.metric(counted)
     with capture_logs() as entries:
@@ -104,7 +104,7 @@ def test_what_browsers_ask_before_is_a_request_too(friendly: RunningApp) -> None
     assert noted["request_id"] == asked.headers["X-Request-ID"]
 
 
-def test_other_pages_may_not(friendly: RunningApp) -> None:
+def test_other_origins_are_refused(friendly: RunningApp) -> None:
     for origin in (
         "https://evil.example.org",
         f"{PAGE}.evil.org",
@@ -127,6 +127,6 @@ def test_all_pages_may_ask_without_credentials(tiny_model: str) -> None:
 @pytest.mark.parametrize(
     "origin", ["example.org", "https://example.org/", "https://*.example.org", "null", "HTTPS://a"]
 )
-def test_what_is_no_origin_is_refused(origin: str) -> None:
+def test_an_invalid_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValidationError, match="not an origin"):
         Settings.model_validate({"cors_origins": origin})

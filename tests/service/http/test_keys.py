@@ -1,4 +1,4 @@
-"""The list of keys: what is refused, and what happens when the file changes."""
+"""The list of API keys: its validation, and the reload of a changed file."""
 
 import hmac
 import json
@@ -86,14 +86,14 @@ def test_every_entry_is_compared_whichever_key_it_is(monkeypatch: pytest.MonkeyP
         assert compared == [digest(name.encode()) for name in names]
 
 
-def test_an_empty_list_lets_nobody_in(tiny_model: str) -> None:
+def test_an_empty_list_refuses_every_key(tiny_model: str) -> None:
     with RunningApp(tiny_model, api_keys="[]") as running:
         assert running.explain().status_code == 401
         assert running.client.get("/metrics", headers=bearer("any")).status_code == 401
         assert running.client.get("/health/ready").status_code == 200
 
 
-def test_a_new_key_and_its_entry_open_what_they_say(tiny_model: str) -> None:
+def test_a_new_key_opens_the_scopes_of_its_entry(tiny_model: str) -> None:
     options = ["--scope", "metrics", "--scope", "explain", "--rate", "9/minute"]
     made = CliRunner().invoke(app, ["key", "ci", *options, "--max-concurrent", "2"])
     assert made.exit_code == 0, made.output
@@ -123,7 +123,7 @@ def test_no_key_is_made_for_a_senseless_entry(arguments: list[str]) -> None:
 
 
 class MountedSecret:
-    """A file as Kubernetes mounts it: a link to a link, which is swapped."""
+    """A file as Kubernetes mounts secrets: a link to a link that is swapped atomically."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -136,7 +136,7 @@ class MountedSecret:
         version = self._folder / f"..{self._versions}"
         version.mkdir()
         (version / "keys.json").write_text(content)
-        # As old as its predecessor: only the content tells.
+        # The time of change is the same: only the content differs.
         os.utime(version / "keys.json", (1, 1))
         (self._folder / "..new").symlink_to(version.name)
         (self._folder / "..new").rename(self._folder / "..data")
@@ -204,7 +204,7 @@ def test_a_server_does_not_start_without_its_file_of_keys(tiny_model: str, tmp_p
         RunningApp(tiny_model, api_keys_file=path)
 
 
-def test_another_hash_under_a_name_keeps_what_the_name_has_used(
+def test_a_new_hash_under_a_name_keeps_the_usage_of_the_name(
     tiny_model: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "keys.json"

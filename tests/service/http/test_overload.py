@@ -1,4 +1,4 @@
-"""What a full server says: to whom, in which form, and what it does not do for it."""
+"""Refusals of a full server: which requests, in which form, and before which work."""
 
 import httpx
 import pytest
@@ -39,7 +39,7 @@ def test_every_protocol_is_refused_in_its_own_form(
         assert running.metric('legrad_rejected_total{reason="queue-full"}') == 1
 
 
-def test_whatever_does_not_explain_is_answered(tiny_model: str) -> None:
+def test_other_routes_are_answered_while_the_queue_is_full(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, running.full():
         for path in ("/health/live", "/health/ready", "/models", "/metrics", "/v2/health/ready"):
             assert running.client.get(path).status_code == 200
@@ -56,7 +56,7 @@ def test_operators_have_an_address_that_explains_nothing_full_or_not(tiny_model:
         assert metrics['legrad_rejected_total{reason="queue-full"}'] == 0
 
 
-def test_a_deadline_that_is_none_is_told_so(tiny_model: str) -> None:
+def test_an_invalid_deadline_is_refused_as_invalid(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, running.full():
         assert running.explain(**{"X-Request-Timeout-Ms": "soon"}).status_code == 422
 
@@ -74,13 +74,13 @@ def test_a_key_is_asked_for_only_where_there_is_room(tiny_model: str) -> None:
     with RunningApp(tiny_model, api_keys=keys) as running:
         with running.full():
             assert running.explain(**bearer("nobody")).status_code == 429
-            # Nor does it count for the rate of one that is known.
+            # The refusal does not count towards the rate of a known key.
             assert running.explain(**bearer("asker")).json()["error"] == "queue-full"
         assert running.explain(**bearer("nobody")).status_code == 401
         assert running.explain(**bearer("asker")).status_code == 200
 
 
-def test_a_server_that_is_about_to_stop_keeps_nobody_that_it_refuses(tiny_model: str) -> None:
+def test_a_stopping_server_closes_the_connections_of_refused_requests(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running, running.full():
         assert "Connection" not in running.explain().headers
         running.state.drain.announce()
@@ -88,7 +88,7 @@ def test_a_server_that_is_about_to_stop_keeps_nobody_that_it_refuses(tiny_model:
         assert (refused.status_code, refused.headers["Connection"]) == (429, "close")
 
 
-def test_a_bug_in_telling_whether_there_is_room_costs_nobody_an_answer(
+def test_a_bug_in_the_early_check_for_room_does_not_fail_requests(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: float) -> None:

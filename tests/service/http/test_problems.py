@@ -1,4 +1,4 @@
-"""Whatever breaks inside, callers see problem details or a closed connection."""
+"""An internal error becomes problem details or a closed connection, never a traceback."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
@@ -98,7 +98,7 @@ def breakable(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     def create(*arguments: Any) -> FastAPI:
         app = create_app(*arguments)
         add_bugs(app)
-        # The innermost of all; the service's own are around it, as they are around routes.
+        # The innermost middleware: the service's own surround it, as they surround routes.
         app.user_middleware.append(Middleware(FailsInMiddleware))
         return app
 
@@ -156,7 +156,7 @@ def test_a_bug_in_the_keys_is_a_problem(
         assert running.explain().status_code == 200
 
 
-def test_a_bug_in_what_is_made_on_demand_is_a_problem(
+def test_a_bug_in_loading_on_demand_is_a_problem(
     breakable: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with breakable(load_models="on-demand") as running:

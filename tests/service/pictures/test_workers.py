@@ -1,4 +1,4 @@
-"""Few threads for the pictures of many requests: in turns, with a time limit, nothing in vain."""
+"""Picture workers: fair turns among requests, a time limit, no work for cancelled requests."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ async def queued(
     return tasks
 
 
-def test_requests_take_turns_and_what_is_computed_is_drawn_first(
+def test_requests_take_turns_and_drawing_comes_before_decoding(
     one_thread: PictureWorkers,
 ) -> None:
     done: list[str] = []
@@ -54,7 +54,7 @@ def test_requests_take_turns_and_what_is_computed_is_drawn_first(
     assert done == ["ready", "many", "few", "one", "many", "few", "many", "many"]
 
 
-def test_what_nobody_waits_for_is_not_run(one_thread: PictureWorkers) -> None:
+def test_work_of_cancelled_requests_is_not_run(one_thread: PictureWorkers) -> None:
     ran: list[int] = []
     free = threading.Event()
 
@@ -71,7 +71,7 @@ def test_what_nobody_waits_for_is_not_run(one_thread: PictureWorkers) -> None:
     assert ran == [2]
 
 
-def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
+def test_a_timeout_is_answered_while_the_thread_is_still_busy() -> None:
     threads = PictureWorkers(1, 0.05)
     threads.start()
     free = threading.Event()
@@ -90,7 +90,7 @@ def test_what_takes_too_long_is_answered_while_its_thread_is_busy() -> None:
     threads.close()
 
 
-def test_errors_reach_the_one_who_waits(one_thread: PictureWorkers) -> None:
+def test_errors_reach_the_waiting_request(one_thread: PictureWorkers) -> None:
     def fail() -> None:
         raise KeyError("this one")
 
@@ -112,7 +112,7 @@ def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused(
             await one_thread.run("a", work, lambda: threading.Event().wait(0.1))
         one_thread.check(time.monotonic())
         with one_thread.reserve(time.monotonic() + 60, 10):
-            # Ten to draw, one more to decode and to draw, 0.1 s each, and half of it for safety.
+            # Ten drawings, one more decoding and drawing, 0.1 s each, plus a margin of one half.
             one_thread.check(time.monotonic() + 60)
             for deadline in (0.1, 1.0, 1.7):
                 with pytest.raises(TooManyRequestsError) as caught:

@@ -1,4 +1,4 @@
-"""Models that the tests of the pool share."""
+"""Models that the tests of this folder share."""
 
 from pathlib import Path
 

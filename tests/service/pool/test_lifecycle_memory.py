@@ -1,4 +1,4 @@
-"""What the machine sees of models that come and go."""
+"""Memory of the machine while models are loaded and unloaded."""
 
 from pathlib import Path
 
@@ -30,5 +30,5 @@ def test_the_machine_gets_the_memory_of_an_unloaded_model_back(tmp_path: Path) -
             gone = server.client.delete(f"/models/{LARGE}?wait_seconds=60")
             assert gone.json()["state"] == "unloaded"
             left.append(server.resident_bytes)
-        # A heap has a few pages more or fewer each time, but never another model.
+        # The heap varies by a few pages, but never by another model.
         assert left[-1] - left[0] < loaded.json()["bytes"] * 3 / 4

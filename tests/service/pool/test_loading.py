@@ -1,4 +1,4 @@
-"""The decisions around loading, apart from any model: warm-up, what may heal, who is evicted."""
+"""Decisions around loading: warm-up batches, errors worth a retry, and models to evict."""
 
 import itertools
 
@@ -61,7 +61,7 @@ def load_error(cause: BaseException | None) -> ModelLoadError:
 
 
 def wrapped(cause: BaseException) -> RuntimeError:
-    """As open_clip reports a download that failed: the reason is only its context."""
+    """Raise as open_clip does after a failed download: the cause is only the context."""
     try:
         try:
             raise cause
@@ -90,5 +90,5 @@ def wrapped(cause: BaseException) -> RuntimeError:
     ],
     ids=repr,
 )
-def test_only_what_time_can_mend_is_tried_again(error: Exception, heals: bool) -> None:
+def test_only_temporary_errors_are_retried(error: Exception, heals: bool) -> None:
     assert may_heal(error) is heals

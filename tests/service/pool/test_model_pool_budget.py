@@ -86,7 +86,7 @@ def test_a_load_waits_until_the_memory_is_really_free(models: list[str], size: i
                 leaving.sendall(posted(request_of(model=A), **bearer(KEY)))
                 assert held.entered.wait(60)
             running.eventually(lambda: running.client.get(f"/models/{A}").json()["in_flight"] == 0)
-            # Nobody waits for the answer any more, but the worker still makes it.
+            # The client has left, but the worker still computes.
             late = ask(running, B, **{"X-Request-Timeout-Ms": "2000"})
             assert problem(late) == (503, "not-ready")
             assert states(running) == {A: "unloading", B: "loading", C: "unloaded"}

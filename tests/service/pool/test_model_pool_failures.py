@@ -33,7 +33,7 @@ def test_a_broken_model_leaves_the_others_serving(models: list[str], broken: str
             refused = ask(running, BROKEN)
             assert problem(refused) == (503, "not-ready")
             assert refused.json()["detail"] == told["error"]
-            # It will not mend by itself, so nobody is told to come back.
+            # A retry cannot help, so there is no `Retry-After`.
             assert "retry-after" not in refused.headers
             assert ask(running).status_code == ask(running, C).status_code == 200
         assert loads(running, BROKEN, "failed") == 1
@@ -47,7 +47,7 @@ def test_a_server_whose_default_model_is_broken_is_not_ready(
     models: list[str], broken: str
 ) -> None:
     with on_demand([broken, models[1]]) as running:
-        # It may well load: nobody has tried.
+        # No load was tried yet.
         assert running.client.get("/health/ready").status_code == 200
         assert problem(ask(running)) == (503, "not-ready")
         assert problem(running.client.get("/health/ready")) == (503, "not-ready")
@@ -65,7 +65,7 @@ def test_a_checkpoint_that_was_mended_is_loaded_by_request(models: list[str], fo
         assert ask(running, "pool-a-mended").status_code == 200
 
 
-def test_what_may_heal_is_tried_again_without_being_asked(
+def test_a_load_with_a_temporary_error_is_retried_without_a_request(
     models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (

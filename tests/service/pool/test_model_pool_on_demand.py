@@ -24,7 +24,7 @@ from tests.support.pictures import request_of
 from tests.support.raw_requests import posted
 
 
-def test_on_demand_nothing_is_loaded_before_it_is_asked_for(models: list[str]) -> None:
+def test_on_demand_no_model_is_loaded_before_the_first_request_for_it(models: list[str]) -> None:
     with on_demand(models) as running:
         assert set(states(running).values()) == {"unloaded"}
         assert running.client.get("/health/ready").status_code == 200
@@ -57,7 +57,7 @@ def test_waiting_for_a_load_ends_at_the_request_s_own_deadline(
         late = ask(running, **{"X-Request-Timeout-Ms": "1000"})
         assert problem(late) == (503, "not-ready")
         assert int(late.headers["retry-after"]) >= 1
-        # A model that loads holds up nobody else.
+        # A loading model does not delay other requests.
         assert running.client.get("/health/ready").status_code == 200
         gate.release()
         assert patient.result(60).status_code == 200
@@ -78,7 +78,7 @@ def test_a_client_that_leaves_does_not_stop_the_load(
         running.eventually(lambda: states(running)[C] == "ready")
 
 
-def test_stopping_while_a_model_loads_answers_those_who_wait(
+def test_stopping_while_a_model_loads_answers_waiting_requests(
     models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with on_demand(models) as running, GatedLoads(monkeypatch) as gate:
@@ -97,7 +97,7 @@ def test_stopping_waits_for_a_load_no_longer_than_for_work(
         with at_start(models[:1], wait=False, drain_timeout_seconds=0.1) as running:
             assert gate.entered.wait(60)
         assert running.state.pool.get(A).served is None
-    # What it loaded in the end is let go.
+    # The model loaded in the end is released.
     running.eventually(lambda: not threads("loader-") + threads("batcher-pool"))
 
 

@@ -59,7 +59,7 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert ask(running, B).json()["images"] == first["images"]
 
 
-def test_what_is_kept_of_pictures_goes_with_the_model(models: list[str]) -> None:
+def test_unloading_a_model_clears_its_cached_traces(models: list[str]) -> None:
     def cached(model: str) -> bool:
         found: bool = ask(running, model).json()["images"][0]["cached"]
         return found

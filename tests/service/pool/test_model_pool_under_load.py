@@ -24,7 +24,7 @@ from tests.support.running_app import RunningApp
 
 
 def bytes_loaded_together(running: RunningApp) -> dict[str, float]:
-    """Of all models at one instant."""
+    """Return the bytes of all models at one instant."""
     lines = running.client.get("/metrics").text.splitlines()
     found = [line.rsplit(" ", 1) for line in lines if line.startswith("legrad_model_bytes{")]
     return {name: float(value) for name, value in found}

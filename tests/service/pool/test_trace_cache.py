@@ -123,7 +123,7 @@ def test_a_setting_turns_the_cache_off(tiny_model: str) -> None:
             assert not answer_to(running, request_of())["cached"]
         assert counted.work == {"decodes": 2, "batches forward": 2, "misses": 2, "hits": 0}
         assert running.metric('legrad_cache_entries{cache="traces"}') == 0
-        # Those of one batch still share, as nothing is kept for it.
+        # Equal pictures of one batch still share their trace, which needs no cache.
         images = running.explain(
             {"images": [image_url(1)] * 3, "prompts": ["a cat"]}
         ).json()["images"]  # fmt: skip

@@ -50,7 +50,7 @@ def test_cached_and_new_pictures_are_computed_together(tiny_model: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_equal_questions_at_the_same_time_are_computed_once(tiny_model: str, batch: int) -> None:
-    """The first is being computed, or waits, while the others come."""
+    """The others arrive while the first is computed or queued."""
     with RunningApp(tiny_model, max_batch_images=batch) as running:
         for seeds in ([1] * 6, [2, *[3] * 6]):
             counted = Counted(running)
@@ -113,7 +113,7 @@ def test_a_failure_is_not_shared(tiny_model: str, monkeypatch: pytest.MonkeyPatc
             assert_same(response.json()["images"][0], expected)
 
 
-def test_a_broken_picture_is_blamed_on_each_requests_own_field(running: RunningApp) -> None:
+def test_a_broken_picture_is_reported_with_the_field_of_each_request(running: RunningApp) -> None:
     broken = data_url(encoded()[:-40])
     together = {"images": [image_url(1), broken], "prompts": ["a cat"]}
     answers = [
@@ -142,7 +142,7 @@ def test_a_cached_picture_is_admitted_for_what_it_costs(tiny_model: str) -> None
             assert [answer.result(60).status_code for answer in accepted] == [200] * 3
 
 
-def test_what_is_dropped_after_admission_is_answered_all_the_same(tiny_model: str) -> None:
+def test_a_trace_evicted_after_admission_still_answers_its_request(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
         expected = answer_to(running, body_of(1))
         with Held(running) as held:

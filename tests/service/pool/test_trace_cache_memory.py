@@ -1,4 +1,4 @@
-"""The memory of the trace cache: its budget, and who gives way."""
+"""Memory of the trace cache: its budget, evictions, and its release under pressure."""
 
 import dataclasses
 from collections.abc import Iterator

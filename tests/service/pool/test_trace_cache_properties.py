@@ -1,4 +1,4 @@
-"""The cache of traces by itself: what it keeps, within its budget, from many threads."""
+"""Properties of the trace cache alone: its contents, its budget, and use by many threads."""
 
 import threading
 from collections import OrderedDict
@@ -15,13 +15,13 @@ from tests.support.pictures import encoded, picture
 
 @dataclass(frozen=True)
 class Sized:
-    """All that the cache asks of an entry."""
+    """The interface that the cache needs of an entry."""
 
     nbytes: int
 
 
 class Reports:
-    """Remembers what the cache reports."""
+    """An observer that records the reports of the cache."""
 
     def __init__(self) -> None:
         self.entries = self.nbytes = self.evicted = 0

@@ -1,4 +1,4 @@
-"""What `/explain` and its neighbours promise, checked against the published contract."""
+"""`/explain`, `/models` and `/health` keep to the published contract."""
 
 import base64
 import io
@@ -134,7 +134,7 @@ def test_drawings_are_no_larger_than_asked(running: RunningApp) -> None:
     assert max(region["box"]["right"] for region in target["regions"]) > 100
 
 
-def test_what_is_not_wanted_is_not_sent(running: RunningApp) -> None:
+def test_unwanted_outputs_are_not_sent(running: RunningApp) -> None:
     output = {"heatmap": "none", "overlay": False, "regions_threshold": None}
     (target,) = targets_of(running, output=output)
     assert (target["heatmap"], target["overlay"], target["regions"]) == (None, None, None)

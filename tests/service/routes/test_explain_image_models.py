@@ -1,4 +1,4 @@
-"""An image model without a text half, asked over HTTP."""
+"""An image model without a text tower, over HTTP."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OUTPUT = {"heatmap": "none", "overlay": False, "regions_threshold": None}
 
 @pytest.fixture(scope="module")
 def classifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    """A server of a small timm model, from a folder as timm saves it."""
+    """An application with a small timm model, loaded from a folder as timm saves it."""
     folder = tmp_path_factory.mktemp("models") / "Own"
     folder.mkdir()
     with torch.random.fork_rng(devices=[]):

@@ -73,7 +73,7 @@ def test_served_maps_are_the_engines_own(
 
 @pytest.mark.parametrize("name", UPRIGHT_SIZES)
 def test_overlays_and_regions_lie_in_the_upright_original(serving: RunningApp, name: str) -> None:
-    """Every region is where the served heatmap, which has the original's size, is hot."""
+    """Every region covers hot pixels of the served heatmap, which has the original's size."""
     width, height = UPRIGHT_SIZES[name]
     fit = "native" if name == "galaxies.gif" else "pad"
     image = explained(serving, name, fit, alpha=0.0, regions_threshold=0.5)

@@ -1,4 +1,4 @@
-"""Where the time went, in a header that browsers' tools draw."""
+"""The `Server-Timing` header holds the time of each stage."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_an_answer_without_a_body_of_numbers_has_the_header_too(running: Running
     assert server_timing(response)["total"] > 0
 
 
-def test_what_explains_nothing_has_no_header(running: RunningApp) -> None:
+def test_answers_without_an_explanation_have_no_timing_header(running: RunningApp) -> None:
     for response in (
         running.explain(request_of(prompts=[""])),
         running.client.get("/models"),

@@ -46,7 +46,7 @@ def infer(
 
 
 def outputs(response: httpx.Response) -> dict[str, NDArray[np.float32]]:
-    """The tensors of an answer, however each of them came."""
+    """Return the tensors of an answer, from JSON and from binary data."""
     assert response.status_code == 200, response.text
     length = int(response.headers.get(LENGTH, len(response.content)))
     answer, appended = json.loads(response.content[:length]), response.content[length:]
@@ -281,7 +281,7 @@ GOOD = as_bytes(b"a cat")
     ],
     ids=lambda value: str(value)[-60:],
 )
-def test_bytes_that_are_not_what_the_json_says_are_refused(
+def test_binary_data_that_does_not_match_the_json_is_refused(
     running: RunningApp,
     body: dict[str, Any],
     appended: bytes,
@@ -295,7 +295,7 @@ def test_bytes_that_are_not_what_the_json_says_are_refused(
 
 
 @pytest.mark.parametrize("length", ["", "x", "-1", "1e3", "9999999", "9" * 5000, "٣"])
-def test_a_length_that_is_none_is_refused(running: RunningApp, length: str) -> None:
+def test_an_invalid_length_is_refused(running: RunningApp, length: str) -> None:
     response = running.client.post(
         f"/v2/models/{running.model.id}/infer",
         content=json.dumps(body_of()),

@@ -1,4 +1,4 @@
-"""Programs of others work with this server as they are: KServe's, Triton's, curl."""
+"""KServe's and Triton's own clients and curl work with this server unchanged."""
 
 import json
 import re
@@ -27,7 +27,7 @@ PROMPTS = ["a cat", "猫", "a pizza"]
 
 @dataclass
 class Received:
-    """What the clients received, and what `/explain` says of the same."""
+    """The results of the clients, and the maps of `/explain` for the same pictures."""
 
     triton: dict[str, Any]
     kserve: dict[str, Any]
@@ -72,7 +72,7 @@ def model_of(server: Server) -> str:
 
 
 def test_every_client_receives_the_maps_of_explain(received: Received) -> None:
-    # Two ways to send by three to receive, and KServe's two, three tensors each.
+    # Two ways to send times three to receive, and KServe's two, with three tensors each.
     assert len(received.arrays) == (2 * 3 + 2) * 3
     for name, array in received.arrays.items():
         expected = received.expected[name.split()[-1]].astype(np.float32)
@@ -97,7 +97,7 @@ def test_kserve_s_client_finds_the_server_and_its_models(received: Received) -> 
     assert [received.kserve[name] for name in names] == [True] * 4
 
 
-def test_clients_show_what_went_wrong(received: Received) -> None:
+def test_clients_show_the_error(received: Received) -> None:
     errors = [
         received.triton["unknown model"],
         received.triton["missing tensor"],
@@ -119,7 +119,7 @@ def test_the_documented_commands_work(server: Server, tmp_path: Path) -> None:
     commands = re.findall(r"^\$ (.*?)(?=^\$ |^```)", text, re.MULTILINE | re.DOTALL)
     assert len(commands) >= 5
     for command in commands:
-        # Of the model of the documentation there is another one here.
+        # This server has another model than the documentation's example.
         local = command.replace("localhost:8000", server.url.removeprefix("http://"))
         local = local.replace("starter", model_of(server))
         done = subprocess.run(

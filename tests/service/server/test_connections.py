@@ -1,4 +1,4 @@
-"""Requests that never arrive in whole, or whose head has no end, are given up."""
+"""The server closes connections whose request stalls or whose head has no end."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Idle connections: which one is closed for a new one, and when."""
+"""Idle connections: when they are closed, and which one makes room for a new one."""
 
 import gc
 import socket
@@ -41,7 +41,7 @@ def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_
             assert silent.recv(65536).startswith(b"HTTP/1.1 200")
             assert is_closed(silent)
         newest.close()
-        # The first was the connection with which this test had asked whether the server is ready.
+        # The first one closed was this test's own connection for health checks.
         assert closed(running, "idle") == 2
 
 

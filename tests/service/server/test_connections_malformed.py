@@ -65,14 +65,14 @@ def failures(server: Server) -> list[str]:
 @pytest.mark.timeout(600)
 def test_ten_thousand_malformed_requests_change_nothing(tiny_model: str) -> None:
     settings: dict[str, Any] = {"max_body_bytes": 2_000_000, "max_image_pixels": 4_000_000}
-    # What is cut short waits for its rest: not for long.
+    # Limits how long incomplete requests can wait for their rest.
     short: dict[str, Any] = {"head_timeout_seconds": 2, "request_timeout_seconds": 5}
     with Server(tiny_model, log_level="error", **settings, **short) as server:
         server.wait_for_health()
         failed_before = failures(server)
         known = server.explain(KNOWN).json()["images"][0]["targets"]
         requests = list(malformed(COUNT, seed=4))
-        # Threads and files that are kept once they were needed.
+        # A first tenth, after which threads and files that stay open are known.
         found = asyncio.run(send_all(server, requests[: COUNT // 10]))
         server.poll("/metrics", lambda _: server.metric("process_open_fds") < 100)
         files, threads = server.metric("process_open_fds"), server.threads
@@ -85,7 +85,7 @@ def test_ten_thousand_malformed_requests_change_nothing(tiny_model: str) -> None
         server.poll("/metrics", lambda _: server.metric("legrad_requests_in_progress") == 0)
         server.poll("/metrics", lambda _: server.metric("process_open_fds") <= files)
         assert server.metric("legrad_body_bytes_in_progress") == 0
-        # asyncio's own pool of threads grows by need, to a few.
+        # asyncio's thread pool grows on demand, by a few threads.
         assert server.threads <= threads + 4 + (os.cpu_count() or 1)
         assert failures(server) == failed_before
         assert server.explain(KNOWN).json()["images"][0]["targets"] == known

@@ -1,4 +1,4 @@
-"""Requests that a client sends before it has read the answer to an earlier one."""
+"""Pipelined requests: sent before the answer to the previous one was read."""
 
 import pytest
 import structlog
@@ -7,7 +7,7 @@ from tests.support.raw_connections import closed, connect, is_closed
 from tests.support.raw_requests import HEAD, LIVE
 from tests.support.running_app import RunningApp
 
-# Its answer is the last, though the client may go on.
+# The server closes the connection after this answer, though the client may send more.
 LAST = b"GET /health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 
 

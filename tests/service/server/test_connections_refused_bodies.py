@@ -1,4 +1,4 @@
-"""Clients that go on sending a body that was refused."""
+"""Clients that continue to send a body after its refusal."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.running_app import RunningApp
 def test_a_client_that_wants_to_close_reads_why_its_large_body_was_refused(
     tiny_model: str,
 ) -> None:
-    """As Python's urllib does, it sends all of its body before it reads."""
+    """Python's urllib sends the whole body before it reads the answer."""
     content = b"0" * 20_000_000
     with (
         RunningApp(tiny_model, max_body_bytes=1_000_000) as running,

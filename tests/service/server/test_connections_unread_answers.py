@@ -1,4 +1,4 @@
-"""Clients that do not read hold no more than their share, and not for ever."""
+"""Clients that do not read their answers hold bounded resources for a bounded time."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ LARGE = {
 
 @contextlib.contextmanager
 def reading_slowly(model: str, **settings: Any) -> Iterator[tuple[RunningApp, socket.socket]]:
-    """A server, and a client that has read the beginning of a large answer."""
+    """Yield an application and a client that has read only the beginning of a large answer."""
     with RunningApp(model, **settings) as running, connect(running, 4096) as reader:
         reader.sendall(posted(LARGE))
         assert reader.recv(100).startswith(b"HTTP/1.1 200")
@@ -58,7 +58,7 @@ def test_an_answer_that_is_not_read_is_given_up(tiny_model: str) -> None:
 
 
 class UnreadTransport(asyncio.Transport):
-    """Takes what is written, of which nobody reads anything, and says so if it ``pauses``."""
+    """A transport that nobody reads from; it pauses the writer if ``pauses``."""
 
     def __init__(self, pauses: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class UnreadTransport(asyncio.Transport):
 
 
 def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
-    """What is written to a client that reads nothing, until it is given up for that."""
+    """Return the bytes written to a client that reads nothing, until its connection is aborted."""
 
     async def ask() -> bytes:
         metrics = Metrics((), ())

@@ -1,4 +1,4 @@
-"""The real process: how it starts, what it writes, and how it ends."""
+"""The real process: its start, its log, its contract and its exit status."""
 
 import json
 import socket

@@ -71,7 +71,7 @@ def test_the_documentation_page_works_under_its_policy(server: Server, tmp_path:
         text=True,
         timeout=240,
     )  # fmt: skip
-    # What only a script that ran and a contract that was fetched can have drawn.
+    # Only a running script with the fetched contract can draw these.
     assert "Explain pictures" in seen.stdout, seen.stderr
     assert "opblock-summary-post" in seen.stdout
     complaints = [line for line in seen.stderr.splitlines() if "CONSOLE" in line]

@@ -1,4 +1,4 @@
-"""More than the server can do, later than it can, and for nobody: a real process under load."""
+"""A real process under overload: too much work, late work, and work of clients that left."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ PICTURES = [data_url(encoded(picture(300, 300, seed=seed), "JPEG")) for seed in 
 
 
 def work(number: int, images: int = 2) -> dict[str, object]:
-    """A request that costs the server far more than it costs to send."""
+    """Return a request that costs the server far more than its sender."""
     return {
         "images": [PICTURES[(number + place) % len(PICTURES)] for place in range(images)],
         "prompts": [f"thing {number % 50} {place}" for place in range(4)],
@@ -40,7 +40,7 @@ def test_ten_times_what_the_server_can_do_is_answered_or_told_when_to_return(
     tiny_model: str,
 ) -> None:
     deadline = 8.0
-    # Room for as many as ask at once while the capacity is measured.
+    # Room for all concurrent requests of the measurement of capacity.
     settings: dict[str, Any] = {"request_timeout_seconds": deadline, "max_queue_cost": 1000}
     with Server(tiny_model, log_level="warning", **settings) as server:
         server.wait_for_health()
@@ -77,7 +77,7 @@ def test_work_that_would_be_late_is_never_computed(tiny_model: str, tmp_path: Pa
     with held_server(tiny_model, tmp_path) as server:
         with held_by_eleven(server, tmp_path):
             late = posted_alone(request_of(), **{"X-Request-Timeout-Ms": "200"})
-            # Refused where a first rate is known already, given up where it is not.
+            # Refused if a first rate is known already, else dropped at the deadline.
             answers = asyncio.run(
                 one_after_another(server.host, server.port, [late] * 20, at_once=20)
             )

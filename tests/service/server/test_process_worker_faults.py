@@ -1,6 +1,6 @@
-"""A real process whose worker fails in every way: each request gets its answer, and health is true.
+"""A real process whose worker fails in every way: requests are answered and health is correct.
 
-How the process ends is in test_shutdown.py.
+The end of the process is tested in test_shutdown.py.
 """
 
 import json
@@ -33,7 +33,7 @@ STALL_SECONDS = 3
 
 @pytest.fixture
 def faulty(tiny_model: str, tmp_path: Path) -> Iterator[Server]:
-    """A ready server with all faults on call, a short stall timeout and nothing cached."""
+    """A ready server with all faults available, a short stall timeout and no trace cache."""
     with Server(
         tiny_model,
         program=faulty_server.program(released(tmp_path)),
@@ -59,7 +59,7 @@ def told(response: httpx.Response) -> tuple[int, str | None]:
 def answers_of_one_batch(
     server: Server, folder: Path, prompts: Sequence[str]
 ) -> list[httpx.Response]:
-    """Sends one request for each prompt while the worker is held, so that they are one batch."""
+    """Send one request per prompt while the worker is held, so that they form one batch."""
     with ThreadPoolExecutor(len(prompts) + 1) as callers:
         before = server.metric(BATCHES)
         holding = callers.submit(server.explain, asking(faulty_server.HANG_FOR_A_WHILE))
@@ -75,7 +75,7 @@ def answers_of_one_batch(
 
 
 def holding_server(tiny_model: str, folder: Path) -> Server:
-    """One whose worker may be held for as long as a batch takes to gather."""
+    """Start a server whose worker can be held while a batch gathers."""
     return Server(tiny_model, program=faulty_server.program(released(folder)), trace_cache_bytes=0)
 
 
@@ -109,7 +109,7 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(faulty: Server) -> None:
     dropped = f'legrad_dropped_total{{model="{MODEL}",reason="worker_stalled"}}'
     assert faulty.metric(dropped) == 2
     faulty.wait_for_log(lambda entry: "is given up" in entry["event"])
-    # The stuck thread is still there, and everything accepted was answered.
+    # The hanging thread is left behind; all accepted requests were answered.
     faulty.signal(signal.SIGTERM)
     assert faulty.wait() == 0
 
@@ -164,7 +164,7 @@ def test_a_batch_that_exhausts_the_memory_is_halved_until_it_fits(
         assert [told(answer) for answer in answers] == (
             [(200, None)] * 3 + [(503, "out-of-memory")] + [(200, None)] * 4
         )
-        # In whatever order they came, those that fit are computed in parts, not all one by one.
+        # Whatever the order of arrival, items that fit are computed in parts, not one by one.
         sizes = [answer.json()["images"][0]["batch_size"] for answer in answers[4:]]
         assert max(sizes) > 1
         server.wait_for_log(lambda entry: entry["event"].startswith("A batch of 8 failed"))
@@ -175,9 +175,9 @@ Sample = tuple[int, tuple[int, str | None], int]
 
 @contextmanager
 def sampled(server: Server) -> Iterator[list[Sample]]:
-    """Asks for readiness, an explanation and readiness again, over and over, meanwhile.
+    """Sample readiness, one explanation and readiness again, in a loop, while the context lasts.
 
-    Kept is what was asked while no worker went or came.
+    A sample is kept only if no worker was lost or replaced meanwhile.
     """
     samples: list[Sample] = []
     ended = threading.Event()
@@ -231,14 +231,14 @@ def test_readiness_is_false_exactly_when_requests_would_fail(faulty: Server) -> 
         wait_for_samples(3)
     for before, (status, error), after in samples:
         if error in ("worker-died", "worker-stalled", "worker-unavailable"):
-            continue  # accepted while ready, and then struck by the fault that ended readiness
+            continue  # accepted while ready, then failed by the fault that ended readiness
         if before == after:
             assert (status == 200) == (before == 200), (before, status, error, after)
     assert {(before, status) for before, (status, _), _ in samples} >= {(200, 200), (503, 503)}
 
 
 def limited_files(kibibytes: int) -> tuple[str, ...]:
-    """``legrad`` whose every file fails at a size, as on a full disk."""
+    """Return ``legrad`` with a limit on the size of files, which acts like a full disk."""
     return ("sh", "-c", f'ulimit -S -f {2 * kibibytes}; exec "$@"', "sh", str(LEGRAD))
 
 

@@ -1,4 +1,4 @@
-"""How the real process ends: what was accepted is answered, and it ends in time whatever hangs."""
+"""The end of the real process: accepted requests are answered, and nothing that hangs delays it."""
 
 import signal
 import socket
@@ -15,7 +15,7 @@ from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
 
-# What a busy machine may add to a bound.
+# A margin for busy machines.
 PATIENCE_SECONDS = 20
 IN_PROGRESS = "legrad_requests_in_progress"
 

@@ -1,4 +1,4 @@
-"""Whose word is taken for who the client is."""
+"""Trusted proxies: which headers decide the address of the client."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def client_in_the_log(model: str, headers: dict[str, str], **settings: Any) -> s
 def test_nobody_else_can_say_who_the_client_is(
     tiny_model: str, proxies: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What uvicorn would listen to by itself.
+    # The variable that uvicorn itself would respect.
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     assert client_in_the_log(tiny_model, CLAIM, trusted_proxies=proxies) == "127.0.0.1"
 
@@ -35,17 +35,15 @@ def test_nobody_else_can_say_who_the_client_is(
     [
         ("203.0.113.9", "203.0.113.9"),
         ("2001:db8::7", "2001:db8::7"),
-        # What the caller wrote, and then the proxy.
+        # The caller's own value, then the proxy's.
         ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("127.0.0.1, 203.0.113.9", "203.0.113.9"),
-        # Through two proxies that are trusted.
+        # Through two trusted proxies.
         ("198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
         ("", "127.0.0.1"),
     ],
 )
-def test_a_trusted_proxy_says_who_the_client_is(
-    tiny_model: str, forwarded: str, client: str
-) -> None:
+def test_a_trusted_proxy_names_the_client(tiny_model: str, forwarded: str, client: str) -> None:
     proxies = "127.0.0.0/8, 10.0.0.0/8"
     headers = {"X-Forwarded-For": forwarded}
     assert client_in_the_log(tiny_model, headers, trusted_proxies=proxies) == client
@@ -62,6 +60,6 @@ def test_a_proxy_that_reaches_an_ipv6_socket_over_ipv4_is_the_same_proxy() -> No
 
 
 @pytest.mark.parametrize("proxies", ["*", "haproxy", "10.0.0.1/8", "10.0.0", "10.0.0.0/33"])
-def test_what_is_no_network_is_refused(proxies: str) -> None:
+def test_an_invalid_network_is_refused(proxies: str) -> None:
     with pytest.raises(ValidationError, match="not an address or a network"):
         Settings.model_validate({"trusted_proxies": proxies})

@@ -1,4 +1,4 @@
-"""Which addresses of pictures are followed, judged without any network."""
+"""The URL policy: which picture URLs are allowed, decided without a network."""
 
 import ipaddress
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from service.errors import InvalidUrlError, ServiceError, UrlNotAllowedError
 from service.settings.ip_addresses import is_private, is_public, parse_address
 from service.settings.url_policy import ImageUrl, UrlRules
 
-# As the registries of IANA have them, written down apart from the rule.
+# From the registries of IANA, independent of the implementation.
 NOT_GLOBAL_IPV4 = [
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
     "192.0.0.0/29", "192.0.0.8/32", "192.0.0.170/31", "192.0.0.192/32", "192.0.2.0/24",
@@ -57,7 +57,7 @@ def dotted(v4: int) -> str:
     return str(ipaddress.IPv4Address(v4))
 
 
-# Every way in which some parser somewhere takes text for an IPv4 address.
+# Texts that some parser takes for an IPv4 address.
 NOTATIONS: dict[str, Callable[[int], str]] = {
     "dotted": dotted,
     "decimal": str,
@@ -108,7 +108,7 @@ def test_no_special_address_is_followed_in_any_notation(
 
 
 @given(st.ip_addresses())
-def test_what_is_public_is_global_by_python_too(
+def test_public_addresses_are_global_for_python_too(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     if is_public(address):
@@ -276,7 +276,7 @@ def test_private_addresses_are_for_hosts_named_in_full_where_that_is_set(address
         assert rules.may_connect(rules.check("https://a.b.example/"), address) is expected
 
 
-def test_an_address_is_refused_for_what_it_is_without_saying_more() -> None:
+def test_the_refusal_of_an_address_reveals_nothing_else() -> None:
     with pytest.raises(ServiceError) as caught:
         UrlRules(["public"], private_addresses=True).check("http://10.0.0.1/secret?token=5")
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a real server writes about its requests, and what it never writes."""
+"""The log of a real server: one line per request, and no secrets of callers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ _SPAN = "00f067aa0ba902b7"
 
 @pytest.fixture(scope="module")
 def talkative(tiny_model: str) -> Iterator[Server]:
-    """A server that writes everything, for which every request is a slow one."""
+    """A server at its most verbose level, which takes every request for a slow one."""
     with Server(tiny_model, log_level="debug", slow_request_seconds=1e-6) as server:
         server.wait_for_health()
         yield server
@@ -26,7 +26,7 @@ def talkative(tiny_model: str) -> Iterator[Server]:
 
 def line_of(server: Server, response: httpx.Response) -> dict[str, Any]:
     request_id = response.headers["x-request-id"]
-    # It is written once the last byte is sent.
+    # The line is written after the last byte is sent.
     return server.wait_for_log(
         lambda entry: (
             entry.get("request_id") == request_id and entry["event"].startswith("answered")
@@ -51,7 +51,7 @@ def test_every_request_has_a_line_with_its_stages(server: Server) -> None:
 def test_a_request_that_comes_with_a_trace_is_found_by_it(server: Server) -> None:
     given = server.client.get("/models", headers={"traceparent": f"00-{_TRACE}-{_SPAN}-00"})
     assert line_of(server, given)["trace_id"] == _TRACE
-    # Nothing is traced here, so that there is nothing to find elsewhere.
+    # Tracing is off, so that there is no trace to refer to.
     assert "traceresponse" not in given.headers
     later_version = {"traceparent": f"01-{_TRACE}-{_SPAN}-01-more"}
     assert line_of(server, server.client.get("/models", headers=later_version))["trace_id"] == (
@@ -70,7 +70,7 @@ def test_a_request_that_comes_with_a_trace_is_found_by_it(server: Server) -> Non
         '"; drop',
     ],
 )
-def test_what_is_no_trace_is_not_logged_as_one(server: Server, header: str) -> None:
+def test_an_invalid_trace_parent_is_not_logged(server: Server, header: str) -> None:
     response = server.client.get("/models", headers={"traceparent": header})
     assert response.status_code == 200
     assert "trace_id" not in line_of(server, response)
@@ -111,7 +111,7 @@ def test_even_at_its_most_talkative_the_log_keeps_what_callers_send(talkative: S
     talkative.client.get(f"/models/{secret}", headers=key)
     talkative.client.delete(f"/models/{secret}", headers=key)
     talkative.client.get("/models", headers={"X-Request-ID": f"{secret} {secret}"})
-    # Every line is JSON, the libraries' too, or parsing them fails here.
+    # Parsing fails here unless every line is JSON, those of libraries included.
     loggers = {entry["logger"] for entry in talkative.log}
     assert any(not name.startswith("legrad") for name in loggers), loggers
     written = "".join(talkative.log_lines)

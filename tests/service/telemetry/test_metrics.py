@@ -1,4 +1,4 @@
-"""What dashboards rely on: names, label sets from the start, and numbers that move."""
+"""Metrics for dashboards: their names, their label sets from the start, and their values."""
 
 import re
 from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_the_state_and_the_limits_are_the_servers_own(tiny_model: str) -> None:
         assert found["legrad_queue_cost_limit"] == 9
         memory = found["legrad_memory_limit_bytes"]
         assert found["process_resident_memory_bytes"] < memory < 2**60
-        # It would be loaded by a request, so that the server is ready for one.
+        # A request would load the model, so that the server counts as ready.
         assert found["legrad_ready"] == 1
         assert found['legrad_model_state{model="tiny-tiny",state="unloaded"}'] == 1
         assert running.explain().status_code == 200
@@ -160,7 +160,7 @@ def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
     )
 
 
-def test_what_callers_choose_never_becomes_a_label(fresh: RunningApp) -> None:
+def test_values_of_callers_never_become_labels(fresh: RunningApp) -> None:
     secret = "zebra5671"
     fresh.explain(request_of(prompts=[secret], model=None), **{"X-Request-ID": secret})
     fresh.explain(request_of(model=secret))

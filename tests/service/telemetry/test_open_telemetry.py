@@ -37,7 +37,7 @@ def traced(tiny_model: str, collector: TraceCollector) -> Iterator[Server]:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-        # Two pictures of different requests find each other.
+        # Long enough for the pictures of two requests to form one batch.
         server = Server(
             f"{tiny_model},RN50/openai", max_wait_ms=2000, max_batch_images=2, cors_origins=PAGE
         )
@@ -161,7 +161,7 @@ def test_a_caller_that_does_not_sample_is_not_traced(
     assert not [span for span in spans if in_trace(span, _TRACE.format(2))]
     linked = {link.trace_id.hex() for span in spans for link in span.links}
     assert _TRACE.format(2) not in linked
-    # Every batch that was recorded says for whom.
+    # Every recorded batch links to its requests.
     assert all(span.links for span in spans if span.name == "batch")
 
 
@@ -211,7 +211,7 @@ def test_a_dead_collector_hurts_neither_requests_nor_the_end(
     with socket.socket() as dead:
         dead.bind(("127.0.0.1", 0))
         if listening:
-            # Connections are made, and nobody ever answers.
+            # The collector accepts connections and never answers.
             dead.listen(64)
         monkeypatch.setenv(
             "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{dead.getsockname()[1]}"
@@ -225,9 +225,9 @@ def test_a_dead_collector_hurts_neither_requests_nor_the_end(
             began = time.monotonic()
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
-            # The exporter by itself would try for half a minute.
+            # By default, the exporter would retry for half a minute.
             assert time.monotonic() - began < 20
-            # Whatever the exporter had to say is in the log's format.
+            # Messages of the exporter have the log's format.
             assert all("event" in entry for entry in server.log)
 
 
@@ -241,7 +241,7 @@ def run_python(program: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-# FastAPI itself imports OpenTelemetry's interface; the rest is what is asked about.
+# FastAPI itself imports OpenTelemetry's API; this test is about the rest.
 _LOADED = (
     "[name for name in sys.modules"
     " if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))]"

@@ -11,14 +11,14 @@ from tests.support.running_server import Server
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for a file's tests: while it runs, no other event loop runs on its thread."""
+    """One Chromium per file: while it runs, no other event loop can run on its thread."""
     with chromium() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A ready server with the built-in model, for every test that leaves it as it was."""
+    """A ready server with the built-in model, shared by tests that leave its state unchanged."""
     with Server("starter") as started:
         started.wait_for_health()
         yield started
@@ -26,7 +26,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def visitor(browser: Browser, server: Server) -> Iterator[Visitor]:
-    """Somebody at the page, who must meet no error and no other origin."""
+    """A visitor of the page; checks afterwards that no error and no foreign request occurred."""
     visiting = Visitor(browser, server.url, viewport={"width": 1280, "height": 900})
     yield visiting
     visiting.leave()

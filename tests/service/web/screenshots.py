@@ -18,7 +18,7 @@ WIDTHS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
 
 
 def main(folder: Path) -> None:
-    """Visits a real server and keeps what is seen."""
+    """Visit a real server and save screenshots."""
     folder.mkdir(parents=True, exist_ok=True)
     with Server("starter") as server, chromium() as browser:
         server.wait_for_health()
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
 
 
 def _write_first_sight(browser: Browser, url: str, path: Path) -> None:
-    """What is seen first of an answer, in as few bytes as without loss."""
+    """Save the first view of an answer as a small lossless file."""
     visitor = Visitor(browser, url, viewport={"width": 1280, "height": 876}, color_scheme="light")
     page = visitor.arrive()
     visitor.explain()

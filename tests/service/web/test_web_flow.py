@@ -1,4 +1,4 @@
-"""What a person does at the page, from the first click to the copied command."""
+"""The page from the first click to the copied command."""
 
 import base64
 import io
@@ -65,7 +65,7 @@ def test_an_example_is_explained_by_one_click(visitor: Visitor) -> None:
     expect(page.locator("#picture-name")).to_have_text(re.compile("meadow.webp, 720 . 480"))
 
 
-def test_what_is_drawn_is_what_the_server_draws(visitor: Visitor, server: Server) -> None:
+def test_the_page_draws_the_same_pictures_as_the_server(visitor: Visitor, server: Server) -> None:
     page = visitor.arrive()
     page.locator("#file").set_input_files(STICKERS)
     visitor.explain()
@@ -84,7 +84,7 @@ def test_what_is_drawn_is_what_the_server_draws(visitor: Visitor, server: Server
         overlay = answer["images"][0]["targets"][0]["overlay"]
         expected = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay)))).astype(int)
         different = np.abs(drawn - expected).max(axis=-1) > 4
-        # The ring at the peak is the page's own.
+        # The page itself draws the ring at the peak.
         rows, columns = np.nonzero(different)
         assert different.mean() < 0.01
         assert np.ptp(rows) < 60

@@ -1,4 +1,4 @@
-"""The page without a mouse, without sight, in the dark and on a phone."""
+"""The page by keyboard, for screen readers, in dark mode and on a phone."""
 
 import re
 from typing import Any
@@ -178,7 +178,7 @@ def test_every_state_passes_axe(browser: Browser, server: Server, scheme: str, w
     assert visitor.complaints == []
 
 
-def test_the_page_says_what_went_on_to_those_who_do_not_see_it(visitor: Visitor) -> None:
+def test_the_page_describes_heatmaps_to_screen_readers(visitor: Visitor) -> None:
     page = visitor.arrive()
     expect(page.get_by_role("img", name="Stickers of an airplane").first).to_be_visible()
     visitor.explain()

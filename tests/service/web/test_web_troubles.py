@@ -1,4 +1,4 @@
-"""What a person is told when something is in the way."""
+"""The page explains errors: refusals, missing keys, busy and stopped servers."""
 
 import re
 import signal
@@ -18,19 +18,19 @@ from tests.support.tiny_model import save_model
 
 pytestmark = pytest.mark.slow
 
-# What Chromium writes of every answer that is not a success; the page says it in words.
+# Chromium's message about every unsuccessful answer; the page itself explains it in words.
 _STATUS_LINE = "Failed to load resource"
 
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A `NAME@PATH` reference to a model that computes in milliseconds."""
+    """Return the `NAME@PATH` reference of a model that computes in milliseconds."""
     return save_model(tmp_path_factory.mktemp("model"), "tiny-page")
 
 
 @pytest.fixture
 def busy(tiny_model: str) -> Iterator[RunningApp]:
-    """An application that computes one picture at a time, and lets one more wait."""
+    """An application that computes one picture at a time and queues one more."""
     with RunningApp(tiny_model, max_batch_images=1, max_queue_cost=2) as started:
         yield started
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(visitor: Visitor, tmp_pat
     expect(problem).to_contain_text("Choose a PNG, JPEG, WebP or GIF.")
     expect(page.locator("#news")).to_contain_text("not a picture")
     expect(page.get_by_role("button", name="Try again")).to_be_hidden()
-    # What was chosen before is still there.
+    # Earlier choices are still there.
     visitor.explain()
     expect(problem).to_be_hidden()
 
@@ -78,7 +78,7 @@ def test_nothing_to_look_for_is_said_before_anything_is_asked(visitor: Visitor) 
     expect(page.locator("#prompt")).to_be_focused()
 
 
-def test_what_is_refused_is_told_by_the_servers_own_words(browser: Browser, server: Server) -> None:
+def test_the_page_shows_the_detail_of_a_refusal(browser: Browser, server: Server) -> None:
     visitor = _visit(browser, server.url)
     page = visitor.page
     page.locator("#prompt").fill("x" * 1001)
@@ -172,7 +172,7 @@ def test_a_waiting_person_sees_the_place_in_line_and_can_leave_it(
             expect(page.locator("#waiting")).to_be_hidden()
             expect(page.locator("#problem")).to_be_hidden()
             expect(page.get_by_role("button", name="Explain", exact=True)).to_be_focused()
-            # The server has dropped it: nothing is computed for who has left.
+            # The server has dropped the request of the visitor who left.
             running.wait_for_queue(1)
         assert {each.result().status_code for each in others} == {200}
         (model,) = running.state.pool

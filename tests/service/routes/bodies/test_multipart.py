@@ -1,4 +1,4 @@
-"""Pictures as files: `multipart/form-data` means the same as JSON, and fails as clearly."""
+"""`multipart/form-data` bodies mean the same as JSON, with errors as clear."""
 
 import errno
 import json

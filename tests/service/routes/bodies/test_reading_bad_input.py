@@ -1,4 +1,4 @@
-"""Whatever a caller sends, the answer names the mistake and the next good request works."""
+"""Bad input: the answer names the mistake, and the next good request works."""
 
 import gzip
 import io
@@ -292,7 +292,7 @@ def test_a_compressed_body_is_refused(running: RunningApp, encoding: str) -> Non
 
 
 def test_a_body_over_the_limit_is_refused_by_its_length(running: RunningApp) -> None:
-    """The refusal comes before the body does: nothing but the head is ever sent."""
+    """The refusal comes before the body: the test sends the head alone."""
     with socket.create_connection((running.host, running.port), timeout=30) as connection:
         connection.sendall(
             b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""What people get wrong in their first minutes is answered with what to do instead."""
+"""Common first mistakes are answered with the right way to ask."""
 
 import errno
 import socket

@@ -1,4 +1,4 @@
-"""No JSON body, however odd, is a server error."""
+"""No JSON body causes a server error."""
 
 import json
 from typing import Any

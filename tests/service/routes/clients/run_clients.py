@@ -1,7 +1,7 @@
-"""KServe's and Triton's own clients against a server; for an environment that has them.
+"""Run KServe's and Triton's own clients against a server; needs an environment with both.
 
-Arguments: the server's address, a model, a folder with `pictures.npz` and `prompts.json`. What the
-clients received goes into the folder: arrays into `arrays.npz`, all else into `facts.json`.
+Arguments: the server's address, a model, a folder with `pictures.npz` and `prompts.json`. The
+results go into the folder: arrays into `arrays.npz`, all else into `facts.json`.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ async def run_kserve(
 def check_published_schemas(
     address: str, model: str, pictures: list[bytes], prompts: list[str]
 ) -> None:
-    """KServe's models of every answer, as its own server declares them."""
+    """Validate every answer with the models that KServe's own server declares."""
     with httpx.Client(base_url=f"{address}/v2", timeout=60) as client:
         for path, expected in (
             ("", v2_datamodels.ServerMetadataResponse),
