@@ -16,9 +16,9 @@ _LINE = re.compile(r"^([\w./-]+/) {2,}(\S.*)$")
 _NAMED = re.compile(r"`([\w.-]+(?:/[\w.-]+)*\.(?:py|md|toml|ya?ml|json|js))(?:::(\w+))?`")
 # Roots whose packages, or whose folders of files, the map must have.
 _PACKAGES = ("service", "legrad_engine", "clients", "tools", "benchmarks")
-_FOLDERS = (".ci", "docker", "docs", "examples", "tests")
+_FOLDERS = (".ci", "clients", "docker", "docs", "examples", "tests", "tools")
 # Never committed, or data beside the pages and models that use it.
-_LEFT_OUT = {"__pycache__", "secrets", "images", "dashboards", "provisioning"}
+_LEFT_OUT = {"__pycache__", "secrets", "images"}
 
 
 def the_map() -> dict[str, str]:
