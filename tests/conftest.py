@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if isinstance(item, SchemathesisFunction):
-            item._nodeid = f"{item.nodeid}[{item.operation_label}]"
+            # pytest has no public way to change an id.
+            item._nodeid = f"{item.nodeid}[{item.operation_label}]"  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
