@@ -5,26 +5,22 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.families.heads import at_least_float32
 from legrad_engine.images.decoding import ImageSource, PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
-    ContrastTarget,
     EmbeddingTarget,
     ImageTarget,
-    ResidualTarget,
     SimpleTarget,
     Target,
     TargetKind,
     TextTarget,
 )
 from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.composition import TargetComposer, as_tensor, image_key
 from legrad_engine.targets.negatives import Negatives
-from legrad_engine.targets.pursuit import residual
 from legrad_engine.targets.questions import KINDS, Question, is_target
 from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.templates import Templates, resolve_templates
@@ -138,7 +134,7 @@ class TargetResolver:
             encoded = self._encode(texts, templates)
             encoded_negatives = self._encode(negative_texts, None)
         images = {
-            _image_key(part): part.image
+            image_key(part): part.image
             for question in questions
             for part, _ in question.parts
             if isinstance(part, ImageTarget)
@@ -158,11 +154,11 @@ class TargetResolver:
             InvalidTargetError: a contrast of equal targets, or a residual of zero length.
         """
         vectors = [
-            self._vector(target, field, embedded.texts, embedded.images)
+            self._composer.vector(target, field, embedded.texts, embedded.images)
             for target, field in question.named_targets
         ]
         classes = tuple(
-            self._class_of(target) if isinstance(target, ClassTarget) else None
+            self._composer.class_of(target) if isinstance(target, ClassTarget) else None
             for target in question.targets
         )
         return ResolvedTargets(
@@ -250,19 +246,14 @@ class TargetResolver:
     def _negative_vectors(self, question: Question, embedded: Embedded) -> Tensor:
         return self._stack(
             [
-                self._vector(target, field, embedded.negative_texts, embedded.images)
+                self._composer.vector(target, field, embedded.negative_texts, embedded.images)
                 for target, field in question.named_negatives
             ]
         )
 
     @property
-    def _rounding(self) -> float:
-        """Length below which a component of a unit vector is noise in the model's precision."""
-        return max(1e-6, 8 * torch.finfo(self.dtype).eps)
-
-    @property
-    def _precise(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+    def _composer(self) -> TargetComposer:
+        return TargetComposer(self.classifier, self.device, self.dtype)
 
     def _check_parts(self, parts: Sequence[tuple[SimpleTarget, str]], templates: Templates) -> None:
         for part, field in parts:
@@ -282,7 +273,7 @@ class TargetResolver:
                         field=field,
                     )
                 try:
-                    self._class_of(part)
+                    self._composer.class_of(part)
                 except InvalidTargetError as error:
                     name = "label" if isinstance(part.class_, str) else "index"
                     raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
@@ -294,7 +285,7 @@ class TargetResolver:
             raise InvalidTargetError(str(error), field=field) from error
 
     def _check_embedding(self, target: EmbeddingTarget, field: str) -> None:
-        vector = _as_tensor(target)
+        vector = as_tensor(target)
         if vector.shape != (self.size,):
             given = len(vector) if vector.ndim == 1 else f"shape {list(vector.shape)}"
             raise InvalidTargetError(
@@ -308,99 +299,13 @@ class TargetResolver:
                 "The embedding is all zeros, so it has no direction.", field=field
             )
 
-    def _class_of(self, target: ClassTarget) -> int:
-        if self.classifier is None:
-            raise InvalidTargetError("This model has no classifier.", field="targets")
-        return self.classifier.index_of(target.class_)
-
     def _encode(self, texts: Iterable[str], templates: Templates) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
         return dict(zip(distinct, self.text.encode(distinct, templates), strict=True))
 
-    def _vector(
-        self,
-        target: Target,
-        field: str,
-        texts: Mapping[str, Tensor],
-        images: Mapping[object, Tensor],
-    ) -> Tensor:
-        def simple(part: SimpleTarget) -> Tensor:
-            return self._simple_vector(part, field, texts, images)
-
-        match target:
-            case ContrastTarget(wanted, against):
-                difference = simple(wanted) - simple(against)
-                return self._unit(
-                    difference,
-                    "Both sides of the contrast have the same vector in this model, so their "
-                    "difference has no direction.",
-                    field,
-                )
-            case ResidualTarget(wanted, distractors, atoms):
-                left = residual(
-                    simple(wanted),
-                    torch.stack([simple(distractor) for distractor in distractors]),
-                    atoms,
-                    rounding=self._rounding,
-                )
-                return self._unit(
-                    left.to(self.device, self._precise),
-                    "The distractors explain the target fully: no residual is left. Remove some "
-                    "distractors, or lower atoms.",
-                    field,
-                )
-            case _:
-                return simple(target)
-
-    def _simple_vector(
-        self,
-        target: SimpleTarget,
-        field: str,
-        texts: Mapping[str, Tensor],
-        images: Mapping[object, Tensor],
-    ) -> Tensor:
-        match target:
-            case TextTarget((text,)):
-                return at_least_float32(texts[text])
-            case TextTarget(several):
-                mean = torch.stack([at_least_float32(texts[text]) for text in several]).mean(0)
-                return self._unit(mean, "The texts cancel each other out.", field)
-            case EmbeddingTarget():
-                vector = _as_tensor(target)
-                # Scaled first, because squares of large float64 values overflow.
-                unit = F.normalize(vector / vector.abs().max(), dim=0)
-                return unit.to(self._precise).to(self.device)
-            case ImageTarget():
-                return at_least_float32(images[_image_key(target)])
-            case ClassTarget():
-                if self.classifier is None:
-                    raise InvalidTargetError("This model has no classifier.", field=field)
-                return at_least_float32(self.classifier.vectors([self._class_of(target)])[0])
-
-    def _unit(self, vector: Tensor, message: str, field: str) -> Tensor:
-        if vector.norm() <= self._rounding:
-            raise InvalidTargetError(message, field=field)
-        return F.normalize(vector, dim=0)
-
     def _stack(self, vectors: Sequence[Tensor]) -> Tensor:
         if not vectors:
             return torch.empty(0, self.size, device=self.device, dtype=self.dtype)
         return torch.stack(list(vectors)).to(self.device, self.dtype)
-
-
-def _image_key(target: ImageTarget) -> object:
-    if target.digest is None:
-        return id(target.image)
-    image = target.image
-    return target.digest, image.geometry if isinstance(image, PreparedImage) else None
-
-
-def _as_tensor(target: EmbeddingTarget) -> Tensor:
-    try:
-        return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTargetError(
-            f"An embedding is a list of numbers: {error}.", field="targets"
-        ) from error
