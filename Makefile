@@ -80,12 +80,8 @@ serve: install
 	$(BIN)/legrad serve
 
 # One compute thread for each process: more would compete for the cores.
-# schemathesis gives the tests of all operations the same id, and pytest-xdist runs only one test
-# for each id: they run in a process of their own.
-CONTRACT_TESTS := tests/service/test_app_contract.py
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --ignore=$(CONTRACT_TESTS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(CONTRACT_TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 test-quick: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow'
