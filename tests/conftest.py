@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from schemathesis.pytest.plugin import SchemathesisFunction
 
 from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
@@ -12,17 +11,12 @@ from tests.support.tiny_model import save_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first, and give every test an id of its own.
+    """Put the files with slow tests first.
 
     Workers take whole files in this order, so none of them is left with a slow one at the end.
-    schemathesis gives the tests of all operations one id, of which pytest-xdist would run one.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    for item in items:
-        if isinstance(item, SchemathesisFunction):
-            # pytest has no public way to change an id.
-            item._nodeid = f"{item.nodeid}[{item.operation_label}]"  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
