@@ -13,9 +13,9 @@ import yaml
 from compose_spec import PyCompose
 
 from service.settings import Settings
+from tests.support.paths import ROOT
 from tests.support.running_balancer import haproxy
 
-ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE_FILES = ("compose.yaml", "compose.keys.yaml")
 MANIFESTS = sorted(

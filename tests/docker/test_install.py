@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import check_against_contract
+from tests.support.paths import ROOT
 from tests.support.pictures import base64_of
 from tests.support.running_server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
 NOBODY = "65534"
 LENT = re.compile(r"(torch|torchvision|triton|cuda-.*|nvidia-.*)$")
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.paths import EXAMPLES
 from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURE = EXAMPLES / "coffee.webp"
 CLIENTS = EXAMPLES / "clients"
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.paths import ROOT
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 # Where each sticker of the example picture is: left, top, right, bottom in its pixels.
 STICKERS = {
     "a cat": (40, 35, 250, 262),

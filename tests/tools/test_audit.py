@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 LOCK = f"harmless==1.0 --hash=sha256:{'0' * 64}\nholed==1.0 --hash=sha256:{'1' * 64}\n"
 ADVISORY = {
     "id": "PYSEC-2026-1",

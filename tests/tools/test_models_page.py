@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from legrad_engine.images.decoding import PreparedImage
 from tests.support.architectures import seeded_explainer, tokenizer
 from tests.support.explicit_legrad import explicit_maps
 from tests.support.explicit_timm import explicit, explicit_coca_maps, explicit_timm_maps
+from tests.support.paths import DOCS
 from tests.support.shrunk_catalogue import WIDTH, shrunk_model
 from tools.models_page import coverage, row
 
@@ -27,7 +27,7 @@ REFUSED = [name for name in NAMES if refusal(open_clip.get_model_config(name))]
 EXPLAINED = [name for name in NAMES if name not in REFUSED]
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = DOCS / "models.md"
 
 # One for every way in which a tower is built, pools or attends.
 FAMILIES = [

@@ -17,6 +17,7 @@ import trustme
 import yaml
 
 from tests.support.answers import check_against_contract
+from tests.support.paths import ROOT
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.raw_requests import HEAD
@@ -26,7 +27,6 @@ from tests.support.running_server import Server
 # Servers that start while others are kept busy take their time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[3]
 
 # No connection leaves from these, so that a replica finds its port free when it comes back.
 REPLICA_HOSTS = ("127.0.0.2", "127.0.0.3")

@@ -16,8 +16,7 @@ from PIL import Image, ImageCms
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError, LegradError
 from legrad_engine.images.decoding import ImageSource, decode
-
-EXAMPLES = Path(__file__).parents[3] / "examples"
+from tests.support.paths import EXAMPLES
 
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"]
 LOSSLESS = ["PNG", "BMP", "TIFF", "PPM"]

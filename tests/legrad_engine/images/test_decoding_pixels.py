@@ -1,7 +1,5 @@
 """Preparation of decoded pictures as model inputs, against torchvision's transforms."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +7,8 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
 
 from legrad_engine.images.decoding import decode, to_pixels
 from legrad_engine.images.geometry import Fit, plan
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 

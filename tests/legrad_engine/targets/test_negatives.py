@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,9 @@ from legrad_engine.images.geometry import Geometry, plan
 from legrad_engine.targets import EmbeddingTarget, ImageTarget, TextTarget
 from legrad_engine.targets.negatives import SIGLIP, Negatives
 from tests.support.architectures import seeded_explainer, tokenizer
+from tests.support.paths import ROOT, TESTS
 from tests.support.pictures import picture
 
-ROOT = Path(__file__).parents[3]
 PROMPTS = ["a cat", "two dogs on a sofa", "red"]
 PATCH = 16
 
@@ -41,7 +40,7 @@ def explainer() -> Explainer:
 def siglip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[np.float32]]:
     """What the authors' own code made of one picture with a small SigLIP-like model."""
     output = tmp_path_factory.mktemp("siglip") / "reference.npz"
-    script = Path(__file__).parents[1] / "reference" / "run_siglip.py"
+    script = TESTS / "legrad_engine" / "reference" / "run_siglip.py"
     subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(ensure_installed()), str(output)],
         check=True,

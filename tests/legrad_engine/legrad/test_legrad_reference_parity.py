@@ -21,10 +21,10 @@ from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer, Explanation, Geometry
 from legrad_engine.images.decoding import PreparedImage
 from tests.support.architectures import seeded_checkpoint
+from tests.support.paths import ROOT, TESTS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 ARCHITECTURES = ["ViT-B-32", "ViT-B-16", "ViT-B-16-quickgelu", "ViT-L-14"]
 DEPTH = 4
 LAYERS: dict[Any, int] = {2: -2, "all": 0}
@@ -88,7 +88,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     ]
     jobs.append(cases["ViT-B-32"].job("two images, one prompt", -2, images=2, targets=1))
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    script = Path(__file__).parents[1] / "reference" / "run_reference.py"
+    script = TESTS / "legrad_engine" / "reference" / "run_reference.py"
     subprocess.run(
         [sys.executable, str(script), str(ensure_installed()), str(folder / "jobs.json")],
         check=True,

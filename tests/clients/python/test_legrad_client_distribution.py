@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.paths import ROOT
 from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "clients" / "python"
 MOST_BYTES = 100_000_000
 

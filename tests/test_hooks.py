@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 CONFIGURATION = ROOT / ".pre-commit-config.yaml"
 
 
