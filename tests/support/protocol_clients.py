@@ -22,7 +22,8 @@ def client_python() -> Path:
         if not complete.is_file():
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(_FOLDER)], check=True)
             subprocess.run(
-                [str(python), "-m", "pip", "install", "--quiet", *_REQUIREMENTS], check=True
+                [str(python), "-m", "pip", "install", "--quiet", "--no-compile", *_REQUIREMENTS],
+                check=True,
             )
             complete.touch()
     return python
