@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from service.cli import app
 from tests.support.pictures import encoded, picture
 from tests.support.running_server import LEGRAD, environment
 
@@ -53,16 +55,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny_model: str, tmp_p
     assert 0 < explained < PICTURES
     assert "Traceback" not in errors
 
-    resumed = subprocess.run(
-        command(pictures, output, tiny_model),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    counts = re.match(r"(\d+) explained, (\d+) done before: ", resumed.stdout)
-    assert counts, resumed.stdout
+    resumed = CliRunner().invoke(app, command(pictures, output, tiny_model)[1:])
+    assert resumed.exit_code == 0, resumed.output
+    counts = re.search(r"^(\d+) explained, (\d+) done before: ", resumed.output, re.M)
+    assert counts, resumed.output
     assert int(counts[1]) + int(counts[2]) == PICTURES
     # An outcome may have been written that was not counted yet.
     assert explained <= int(counts[2]) <= explained + 1
