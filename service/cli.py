@@ -1,10 +1,14 @@
-"""The command line: ``legrad serve | explain | report | models | key | openapi``."""
+"""The command line: ``legrad serve | explain | report | models | key | openapi``.
+
+Commands import torch, open_clip and the web framework, which take seconds, only once they use them:
+wrong settings, ``key`` and ``report`` are answered at once.
+"""
 
 import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -13,24 +17,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from legrad_engine import Explainer, LegradError
+from legrad_engine.errors import LegradError
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Fit
 from legrad_engine.layers import Layers
-from legrad_engine.models import STARTER, ModelReference, catalogue
-from service.app import create_app
-from service.bulk.folders import (
-    Outcome,
-    Question,
-    explain_pictures,
-    find_pictures,
-    read_prompts,
-)
+from legrad_engine.models import STARTER, ModelReference
 from service.bulk.manifest import FILE_NAME, ManifestError
 from service.bulk.report import contact_sheet
-from service.server.process import serve as run_server
 from service.settings import Settings
 from service.settings.keys import digest, new_key, read_keys
+
+if TYPE_CHECKING:
+    from service.bulk.folders import Outcome
 
 # The exit status of programs that SIGINT ends, by the convention of shells.
 _INTERRUPTED = 130
@@ -82,6 +80,8 @@ def serve(
         settings = Settings.model_validate(
             Settings().model_dump() | {name: v for name, v in given.items() if v is not None}
         )
+        from service.server.process import serve as run_server
+
         status = run_server(settings)
     except ValidationError as error:
         for each in error.errors(include_url=False):
@@ -133,6 +133,9 @@ def explain(
     A folder is explained in batches. The same command resumes an interrupted run and tries failed
     pictures again.
     """
+    from legrad_engine import Explainer
+    from service.bulk.folders import Question, explain_pictures, find_pictures, read_prompts
+
     if image.is_dir() and output.resolve() == image.resolve():
         raise typer.BadParameter("explanations need a folder of their own: set one with -o.")
     pictures = find_pictures(image, output)
@@ -205,6 +208,8 @@ def models(
     ] = False,
 ) -> None:
     """List the supported models with their pretrained tags."""
+    from legrad_engine.models import catalogue
+
     table = Table("Model", "Pretrained tags")
     table.add_row(STARTER, "built in")
     for entry in catalogue():
@@ -267,11 +272,13 @@ def openapi(
 
 def contract() -> str:
     """Return the OpenAPI document of an application with default settings, in YAML."""
+    from service.app import create_app
+
     document = create_app(Settings.model_construct()).openapi()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _summarize(outcomes: Sequence[Outcome], output: Path) -> None:
+def _summarize(outcomes: "Sequence[Outcome]", output: Path) -> None:
     """Print the numbers of a single picture, or the counts of several."""
     new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
     known = sum(not outcome.entries for outcome in outcomes)

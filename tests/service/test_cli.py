@@ -1,5 +1,7 @@
 """The command line, run in this process."""
 
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -93,3 +95,24 @@ def test_a_bad_setting_is_named_before_anything_is_served(
     done = run("serve")
     assert done.exit_code == 2
     assert mention in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("--version",), 0),
+        (("key", "team", "--scope", "explain"), 0),
+        (("report", "no-such-folder"), 2),
+        (("serve", "--port", "99999"), 2),
+    ],
+)
+def test_commands_without_a_model_load_neither_torch_nor_the_web_framework(
+    arguments: tuple[str, ...], status: int
+) -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from service.cli import app\n"
+        f"result = CliRunner().invoke(app, {list(arguments)!r})\n"
+        "print(result.exit_code, sorted({'torch', 'open_clip', 'fastapi'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == f"{status} []\n", done.stderr
