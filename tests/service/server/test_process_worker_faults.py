@@ -6,6 +6,7 @@ The end of the process is tested in test_shutdown.py.
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ RESTARTS = f'legrad_worker_restarts_total{{model="{MODEL}"}}'
 STALLS = f'legrad_worker_stalls_total{{model="{MODEL}"}}'
 LOADED = f'legrad_model_loaded{{model="{MODEL}"}}'
 STALL_SECONDS = 3
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
@@ -119,7 +121,9 @@ def test_a_call_that_comes_back_late_changes_nothing(faulty: Server, tmp_path: P
     assert told(late) == (503, "worker-stalled")
     faulty.wait_for_health()
     released(tmp_path).touch()
-    while not any("has come back" in entry["event"] for entry in faulty.log):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not any("has returned" in entry["event"] for entry in faulty.log):
+        assert time.monotonic() < deadline
         assert faulty.explain(request_of()).status_code == 200
     assert faulty.metric(LOADED) == 1
     assert faulty.metric(RESTARTS) == 1
