@@ -1,6 +1,7 @@
 """Models, applications and servers that the tests of several folders share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -11,12 +12,16 @@ from tests.support.tiny_model import save_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first.
+    """Put the files with slow tests first, those with the longest timeouts before the others.
 
     Workers take whole files in this order, so none of them is left with a slow one at the end.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    timeouts: dict[Path, float] = {}
+    for item in items:
+        for mark in item.iter_markers("timeout"):
+            timeouts[item.path] = max(timeouts.get(item.path, 0), *mark.args)
+    items.sort(key=lambda item: (item.path not in slow, -timeouts.get(item.path, 0)))
 
 
 @pytest.fixture(scope="session")
