@@ -81,10 +81,10 @@ serve: install
 
 # One compute thread for each process: more would compete for the cores.
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-quick: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 # Each check is a target of its own, which .pre-commit-config.yaml runs as a hook.
 lint: $(LINTS)
