@@ -249,7 +249,7 @@ def test_a_wrong_method_is_told_every_right_one(
     (model,) = running.client.get("/models").json()["models"]
     response = running.client.patch(path.format(model["id"]))
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
-    assert f"takes {allowed};" in response.json()["detail"]
+    assert f"accepts {allowed};" in response.json()["detail"]
 
 
 def test_a_whole_number_may_have_a_decimal_point(running: RunningApp) -> None:
