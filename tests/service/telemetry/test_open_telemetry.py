@@ -267,7 +267,8 @@ def test_without_the_packages_the_server_says_so_and_serves() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"
         "from service.app import create_app\n"
-        "print(type(create_app().state.tracing).__name__)"
+        "from service.http.application import application_of\n"
+        "print(type(application_of(create_app()).tracing).__name__)"
     )
     done = run_python(program, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert "legrad-service[telemetry]" in done.stdout, done.stderr
