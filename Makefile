@@ -175,4 +175,5 @@ starter-eval: $(TOOLS)
 	$(BIN)/python -m tools.starter evaluate
 
 clean:
-	rm -rf $(VENV) $(JAVASCRIPT)/node_modules demo build *.egg-info clients/python/*.egg-info
+	rm -rf $(VENV) $(JAVASCRIPT)/node_modules demo build *.egg-info \
+		clients/python/*.egg-info clients/python/build

@@ -18,7 +18,7 @@ _NAMED = re.compile(r"`([\w.-]+(?:/[\w.-]+)*\.(?:py|md|toml|ya?ml|json|js))(?:::
 _PACKAGES = ("service", "legrad_engine", "clients", "tools", "benchmarks")
 _FOLDERS = (".ci", "clients", "docker", "docs", "examples", "tests", "tools")
 # Never committed, or data beside the pages and models that use it.
-_LEFT_OUT = {"__pycache__", "secrets", "images"}
+_LEFT_OUT = {"__pycache__", "build", "secrets", "images"}
 
 
 def the_map() -> dict[str, str]:
@@ -32,7 +32,9 @@ def folders() -> Iterator[str]:
     for root in _PACKAGES:
         yield f"{root}/"
         for package in sorted((ROOT / root).rglob("__init__.py")):
-            yield f"{package.parent.relative_to(ROOT)}/"
+            folder = package.parent.relative_to(ROOT)
+            if _LEFT_OUT.isdisjoint(folder.parts):
+                yield f"{folder}/"
     for root in _FOLDERS:
         yield f"{root}/"
         for folder in sorted((ROOT / root).iterdir()):

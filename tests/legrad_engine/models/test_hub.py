@@ -35,6 +35,7 @@ NAMES = [
 PROGRAM = """
 import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
+import open_clip, timm, torch  # only waiting for the hub is timed
 from legrad_engine import models
 
 def attempt(name):
