@@ -44,6 +44,7 @@ class Explainer:
         tokenizer: Tokenizer | None,
         *,
         name: str,
+        preprocessing: models.Preprocessing | None = None,
         licence: str | None = None,
     ) -> None:
         """Wrap a loaded model and put it into evaluation mode.
@@ -52,10 +53,13 @@ class Explainer:
             model: an open_clip model, or an :class:`~legrad_engine.models.image_model.ImageModel`.
             tokenizer: tokenizer of the text half; None for a model without one.
             name: the model's name.
+            preprocessing: the way from pictures to the model's input; None for the one that
+                open_clip or timm attached to the model.
             licence: licence of the weights, if known.
 
         Raises:
             UnsupportedModelError: no family takes the model's image tower.
+            ModelLoadError: the attached preprocessing has values outside their range.
         """
         self.name = name
         self.licence = licence
@@ -69,14 +73,14 @@ class Explainer:
         self.classifier: Classifier | None = (
             model.classifier if isinstance(model, ImageModel) else None
         )
-        self._mean, self._std = models.normalization(model)
+        self.preprocessing = preprocessing or models.preprocessing_of(model)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
 
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | models.ModelReference,
         pretrained: str | None = None,
         *,
         device: str | torch.device = "cpu",
@@ -85,9 +89,11 @@ class Explainer:
         """Load a model by its name.
 
         Args:
-            name: ``"starter"`` for the built-in model, an open_clip architecture such as
-                ``"ViT-B-16"``, the path of an open_clip JSON config, or a name with a scheme; see
-                :class:`~legrad_engine.models.ModelReference`.
+            name: ``"starter"`` for the built-in model, or any other reference as the server takes
+                it, such as ``"timm:vit_tiny_patch16_224@tuned.pt"``; see
+                :meth:`~legrad_engine.models.ModelReference.parse`. With ``pretrained``, an
+                open_clip architecture such as ``"ViT-B-16"``, the path of an open_clip JSON config,
+                or a timm architecture.
             pretrained: an open_clip tag or the path of a checkpoint. None for a name that includes
                 its weights; with an open_clip architecture or config, None gives random weights.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
@@ -100,7 +106,13 @@ class Explainer:
             InvalidOptionError: unknown device or dtype.
         """
         loaded = models.load(name, pretrained, device=device, dtype=dtype)
-        return cls(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence)
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            name=loaded.name,
+            preprocessing=loaded.preprocessing,
+            licence=loaded.licence,
+        )
 
     @property
     def own_size(self) -> tuple[int, int]:
@@ -177,7 +189,7 @@ class Explainer:
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
         geometry = self.plan(picture.size, size, fit)
-        return PreparedImage(to_pixels(picture, geometry, self._mean, self._std), geometry)
+        return PreparedImage(to_pixels(picture, geometry, self.preprocessing), geometry)
 
     @torch.no_grad()
     def trace(

@@ -150,7 +150,7 @@ def explain(
             raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
         reference = ModelReference.parse(model)
         reference.check()
-        explainer = Explainer.load(reference.name, reference.pretrained, device=device)
+        explainer = Explainer.load(reference, device=device)
         question = Question(
             explainer, model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit
         )

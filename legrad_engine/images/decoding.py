@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +25,7 @@ from PIL import (
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.slow_formats import check_jpeg, check_plain_netpbm
+from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -64,6 +64,15 @@ _READERS: tuple[tuple[int, bytes, type[ImageFile.ImageFile]], ...] = (
     (0, b"MM\0*", TiffImagePlugin.TiffImageFile),
     *((0, b"P%d" % kind, PpmImagePlugin.PpmImageFile) for kind in range(1, 7)),
 )
+
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,18 +116,17 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
 
 
 def to_pixels(
-    image: Image.Image, geometry: Geometry, mean: Sequence[float], std: Sequence[float]
+    image: Image.Image, geometry: Geometry, preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
     """Resize and normalise a decoded picture into the model input that the geometry describes.
 
-    The result equals torchvision's ``Resize(BICUBIC)``, ``ToTensor`` and ``Normalize`` bit for bit.
-    The padding has the model's mean colour, so it is 0.
+    The result equals torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` bit for bit. Padding
+    has the fill colour of the preprocessing; without one it is 0, the mean colour.
 
     Args:
         image: RGB, of size ``geometry.image_size``.
         geometry: The geometry of this picture.
-        mean: Per channel, for values in 0 to 1.
-        std: Per channel, for values in 0 to 1.
+        preprocessing: The model's own; its ``resize_mode`` is not used.
 
     Returns:
         float32 [3, input height, input width].
@@ -126,13 +134,18 @@ def to_pixels(
     if image.size != geometry.image_size:
         raise ValueError(f"geometry is for {geometry.image_size} pixels, image has {image.size}")
     left, top, right, bottom = geometry.content_box
-    resized = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    resized = image.resize((right - left, bottom - top), _FILTERS[preprocessing.interpolation])
+    mean = np.array(preprocessing.mean, np.float32).reshape(3, 1, 1)
+    std = np.array(preprocessing.std, np.float32).reshape(3, 1, 1)
     width, height = geometry.input_size
     pixels = np.zeros((3, height, width), np.float32)
+    if preprocessing.fill_color is not None and (width, height) != resized.size:
+        fill = np.array(preprocessing.fill_color, np.float32).reshape(3, 1, 1)
+        pixels[:] = (fill / 255 - mean) / std
     content = pixels[:, top:bottom, left:right]
     np.divide(np.asarray(resized).transpose(2, 0, 1), 255, out=content, dtype=np.float32)
-    content -= np.array(mean, np.float32).reshape(3, 1, 1)
-    content /= np.array(std, np.float32).reshape(3, 1, 1)
+    content -= mean
+    content /= std
     return pixels
 
 

@@ -6,16 +6,17 @@ Importing this package loads no torch: names that need it are imported when they
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import STARTER
 
 if TYPE_CHECKING:
+    from legrad_engine.models.loaded import LoadedModel
     from legrad_engine.models.loading import (
         CatalogueEntry,
-        LoadedModel,
         catalogue,
         load,
-        normalization,
+        preprocessing_of,
         probabilities,
     )
 
@@ -24,9 +25,10 @@ __all__ = [
     "CatalogueEntry",
     "LoadedModel",
     "ModelReference",
+    "Preprocessing",
     "catalogue",
     "load",
-    "normalization",
+    "preprocessing_of",
     "probabilities",
 ]
 

@@ -1,10 +1,8 @@
 """Image models without a text half: timm's transformers with their own classifier."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
-from timm.data import resolve_model_data_config
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
@@ -20,25 +18,26 @@ class ImageModel(nn.Module):
     Attributes:
         visual: the timm model itself, with its classifier.
         classifier: the same classifier as a source of targets; None if the model has none.
-        mean: mean per channel, for values in 0 to 1.
-        std: standard deviation per channel, for values in 0 to 1.
     """
 
     def __init__(self, visual: nn.Module) -> None:
-        """Wrap a timm model that is already on its device and in its dtype.
+        """Wrap a timm model.
 
         Raises:
             UnsupportedModelError: the model's input does not have three channels.
         """
         super().__init__()
-        settings: Mapping[str, Any] = resolve_model_data_config(visual)
         channels = _channels(visual)
         if channels != _RGB:
             raise UnsupportedModelError(f"This model reads {channels} channels; pictures have 3.")
         self.visual = visual
         self.classifier = Classifier.of(visual)
-        self.mean: tuple[float, ...] = tuple(settings["mean"])
-        self.std: tuple[float, ...] = tuple(settings["std"])
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        # The classifier's tensors are the head's, on its device and in its dtype.
+        self.classifier = Classifier.of(self.visual)
+        return self
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
         """Compute the inputs of the classifier; for a distilled model, of both classifiers.

@@ -1,11 +1,8 @@
 """Loading of models: the built-in model, open_clip's and timm's models, own models."""
 
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -15,40 +12,29 @@ from torch import Tensor, nn
 from legrad_engine.devices import resolve_device, resolve_dtype
 from legrad_engine.errors import LegradError, ModelLoadError, in_one_line
 from legrad_engine.families import refusal
-from legrad_engine.models import checkpoints, openclip_models, timm_models
+from legrad_engine.models import (
+    checkpoints,
+    openclip_models,
+    openclip_preprocessing,
+    timm_models,
+    timm_preprocessing,
+)
 from legrad_engine.models.image_model import ImageModel
+from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.openclip_weights import fill
+from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM
-from legrad_engine.targets.text import Tokenizer
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
 # An open_clip config has no field for them. The starter's tower was initialised from DINOv2, which
 # uses ImageNet's statistics.
-_STARTER_PREPROCESSING = {
-    "mean": IMAGENET_MEAN,
-    "std": IMAGENET_STD,
-}
+_STARTER_PREPROCESSING = Preprocessing(
+    mean=IMAGENET_MEAN, std=IMAGENET_STD, resize_mode="squash", source="the built-in model"
+)
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """Model that is ready to be explained.
-
-    Attributes:
-        model: an open_clip model, or an :class:`ImageModel`, in evaluation mode.
-        tokenizer: the text half's tokenizer; None for an image model.
-        name: the model's name.
-        licence: licence of the weights, an identifier of the model hub; None if unknown.
-    """
-
-    model: nn.Module
-    tokenizer: Tokenizer | None
-    name: str
-    licence: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +66,7 @@ def catalogue() -> list[CatalogueEntry]:
 
 
 def load(
-    name: str,
+    name: str | ModelReference,
     pretrained: str | None = None,
     *,
     device: str | torch.device = "cpu",
@@ -89,7 +75,7 @@ def load(
     """Load a model. Checkpoints are never unpickled beyond plain tensors.
 
     Args:
-        name: see :class:`ModelReference`.
+        name: a reference, or a text, see :meth:`ModelReference.of`.
         pretrained: an open_clip tag or the path of a checkpoint. None for a name that includes its
             weights; with an open_clip architecture or config, None gives random weights.
         device: see :func:`legrad_engine.devices.resolve_device`.
@@ -102,10 +88,10 @@ def load(
         InvalidOptionError: unknown device or dtype.
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
-    reference = ModelReference(name, pretrained)
+    reference = name if isinstance(name, ModelReference) else ModelReference.of(name, pretrained)
     try:
         reference.check()
-        model, tokenizer, licence = _load(reference)
+        loaded = _load(reference)
     except LegradError:
         raise
     # Configs and checkpoints of any origin can raise any exception in other libraries.
@@ -113,46 +99,60 @@ def load(
         raise ModelLoadError(
             f"{reference.title} could not be loaded: {in_one_line(error)}.", field="model"
         ) from error
+    if _has_random_weights(reference):
+        _logger.warning("%s has random weights: its heatmaps are meaningless", reference.title)
+    else:
+        _report(reference, loaded.preprocessing)
+    model = loaded.model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    model = model.to(where, precision).eval()
-    if tokenizer is None:
-        model = ImageModel(model).eval()
-    return LoadedModel(model, tokenizer, reference.title, licence)
+    return replace(loaded, model=model.to(where, precision).eval())
 
 
-def _load(reference: ModelReference) -> tuple[nn.Module, Tokenizer | None, str | None]:
-    name, pretrained = reference.name, reference.pretrained
+def _load(reference: ModelReference) -> LoadedModel:
+    name = reference.name
     if name.startswith(TIMM):
-        visual, licence = timm_models.load(name, pretrained)
-        return visual, None, licence
+        return timm_models.load(reference)
     if name == STARTER:
         config = openclip_models.config_of(str(STARTER_FOLDER / "starter.json"))
-        model = openclip_models.build(config.model, _STARTER_PREPROCESSING)
+        model = openclip_models.build(config.model)
         fill(model, checkpoints.read(STARTER_FOLDER / "starter.safetensors"))
-        return model, openclip_models.tokenizer_of(config), "Apache-2.0"
-    if pretrained is None and not name.startswith((OPENCLIP_HUB, OPENCLIP_FOLDER)):
-        _logger.warning("%s has random weights: its heatmaps are meaningless", reference.title)
-    return openclip_models.load(name, pretrained)
+        return LoadedModel(
+            name=reference.title,
+            model=model,
+            tokenizer=openclip_models.tokenizer_of(config),
+            preprocessing=_STARTER_PREPROCESSING,
+            licence="Apache-2.0",
+        )
+    return openclip_models.load(reference)
 
 
-def normalization(model: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the mean and standard deviation of a model's input, per channel for values in 0 to 1.
+def _has_random_weights(reference: ModelReference) -> bool:
+    brings_weights = reference.name.startswith((TIMM, OPENCLIP_HUB, OPENCLIP_FOLDER))
+    return reference.pretrained is None and reference.name != STARTER and not brings_weights
+
+
+def _report(reference: ModelReference, preprocessing: Preprocessing) -> None:
+    if not preprocessing.is_guess:
+        _logger.info("%s: preprocessing of %s", reference.title, preprocessing.source)
+        return
+    _logger.warning(
+        "%s: mean, standard deviation and interpolation of its pictures are a guess (%s). If they "
+        "are wrong, so is every answer. State them in the model's config, or name the tag that "
+        "the weights were made from: NAME/TAG@PATH, timm:NAME.TAG@PATH",
+        *(reference.title, preprocessing.source),
+    )
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing:
+    """Read the preprocessing that a model in memory carries, as open_clip and timm attach it.
 
     Raises:
-        ModelLoadError: the model's config does not give three numbers for each.
+        ModelLoadError: a value is of another type or outside its range.
     """
     if isinstance(model, ImageModel):
-        mean, std = model.mean, model.std
-    else:
-        settings: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
-        mean, std = settings["mean"], settings["std"]
-    if not (_are_three_numbers(mean) and _are_three_numbers(std) and min(std) > 0):
-        raise ModelLoadError(
-            "The mean and std in a model's config must be three numbers each, with no std of 0.",
-            field="model",
-        )
-    return mean, std
+        return timm_preprocessing.attached(model.visual)
+    return openclip_preprocessing.of_config(open_clip.get_model_preprocess_cfg(model))
 
 
 def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
@@ -171,11 +171,3 @@ def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     logits = similarities * model.logit_scale.exp()  # type: ignore[operator]
     bias = getattr(model, "logit_bias", None)
     return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
-
-
-def _are_three_numbers(values: object) -> bool:
-    return (
-        isinstance(values, (list, tuple))
-        and len(values) == 3
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-    )

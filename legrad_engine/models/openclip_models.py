@@ -9,14 +9,13 @@ import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import timm.models
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from legrad_engine.errors import (
@@ -29,7 +28,15 @@ from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
+from legrad_engine.models.loaded import LoadedModel
+from legrad_engine.models.openclip_preprocessing import (
+    of_architecture,
+    of_config,
+    of_tag,
+)
 from legrad_engine.models.openclip_weights import fill, settle
+from legrad_engine.models.preprocessing import Preprocessing
+from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import (
     OPENCLIP_FOLDER,
     OPENCLIP_HUB,
@@ -79,20 +86,20 @@ class ModelConfig:
         return bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
 
 
-def check(name: str, pretrained: str | None) -> None:
+def check(reference: ModelReference) -> None:
     """Refuse a model that is certain to fail, before any download, building or reading.
 
     Args:
-        name: an open_clip architecture, the path of a JSON config, ``hf-hub:ORG/REPO`` or
-            ``local-dir:FOLDER``.
-        pretrained: a tag or the path of a checkpoint; None for random weights, or for a name that
-            includes its weights.
+        reference: an open_clip architecture or the path of a JSON config, with a tag or the path of
+            a checkpoint (and then the tag of its origin), or with None for random weights;
+            ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``.
 
     Raises:
         UnknownModelError: no such architecture, tag, config or folder.
         ModelLoadError: no such checkpoint, an invalid config, or a missing package.
         UnsupportedModelError: the architecture cannot be explained.
     """
+    name, pretrained = reference.name, reference.pretrained
     if name.startswith((OPENCLIP_HUB, OPENCLIP_FOLDER)) and pretrained is not None:
         raise UnknownModelError(
             f"{name} includes its weights: leave out {pretrained!r}.", field="model"
@@ -107,6 +114,8 @@ def check(name: str, pretrained: str | None) -> None:
         _weights_in(name)
     elif pretrained is not None:
         _check_weights(name, pretrained)
+    if reference.origin is not None and not open_clip.get_pretrained_cfg(name, reference.origin):
+        raise _unknown_tag(name, reference.origin)
 
 
 def config_of(name: str) -> ModelConfig:
@@ -140,24 +149,18 @@ def config_of(name: str) -> ModelConfig:
     return ModelConfig(open_clip.get_model_config(name))
 
 
-def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str | None]:
+def load(reference: ModelReference) -> LoadedModel:
     """Load a model with its weights in float32 on the CPU.
-
-    Args:
-        name: see :func:`check`.
-        pretrained: see :func:`check`.
-
-    Returns:
-        The model, its tokenizer, and the licence of the weights if known.
 
     Raises:
         UnknownModelError, ModelLoadError, UnsupportedModelError: see :func:`check`; or the weights
             do not fit.
     """
+    name, pretrained = reference.name, reference.pretrained
     config = config_of(name)
     _check_architecture(name, config)
     _check_packages(name, config)
-    preprocess, licence = config.preprocess, None
+    licence: str | None = None
     checkpoint: Path | None = None
     record = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if name.startswith(OPENCLIP_HUB):
@@ -168,7 +171,6 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
         checkpoint = _weights_in(name)
     elif record:
         checkpoint, licence = _tagged(record), _licence(record)
-        preprocess = record
         if record.get("quick_gelu", False) != config.model.get("quick_gelu", False):
             _logger.warning(
                 "%s/%s was trained with a GELU that differs from that of %s: use %s-quickgelu",
@@ -177,7 +179,7 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
     elif pretrained is not None:
         checkpoint = Path(pretrained)
     weights = None if checkpoint is None else checkpoints.read(checkpoint)
-    model = build(config.model, preprocess)
+    model = build(config.model)
     if weights is not None and checkpoint is not None:
         try:
             fill(model, weights)
@@ -186,10 +188,27 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, str |
         except Exception as error:
             raise checkpoints.misfit(checkpoint, error) from error
     settle(model)
-    return model, tokenizer_of(config), licence
+    return LoadedModel(
+        name=reference.title,
+        model=model,
+        tokenizer=tokenizer_of(config),
+        preprocessing=_preprocessing(reference, config),
+        licence=licence,
+    )
 
 
-def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module:
+def _preprocessing(reference: ModelReference, config: ModelConfig) -> Preprocessing:
+    name, pretrained = reference.name, reference.pretrained
+    if name.endswith(".json") or name.startswith((OPENCLIP_HUB, OPENCLIP_FOLDER)):
+        return of_config(config.preprocess)
+    if reference.origin is not None:
+        return of_tag(name, reference.origin)
+    if pretrained is not None and open_clip.get_pretrained_cfg(name, pretrained):
+        return of_tag(name, pretrained)
+    return of_architecture(name)
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
     """Build the model of a config with random weights, as open_clip's factory does.
 
     Raises:
@@ -220,9 +239,6 @@ def build(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> nn.Module
             f"open_clip cannot build a model of this config: {in_one_line(error)}.",
             field="model",
         ) from error
-    picture = merge_preprocess_dict(asdict(PreprocessCfg()), dict(preprocess))
-    picture["size"] = getattr(model.visual, "image_size", picture["size"])
-    open_clip.set_model_preprocess_cfg(model, picture)
     return model
 
 
@@ -319,8 +335,12 @@ def _check_weights(name: str, pretrained: str) -> None:
         return
     if name.endswith(".json") or Path(pretrained).suffix or "/" in pretrained:
         raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
-    raise UnknownModelError(
-        f"{name} has no pretrained tag {pretrained!r}." + tags_of(name), field="model"
+    raise _unknown_tag(name, pretrained)
+
+
+def _unknown_tag(name: str, tag: str) -> UnknownModelError:
+    return UnknownModelError(
+        f"{name} has no pretrained tag {tag!r}." + tags_of(name), field="model"
     )
 
 

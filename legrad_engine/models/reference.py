@@ -27,19 +27,45 @@ class ModelReference:
             ``timm:local-dir:FOLDER``.
         pretrained: an open_clip tag or the path of a checkpoint; None for a name that includes its
             weights.
+        origin: the open_clip tag whose weights the checkpoint was made from; its preprocessing is
+            then the checkpoint's. None if not told.
     """
 
     name: str
     pretrained: str | None = None
+    origin: str | None = None
+
+    @classmethod
+    def of(cls, name: str, pretrained: str | None = None) -> "ModelReference":
+        """Make a reference of a name with or without its weights.
+
+        Args:
+            name: a whole reference as in :meth:`parse`; or an architecture or the path of a config,
+                with ``/ORIGIN`` or without.
+            pretrained: an open_clip tag or the path of a checkpoint; None if the name includes its
+                weights, or for random weights.
+
+        Raises:
+            UnknownModelError: see :meth:`parse`.
+        """
+        name = name.strip()
+        if pretrained is None:
+            is_whole = "@" in name or "/" in name or name.startswith(schemes.TIMM)
+            return cls(name) if name.endswith(".json") or not is_whole else cls.parse(name)
+        if ":" not in name and not name.endswith(".json"):
+            name, _, origin = name.partition("/")
+            return cls(name, pretrained, origin or None)
+        return cls(name, pretrained)
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
         """Parse a model reference.
 
         Args:
-            text: ``starter``, ``NAME/TAG``, ``NAME@PATH``, ``CONFIG.json@PATH``,
-                ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm:NAME``, ``timm:NAME.TAG``,
-                ``timm:NAME@PATH``, ``timm:hf-hub:ORG/REPO`` or ``timm:local-dir:FOLDER``.
+            text: ``starter``, ``NAME/TAG``, ``NAME@PATH``, ``NAME/ORIGIN@PATH``,
+                ``CONFIG.json@PATH``, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm:NAME``,
+                ``timm:NAME.TAG``, ``timm:NAME@PATH``, ``timm:NAME.ORIGIN@PATH``,
+                ``timm:hf-hub:ORG/REPO`` or ``timm:local-dir:FOLDER``.
 
         Raises:
             UnknownModelError: the text has none of these forms.
@@ -64,19 +90,23 @@ class ModelReference:
                     field="model",
                 )
             config, is_config, path = text.partition(".json@")
+            origin, slash = "", ""
             if is_config:
                 name = f"{config}.json" if config else ""
+            elif "@" in text:
+                name, _, path = text.partition("@")
+                name, slash, origin = name.partition("/")
             else:
-                name, _, path = text.partition("@" if "@" in text else "/")
-            if name and path:
-                return cls(name, path)
+                name, _, path = text.partition("/")
+            if name and path and bool(slash) == bool(origin):
+                return cls(name, path, origin or None)
         # Imported here, because open_clip imports torch.
         from legrad_engine.models.openclip_models import tags_of
 
         raise UnknownModelError(
             f"Model {text!r} does not say which weights: write NAME/TAG, such as "
-            "ViT-B-16/laion2b_s34b_b88k, NAME@PATH for a local checkpoint, CONFIG.json@PATH for an "
-            "open_clip config of your own, hf-hub:ORG/REPO, "
+            "ViT-B-16/laion2b_s34b_b88k, NAME@PATH or NAME/TAG@PATH for a local checkpoint, "
+            "CONFIG.json@PATH for an open_clip config of your own, hf-hub:ORG/REPO, "
             "local-dir:FOLDER, timm:NAME, or 'starter'." + tags_of(name),
             field="model",
         )
@@ -94,9 +124,9 @@ class ModelReference:
         from legrad_engine.models import openclip_models, timm_models
 
         if self.name.startswith(schemes.TIMM):
-            timm_models.check(self.name, self.pretrained)
+            timm_models.check(self)
         else:
-            openclip_models.check(self.name, self.pretrained)
+            openclip_models.check(self)
 
     @property
     def title(self) -> str:

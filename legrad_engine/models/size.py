@@ -66,4 +66,4 @@ def _build_without_values(name: str) -> nn.Module | None:
     if config["text_cfg"].get("hf_model_name") or trunk.startswith(OPENCLIP_HUB):
         return None
     with torch.device("meta"):
-        return openclip_models.build(config, {})
+        return openclip_models.build(config)

@@ -1,12 +1,12 @@
 """Plain timm models, by name, by checkpoint, from a folder or from the hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import timm.models
 from timm.models import PretrainedCfg
-from torch import nn
 
 from legrad_engine.errors import (
     ModelLoadError,
@@ -15,9 +15,13 @@ from legrad_engine.errors import (
     in_one_line,
 )
 from legrad_engine.families import timm_refusal
-from legrad_engine.models import checkpoints
+from legrad_engine.models import checkpoints, timm_preprocessing
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
+from legrad_engine.models.image_model import ImageModel
+from legrad_engine.models.loaded import LoadedModel
+from legrad_engine.models.preprocessing import Preprocessing
+from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import TIMM, TIMM_FOLDER, TIMM_HUB
 
 CONFIG_FILE = "config.json"
@@ -38,20 +42,20 @@ _PREFERRED_WEIGHTS = (
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin", ".pt")
 
 
-def check(name: str, pretrained: str | None) -> None:
+def check(reference: ModelReference) -> None:
     """Refuse a model that is certain to fail, before any download, building or reading.
 
     Args:
-        name: ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO`` with ``@REVISION`` or
-            without, or ``timm:local-dir:FOLDER``.
-        pretrained: the path of a checkpoint, with ``NAME`` or ``NAME.TAG``; None for the weights of
-            the name.
+        reference: ``timm:NAME`` or ``timm:NAME.TAG``, with the path of a checkpoint or with None
+            for the weights of the name; ``timm:hf-hub:ORG/REPO`` with ``@REVISION`` or without; or
+            ``timm:local-dir:FOLDER``.
 
     Raises:
         UnknownModelError: no such architecture, tag or folder.
         ModelLoadError: no such checkpoint, or no weights to download.
         UnsupportedModelError: the architecture cannot be explained.
     """
+    name, pretrained = reference.name, reference.pretrained
     if name.startswith((TIMM_HUB, TIMM_FOLDER)):
         if pretrained is not None:
             raise UnknownModelError(
@@ -61,7 +65,7 @@ def check(name: str, pretrained: str | None) -> None:
             _repository(name)
         else:
             folder = _folder(name)
-            _check_config(folder / CONFIG_FILE)
+            _read_config(folder / CONFIG_FILE)
             checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
         return
     record = _record(name)
@@ -72,33 +76,30 @@ def check(name: str, pretrained: str | None) -> None:
         raise ModelLoadError(_without_weights(name, record), field="model")
 
 
-def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
+def load(reference: ModelReference) -> LoadedModel:
     """Load a timm model with its weights in float32 on the CPU.
 
     timm converts and resamples the weights itself. The number of classes of a local checkpoint may
     differ from the architecture's default, and may be 0.
 
-    Args:
-        name: see :func:`check`.
-        pretrained: see :func:`check`.
-
-    Returns:
-        The model, and the licence of the weights if known.
-
     Raises:
         UnknownModelError, ModelLoadError: see :func:`check`; or the weights do not fit.
+        UnsupportedModelError: the model's input is not a picture of three channels.
     """
+    name, pretrained = reference.name, reference.pretrained
     overlay: dict[str, Any] = {}
     options: dict[str, Any] = {}
+    config: Mapping[str, Any] | None = None
     if name.startswith(TIMM_FOLDER):
         folder = _folder(name)
+        config = _read_config(folder / CONFIG_FILE)
         source = f"local-dir:{folder}"
         checkpoint = checkpoints.find(folder, _PREFERRED_WEIGHTS, _WEIGHT_SUFFIXES)
     elif name.startswith(TIMM_HUB):
         repository = _repository(name)
-        config = repository.file(CONFIG_FILE)
-        _check_config(config)
-        source = f"local-dir:{config.parent}"
+        path = repository.file(CONFIG_FILE)
+        config = _read_config(path)
+        source = f"local-dir:{path.parent}"
         checkpoint = repository.file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
     else:
         source, record = name.removeprefix(TIMM), _record(name)
@@ -111,7 +112,7 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
     del weights
     try:
         with checkpoints.READING:
-            model: nn.Module = timm.create_model(
+            model: Any = timm.create_model(
                 source,
                 pretrained=True,
                 pretrained_cfg_overlay={**overlay, "source": "", "file": str(checkpoint)},
@@ -123,7 +124,25 @@ def load(name: str, pretrained: str | None) -> tuple[nn.Module, str | None]:
         raise ModelLoadError(
             f"timm cannot build a model of {name}: {in_one_line(error)}.", field="model"
         ) from error
-    return model, getattr(model, "pretrained_cfg", {}).get("license")
+    return LoadedModel(
+        name=reference.title,
+        model=ImageModel(model),
+        tokenizer=None,
+        preprocessing=_preprocessing(reference, model, config),
+        # The record's licence is that of timm's own weights.
+        licence=model.pretrained_cfg.get("license") if pretrained is None else None,
+    )
+
+
+def _preprocessing(
+    reference: ModelReference, model: Any, config: Mapping[str, Any] | None
+) -> Preprocessing:
+    if config is not None:
+        return timm_preprocessing.of_config(config, model.pretrained_cfg)
+    name, _, tag = reference.name.removeprefix(TIMM).partition(".")
+    if reference.pretrained is None or tag:
+        return timm_preprocessing.of_tag(name, model.pretrained_cfg)
+    return timm_preprocessing.of_architecture(name)
 
 
 def _record(name: str) -> PretrainedCfg:
@@ -165,7 +184,7 @@ def _folder(name: str) -> Path:
     )
 
 
-def _check_config(path: Path) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
     settings = read_json(path)
     # Older files have all settings in one object; both forms have the architecture at the top.
     if not isinstance(settings, dict) or not isinstance(settings.get("architecture"), str):
@@ -175,6 +194,7 @@ def _check_config(path: Path) -> None:
             field="model",
         )
     _check_architecture(settings["architecture"])
+    return settings
 
 
 def _check_architecture(name: str) -> None:

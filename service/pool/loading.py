@@ -51,7 +51,7 @@ def load_warm(
         LegradError: see :meth:`legrad_engine.Explainer.load`; or the model computes numbers that
             are not finite.
     """
-    explainer = Explainer.load(reference.name, reference.pretrained, device=device, dtype=dtype)
+    explainer = Explainer.load(reference, device=device, dtype=dtype)
     return _warm_up(explainer, warm_up_batches(explainer.device.type, max_batch_images))
 
 

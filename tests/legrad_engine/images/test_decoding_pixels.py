@@ -1,5 +1,7 @@
 """Preparation of decoded pictures as model inputs, against torchvision's transforms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,9 +9,11 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize
 
 from legrad_engine.images.decoding import decode, to_pixels
 from legrad_engine.images.geometry import Fit, plan
+from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 from tests.support.paths import EXAMPLES
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+OWN = Preprocessing(mean=MEAN, std=STD, source="a test")
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -25,16 +29,49 @@ def test_squash_equals_torchvision_bit_for_bit(name: str, size: int) -> None:
         [Resize((size, size), InterpolationMode.BICUBIC), ToTensor(), Normalize(MEAN, STD)]
     )
     geometry = plan(image.size, size=size, patch_size=(16, 16), fit="squash")
-    pixels = to_pixels(image, geometry, MEAN, STD)
+    pixels = to_pixels(image, geometry, OWN)
     assert pixels.dtype == np.float32
     assert np.array_equal(pixels, reference(image).numpy())
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "mode"),
+    [
+        ("nearest", InterpolationMode.NEAREST),
+        ("box", InterpolationMode.BOX),
+        ("bilinear", InterpolationMode.BILINEAR),
+        ("hamming", InterpolationMode.HAMMING),
+        ("lanczos", InterpolationMode.LANCZOS),
+    ],
+)
+def test_a_model_s_own_interpolation_equals_torchvision_s(
+    interpolation: Interpolation, mode: InterpolationMode
+) -> None:
+    image = decode(EXAMPLES / "cat.jpg")
+    reference = Compose([Resize((96, 96), mode), ToTensor(), Normalize(MEAN, STD)])
+    geometry = plan(image.size, size=96, patch_size=(16, 16), fit="squash")
+    pixels = to_pixels(image, geometry, replace(OWN, interpolation=interpolation))
+    assert np.array_equal(pixels, reference(image).numpy())
+    assert not np.array_equal(pixels, to_pixels(image, geometry, OWN))
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (255, 128, 3)])
+def test_padding_has_the_model_s_own_fill_colour(color: tuple[int, int, int]) -> None:
+    image = decode(EXAMPLES / "coffee.webp")
+    geometry = plan(image.size, size=224, patch_size=(16, 16), fit="pad")
+    left, top, right, bottom = geometry.content_box
+    canvas = Image.new("RGB", (224, 224), color)
+    canvas.paste(image.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+    expected = Compose([ToTensor(), Normalize(MEAN, STD)])(canvas)
+    pixels = to_pixels(image, geometry, replace(OWN, fill_color=color))
+    np.testing.assert_allclose(pixels, expected.numpy(), rtol=1e-6)
 
 
 def test_padding_is_zero_and_the_picture_is_whole() -> None:
     image = decode(EXAMPLES / "coffee.webp")
     geometry = plan(image.size, size=224, patch_size=(16, 16), fit="pad")
     left, top, right, bottom = geometry.content_box
-    pixels = to_pixels(image, geometry, MEAN, STD)
+    pixels = to_pixels(image, geometry, OWN)
     assert pixels.shape == (3, 224, 224)
     assert not pixels[:, :top].any()
     assert not pixels[:, bottom:].any()
@@ -52,7 +89,7 @@ def test_padding_is_zero_and_the_picture_is_whole() -> None:
 @pytest.mark.parametrize("image_size", [(1, 1), (3000, 2), (2, 3000), (451, 300)])
 def test_pixels_have_the_planned_size(fit: Fit, image_size: tuple[int, int]) -> None:
     geometry = plan(image_size, size=112, patch_size=(14, 14), fit=fit)
-    pixels = to_pixels(noise(*image_size), geometry, MEAN, STD)
+    pixels = to_pixels(noise(*image_size), geometry, OWN)
     assert pixels.shape == (3, geometry.input_size[1], geometry.input_size[0])
     assert np.isfinite(pixels).all()
 
@@ -60,4 +97,4 @@ def test_pixels_have_the_planned_size(fit: Fit, image_size: tuple[int, int]) -> 
 def test_a_geometry_of_another_picture_is_refused() -> None:
     geometry = plan((41, 30), size=224, patch_size=(16, 16), fit="squash")
     with pytest.raises(ValueError, match="geometry is for"):
-        to_pixels(noise(40, 30), geometry, MEAN, STD)
+        to_pixels(noise(40, 30), geometry, OWN)

@@ -97,7 +97,8 @@ def test_a_head_of_more_than_one_layer_is_no_classifier() -> None:
 
 def test_the_normalisation_is_timm_s() -> None:
     model = ImageModel(seeded(img_size=64))
-    assert models.normalization(model) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    found = models.preprocessing_of(model)
+    assert (found.mean, found.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_a_model_of_other_channels_is_refused() -> None:
@@ -242,7 +243,8 @@ def test_a_folder_that_timm_saved_is_loaded_as_timm_loads_it(tmp_path: Path) -> 
     loaded = models.load(f"timm:local-dir:{tmp_path}")
     assert isinstance(loaded.model, ImageModel)
     assert loaded.licence == "mit"
-    assert models.normalization(loaded.model) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    found = loaded.preprocessing
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     batch = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         assert torch.equal(loaded.model(batch), original(batch))

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from legrad_engine import Explainer, Negatives, models
+from legrad_engine import Explainer, Negatives
 from legrad_engine.errors import (
     InvalidOptionError,
     InvalidTargetError,
@@ -130,7 +130,8 @@ def test_a_hub_tag_loads_what_the_download_gives(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     explainer = Explainer.load("ViT-B-32-quickgelu", "metaclip_400m")
     tag = open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "metaclip_400m")
-    assert models.normalization(explainer.model) == (tag["mean"], tag["std"])
+    found = explainer.preprocessing
+    assert (found.mean, found.std) == (tag["mean"], tag["std"])
     assert torch.equal(explainer.model.state_dict()["visual.proj"], weights["visual.proj"])
     (explanation,) = explainer.explain(PICTURE, ["a cat"], layers=1)
     assert explanation.maps.shape == (1, 7, 7)

@@ -55,14 +55,17 @@ def assert_same_model(explainer: Explainer, expected: torch.nn.Module) -> None:
     own = expected.state_dict()
     for name, value in explainer.model.state_dict().items():
         assert torch.equal(value, own[name]), name
-    assert models.normalization(explainer.model) == models.normalization(expected)
+    found, attached = explainer.preprocessing, models.preprocessing_of(expected)
+    assert (found.mean, found.std) == (attached.mean, attached.std)
+    assert found.interpolation == attached.interpolation
 
 
 def test_a_folder_is_loaded_as_open_clip_loads_it(own_folder: Path) -> None:
     name = f"local-dir:{own_folder}"
     explainer = Explainer.load(name)
     assert_same_model(explainer, open_clip.create_model(name))
-    assert models.normalization(explainer.model)[0] == PREPROCESSING["mean"]
+    assert explainer.preprocessing.mean == tuple(PREPROCESSING["mean"])
+    assert not explainer.preprocessing.is_guess
     assert explainer.name == "local-dir:My model"
     (explanation,) = explainer.explain(PICTURE, ["a cat"])
     assert explanation.maps.shape == (1, 4, 4)
@@ -111,7 +114,8 @@ def test_a_config_saved_for_the_hub_takes_another_checkpoint(
     reference = ModelReference.parse(f"{own_folder}/open_clip_config.json@{tmp_path}/w.pth")
     reference.check()
     explainer = Explainer.load(reference.name, reference.pretrained)
-    assert models.normalization(explainer.model)[0] == PREPROCESSING["mean"]
+    assert explainer.preprocessing.mean == tuple(PREPROCESSING["mean"])
+    assert not explainer.preprocessing.is_guess
     assert torch.equal(explainer.model.state_dict()["visual.proj"], weights["visual.proj"])
 
 
@@ -179,9 +183,9 @@ def test_a_normalisation_of_nonsense_is_refused(name: str, value: Any, own_folde
 def test_a_tower_of_timm_s_hub_is_built_from_the_offline_cache(offline: Path) -> None:
     settings = timm_config("hf-hub:org/tower", 224)
     with pytest.raises(ModelLoadError, match="offline cache"):
-        openclip_models.build(settings, {})
+        openclip_models.build(settings)
     fill_cache(offline, "org/tower", {"config.json": TIMM_CONFIG.encode()})
-    model: Any = openclip_models.build(settings, {})
+    model: Any = openclip_models.build(settings)
     assert isinstance(model.visual.trunk, timm.models.VisionTransformer)
 
 
@@ -206,14 +210,18 @@ def test_every_form_of_model_is_what_open_clip_makes_of_it(form: str, tmp_path: 
     save_file(original.state_dict(), tmp_path / "open_clip_model.safetensors")
     name = f"local-dir:{tmp_path}"
     theirs = open_clip.create_model(name).eval()
-    ours = models.load(name).model
+    loaded = models.load(name)
+    ours = loaded.model
     assert type(ours) is type(theirs)
     assert str(ours) == str(theirs)
     # open_clip's decoder leaves a parameter as memory was; whatever it is, it is loaded.
     torch.testing.assert_close(
         ours.state_dict(), theirs.state_dict(), atol=0, rtol=0, equal_nan=True
     )
-    assert open_clip.get_model_preprocess_cfg(ours) == open_clip.get_model_preprocess_cfg(theirs)
+    attached = models.preprocessing_of(theirs)
+    assert loaded.preprocessing.mean == attached.mean
+    assert loaded.preprocessing.std == attached.std
+    assert loaded.preprocessing.interpolation == attached.interpolation
 
 
 def test_weights_of_the_older_layout_fill_a_model_of_the_newer(

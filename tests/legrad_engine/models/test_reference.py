@@ -165,3 +165,51 @@ def test_folders_that_only_a_config_names_are_not_told() -> None:
     said = "No /secret/place/tokenizer.json in '/models/own.json', see https://example.org/a/b."
     told = reference.without_folders(said)
     assert told == "No tokenizer.json in 'own.json', see https://example.org/a/b."
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("ViT-B-16-SigLIP/webli@/a/w.pt", ("ViT-B-16-SigLIP", "/a/w.pt", "webli")),
+        ("ViT-B-16@/a/b/w.pt", ("ViT-B-16", "/a/b/w.pt", None)),
+        ("/a/b.json@/a/w.pt", ("/a/b.json", "/a/w.pt", None)),
+        ("timm:vit_tiny_patch16_224.augreg_in21k@/a/w.pt", (
+            "timm:vit_tiny_patch16_224.augreg_in21k", "/a/w.pt", None
+        )),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_may_name_the_tag_that_it_was_made_from(
+    text: str, reference: tuple[str, str, str | None]
+) -> None:
+    assert ModelReference.parse(text) == ModelReference(*reference)
+    assert ModelReference.of(text) == ModelReference(*reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "reference"),
+    [
+        ("starter", None, ("starter",)),
+        ("ViT-B-16", None, ("ViT-B-16",)),
+        ("ViT-B-16", "openai", ("ViT-B-16", "openai")),
+        ("ViT-B-16/openai", None, ("ViT-B-16", "openai")),
+        ("ViT-B-16/openai", "/a/w.pt", ("ViT-B-16", "/a/w.pt", "openai")),
+        ("a/b.json", None, ("a/b.json",)),
+        ("a@b/c.json", "w.pt", ("a@b/c.json", "w.pt")),
+        ("timm:deit_tiny_patch16_224", "w.pt", ("timm:deit_tiny_patch16_224", "w.pt")),
+        ("timm:deit_tiny_patch16_224@w.pt", None, ("timm:deit_tiny_patch16_224", "w.pt")),
+        ("local-dir:/a/b@c", None, ("local-dir:/a/b@c",)),
+    ],
+)
+def test_a_reference_is_made_of_one_argument_or_of_two(
+    name: str, pretrained: str | None, reference: tuple[str, ...]
+) -> None:
+    assert ModelReference.of(name, pretrained) == ModelReference(*reference)
+
+
+def test_an_origin_that_is_no_tag_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"")
+    with pytest.raises(UnknownModelError, match="webli"):
+        ModelReference.parse(f"ViT-B-16-SigLIP/openai@{tmp_path}/w.pt").check()
+    for text in ("ViT-B-16/@w.pt", "/openai@w.pt"):
+        with pytest.raises(UnknownModelError, match="NAME/TAG"):
+            ModelReference.parse(text)

@@ -191,7 +191,7 @@ def test_a_text_half_from_transformers_is_loaded_offline(
     )
     with pytest.raises(ModelLoadError, match="missing"):
         Explainer.load(f"local-dir:{tmp_path}")
-    built = openclip_models.build(settings, {})
+    built = openclip_models.build(settings)
     save_file(
         {name: value.clone() for name, value in built.state_dict().items()},
         tmp_path / "open_clip_model.safetensors",
