@@ -7,19 +7,17 @@ import argparse
 import pickle  # nosec B403 # for the type of its error; nothing is unpickled here
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
+from torch import Tensor
 
 from legrad_engine.errors import ModelLoadError, in_one_line
+from legrad_engine.models.unwrapping import unwrap
 
-# Keys under which training programs store the weights. Averaged (EMA) weights are preferred when
-# present, as in timm.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _KEYS_NAMED = 4
 _LONGEST_REASON = 100
 _NUMPY_SUFFIXES = (".npz", ".npy")
@@ -30,18 +28,51 @@ _MISSHAPEN = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
     r"the shape in current model is torch\.Size\((.*?)\)"
 )
+_TRANSFORMERS_PREFIXES = ("vision_model.", "text_model.", "embeddings.", "encoder.layer.", "vit.")
 _NOT_COPIED = re.compile(r'While copying the parameter named "(.*?)"')
 
-# torch's list of globals that a checkpoint may name is shared by all threads, and timm changes it
-# while it reads.
-READING = threading.Lock()
+
+class _Ignored:
+    """Stand-in for an object that training programs leave beside the weights."""
+
+    def __init__(self, *_: object) -> None:
+        """Take the object's arguments and do nothing with them."""
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore the object's state."""
 
 
-def read(path: Path) -> dict[str, Any]:
+# Objects beside the weights that hold values alone: scalars and arrays of NumPy, and paths. Their
+# own code does not run; the reader gets a stand-in. timm's training program stores its arguments in
+# a plain Namespace.
+_INERT = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib.PurePosixPath",
+    "pathlib.PureWindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+)
+# Packages whose classes are in the pickle of a whole model.
+_MODULES = ("torch.nn.modules.", "open_clip.", "timm.", "clip.", "transformers.models.")
+_ALLOWED: list[Any] = [argparse.Namespace, *((_Ignored, name) for name in _INERT)]
+
+# torch's list of globals that a checkpoint may name is shared by all threads.
+_READING = threading.Lock()
+
+
+def read(path: Path) -> dict[str, Tensor]:
     """Read the weights in a checkpoint, by parameter name.
 
-    Wrappers of training programs (``{"state_dict": ...}``, ``{"model": ...}``) and the prefixes of
-    wrapped modules (``module.``, ``_orig_mod.``) are removed.
+    Containers of training programs and the prefixes of wrapped modules are removed, see
+    :func:`legrad_engine.models.unwrapping.unwrap`.
 
     Args:
         path: a safetensors file, or a file that ``torch.save`` wrote.
@@ -57,24 +88,11 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             found = safetensors.torch.load_file(path)
         else:
-            # timm's training program stores its arguments beside the weights, in a plain Namespace.
-            with READING, torch.serialization.safe_globals([argparse.Namespace]):
+            with _READING, torch.serialization.safe_globals(_ALLOWED):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(path, error) from error
-    if isinstance(found, Mapping):
-        wrapper = next((name for name in _WRAPPERS if found.get(name) is not None), None)
-        found = found if wrapper is None else found[wrapper]
-    if not isinstance(found, Mapping) or not found:
-        raise ModelLoadError(
-            f"{str(path)!r} holds no weights: expected tensors by name, alone or under one of "
-            f"{', '.join(_WRAPPERS)}.",
-            field="model",
-        )
-    cleaned: dict[str, Any] = timm.models.clean_state_dict(
-        {str(name): value for name, value in found.items()}
-    )
-    return cleaned
+    return unwrap(found, repr(str(path)))
 
 
 def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Path:
@@ -94,12 +112,13 @@ def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Pat
     )
 
 
-def misfit(path: Path, error: Exception) -> ModelLoadError:
+def misfit(path: Path, error: Exception, remedy: str = "") -> ModelLoadError:
     """Make the error for a checkpoint whose weights do not fit the model.
 
     Args:
         path: the checkpoint.
         error: the error of ``load_state_dict`` or of a conversion before it.
+        remedy: sentence that names the likely fix, without a full stop; empty if none is known.
     """
     text = str(error)
     shapes = _MISSHAPEN.findall(text)
@@ -113,9 +132,9 @@ def misfit(path: Path, error: Exception) -> ModelLoadError:
     ]
     parts += _named("that cannot be copied", _NOT_COPIED.findall(text))
     reason = "; ".join(parts) or in_one_line(error)
-    return ModelLoadError(
-        f"The checkpoint {str(path)!r} does not fit the model's config: {reason}.", field="model"
-    )
+    remedy = remedy or _remedy_of(text)
+    message = f"The checkpoint {str(path)!r} does not fit the model's config: {reason}."
+    return ModelLoadError(f"{message} {remedy}." if remedy else message, field="model")
 
 
 def _named(problem: str, keys: Sequence[str]) -> list[str]:
@@ -125,6 +144,17 @@ def _named(problem: str, keys: Sequence[str]) -> list[str]:
     return [f"{len(keys)} {problem} ({', '.join(keys[:_KEYS_NAMED])}{more})"]
 
 
+def _remedy_of(text: str) -> str:
+    unexpected = [key for keys in _UNEXPECTED.findall(text) for key in _quoted(keys)]
+    if any("lora_" in key for key in unexpected):
+        return "It holds an adapter: merge it into its model (merge_and_unload) and save that"
+    if any(key.startswith(_TRANSFORMERS_PREFIXES) for key in unexpected):
+        return "Its names are those of Hugging Face transformers: give its folder as transformers:"
+    if _MISSING.search(text) and not unexpected and not _MISSHAPEN.search(text):
+        return "It holds a part of the model: save the state_dict of the whole model"
+    return ""
+
+
 def _quoted(keys: str) -> list[str]:
     return re.findall(r'"(.*?)"', keys)
 
@@ -132,9 +162,10 @@ def _quoted(keys: str) -> list[str]:
 def _unreadable(path: Path, error: Exception) -> ModelLoadError:
     forbidden = _forbidden(path, error)
     if forbidden is not None:
+        contents, conversion = forbidden
         return ModelLoadError(
-            f"{str(path)!r} holds more than plain tensors{forbidden}. Code is never unpickled: "
-            "if you trust the checkpoint, convert it to safetensors.",
+            f"{str(path)!r} holds more than plain tensors{contents}. Code is never unpickled: if "
+            f"you trust the checkpoint, convert it to safetensors, or run {conversion}.",
             field="model",
         )
     # torch's message about an unreadable pickle is long and advises to load it unsafely.
@@ -149,16 +180,27 @@ def _unreadable(path: Path, error: Exception) -> ModelLoadError:
     )
 
 
-def _forbidden(path: Path, error: Exception) -> str | None:
-    """Name a pickle's contents beyond tensors, as a clause; None for plain tensors."""
+def _forbidden(path: Path, error: Exception) -> tuple[str, str] | None:
+    """Name a pickle's contents beyond tensors, as a clause, and code that converts the file.
+
+    Returns:
+        None for plain tensors.
+    """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         names = []
-    names = [name for name in names if name != "argparse.Namespace"]
+    names = [name for name in names if name not in ("argparse.Namespace", *_INERT)]
+    if any(name.startswith(_MODULES) for name in names):
+        return (
+            " (a whole model)",
+            "torch.save(torch.load(OLD, weights_only=False).state_dict(), NEW)",
+        )
+    saving = 'torch.save(torch.load(OLD, weights_only=False)["state_dict"], NEW)'
     if names:
-        return f" ({', '.join(names[:_KEYS_NAMED])})"
+        return f" ({', '.join(names[:_KEYS_NAMED])})", saving
     if "TorchScript" in str(error):
-        return " (it is a TorchScript program)"
+        conversion = 'torch.save(torch.jit.load(OLD, map_location="cpu").state_dict(), NEW)'
+        return " (it is a TorchScript program)", conversion
     refused = isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error)
-    return "" if refused else None
+    return ("", saving) if refused else None

@@ -6,10 +6,9 @@ weights when a download fails, and does not build timm towers at another input s
 
 import importlib.util
 import json
-import logging
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.loaded import LoadedModel
+from legrad_engine.models.openclip_facts import warn_of_activation, with_own_context
 from legrad_engine.models.openclip_preprocessing import (
     of_architecture,
     of_config,
@@ -61,8 +61,6 @@ _PREFERRED_WEIGHTS = (
 )
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 _REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +169,13 @@ def load(reference: ModelReference) -> LoadedModel:
         checkpoint = _weights_in(name)
     elif record:
         checkpoint, licence = _tagged(record), _licence(record)
-        if record.get("quick_gelu", False) != config.model.get("quick_gelu", False):
-            _logger.warning(
-                "%s/%s was trained with a GELU that differs from that of %s: use %s-quickgelu",
-                *(name, pretrained, name, name),
-            )
     elif pretrained is not None:
         checkpoint = Path(pretrained)
     weights = None if checkpoint is None else checkpoints.read(checkpoint)
+    if weights is not None and pretrained is not None:
+        warn_of_activation(reference, config.model, weights)
+        if not record:
+            config = replace(config, model=with_own_context(reference, config.model, weights))
     model = build(config.model)
     if weights is not None and checkpoint is not None:
         try:

@@ -1,5 +1,6 @@
 """Conversion of weights for open_clip models, and resampling to the config's input size."""
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,22 +13,27 @@ from torch import Tensor, nn
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 from legrad_engine.families.positions import resample_positions
+from legrad_engine.models.openclip_facts import OPENAI_METADATA
+
+_logger = logging.getLogger(__name__)
 
 
-def fill(model: nn.Module, weights: dict[str, Any]) -> None:
+def fill(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Load weights into a model, converted and resampled as open_clip does.
 
     Position embeddings for another input size are resampled, also those of timm's towers.
 
     Args:
         model: from :func:`legrad_engine.models.openclip_models.build`.
-        weights: tensors by parameter name, in any layout that open_clip reads.
+        checkpoint: tensors by parameter name, in any layout that open_clip reads.
 
     Raises:
         RuntimeError: names or shapes differ; torch's message lists them.
         ModelLoadError: a tensor of the checkpoint is of integers where the model has real numbers.
     """
-    weights = convert_state_dict(model, dict(weights))
+    weights: dict[str, Any] = convert_state_dict(
+        model, {name: value for name, value in checkpoint.items() if name not in OPENAI_METADATA}
+    )
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
     for name in ("logit_scale", "logit_bias"):
@@ -107,6 +113,11 @@ def _resample_vision(model: nn.Module, weights: dict[str, Any]) -> None:
     if given.shape != own.shape and given.shape[-1] == own.shape[-1] and given.shape[-2] > prefix:
         flat = given.reshape(-1, given.shape[-1])
         given_grid = _grid_of(len(flat) - prefix, grid)
+        _logger.warning(
+            "The checkpoint's position embeddings are for %d x %d patches and are resampled to "
+            "%d x %d. A config with the image_size of the weights keeps them: CONFIG.json@PATH",
+            *(*given_grid, *grid),
+        )
         resampled = resample_positions(flat, given_grid, tuple(grid), prefix)
         weights[name] = resampled.reshape(own.shape)
 

@@ -1,12 +1,14 @@
 """Plain timm models, by name, by checkpoint, from a folder or from the hub."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import timm.models
 from timm.models import PretrainedCfg
+from torch import Tensor
 
 from legrad_engine.errors import (
     ModelLoadError,
@@ -40,6 +42,22 @@ _PREFERRED_WEIGHTS = (
     "open_clip_pytorch_model.pth",
 )
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin", ".pt")
+
+
+_OTHER_SIZE = (
+    "To keep the input size of the weights, put the checkpoint into a folder with a config.json "
+    'such as {"architecture": "NAME", "num_classes": 3, "model_args": {"img_size": [96, 64]}, '
+    '"pretrained_cfg": {}}, and give timm:local-dir:FOLDER'
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class _Shared(Tensor):
+    """Tensor that copies of timm's record share, where they would copy its values."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
 
 def check(reference: ModelReference) -> None:
@@ -104,26 +122,39 @@ def load(reference: ModelReference) -> LoadedModel:
     else:
         source, record = name.removeprefix(TIMM), _record(name)
         checkpoint = _fetched(name, record) if pretrained is None else Path(pretrained)
-    # Read here first for its errors; timm reads the file again, also as plain tensors.
     weights = checkpoints.read(checkpoint)
     if pretrained is not None:
         classes = _classes(weights, record)
         overlay, options = {"num_classes": classes}, {"num_classes": classes}
-    del weights
+    overlay |= {
+        "source": "",
+        "state_dict": {key: value.as_subclass(_Shared) for key, value in weights.items()},
+    }
     try:
-        with checkpoints.READING:
-            model: Any = timm.create_model(
-                source,
-                pretrained=True,
-                pretrained_cfg_overlay={**overlay, "source": "", "file": str(checkpoint)},
-                **options,
-            )
+        model: Any = timm.create_model(
+            source, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
     except Exception as error:
+        if "pos_embed" in str(error):
+            raise checkpoints.misfit(checkpoint, error, _OTHER_SIZE) from error
         if "state_dict" in str(error):
             raise checkpoints.misfit(checkpoint, error) from error
         raise ModelLoadError(
             f"timm cannot build a model of {name}: {in_one_line(error)}.", field="model"
         ) from error
+    del model.pretrained_cfg["state_dict"]
+    own, given = getattr(model, "pos_embed", None), weights.get("pos_embed")
+    if (
+        pretrained is not None
+        and own is not None
+        and given is not None
+        and own.shape != given.shape
+    ):
+        _logger.warning(
+            "%s: the checkpoint's position embeddings are for %d tokens and are resampled to %d. "
+            "%s",
+            *(reference.title, given.shape[1], own.shape[1], _OTHER_SIZE),
+        )
     return LoadedModel(
         name=reference.title,
         model=ImageModel(model),

@@ -25,11 +25,11 @@ def of_tag(architecture: str, record: Mapping[str, Any]) -> Preprocessing:
 
 
 def of_config(config: Mapping[str, Any], record: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing of a config that timm saved for the hub.
+    """Return the preprocessing of a config that timm saved for the hub, else its architecture's.
 
     Args:
         config: the config file's content.
-        record: the ``pretrained_cfg`` that timm made of it, with its defaults for missing values.
+        record: the ``pretrained_cfg`` that timm made of it.
 
     Raises:
         ModelLoadError: a value is of another type or outside its range.
@@ -38,8 +38,9 @@ def of_config(config: Mapping[str, Any], record: Mapping[str, Any]) -> Preproces
     stated = config.get("pretrained_cfg", config)
     if stated.get("mean") is not None and stated.get("std") is not None:
         return _read(record, source="the model's config")
-    source = "timm's default: the model's config has no mean and std"
-    return _read(record, source=source, is_guess=True)
+    # timm would take ImageNet's numbers for any architecture.
+    found = of_architecture(config["architecture"])
+    return replace(found, source=f"{found.source}, for want of mean and std in the model's config")
 
 
 def of_architecture(name: str) -> Preprocessing:

@@ -3,10 +3,13 @@
 import argparse
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -16,7 +19,7 @@ from safetensors.torch import save_file
 
 from legrad_engine import Explainer, models
 from legrad_engine.errors import ModelLoadError
-from legrad_engine.models import ModelReference
+from legrad_engine.models import ModelReference, checkpoints
 from tests.support.architectures import config
 from tests.support.hub_files import fill_cache
 from tests.support.own_models import (
@@ -99,14 +102,19 @@ def test_odd_checkpoints_are_refused_by_name(
 
 def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    contents: list[object] = [[1, 2], {}, {"state_dict": {}}, "text", 3]
+    contents: list[object] = [
+        [1, 2],
+        {},
+        {"state_dict": {}},
+        "text",
+        3,
+        {"visual.proj": "text", "epoch": 3},
+        {3: torch.zeros(2)},
+    ]
     for content in contents:
         torch.save(content, path)
         with pytest.raises(ModelLoadError, match="holds no weights"):
             Explainer.load(str(settings_file(tmp_path)), str(path))
-    torch.save({"visual.proj": "text", "epoch": 3}, path)
-    with pytest.raises(ModelLoadError, match=r"visual\.proj"):
-        Explainer.load(str(settings_file(tmp_path)), str(path))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "bin"])
@@ -214,4 +222,97 @@ def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, dtype: tor
     weights["visual.proj"] = weights["visual.proj"].to(dtype)
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(ModelLoadError, match=r"visual\.proj as torch\."):
+        Explainer.load(str(settings_file(tmp_path)), str(tmp_path / "w.safetensors"))
+
+
+def test_values_that_training_programs_leave_beside_the_weights_are_passed_over(
+    tmp_path: Path, weights: Weights
+) -> None:
+    left = {
+        "epoch": np.int64(3),
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(0.1)}]},
+        "losses": np.linspace(0, 1, 5),
+        "best": np.float32(0.9),
+        "output": Path("/somewhere"),
+        "args": argparse.Namespace(lr=np.float64(0.1), output=tmp_path),
+    }
+    for legacy in (False, True):
+        torch.save(
+            {"state_dict": weights, **left},
+            tmp_path / "w.pt",
+            _use_new_zipfile_serialization=not legacy,
+        )
+        explainer = Explainer.load(str(settings_file(tmp_path)), str(tmp_path / "w.pt"))
+        assert torch.equal(explainer.model.state_dict()["visual.proj"], weights["visual.proj"])
+
+
+def test_numpy_s_own_code_does_not_run_for_a_value_that_is_passed_over(
+    tmp_path: Path, weights: Weights
+) -> None:
+    # A dtype whose state NumPy itself would refuse.
+    class Crafted:
+        def __reduce__(self) -> Any:
+            return np.dtype, ("f8", False, True), (3, "nonsense", None, 7, -1, -1, -1, 0)
+
+    torch.save({"state_dict": weights, "epoch": Crafted()}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="nonsense"):
+        torch.load(tmp_path / "w.pt", weights_only=False)
+    read = checkpoints.read(tmp_path / "w.pt")
+    assert read.keys() == weights.keys()
+
+
+def test_arrays_are_no_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"visual.proj": np.zeros(3)}}, tmp_path / "w.pt")
+    with pytest.raises(ModelLoadError, match="holds no weights"):
+        checkpoints.read(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (torch.nn.Linear(2, 2), r"a whole model.*\.state_dict\(\)"),
+        ({"state_dict": {"a": torch.zeros(1)}, "when": Fraction(1, 2)}, r'\["state_dict"\]'),
+    ],
+    ids=["whole model", "an object beside the weights"],
+)
+def test_a_refusal_names_the_code_that_converts_the_file(
+    content: object, says: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(ModelLoadError, match=says):
+        checkpoints.read(tmp_path / "w.pt")
+
+
+def test_a_torchscript_program_is_refused_with_the_code_that_converts_it(
+    tmp_path: Path, weights: Weights
+) -> None:
+    traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, tmp_path / "w.pt")
+    with pytest.raises(ModelLoadError, match=r"torch\.jit\.load.*\.state_dict\(\)"):
+        checkpoints.read(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda own: {
+                name if name == "logit_scale" else f"vision_model.{name}": value
+                for name, value in own.items()
+            },
+            "transformers",
+        ),
+        (lambda own: {**own, "visual.proj.lora_A.weight": torch.zeros(1)}, "merge_and_unload"),
+        (
+            lambda own: {name: value for name, value in own.items() if "visual." in name},
+            "state_dict of the whole model",
+        ),
+    ],
+    ids=["transformers", "adapter", "image half"],
+)
+def test_a_misfit_names_its_likely_fix(
+    change: Callable[[Weights], Weights], says: str, tmp_path: Path, weights: Weights
+) -> None:
+    save_file(change(weights), tmp_path / "w.safetensors")
+    with pytest.raises(ModelLoadError, match=says):
         Explainer.load(str(settings_file(tmp_path)), str(tmp_path / "w.safetensors"))

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -249,3 +250,77 @@ def test_the_licence_of_a_tag_is_told_where_it_is_known(
         fill_cache(offline, repository, {"open_clip_model.safetensors": weights})
     assert Explainer.load("ViT-B-32-quickgelu", "metaclip_400m").licence == "cc-by-nc-4.0"
     assert Explainer.load("ViT-B-32-quickgelu", "openai").licence is not None
+
+
+@pytest.mark.parametrize(
+    ("reference", "mean", "interpolation"),
+    [
+        ("PE-Core-T-16-384@PATH", (0.5, 0.5, 0.5), "bilinear"),
+        ("PE-Core-T-16-384/meta@PATH", (0.5, 0.5, 0.5), "bilinear"),
+    ],
+)
+def test_a_checkpoint_is_explained_as_its_architecture_was_published(
+    reference: str,
+    mean: tuple[float, ...],
+    interpolation: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = "PE-Core-T-16-384"
+    settings = open_clip.get_model_config(name)
+    settings["text_cfg"] |= {"layers": 1, "width": 16, "heads": 2}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, settings)
+    torch.save(openclip_models.build(settings).state_dict(), tmp_path / "w.pt")
+    explainer = Explainer.load(reference.replace("PATH", str(tmp_path / "w.pt")))
+    assert explainer.preprocessing.mean == mean
+    assert explainer.preprocessing.interpolation == interpolation
+    assert not explainer.preprocessing.is_guess
+    # What open_clip makes of the picture for the published weights.
+    tag = open_clip.get_pretrained_cfg(name, "meta")
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(
+            size=384, **{key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+        ),
+        is_train=False,
+    )
+    prepared = explainer.prepare(PICTURE)
+    np.testing.assert_allclose(prepared.pixels, transform(PICTURE), atol=1e-6)
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_guess"),
+    [({}, True), ({"preprocess_cfg": PREPROCESSING}, False)],
+    ids=["config alone", "config with preprocessing"],
+)
+def test_a_guess_is_warned_of_and_certainty_is_not(
+    changes: dict[str, Any],
+    is_guess: bool,
+    tmp_path: Path,
+    weights: Weights,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    save_file(weights, tmp_path / "w.safetensors")
+    (tmp_path / "own.json").write_text(json.dumps({"model_cfg": config(), **changes}))
+    explainer = Explainer.load(f"{tmp_path}/own.json@{tmp_path}/w.safetensors")
+    assert explainer.preprocessing.is_guess is is_guess
+    told = [each.getMessage() for each in caplog.records if "are a guess" in each.getMessage()]
+    assert bool(told) is is_guess
+    assert all("NAME/TAG@PATH" in each for each in told)
+    assert all(str(tmp_path) not in each for each in told)
+
+
+def test_padding_has_the_fill_colour_of_the_model_s_config(
+    tmp_path: Path, weights: Weights
+) -> None:
+    save_file(weights, tmp_path / "w.safetensors")
+    numbers = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    own = {"model_cfg": config(), "preprocess_cfg": {**numbers, "fill_color": 255}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    explainer = Explainer.load(f"{tmp_path}/own.json@{tmp_path}/w.safetensors")
+    prepared = explainer.prepare(PICTURE, fit="pad")
+    _, top, _, bottom = prepared.geometry.content_box
+    assert top > 0
+    assert (prepared.pixels[:, :top] == 1).all()
+    assert (prepared.pixels[:, bottom:] == 1).all()

@@ -58,15 +58,22 @@ def test_an_architecture_without_weights_is_guessed() -> None:
     assert "no pretrained weights" in found.source
 
 
-def test_a_config_without_numbers_is_a_guess() -> None:
-    record = timm.models.get_pretrained_cfg("deit_tiny_patch16_224").to_dict()
-    numbers = {"mean": record["mean"], "std": record["std"]}
-    for stated in ({"pretrained_cfg": numbers}, {"architecture": "x", **numbers}):
-        assert not timm_preprocessing.of_config(stated, record).is_guess
+def test_a_config_without_numbers_has_its_architecture_s() -> None:
+    name = "vit_so400m_patch14_siglip_224"
+    record = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    for stated in (
+        {"architecture": name, "pretrained_cfg": record},
+        {"architecture": name, **record},
+    ):
+        found = timm_preprocessing.of_config(stated, record)
+        assert (found.mean, found.is_guess) == ((0.1, 0.2, 0.3), False)
     silents: list[dict[str, Any]] = [
         {"pretrained_cfg": {}},
-        {"architecture": "x"},
+        {},
         {"mean": [0, 0, 0]},
     ]
     for silent in silents:
-        assert timm_preprocessing.of_config(silent, record).is_guess
+        found = timm_preprocessing.of_config({"architecture": name, **silent}, {})
+        assert (found.mean, found.is_guess) == (HALF, False)
+        guess = timm_preprocessing.of_config({"architecture": "vit_base_patch16_224", **silent}, {})
+        assert guess.is_guess
