@@ -214,6 +214,19 @@ class TokenHead(ScoreHead):
 
 
 @dataclass(frozen=True, slots=True)
+class RowsHead(TokenHead):
+    """Head whose tail takes the rows ``[M, rows, d]`` themselves, not their average."""
+
+    def features(self, state: Tensor) -> Tensor:
+        """See :meth:`ScoreHead.features`."""
+        return self.tail(at_least_float32(state))
+
+    def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`TokenHead.gradient`."""
+        return target_gradient(self.features, state, targets)
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureMapHead(ScoreHead):
     """Head that reads the whole output of the last block, of any shape.
 

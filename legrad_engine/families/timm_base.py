@@ -5,7 +5,7 @@ from abc import abstractmethod
 from typing import Any
 
 from timm.layers import Mlp, activations
-from timm.models import eva, vision_transformer, vision_transformer_relpos
+from timm.models import beit, eva, vision_transformer, vision_transformer_relpos
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError
@@ -19,6 +19,7 @@ _SIZES_KEPT = 4
 _PRE_NORM_BLOCKS = (
     vision_transformer.Block,
     vision_transformer_relpos.RelPosBlock,
+    beit.Block,
     eva.EvaBlock,
 )
 _ELEMENTWISE_ACTIVATIONS = (

@@ -35,6 +35,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit_small_patch16_36x1_224": {**NARROW, "img_size": 64},
     "vit_base_patch16_rpn_224": {**NARROW, "img_size": 64},
     "eva02_tiny_patch14_224": {**NARROW, "img_size": 56},
+    "beit_base_patch16_224": {**NARROW, "img_size": 64},
+    "beitv2_base_patch16_224": {
+        **NARROW,
+        "img_size": 64,
+        "use_rel_pos_bias": False,
+        "use_shared_rel_pos_bias": True,
+        "use_abs_pos_emb": True,
+        "global_pool": "token",
+    },
     "swin_tiny_patch4_window7_224": {
         "img_size": 128,
         "window_size": 2,
