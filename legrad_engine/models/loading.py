@@ -1,4 +1,4 @@
-"""Loading of models: the built-in model, open_clip's and timm's models, own models."""
+"""Loading of models: the built-in model, models of other libraries, own models."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -18,13 +18,14 @@ from legrad_engine.models import (
     openclip_preprocessing,
     timm_models,
     timm_preprocessing,
+    transformers_models,
 )
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.openclip_weights import fill
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
-from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM
+from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM, TRANSFORMERS
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
@@ -113,6 +114,8 @@ def _load(reference: ModelReference) -> LoadedModel:
     name = reference.name
     if name.startswith(TIMM):
         return timm_models.load(reference)
+    if name.startswith(TRANSFORMERS):
+        return transformers_models.load(reference)
     if name == STARTER:
         config = openclip_models.config_of(str(STARTER_FOLDER / "starter.json"))
         model = openclip_models.build(config.model)
@@ -128,7 +131,7 @@ def _load(reference: ModelReference) -> LoadedModel:
 
 
 def _has_random_weights(reference: ModelReference) -> bool:
-    brings_weights = reference.name.startswith((TIMM, OPENCLIP_HUB, OPENCLIP_FOLDER))
+    brings_weights = reference.name.startswith((TIMM, TRANSFORMERS, OPENCLIP_HUB, OPENCLIP_FOLDER))
     return reference.pretrained is None and reference.name != STARTER and not brings_weights
 
 

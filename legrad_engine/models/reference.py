@@ -24,7 +24,7 @@ class ModelReference:
         name: ``"starter"``; an open_clip architecture or the path of an open_clip JSON config; or,
             with a scheme of open_clip or timm, ``hf-hub:ORG/REPO``,
             ``local-dir:FOLDER``, ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO``,
-            ``timm:local-dir:FOLDER``.
+            ``timm:local-dir:FOLDER``, ``transformers:FOLDER``, ``transformers:ORG/REPO``.
         pretrained: an open_clip tag or the path of a checkpoint; None for a name that includes its
             weights.
         origin: the open_clip tag whose weights the checkpoint was made from; its preprocessing is
@@ -65,7 +65,9 @@ class ModelReference:
             text: ``starter``, ``NAME/TAG``, ``NAME@PATH``, ``NAME/ORIGIN@PATH``,
                 ``CONFIG.json@PATH``, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm:NAME``,
                 ``timm:NAME.TAG``, ``timm:NAME@PATH``, ``timm:NAME.ORIGIN@PATH``,
-                ``timm:hf-hub:ORG/REPO`` or ``timm:local-dir:FOLDER``.
+                ``timm:hf-hub:ORG/REPO``, ``timm:local-dir:FOLDER``, ``transformers:FOLDER`` or
+                ``transformers:ORG/REPO``; ``@REVISION`` may follow ORG/REPO after ``timm:`` and
+                ``transformers:``.
 
         Raises:
             UnknownModelError: the text has none of these forms.
@@ -73,7 +75,7 @@ class ModelReference:
         text = text.strip()
         if text == schemes.STARTER:
             return cls(schemes.STARTER)
-        for scheme in (*_HUBS, *_FOLDERS):
+        for scheme in (*_HUBS, *_FOLDERS, schemes.TRANSFORMERS):
             if text.startswith(scheme):
                 if not text.removeprefix(scheme):
                     raise UnknownModelError(f"{text} does not say which model.", field="model")
@@ -107,7 +109,8 @@ class ModelReference:
             f"Model {text!r} does not say which weights: write NAME/TAG, such as "
             "ViT-B-16/laion2b_s34b_b88k, NAME@PATH or NAME/TAG@PATH for a local checkpoint, "
             "CONFIG.json@PATH for an open_clip config of your own, hf-hub:ORG/REPO, "
-            "local-dir:FOLDER, timm:NAME, or 'starter'." + tags_of(name),
+            "local-dir:FOLDER, timm:NAME, transformers:FOLDER or transformers:ORG/REPO, or "
+            "'starter'." + tags_of(name),
             field="model",
         )
 
@@ -121,39 +124,47 @@ class ModelReference:
         if self.name == schemes.STARTER:
             return
         # Imported here, because open_clip and timm import torch.
-        from legrad_engine.models import openclip_models, timm_models
+        from legrad_engine.models import openclip_models, timm_models, transformers_models
 
         if self.name.startswith(schemes.TIMM):
             timm_models.check(self)
+        elif self.name.startswith(schemes.TRANSFORMERS):
+            transformers_models.check(self)
         else:
             openclip_models.check(self)
 
     @property
     def title(self) -> str:
         """The name without folders of the local file system."""
-        for scheme in _FOLDERS:
-            if self.name.startswith(scheme):
-                return scheme + Path(self.name.removeprefix(scheme)).resolve().name
+        folder = self._folder
+        if folder is not None:
+            return self.name.removesuffix(folder) + Path(folder).resolve().name
         return Path(self.name).stem if self.name.endswith(".json") else self.name
 
     def without_folders(self, text: str) -> str:
         """Remove folders of the local file system from a message about this model."""
-        folders = [
-            self.name.removeprefix(scheme) for scheme in _FOLDERS if self.name.startswith(scheme)
-        ]
         config = [self.name] if self.name.endswith(".json") else []
-        for path in filter(None, [*folders, *config, self.pretrained]):
-            for written in (path, str(Path(path))):
+        for path in filter(None, [self._folder, *config, self.pretrained]):
+            # A folder in the current one tells no other; the name "." would match every full stop.
+            for written in filter(lambda each: os.sep in each, (path, str(Path(path)))):
                 text = text.replace(written, Path(path).name)
         text = text.replace(f"{constants.HF_HUB_CACHE}{os.sep}", "")
         # Paths inside a config are matched by their form; web addresses are kept.
         return _FOLDERS_OF_A_PATH.sub("", text)
 
     @property
+    def _folder(self) -> str | None:
+        """The folder of the local file system that the name includes."""
+        for scheme in _FOLDERS:
+            if self.name.startswith(scheme):
+                return self.name.removeprefix(scheme)
+        return schemes.transformers_folder(self.name)
+
+    @property
     def id(self) -> str:
         """Name that is safe in a URL: lower case letters, digits, ``.``, ``_`` and ``-``."""
         name = self.title
-        for scheme in (schemes.OPENCLIP_HUB, schemes.OPENCLIP_FOLDER):
+        for scheme in (schemes.OPENCLIP_HUB, schemes.OPENCLIP_FOLDER, schemes.TRANSFORMERS):
             name = name.replace(scheme, "")
         parts = [name]
         if self.pretrained is not None:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from legrad_engine.devices import resolve_dtype
-from legrad_engine.models import openclip_models
+from legrad_engine.models import openclip_models, transformers_models
 from legrad_engine.models.loading import STARTER_FOLDER
 from legrad_engine.models.reference import ModelReference
-from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB
+from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB, TRANSFORMERS
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def weights_bytes(
 def _build_without_values(name: str) -> nn.Module | None:
     if name.startswith((OPENCLIP_HUB, TIMM_HUB)):
         return None
+    if name.startswith(TRANSFORMERS):
+        return transformers_models.without_values(name)
     if name.startswith(TIMM):
         with torch.device("meta"):
             visual: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=False)

@@ -18,25 +18,9 @@ from legrad_engine.models import ModelReference, openclip_models
 from legrad_engine.targets.text import TextEncoder
 from tests.support.architectures import config
 from tests.support.hub_files import fill_cache
+from tests.support.word_tokenizer import WORDS, write_tokenizer
 
-WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "on", "the", "sofa", "red"]
 CONTEXT = 8
-
-
-def write_tokenizer(folder: Path) -> None:
-    """A word-level tokenizer that ends every text with a special token, as SigLIP's does."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    inner = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: index for index, word in enumerate(WORDS)}, "<unk>")
-    )
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
 
 
 def settings_with_tokenizer(name: str = "org/words", **text: Any) -> dict[str, Any]:
