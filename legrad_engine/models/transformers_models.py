@@ -78,7 +78,8 @@ def load(reference: ModelReference) -> LoadedModel:
         raise checkpoints.misfit(path, error) from error
     tokenizer = None
     if model_class.has_text:
-        tokenizer = SavedTokenizer(files.folder, config.text_config.max_position_embeddings)
+        text = config.text_config
+        tokenizer = SavedTokenizer(files.folder, text.max_position_embeddings, text.vocab_size)
     else:
         _describe(model, config, preprocessing)
         model = ImageModel(model)

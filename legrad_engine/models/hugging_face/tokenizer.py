@@ -6,6 +6,8 @@ from open_clip.tokenizer import HFTokenizer
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 
+_PROBE = "a photo of a cat"
+
 
 class SavedTokenizer(HFTokenizer):  # type: ignore[misc] # open_clip has no types
     """A tokenizer of ``transformers`` without open_clip's own cleaning of texts.
@@ -14,11 +16,16 @@ class SavedTokenizer(HFTokenizer):  # type: ignore[misc] # open_clip has no type
     SigLIP was trained so.
     """
 
-    def __init__(self, folder: Path, context_length: int) -> None:
+    def __init__(self, folder: Path, context_length: int, vocabulary: int) -> None:
         """Read a tokenizer; its code is never run.
 
+        Args:
+            folder: folder of the model's files.
+            context_length: number of tokens that the text half reads.
+            vocabulary: number of tokens that the text half knows.
+
         Raises:
-            ModelLoadError: the folder has no tokenizer, or a damaged one.
+            ModelLoadError: the folder has no tokenizer, or a damaged one, or that of another model.
         """
         try:
             super().__init__(str(folder), context_length=context_length, trust_remote_code=False)
@@ -29,3 +36,9 @@ class SavedTokenizer(HFTokenizer):  # type: ignore[misc] # open_clip has no type
                 field="model",
             ) from error
         self.clean_fn = str
+        if int(self([_PROBE]).max()) >= vocabulary:
+            raise ModelLoadError(
+                f"The tokenizer in {str(folder)!r} is that of another model: it gives tokens that "
+                f"are not among the {vocabulary} of the text half.",
+                field="model",
+            )
