@@ -12,6 +12,7 @@ from torch import nn
 
 from legrad_engine.errors import ModelLoadError, UnknownModelError
 from legrad_engine.models import checkpoints
+from legrad_engine.models.hugging_face.conversion import sides
 from legrad_engine.models.hugging_face.files import ModelFiles, repository_of, require_package
 from legrad_engine.models.hugging_face.image_processor import read_preprocessing
 from legrad_engine.models.hugging_face.registry import ModelClass, Size
@@ -102,8 +103,12 @@ def _input_size(
 ) -> Size:
     """Decide the size of the model's input, where its config and image processor may differ."""
     own = model_class.own_size(config)
-    if size is None or size == own or model_class.takes_any_size:
-        return size or own
+    if size is None or size == own:
+        return own
+    if model_class.takes_any_size:
+        patch = sides(getattr(config, "vision_config", config).patch_size)
+        rows, columns = (max(each // of, 1) for each, of in zip(size, patch, strict=True))
+        return rows * patch[0], columns * patch[1]
     _logger.warning(
         "The image processor of %s makes inputs of %s x %s pixels (height x width), but the model "
         "was trained at %s x %s, which is used",
