@@ -1,0 +1,59 @@
+"""HEIC and HEIF pictures, if the package pillow-heif (extra `heif`) is installed."""
+
+import importlib
+from typing import Any
+
+from PIL import ImageFile
+
+from legrad_engine.errors import ImageDecodeError
+
+_THREADS = 4
+
+
+class HeifFile(ImageFile.ImageFile):
+    """The primary picture of a HEIF file, upright, 8 bits for each channel.
+
+    pillow-heif's own reader copies the metadata of all pictures of a file, so that a small file of
+    a thousand pictures with the same metadata fills the memory. This one reads no metadata:
+    rotation and mirroring are properties of the picture itself, which the decoder applies, and
+    EXIF only repeats them.
+    """
+
+    format = "HEIF"
+    format_description = "HEIF, HEIC"
+
+    _picture: Any
+
+    def _open(self) -> None:
+        data = b"" if self.fp is None else self.fp.read()
+        to_8_bits, as_bgr, without_stride, to_16_bits, unlimited = True, False, False, True, False
+        pictures, _ = _decoder().load_file(
+            data, _THREADS, to_8_bits, as_bgr, without_stride, to_16_bits, "", unlimited
+        )
+        self._picture = next(each for each in pictures if each is not None and each.primary)
+        self._size, self._mode = self._picture.size_mode
+        profile = self._picture.color_profile
+        if profile and profile["type"] in ("rICC", "prof"):
+            self.info["icc_profile"] = profile["data"]
+        self.tile = []
+
+    def load(self) -> Any:
+        """Decode the picture."""
+        if self._picture is not None:
+            data, stride = self._picture.data, self._picture.stride
+            self._size, self._mode = self._picture.size_mode
+            self._picture = None
+            self.load_prepare()
+            self.frombytes(data, "raw", (self.mode, stride))
+        return super().load()
+
+
+def _decoder() -> Any:
+    try:
+        return importlib.import_module("_pillow_heif")
+    except ImportError as error:
+        raise ImageDecodeError(
+            "The image is HEIC or HEIF, which this installation cannot read: send JPEG, or "
+            "install the extra `heif` (pip install 'legrad-service[heif]').",
+            field="image",
+        ) from error
