@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 ASCII, SHORT, LONG, UNDEFINED = 2, 3, 4, 7
@@ -64,7 +63,9 @@ def tiff(
     entries, data = b"", b""
     for tag, (kind, value) in sorted(every.items()):
         letter = {SHORT: "H", LONG: "I"}.get(kind)
-        packed = bytes(value) if letter is None else struct.pack(f"{order}{len(value)}{letter}", *value)
+        packed = (
+            bytes(value) if letter is None else struct.pack(f"{order}{len(value)}{letter}", *value)
+        )
         count = len(packed) // _SIZES[kind]
         if len(packed) > 4:
             field = struct.pack(f"{order}I", behind + len(data))
