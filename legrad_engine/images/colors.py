@@ -55,24 +55,30 @@ def _fits(profile_mode: str, mode: str) -> bool:
 def _mode_of(profile: bytes) -> str | None:
     """Return the mode of pictures that a profile describes; None if it describes none."""
     device, space = profile[12:16], profile[16:20]
-    if device not in _DEVICES or _has_elements(profile):
+    if device not in _DEVICES or not _is_bounded(profile):
         return None
     return _MODES.get(space)
 
 
-def _has_elements(profile: bytes) -> bool:
-    """Return whether a tag is a list of processing elements, which may be of any length.
+def _is_bounded(profile: bytes) -> bool:
+    """Return whether the work and memory of a profile are bounded by its size.
 
-    They are rare, and a few megabytes of them take minutes to evaluate. All other tags have a fixed
-    number of steps.
+    Processing elements (mpet), which are rare, may repeat the same bytes a hundred thousand times,
+    and a table of colours (mft1, mft2) may be said to be larger than the file. Then a few kilobytes
+    take minutes, or hundreds of megabytes. All other tags are a few steps of their own size.
     """
     count = int.from_bytes(profile[_TAG_TABLE : _TAG_TABLE + 4], "big")
     table = profile[_TAG_TABLE + 4 :][: count * _TAG_SIZE]
     whole = len(table) // _TAG_SIZE * _TAG_SIZE
-    return any(
-        profile[offset : offset + 4] == b"mpet"
-        for _, offset, _ in struct.iter_unpack(">4sII", table[:whole])
-    )
+    for _, offset, _ in struct.iter_unpack(">4sII", table[:whole]):
+        kind, sizes = profile[offset : offset + 4], profile[offset + 8 : offset + 11]
+        if kind == b"mpet":
+            return False
+        if kind in (b"mft1", b"mft2") and len(sizes) == 3:
+            inputs, outputs, points = sizes
+            if points**inputs * outputs > len(profile):
+                return False
+    return True
 
 
 # Pictures of one source have one profile.

@@ -1,6 +1,7 @@
 """Decoding of a picture, and its preparation as the pixels of a model input."""
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from legrad_engine.images.colors import to_srgb
 from legrad_engine.images.deep import DeepFormat, to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.geometry import Geometry
+from legrad_engine.images.heif import HeifFile
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -183,6 +185,10 @@ def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiles(image, max_pixels)
+    if isinstance(image, HeifFile) and math.prod(image.largest_part) > max_pixels:
+        # It is decoded whole, even if the file crops it.
+        width, height = image.largest_part
+        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
     if image.width * image.height > max_pixels:
         raise _too_large(f"The image is {image.width} x {image.height} pixels", max_pixels)
     if max(image.size) > _LONGEST_SIDE:

@@ -55,8 +55,8 @@ class DeepFormat:
         if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
             white = 4095
         missing = None
-        with contextlib.suppress(TypeError, ValueError):
-            missing = float(tags.get(_GDAL_NODATA))
+        with contextlib.suppress(ValueError):
+            missing = float(str(tags.get(_GDAL_NODATA)))
         # Pillow reads 8-bit files without this tag as white-is-zero too.
         photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, _WHITE_IS_ZERO)
         return cls(white, photometric == _WHITE_IS_ZERO, missing, transparent)

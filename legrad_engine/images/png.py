@@ -26,15 +26,25 @@ class PngFile(PngImagePlugin.PngImageFile):
     """
 
     def _open(self) -> None:
-        data = self.fp.read()
+        data = b"" if self.fp is None else self.fp.read()
         needed = _needed_chunks(data)
         self.fp = io.BytesIO(needed.data)
         super()._open()
         if needed.profile is not None:
             self.info["icc_profile"] = needed.profile
-        transparency = self.info.get("transparency")
-        if transparency is not None:
-            self.info["transparency"] = _as_decoded(transparency, self.mode, bit_depth=data[24])
+        if "transparency" in self.info:
+            self._scale_transparency(bit_depth=data[24])
+
+    def _scale_transparency(self, bit_depth: int) -> None:
+        """Bring the transparent colour, told in the file's bit depth, to that of the pixels.
+
+        Pillow decodes grey of 2 or 4 bits, and colours of 16, to 8 bits.
+        """
+        transparency = self.info["transparency"]
+        if self.mode == "L" and isinstance(transparency, int):
+            self.info["transparency"] = transparency * 255 // (2**bit_depth - 1)
+        elif self.mode == "RGB" and isinstance(transparency, tuple) and bit_depth == 16:
+            self.info["transparency"] = tuple(value >> 8 for value in transparency)
 
 
 @dataclass(frozen=True)
@@ -117,18 +127,3 @@ def _unpack(packed: bytes, most: int) -> bytes | None:
     except zlib.error:
         return None
     return unpacked if unpacker.eof else None
-
-
-def _as_decoded(
-    transparency: int | tuple[int, ...] | bytes, mode: str, bit_depth: int
-) -> int | tuple[int, ...] | bytes:
-    """Return the transparent colour in the values of the decoded picture.
-
-    The file tells it in its own bit depth; Pillow decodes grey of 2 or 4 bits, and colours of 16,
-    to 8 bits.
-    """
-    if mode == "L" and isinstance(transparency, int):
-        return transparency * 255 // (2**bit_depth - 1)
-    if mode == "RGB" and isinstance(transparency, tuple) and bit_depth == 16:
-        return tuple(value >> 8 for value in transparency)
-    return transparency
