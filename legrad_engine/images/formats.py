@@ -68,6 +68,12 @@ _HEIF_BRANDS = frozenset(
 )
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
+SUFFIXES = frozenset(
+    {suffix for suffix, name in Image.EXTENSION.items() if name in {*_READERS, "AVIF"}}
+    | {".heic", ".heics", ".heif", ".heifs", ".hif"}
+)
+"""Ends of the names of files in accepted formats, in lower case."""
+
 # How Pillow and the decoders below it say that a file may be whole and is still not for them.
 _UNSUPPORTED = re.compile(
     r"unsupported|not (yet )?(supported|implemented)|cannot handle|unknown (pixel|raw) mode"
