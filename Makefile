@@ -46,7 +46,7 @@ help:
 
 install: $(INSTALLED)
 
-DEVELOPMENT_PROJECTS := --editable '.[dev,starter,bench,telemetry]' --editable ./clients/python
+DEVELOPMENT_PROJECTS := --editable '.[dev,starter,bench,heif,telemetry]' --editable ./clients/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 IS_LOCK_PLATFORM := import platform, sys; sys.exit((platform.system(), platform.machine(), \
 	platform.python_implementation(), *sys.version_info[:2]) != ("Linux", "x86_64", "CPython", 3, 11))
@@ -66,7 +66,7 @@ define install_packages
 endef
 
 $(INSTALLED): pyproject.toml requirements.lock
-	$(call install_packages,requirements.lock,--editable .)
+	$(call install_packages,requirements.lock,--editable '.[heif]')
 	touch $@
 
 $(TOOLS): pyproject.toml clients/python/pyproject.toml requirements-dev.lock
@@ -140,7 +140,7 @@ fuzz: $(TOOLS)
 # Pins stay as long as pyproject.toml allows them; delete a lock to get new versions.
 # The locks are for Linux on x86-64 with Python 3.11, as in the images. requirements-cpu.lock leaves
 # out torch and the packages that only torch needs, for images with torch from an index without CUDA.
-IMAGE_EXTRAS := hf telemetry
+IMAGE_EXTRAS := heif hf telemetry
 COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet
 
 lock: $(TOOLS)

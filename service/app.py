@@ -129,7 +129,13 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         settings.admission_limits, settings.max_batch_images, pool, workers, metrics
     )
     explaining = ExplainingService(
-        settings.request_limits, admission, pool, workers, url_images, metrics
+        settings.request_limits,
+        settings.picture_rules,
+        admission,
+        pool,
+        workers,
+        url_images,
+        metrics,
     )
 
     @asynccontextmanager

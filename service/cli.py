@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # The exit status of programs that SIGINT ends, by the convention of shells.
 _INTERRUPTED = 130
+_MOST_NAMES = 20
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 _console = Console()
@@ -134,11 +135,15 @@ def explain(
     pictures again.
     """
     from legrad_engine import Explainer
-    from service.bulk.folders import Question, explain_pictures, find_pictures, read_prompts
+    from service.bulk.discovery import find_pictures
+    from service.bulk.folders import Question, explain_pictures
+    from service.bulk.prompts import UnreadablePromptsError, read_prompts
 
     if image.is_dir() and output.resolve() == image.resolve():
         raise typer.BadParameter("explanations need a folder of their own: set one with -o.")
-    pictures = find_pictures(image, output)
+    pictures, skipped = find_pictures(image, output)
+    if skipped:
+        _errors.print(_name_skipped(skipped, image), markup=False)
     if not pictures:
         _errors.print(f"There is no picture in {image}.", markup=False)
         raise typer.Exit(2)
@@ -166,7 +171,7 @@ def explain(
             outcomes.append(outcome)
             if outcome.error:
                 _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
-    except (LegradError, ManifestError, OSError, UnicodeDecodeError) as error:
+    except (LegradError, ManifestError, OSError, UnreadablePromptsError) as error:
         _fail(error)
     except KeyboardInterrupt:
         explained = sum(outcome.error is None for outcome in outcomes)
@@ -176,7 +181,7 @@ def explain(
             markup=False,
         )
         raise typer.Exit(_INTERRUPTED) from None
-    _summarize(outcomes, output)
+    _summarize(outcomes, len(skipped), output)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -278,7 +283,15 @@ def contract() -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _summarize(outcomes: "Sequence[Outcome]", output: Path) -> None:
+def _name_skipped(skipped: Sequence[Path], root: Path) -> str:
+    names = [str(path.relative_to(root)) for path in skipped]
+    listed = ", ".join(names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    kind = "file that is no picture" if len(names) == 1 else "files that are no pictures"
+    return f"Skipped {len(names)} {kind}: {listed}{more}."
+
+
+def _summarize(outcomes: "Sequence[Outcome]", skipped: int, output: Path) -> None:
     """Print the numbers of a single picture, or the counts of several."""
     new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
     known = sum(not outcome.entries for outcome in outcomes)
@@ -298,6 +311,7 @@ def _summarize(outcomes: "Sequence[Outcome]", output: Path) -> None:
     counts = [f"{len(new)} explained"]
     counts += [f"{known} done before"] if known else []
     counts += [f"{failed} failed"] if failed else []
+    counts += [f"{skipped} skipped"] if skipped else []
     _console.print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
 
 

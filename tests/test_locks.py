@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 CLIENT = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())["project"]
 # The extras in production images, as in the Makefile.
-IMAGE_EXTRAS = [extra for extra in ("hf", "telemetry") if extra in EXTRAS]
+IMAGE_EXTRAS = [extra for extra in ("heif", "hf", "telemetry") if extra in EXTRAS]
 FILES = ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock")
 ONLY_TORCH = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.*")
 

@@ -1,30 +1,22 @@
 """Decoding of a picture, and its preparation as the pixels of a model input."""
 
 import io
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
+from legrad_engine.images.colors import to_srgb
+from legrad_engine.images.deep import DeepFormat, to_grey
+from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.geometry import Geometry
-from legrad_engine.images.slow_formats import check_jpeg, check_plain_netpbm
+from legrad_engine.images.heif import HeifFile
 from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 
 DEFAULT_MAX_PIXELS = 64_000_000
@@ -49,22 +41,6 @@ class PreparedImage:
 # wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
 
-_ACCEPTED = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
-
-# Files are opened by their signature instead of by Image.open: its pixel limit is global to the
-# process, and it warns of images that the caller's limit allows.
-_READERS: tuple[tuple[int, bytes, type[ImageFile.ImageFile]], ...] = (
-    (0, b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (0, b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    (8, b"WEBP", WebPImagePlugin.WebPImageFile),
-    (4, b"ftypavi", AvifImagePlugin.AvifImageFile),
-    (0, b"GIF8", GifImagePlugin.GifImageFile),
-    (0, b"BM", BmpImagePlugin.BmpImageFile),
-    (0, b"II*\0", TiffImagePlugin.TiffImageFile),
-    (0, b"MM\0*", TiffImagePlugin.TiffImageFile),
-    *((0, b"P%d" % kind, PpmImagePlugin.PpmImageFile) for kind in range(1, 7)),
-)
-
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -86,11 +62,12 @@ _UPRIGHT = {
 
 
 def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright 8-bit RGB.
+    """Read a picture as upright 8-bit RGB in the colours of sRGB.
 
-    The content decides the format, not the file's name. EXIF orientation is applied. Alpha is
-    composited over white. Grey and float images deeper than 8 bits are scaled, not clipped. The
-    first frame of an animation or a multi-page file is read.
+    The content decides the format, not the file's name. EXIF orientation is applied, and so is an
+    ICC profile. Alpha is composited over white. Grey and float images deeper than 8 bits are
+    scaled, not clipped, by what their file tells. The first frame of an animation or a multi-page
+    file is read.
 
     Args:
         source: A Pillow image (at its current frame), an encoded file, or the path of one.
@@ -101,18 +78,26 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
         ImageDecodeError: The file cannot be read, or does not hold a whole picture in an accepted
             format.
     """
-    if isinstance(source, Image.Image):
-        return _to_upright_rgb(source, max_pixels)
-    if isinstance(source, bytes):
-        return _read(io.BytesIO(source), max_pixels)
-    try:
-        with Path(source).open("rb") as stream:
-            return _read(stream, max_pixels)
-    except (OSError, ValueError) as error:
-        raise ImageDecodeError(
-            f"The image file {os.fspath(source)!r} cannot be opened ({error}): check the path.",
-            field="image",
-        ) from error
+    return _read(source, max_pixels, with_stored=False)[0]
+
+
+def decode_with_stored(
+    source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[Image.Image, Image.Image]:
+    """Read a picture twice: as :func:`decode` does, and in RGB without regard to its ICC profile.
+
+    Args:
+        source: See :func:`decode`.
+        max_pixels: See :func:`decode`.
+
+    Returns:
+        The picture in sRGB and as stored; one object where the profile changes nothing.
+
+    Raises:
+        ImageTooLargeError: See :func:`decode`.
+        ImageDecodeError: See :func:`decode`.
+    """
+    return _read(source, max_pixels, with_stored=True)
 
 
 def to_pixels(
@@ -149,39 +134,74 @@ def to_pixels(
     return pixels
 
 
-def _read(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    head = stream.read(16)
-    stream.seek(0)
-    if not head:
-        raise ImageDecodeError(f"The image is empty: send a {_ACCEPTED} file.", field="image")
-    readers = (
-        reader for offset, signature, reader in _READERS if head.startswith(signature, offset)
-    )
-    reader = next(readers, None)
-    if reader is None:
-        raise ImageDecodeError(
-            f"The data is not an image in an accepted format: send a {_ACCEPTED} file.",
-            field="image",
-        )
-    if reader is JpegImagePlugin.JpegImageFile:
-        check_jpeg(stream.read())
-    elif head.startswith((b"P1", b"P2", b"P3")):
-        check_plain_netpbm(stream.read())
-    stream.seek(0)
+def _read(
+    source: ImageSource, max_pixels: int, with_stored: bool
+) -> tuple[Image.Image, Image.Image]:
+    if isinstance(source, Image.Image):
+        return _to_upright_rgb(source, max_pixels, with_stored)
+    if isinstance(source, bytes):
+        return _read_stream(io.BytesIO(source), max_pixels, with_stored)
     try:
-        with reader(stream) as image:
-            return _to_upright_rgb(image, max_pixels)
+        with Path(source).open("rb") as stream:
+            return _read_stream(stream, max_pixels, with_stored)
+    except (OSError, ValueError) as error:
+        raise ImageDecodeError(
+            f"The image file {os.fspath(source)!r} cannot be opened ({error}): check the path.",
+            field="image",
+        ) from error
+
+
+def _read_stream(
+    stream: IO[bytes], max_pixels: int, with_stored: bool
+) -> tuple[Image.Image, Image.Image]:
+    try:
+        with open_picture(stream) as image:
+            return _to_upright_rgb(image, max_pixels, with_stored)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
     except (ImageDecodeError, ImageTooLargeError):
         raise
     except Exception as error:
-        raise _damaged(error) from error
+        raise unreadable(error) from error
 
 
-def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+def _to_upright_rgb(
+    image: Image.Image, max_pixels: int, with_stored: bool
+) -> tuple[Image.Image, Image.Image]:
+    """Return the picture in sRGB and, if asked for, as stored; otherwise the former twice."""
+    _check_size(image, max_pixels)
+    # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
+    # ZeroDivisionError; all of them mean that the picture cannot be read.
+    try:
+        image.load()
+        stored = _to_rgb(image)
+    except Exception as error:
+        raise unreadable(error) from error
+    srgb = to_srgb(image.info.get("icc_profile"), image, stored)
+    turn = _UPRIGHT.get(_orientation(image))
+    if srgb is stored or not with_stored:
+        # Four bytes for each pixel, that the memory table of docs/settings.md counts once.
+        del stored
+        srgb = _turned(srgb, turn)
+        return srgb, srgb
+    srgb = _turned(srgb, turn)
+    return srgb, _turned(stored, turn)
+
+
+def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    upright = picture if turn is None else picture.transpose(turn)
+    # An orientation left in the metadata would rotate the picture again when it is decoded again.
+    upright.info.clear()
+    return upright
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiles(image, max_pixels)
+    if isinstance(image, HeifFile) and math.prod(image.largest_part) > max_pixels:
+        # It is decoded whole, even if the file crops it.
+        width, height = image.largest_part
+        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
     if image.width * image.height > max_pixels:
         raise _too_large(f"The image is {image.width} x {image.height} pixels", max_pixels)
     if max(image.size) > _LONGEST_SIDE:
@@ -192,18 +212,6 @@ def _to_upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
         )
     if 0 in image.size:
         raise ImageDecodeError("The image has no pixels: send one that does.", field="image")
-    # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
-    # ZeroDivisionError; all of them mean that the picture cannot be read.
-    try:
-        image.load()
-        rgb = _to_rgb(image)
-    except Exception as error:
-        raise _damaged(error) from error
-    method = _UPRIGHT.get(_orientation(image))
-    upright = rgb if method is None else rgb.transpose(method)
-    # An orientation left in the metadata would rotate the picture again when it is decoded again.
-    upright.info.clear()
-    return upright
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
@@ -225,41 +233,20 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _from_deep(np.asarray(image))
+        levels = to_grey(np.asarray(image), DeepFormat.of(image))
+        return Image.fromarray(levels).convert("RGB")
+    if image.mode == "La":
+        # Pillow converts premultiplied grey to nothing else.
+        image = image.convert("LA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        rgba = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+        return rgba.convert("RGB")
     return image.convert("RGB")
-
-
-def _from_deep(values: NDArray[np.generic]) -> Image.Image:
-    """Scale by the smallest usual full scale above the values; stretch their range if none is."""
-    full_scales = (65535,) if np.issubdtype(values.dtype, np.integer) else (1, 255, 65535)
-    shades = np.array(values, np.float32)
-    np.nan_to_num(shades, copy=False, nan=0, posinf=0, neginf=0)
-    black, white = float(shades.min()), float(shades.max())
-    for full_scale in full_scales:
-        if black >= 0 and white <= full_scale:
-            black, white = 0, full_scale
-            break
-    with np.errstate(over="ignore"):
-        shades -= black
-        shades *= 255 / max(white - black, 1e-30)
-    levels = np.rint(np.clip(shades, 0, 255, out=shades), out=shades).astype(np.uint8)
-    return Image.fromarray(levels).convert("RGB")
 
 
 def _too_large(finding: str, max_pixels: int) -> ImageTooLargeError:
     return ImageTooLargeError(
         f"{finding}; the limit is {max_pixels} pixels: send a smaller picture.",
-        field="image",
-    )
-
-
-def _damaged(error: Exception) -> ImageDecodeError:
-    return ImageDecodeError(
-        f"The image is truncated or damaged ({str(error) or type(error).__name__}): "
-        "check that the whole file was sent, or save it again.",
         field="image",
     )

@@ -27,9 +27,6 @@ from service.bulk.manifest import Entry, Manifest
 LONGEST_SIDE = 2048
 _BATCH = 8
 _THREADS = 2
-_PICTURE_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,25 +107,6 @@ class _Read:
     error: str | None = None
 
 
-def find_pictures(path: Path, output: Path) -> list[Path]:
-    """Return the picture ``path``, or all pictures below the folder ``path`` in sorted order.
-
-    Hidden files and folders are left out, and so is everything below ``output``, which holds the
-    overlays of earlier runs.
-    """
-    if not path.is_dir():
-        return [path]
-    own = output.resolve()
-    return sorted(
-        each
-        for each in path.rglob("*")
-        if each.suffix.lower() in _PICTURE_SUFFIXES
-        and each.is_file()
-        and own not in each.resolve().parents
-        and not any(part.startswith(".") for part in each.relative_to(path).parts)
-    )
-
-
 def explain_pictures(
     question: Question, pictures: Sequence[Path], root: Path, output: Path
 ) -> Iterator[Outcome]:
@@ -136,7 +114,7 @@ def explain_pictures(
 
     Args:
         question: the model, prompts and options, already checked.
-        pictures: from :func:`find_pictures`.
+        pictures: from :func:`service.bulk.discovery.find_pictures`.
         root: paths below ``output`` are those of the pictures relative to this folder.
         output: folder for overlays, maps and the manifest. Pictures that it already holds
             explanations of, with the same question, are skipped.
@@ -294,13 +272,3 @@ def _slugs(prompts: Sequence[str]) -> list[str]:
         seen[slug] += 1
         slugs.append(slug if seen[slug] == 1 else f"{slug}-{seen[slug]}")
     return slugs
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read prompts from a text file, one per line, skipping empty lines and # comments.
-
-    Raises:
-        OSError, UnicodeDecodeError: the file cannot be read as UTF-8 text.
-    """
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]

@@ -10,6 +10,7 @@ from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
 from service.pool.traced_picture import TracedPicture
 from service.schemas.requests import ExplainOptions
+from service.settings.values import PictureRules
 
 
 class Pictures:
@@ -27,10 +28,10 @@ class Pictures:
     - If the request that decodes or computes fails or is cancelled, the next one takes over.
     """
 
-    def __init__(self, traces: TraceCache, workers: PictureWorkers, max_pixels: int) -> None:
+    def __init__(self, traces: TraceCache, workers: PictureWorkers, rules: PictureRules) -> None:
         self._traces = traces
         self._workers = workers
-        self._max_pixels = max_pixels
+        self._rules = rules
         # By loaded model and not by id: another model may be loaded under the same id.
         self._shared: WeakKeyDictionary[Explainer, WeakValueDictionary[TraceKey, TracedPicture]] = (
             WeakKeyDictionary()
@@ -91,7 +92,7 @@ class Pictures:
                 partial(
                     decode_picture,
                     encoded,
-                    self._max_pixels,
+                    self._rules,
                     fit,
                     geometry,
                     max_side,

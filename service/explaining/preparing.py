@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
-from legrad_engine.images.decoding import PreparedImage, decode
+from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.geometry import plan as plan_geometry
 from legrad_engine.targets.questions import Question
@@ -21,11 +21,13 @@ from service.explaining.offloading import offload
 from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
+from service.pictures.decoding import decode_versions
 from service.pictures.drawing import drawings_of_each_target
 from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceKey, digests_of
 from service.pool.traced_picture import TracedPicture
+from service.settings.values import PictureRules
 from service.telemetry.metrics import Metrics
 
 _Answer = TypeVar("_Answer")
@@ -161,14 +163,14 @@ class Preparation:
         url_images: UrlImages,
         pictures: Pictures,
         workers: PictureWorkers,
-        max_image_pixels: int,
+        picture_rules: PictureRules,
         metrics: Metrics,
     ) -> None:
         self._admission = admission
         self._url_images = url_images
         self._pictures = pictures
         self._workers = workers
-        self._max_image_pixels = max_image_pixels
+        self._picture_rules = picture_rules
         self._metrics = metrics
 
     async def queue(self, plan: Plan, reservation: Reservation) -> Queued:
@@ -274,8 +276,9 @@ class Preparation:
         self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
     ) -> PreparedImage:
         def prepare() -> PreparedImage:
-            picture = decode(encoded, max_pixels=self._max_image_pixels)
-            return explainer.prepare_decoded(picture)
+            return explainer.prepare_decoded(
+                decode_versions(encoded, self._picture_rules).for_model
+            )
 
         with naming_fields(image=field):
             return await self._workers.run(reservation, "decode", prepare)

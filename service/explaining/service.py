@@ -26,7 +26,7 @@ from service.pictures.workers import PictureWorkers
 from service.pool.model_pool import ModelPool
 from service.pool.served_model import Explained, ServedModel
 from service.pool.trace_cache import CanvasKey
-from service.settings.values import RequestLimits
+from service.settings.values import PictureRules, RequestLimits
 from service.telemetry.metrics import Metrics
 
 
@@ -41,6 +41,7 @@ class ExplainingService:
     def __init__(
         self,
         limits: RequestLimits,
+        picture_rules: PictureRules,
         admission: Admission,
         pool: ModelPool,
         workers: PictureWorkers,
@@ -53,9 +54,9 @@ class ExplainingService:
         self._pool = pool
         self._workers = workers
         self._metrics = metrics
-        pictures = Pictures(pool.traces, workers, limits.max_image_pixels)
+        pictures = Pictures(pool.traces, workers, picture_rules)
         self._preparation = Preparation(
-            admission, url_images, pictures, workers, limits.max_image_pixels, metrics
+            admission, url_images, pictures, workers, picture_rules, metrics
         )
 
     async def explain(self, command: ExplainCommand, reservation: Reservation) -> ExplainOutcome:

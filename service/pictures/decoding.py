@@ -6,8 +6,22 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from legrad_engine.images.decoding import PreparedImage, decode
+from legrad_engine.images.decoding import PreparedImage, decode, decode_with_stored
 from legrad_engine.images.geometry import Geometry, drawing_size
+from service.settings.values import PictureRules
+
+
+@dataclass(frozen=True, slots=True)
+class PictureVersions:
+    """An upright picture in RGB, in the colours for people and in those for the model.
+
+    Attributes:
+        for_overlay: in sRGB.
+        for_model: the same object unless the rules and an ICC profile make another one.
+    """
+
+    for_overlay: Image.Image
+    for_model: Image.Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +41,25 @@ class DecodedPicture:
     seconds: float
 
 
+def decode_versions(encoded: bytes, rules: PictureRules) -> PictureVersions:
+    """Decode a picture for people and for the model.
+
+    Args:
+        encoded: the picture's bytes.
+        rules: how pictures are decoded.
+
+    Raises:
+        LegradError: see :func:`legrad_engine.images.decoding.decode`.
+    """
+    if rules.srgb_for_model:
+        picture = decode(encoded, max_pixels=rules.max_pixels)
+        return PictureVersions(picture, picture)
+    return PictureVersions(*decode_with_stored(encoded, max_pixels=rules.max_pixels))
+
+
 def decode_picture(
     encoded: bytes,
-    max_pixels: int,
+    rules: PictureRules,
     fit: Callable[[Image.Image], PreparedImage],
     geometry: Geometry | None,
     max_side: int | None,
@@ -38,7 +68,7 @@ def decode_picture(
 
     Args:
         encoded: the picture's bytes.
-        max_pixels: most pixels of a picture.
+        rules: how pictures are decoded.
         fit: fits the upright picture to the model.
         geometry: the picture's geometry, if it was fitted before; it is not fitted again.
         max_side: longest side of the overlay in pixels, or None for no overlay.
@@ -47,13 +77,13 @@ def decode_picture(
         LegradError: see :func:`legrad_engine.images.decoding.decode` and ``fit``.
     """
     began = time.perf_counter()
-    upright = decode(encoded, max_pixels=max_pixels)
+    versions = decode_versions(encoded, rules)
     prepared = canvas = None
     if geometry is None:
-        prepared = fit(upright)
+        prepared = fit(versions.for_model)
         geometry = prepared.geometry
     if max_side is not None:
         # The queue holds this canvas, not the whole picture, which may be much larger.
-        size = drawing_size(upright.size, max_side)
-        canvas = upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        size = drawing_size(versions.for_overlay.size, max_side)
+        canvas = versions.for_overlay.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     return DecodedPicture(geometry, prepared, canvas, time.perf_counter() - began)

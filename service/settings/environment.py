@@ -14,6 +14,7 @@ from service.settings.values import (
     BodyLimits,
     ConnectionLimits,
     ModelPolicy,
+    PictureRules,
     RequestLimits,
     UrlPolicy,
 )
@@ -91,13 +92,17 @@ class Settings(Variables):
         """Limits on the content of one request."""
         return RequestLimits(
             max_images=self.max_images,
-            max_image_pixels=self.max_image_pixels,
             max_prompts=self.max_prompts,
             max_texts=self.max_texts,
             max_text_characters=self.max_prompt_characters,
             max_input_size=self.max_input_size,
             max_output_side=self.max_output_side,
         )
+
+    @property
+    def picture_rules(self) -> PictureRules:
+        """How pictures are decoded."""
+        return PictureRules(self.max_image_pixels, self.srgb_for_model)
 
     @property
     def url_policy(self) -> UrlPolicy:

@@ -76,7 +76,6 @@ class RequestLimits:
 
     Attributes:
         max_images: most images, those of targets included.
-        max_image_pixels: most pixels of one image.
         max_prompts: most prompts and other targets; as many negatives.
         max_texts: most texts, prompts times templates.
         max_text_characters: longest text, in characters.
@@ -85,12 +84,24 @@ class RequestLimits:
     """
 
     max_images: int
-    max_image_pixels: int
     max_prompts: int
     max_texts: int
     max_text_characters: int
     max_input_size: int
     max_output_side: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRules:
+    """How pictures are decoded.
+
+    Attributes:
+        max_pixels: most pixels of one image.
+        srgb_for_model: whether the model, too, gets pictures in sRGB by their ICC profile.
+    """
+
+    max_pixels: int
+    srgb_for_model: bool = True
 
 
 @dataclass(frozen=True, slots=True)

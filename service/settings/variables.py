@@ -175,6 +175,11 @@ class Variables(BaseSettings):
     max_image_pixels: int = Field(
         40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
     )
+    srgb_for_model: bool = Field(
+        True,
+        description="Whether the model sees an image with an ICC profile in sRGB, as overlays "
+        "always show it. If not, it sees the stored values, as in pipelines that ignore profiles.",
+    )
     max_images: int = Field(
         16, ge=1, description="Most images in one request, images of targets included."
     )

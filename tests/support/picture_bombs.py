@@ -5,7 +5,8 @@ import zlib
 
 from PIL import Image
 
-from tests.support.pictures import bomb, encoded
+from tests.support.icc_profiles import elements, profile
+from tests.support.pictures import bomb, encoded, heic
 
 MOST = 4_000_000
 
@@ -83,10 +84,11 @@ def _webp_lossy() -> bytes:
     return bytes(data)
 
 
-def _avif() -> bytes:
-    data = bytearray(encoded(Image.new("RGB", (8, 8)), "AVIF"))
-    struct.pack_into(">II", data, data.index(b"ispe") + 8, 16_000, 16_000)
-    return bytes(data)
+def _resized(data: bytes, side: int) -> bytes:
+    """Return an AVIF or HEIC file that declares another size."""
+    changed = bytearray(data)
+    struct.pack_into(">II", changed, changed.index(b"ispe") + 8, side, side)
+    return bytes(changed)
 
 
 def _jpeg_comment(text: bytes) -> bytes:
@@ -127,23 +129,40 @@ TOO_LARGE = {
     "webp canvas": _webp_canvas(10_000),
     "webp huge canvas": _webp_canvas(32_768),
     "webp lossy": _webp_lossy(),
-    "avif": _avif(),
+    "avif": _resized(encoded(Image.new("RGB", (8, 8)), "AVIF"), 16_000),
+    "heic": _resized(heic(Image.new("RGB", (8, 8))), 16_000),
     "png strip": encoded(Image.new("L", (1, 2_000_000))),
     "png line": encoded(Image.new("L", (2_000_000, 1))),
 }
 
 DAMAGED = {
-    "png zTXt": _png_with((b"zTXt", b"a\0\0" + _TEXT)),
-    "png iTXt": _png_with((b"iTXt", b"a\0\1\0\0\0" + _TEXT)),
-    "png iCCP": _png_with((b"iCCP", b"a\0\0" + _TEXT)),
-    "png many zTXt": _png_with(
-        *((b"zTXt", b"a%d\0\0" % each + zlib.compress(bytes(1_000_000), 9)) for each in range(200))
-    ),
+    # The coded picture is larger than the file says.
+    "heic": _resized(heic(Image.new("L", (1_000, 1_000)), quality=1), 64),
 }
 
 _EXIF = b"II*\0" + struct.pack("<IH", 8, 60_000) + struct.pack("<HHII", 274, 3, 1, 6) * 60_000
 
+_COLOR_TABLE = b"mft2" + bytes(4) + bytes([3, 3, 255, 0]) + bytes(200)
+
+# Metadata that unpacks, or is evaluated, without end, beside a picture that needs none of it.
 HARMLESS = {
+    "png zTXt": _png_with((b"zTXt", b"a\0\0" + _TEXT)),
+    "png iTXt": _png_with((b"iTXt", b"a\0\1\0\0\0" + _TEXT)),
+    "png XMP": _png_with((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + _TEXT)),
+    "png iCCP": _png_with((b"iCCP", b"a\0\0" + _TEXT)),
+    "png many zTXt": _png_with(
+        *((b"zTXt", b"a%d\0\0" % each + zlib.compress(bytes(1_000_000), 9)) for each in range(200))
+    ),
+    "png many raw profiles": _png_with(
+        *[(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(900_000), 9))] * 200
+    ),
+    "png many iCCP": _png_with(*[(b"iCCP", b"a\0\0" + zlib.compress(bytes(3_000_000), 9))] * 200),
+    "icc elements": encoded(Image.new("RGB", (8, 8)), "JPEG", icc_profile=elements(5_000)),
+    "icc table": encoded(
+        Image.new("RGB", (8, 8)),
+        "JPEG",
+        icc_profile=profile(b"RGB ", {b"A2B0": _COLOR_TABLE}),
+    ),
     "jpeg of some scans": _jpeg_scans(20),
     "jpeg before something else": encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 1000,
     "jpeg metadata like scans": _jpeg_comment(b"\xff\xda" * 1000),

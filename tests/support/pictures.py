@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pillow_heif import from_pillow
 
 
 def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
@@ -57,3 +58,10 @@ _IMAGE = data_url(encoded())
 def request_of(**changes: Any) -> dict[str, Any]:
     """Return a good JSON body, with changes."""
     return {"image": _IMAGE, "prompts": ["a cat"], **changes}
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    """Return the bytes of a HEIC file."""
+    buffer = io.BytesIO()
+    from_pillow(image).save(buffer, **options)
+    return buffer.getvalue()

@@ -1,9 +1,6 @@
 """Reading of bodies, JSON or multipart, into the checked inputs of a command."""
 
-import base64
-import binascii
 import contextlib
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +21,12 @@ from service.explaining.command import ExplainInputs
 from service.explaining.offloading import offload
 from service.http.application import application_of
 from service.http.problems import invalid
+from service.routes.bodies.base64_text import (
+    OtherDataUrlError,
+    decode_base64,
+    decode_data_url,
+    is_data_url,
+)
 from service.routes.bodies.multipart import FormLimits, read_form
 from service.routes.bodies.targets import read_question
 from service.routes.bodies.validation import validated
@@ -37,7 +40,6 @@ MULTIPART = "multipart/form-data"
 
 _IMAGE_PARTS = ("image", "images")
 _LONGEST_TEXT_PART = 1_000_000
-_WHITESPACE = string.whitespace.encode("ascii")
 
 _Image = TypeVar("_Image")
 _Body = TypeVar("_Body", bound=ExplainBody)
@@ -73,22 +75,21 @@ def image_bytes(image: ImageField, field: str) -> bytes:
         ImageDecodeError: not base64, or a data URL of another encoding.
     """
     text = image.b64 if isinstance(image, EncodedImage) else image
-    if text.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise ImageDecodeError(
-                "The data URL is not base64: write data:image/png;base64, and then the picture.",
-                field=field,
-            )
-    elif text.startswith(("http://", "https://")):
+    text = text.lstrip()
+    if text[:8].lower().startswith(("http://", "https://")):
         raise ImageDecodeError(
             'Write a URL as {"url": "https://..."}, or send the picture itself, as base64, as a '
             "data URL or as multipart/form-data.",
             field=field,
         )
     try:
-        return base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_data_url(text) if is_data_url(text) else decode_base64(text)
+    except OtherDataUrlError as error:
+        raise ImageDecodeError(
+            "The data URL is not base64: write data:image/png;base64, and then the picture.",
+            field=field,
+        ) from error
+    except ValueError as error:
         raise ImageDecodeError(
             f"The picture is not valid base64 ({error}): send the file's content in base64, not "
             "its name, or the file itself as multipart/form-data.",

@@ -1,7 +1,5 @@
 """Conversion of the contract's targets to those of the engine."""
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ from legrad_engine.errors import InvalidTargetError
 from legrad_engine.targets.negatives import SIGLIP, NegativePreset, Negatives
 from legrad_engine.targets.questions import Question
 from service.pool.trace_cache import digest_of
+from service.routes.bodies.base64_text import decode_base64
 from service.schemas import targets as contract
 from service.schemas.base import ImageField
 
@@ -87,8 +86,8 @@ def _read_embedding(target: contract.EmbeddingTarget, field: str) -> NDArray[np.
     if not isinstance(given, contract.EncodedEmbedding):
         return np.array(given, np.float64)
     try:
-        data = base64.b64decode(given.b64, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = decode_base64(given.b64)
+    except ValueError as error:
         raise InvalidTargetError(
             f"The embedding is not valid base64 ({error}).", field=field
         ) from error

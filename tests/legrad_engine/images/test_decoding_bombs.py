@@ -58,7 +58,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_metadata_that_unpacks_without_end_is_refused(name: str) -> None:
+def test_a_picture_that_is_larger_than_its_header_says_is_refused(name: str) -> None:
     outcome, grown = decoded_apart(DAMAGED[name])
     assert outcome is ImageDecodeError
     assert grown < ALLOWANCE

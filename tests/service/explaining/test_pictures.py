@@ -14,6 +14,7 @@ from service.explaining.pictures import Pictures
 from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import TraceCache, TraceKey
 from service.schemas.requests import ExplainOptions
+from service.settings.values import PictureRules
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from tests.support.pictures import encoded, picture
 
@@ -38,7 +39,7 @@ def threads() -> Iterator[PictureWorkers]:
 @pytest.fixture
 def pictures(threads: PictureWorkers) -> Pictures:
     cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
-    return Pictures(cache, threads, max_pixels=1_000_000)
+    return Pictures(cache, threads, PictureRules(1_000_000))
 
 
 @contextlib.contextmanager
