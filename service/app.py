@@ -29,6 +29,7 @@ from service.http.access import AccessControl
 from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
 from service.http.answers import AnswerReporter, answer_error
 from service.http.application import ApplicationState
+from service.http.bodies import BodyBudget
 from service.http.cors import allow_origins
 from service.http.drain import Drain
 from service.http.headers import SecurityHeaders
@@ -196,10 +197,9 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     # Innermost first. Each layer adds its headers to the errors of the layers inside it.
     app.add_middleware(
         RequestMiddleware,
-        limits=settings.body_limits,
+        bodies=BodyBudget(settings.body_limits, metrics),
         reporter=reporter,
         drain=drain,
-        metrics=metrics,
     )
     app.add_middleware(OverloadRefusal, routes=routes, reporter=reporter)
     allow_origins(app, settings.cors_origins, reporter)

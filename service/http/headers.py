@@ -1,6 +1,9 @@
-"""Security headers of answers, and numbers in request headers."""
+"""Security headers of answers, and values of request headers."""
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.problems import invalid
 
 CONTENT_SECURITY_POLICY = "Content-Security-Policy"
 
@@ -28,6 +31,18 @@ def whole_number(header: str) -> int | None:
     """
     digits = header.strip(" \t").lstrip("0")
     return int(digits[:_MOST_DIGITS]) if digits.isascii() and digits.isdigit() else None
+
+
+def single(headers: Headers, name: str) -> str | None:
+    """Return the value of a header that may be there once; None without it.
+
+    Raises:
+        RequestValidationError: the header is there more than once.
+    """
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise invalid("It appears more than once: send it once.", name)
+    return values[0] if values else None
 
 
 class SecurityHeaders:

@@ -13,9 +13,11 @@ from service.http.access_routes import AccessRouter
 from service.http.application import application_of
 from service.http.problems import invalid
 from service.routes.answers import image_explanation
+from service.routes.bodies.multipart import TextPart
 from service.routes.bodies.reading import (
     JSON,
     MULTIPART,
+    content_type_of,
     form_parts,
     from_texts,
     inputs_of,
@@ -40,7 +42,9 @@ _KIND: dict[str, Any] = {
     "error_form": torchserve_error,
     "responses": errors_of(TorchServeError),
 }
-router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
+router = AccessRouter(
+    EXPLAIN, **_KIND, any_query=True, dependencies=[Depends(only_version(_VERSION))]
+)
 health_router = AccessRouter(OPEN, **_KIND)
 
 
@@ -128,37 +132,37 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
 
 async def _read(request: Request, model: str) -> ExplainInputs:
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind, _ = content_type_of(request)
     # Programs that send a file as the body, such as curl -T, may leave out its type.
     if kind not in (MULTIPART, _RAW, "") and not kind.startswith("image/"):
         raise UnsupportedMediaTypeError(
             f"Send the picture as image/*, {_RAW} or {MULTIPART}, not {kind!r}.",
             field="Content-Type",
+            media_types=("image/*", _RAW, MULTIPART),
         )
     raw = await read_body(request)
-    texts = request.query_params.multi_items()
+    texts = [TextPart(name, text) for name, text in request.query_params.multi_items()]
     if kind != MULTIPART:
-        size = sum(len(text) for _, text in texts)
+        size = sum(len(part.text) for part in texts)
         return await offload(size, _inputs, raw, texts, model)
-    limits = rules_of(request).limits
-    return await offload(len(raw), _from_multipart, raw, content_type, texts, model, limits)
+    header, limits = request.headers["Content-Type"], rules_of(request).limits
+    return await offload(len(raw), _from_multipart, raw, header, texts, model, limits)
 
 
 def _from_multipart(
     raw: bytes,
     content_type: str,
-    texts: list[tuple[str, str]],
+    texts: list[TextPart],
     model: str,
     limits: RequestLimits,
 ) -> ExplainInputs:
-    images, parts = form_parts(raw, content_type, limits, [_PART])
-    if len(images) != 1:
-        raise invalid(f"Send one picture, not {len(images)}.", _PART)
-    return _inputs(images[0], [*texts, *parts], model)
+    form = form_parts(raw, content_type, limits, [_PART])
+    if len(form.pictures) != 1:
+        raise invalid(f"Send one picture, not {len(form.pictures)}.", _PART)
+    return _inputs(form.pictures[0], [*texts, *form.texts], model)
 
 
-def _inputs(image: bytes, texts: list[tuple[str, str]], model: str) -> ExplainInputs:
+def _inputs(image: bytes, texts: list[TextPart], model: str) -> ExplainInputs:
     body, question = from_texts(texts, ExplainBody)
     return inputs_of(body, [image], [_PART], question, model)
 
