@@ -32,7 +32,7 @@ from service.http.application import ApplicationState
 from service.http.bodies import BodyBudget
 from service.http.cors import allow_origins
 from service.http.drain import Drain
-from service.http.headers import SecurityHeaders
+from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
 from service.http.requests import RequestMiddleware
@@ -206,6 +206,9 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    # Around middleware that is added later, too.
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: OneRequestId(build())  # type: ignore[method-assign]
     return app
 
 

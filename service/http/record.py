@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from service.http.headers import single, whole_number
+from service.http.headers import REQUEST_ID_HEADER, single, whole_number
 from service.http.problems import invalid
 from service.telemetry.metrics import UNMATCHED_ROUTE
 from service.telemetry.stages import Stages
@@ -73,7 +73,7 @@ def record_of(scope: Scope) -> RequestRecord:
     record: RequestRecord | None = scope.get(_KEY)
     if record is None:
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(_REQUEST_ID_BYTES)
         record = scope[_KEY] = RequestRecord(request_id, headers)
     return record

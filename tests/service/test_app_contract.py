@@ -52,7 +52,7 @@ _CONFIG = SchemathesisConfig.from_dict(
             "deterministic": True,
             "max-examples": 40,
             "database": "none",
-            # HTTP lets a server ignore unknown headers and query parameters.
+            # HTTP lets a server ignore unknown headers.
             "allow-extra-parameters": False,
         },
         # Requests follow from the contract alone, not from earlier answers.
