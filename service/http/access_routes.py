@@ -1,5 +1,6 @@
 """Routes that check access and the query before they handle a request."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -58,7 +59,12 @@ class AccessRouter(APIRouter):
                 pages, whose links carry such parameters, and by routes that check them themselves.
             options: options of :class:`fastapi.APIRouter`.
         """
-        super().__init__(route_class=_route_class(needs, error_form, any_query), **options)
+        super().__init__(
+            route_class=_route_class(needs, error_form, any_query),
+            # The other protocols have operations of the same names.
+            generate_unique_id_function=_operation_names(with_tags=error_form is not None),
+            **options,
+        )
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """Add a route; a route for GET also answers HEAD, which the contract does not repeat."""
@@ -117,6 +123,21 @@ class AccessRoute(APIRoute):
         if "requestBody" in (self.openapi_extra or {}):
             return ": this operation reads its fields from the body."
         return ": this operation has none."
+
+
+def _operation_names(*, with_tags: bool) -> Callable[[APIRoute], str]:
+    """Return a function that names the operation of a route in generated clients."""
+
+    def name(route: APIRoute) -> str:
+        parts = [str(tag).lower() for tag in route.tags] if with_tags else []
+        parts.append(route.name)
+        if "{version}" in route.path:
+            parts.append("version")
+        if route.methods == {"PUT"}:
+            parts.append("put")
+        return "_".join(re.sub(r"\W+", "_", part) for part in parts)
+
+    return name
 
 
 def with_encoded_slashes(scope: Scope) -> Scope:

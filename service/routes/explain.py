@@ -45,12 +45,14 @@ TEXT_PARTS: dict[str, Any] = {
         "type": "array",
         "minItems": 1,
         "items": {"type": "string"},
-        "description": "A text to explain the picture for; repeat the field for several prompts.",
+        "description": "A text to explain the picture for; repeat the field for several prompts. "
+        "Give prompts, targets, or both.",
         "example": ["a cat", "a dog"],
     },
     "targets": {
         **_TARGETS_SCHEMA,
-        "description": "`targets` as JSON, in one field; required without prompts.",
+        "description": "Targets as JSON, all in one field or each in one of its own. Give prompts, "
+        "targets, or both.",
         "example": [{"type": "text", "text": "a cat"}],
     },
     "options": {
@@ -86,7 +88,6 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
         },
         **TEXT_PARTS,
     },
-    "anyOf": [{"required": ["prompts"]}, {"required": ["targets"]}],
 }
 
 REQUEST_BODY: dict[str, Any] = {

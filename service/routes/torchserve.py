@@ -1,5 +1,6 @@
 """TorchServe's explanations: a picture as the body, prompts in the query."""
 
+import json
 from typing import Any
 
 from fastapi import Depends, Request, Response
@@ -48,8 +49,19 @@ router = AccessRouter(
 health_router = AccessRouter(OPEN, **_KIND)
 
 
-def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {JSON: {"schema": schema}}} if name in TEXT_ENCODING else {"schema": schema}
+def _in_query(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    """Return the query parameter that means the same as a part of a form."""
+    schema = {key: part[key] for key in part if key != "description"}
+    if name in TEXT_ENCODING:
+        # Generators of clients know no JSON in a query.
+        schema = {"type": "string", "example": json.dumps(part["example"])}
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": part["description"],
+        "schema": schema,
+    }
 
 
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -57,7 +69,7 @@ _REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": _FILE,
+            # Any image/* is accepted too, but generators of clients know no ranges of types.
             _RAW: _FILE,
             MULTIPART: {
                 "schema": {
@@ -78,16 +90,9 @@ _REQUEST: dict[str, Any] = {
         },
     },
     "parameters": [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema["description"],
-            **_in_query(name, {key: schema[key] for key in schema if key != "description"}),
-        }
-        for name, schema in TEXT_PARTS.items()
-    ]
-    + [TIMEOUT_PARAMETER],
+        *(_in_query(name, part) for name, part in TEXT_PARTS.items()),
+        TIMEOUT_PARAMETER,
+    ],
 }
 _OF_A_VERSION: dict[str, Any] = {
     "name": "version",
@@ -120,7 +125,7 @@ async def ping(request: Request) -> Ping:
 @router.put("/explanations/{model_id}", **_EXPLAIN)
 @router.post("/explanations/{model_id}", **_EXPLAIN)
 async def explain(request: Request, model_id: ModelId) -> Response:
-    """Explain one picture: the body itself, or the part `data` of a multipart body.
+    """Explain one picture: the body itself, of any `image/*` type, or the part `data` of a form.
 
     Send prompts, targets and options in the query, or in other parts of the multipart body.
     """

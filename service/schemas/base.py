@@ -8,7 +8,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    JsonValue,
     StringConstraints,
     Tag,
 )
@@ -32,27 +31,6 @@ class Request(Contract):
     """Base of all request bodies: strict types, no conversion."""
 
     model_config = ConfigDict(strict=True)
-
-
-def one_of(*names: str) -> dict[str, JsonValue]:
-    """Return a JSON schema that requires exactly one of these fields, and not null.
-
-    For ``json_schema_extra``.
-    """
-    return {"oneOf": [_given(name) for name in names]}
-
-
-def any_of(*names: str) -> dict[str, JsonValue]:
-    """Return a JSON schema that requires at least one of these fields, and not null.
-
-    For ``json_schema_extra``.
-    """
-    return {"anyOf": [_given(name) for name in names]}
-
-
-def _given(name: str) -> JsonValue:
-    anything_but_null = ["array", "boolean", "number", "object", "string"]
-    return {"required": [name], "properties": {name: {"type": [*anything_but_null]}}}
 
 
 def _whole(value: object) -> object:

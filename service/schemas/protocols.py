@@ -46,7 +46,7 @@ class ModelNames(Contract):
 
 
 class Instance(ExplainBody):
-    """One image with its prompts or targets."""
+    """One image. Give its `prompts`, `targets`, or both."""
 
     image: AnyImage = Field(
         description='The image: `{"b64": ...}`, a data URL, plain base64 or `{"url": ...}`.',

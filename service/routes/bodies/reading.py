@@ -39,7 +39,7 @@ MULTIPART = "multipart/form-data"
 
 _IMAGE_PARTS = ("image", "images")
 _PROMPT_PARTS = ("prompts", "prompt")
-_JSON_PARTS = ("targets", "options", "output")
+_JSON_PARTS = ("options", "output")
 _LONGEST_TEXT_PART = 1_000_000
 _WHITESPACE = string.whitespace.encode("ascii")
 
@@ -226,7 +226,7 @@ def form_parts(
     """
     rules = FormRules(
         pictures=image_parts,
-        texts=(*_PROMPT_PARTS, *_JSON_PARTS, "model"),
+        texts=(*_PROMPT_PARTS, "targets", *_JSON_PARTS, "model"),
         # One more than the limit: the later check of the limit names it in its error.
         most_pictures=limits.max_images + 1,
         most_texts=limits.max_prompts + 8,
@@ -236,7 +236,7 @@ def form_parts(
 
 
 def from_texts(texts: Sequence[TextPart], model: type[_Body]) -> tuple[_Body, Question]:
-    """Build a body from texts: a prompt from each ``prompts``, the rest as JSON.
+    """Build a body from texts: prompts from each ``prompts``, targets from each ``targets``.
 
     Raises:
         MalformedBodyError: a field is not JSON, or appears more than once.
@@ -244,19 +244,20 @@ def from_texts(texts: Sequence[TextPart], model: type[_Body]) -> tuple[_Body, Qu
         LegradError: a target picture or an embedding is not base64.
     """
     fields: dict[str, object] = {}
-    prompts: list[object] = []
+    lists: dict[str, list[object]] = {}
     for part in texts:
         name = part.name
         if name in _PROMPT_PARTS:
-            prompts += _prompts_of(part)
+            lists.setdefault("prompts", []).extend(_prompts_of(part))
+        elif name == "targets":
+            lists.setdefault("targets", []).extend(_one_or_several(_json_of(part)))
         elif name in fields:
             raise MalformedBodyError(f"{name} appears more than once.", field=name)
         elif part.is_json or name in _JSON_PARTS:
             fields[name] = _json_of(part)
         else:
             fields[name] = part.text
-    if prompts:
-        fields["prompts"] = prompts
+    fields |= lists
     body = validated(to_json(fields, inf_nan_mode="constants"), model)
     check_asked(body)
     return body, question_of(body)
@@ -284,8 +285,7 @@ def _prompts_of(part: TextPart) -> list[object]:
             either would otherwise become a single prompt.
     """
     if part.is_json:
-        value = _json_of(part)
-        return value if isinstance(value, list) else [value]
+        return _one_or_several(_json_of(part))
     text = part.text.strip("\r\n") if part.is_file else part.text
     if (part.is_file and "\n" in text) or _is_json_list(text):
         raise MalformedBodyError(
@@ -294,6 +294,10 @@ def _prompts_of(part: TextPart) -> list[object]:
             field=part.name,
         )
     return [text]
+
+
+def _one_or_several(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _is_json_list(text: str) -> bool:
