@@ -53,7 +53,7 @@ from service.routes import (
     torchserve,
 )
 from service.schemas.answers import ProblemDetails
-from service.schemas.base import component_schemas
+from service.schemas.base import component_schemas, without_null_defaults
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.settings import Settings
@@ -238,5 +238,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = document["components"].setdefault("schemas", {})
         for model in _SCHEMAS:
             components |= component_schemas(model, template)
+        document["components"]["schemas"] = without_null_defaults(components)
         app.openapi_schema = document
     return app.openapi_schema

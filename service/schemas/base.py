@@ -80,6 +80,22 @@ AnyImage = Annotated[
 ]
 
 
+def without_null_defaults(schema: Any) -> Any:
+    """Return a JSON schema whose fields have no default of null.
+
+    It says nothing beside the type, and some generators of clients make such fields required.
+    """
+    if isinstance(schema, dict):
+        return {
+            name: without_null_defaults(value)
+            for name, value in schema.items()
+            if not (name == "default" and value is None)
+        }
+    if isinstance(schema, list):
+        return [without_null_defaults(each) for each in schema]
+    return schema
+
+
 def component_schemas(model: type[BaseModel], reference_template: str) -> dict[str, Any]:
     """Return the JSON schemas of a model and of the models it refers to, by name."""
     schema = model.model_json_schema(ref_template=reference_template)
