@@ -29,9 +29,10 @@ from service.http.access import AccessControl
 from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
 from service.http.answers import AnswerReporter, answer_error
 from service.http.application import ApplicationState
+from service.http.bodies import BodyBudget
 from service.http.cors import allow_origins
 from service.http.drain import Drain
-from service.http.headers import SecurityHeaders
+from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
 from service.http.requests import RequestMiddleware
@@ -52,7 +53,7 @@ from service.routes import (
     torchserve,
 )
 from service.schemas.answers import ProblemDetails
-from service.schemas.base import component_schemas
+from service.schemas.base import component_schemas, without_null_defaults
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.settings import Settings
@@ -202,16 +203,18 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     # Innermost first. Each layer adds its headers to the errors of the layers inside it.
     app.add_middleware(
         RequestMiddleware,
-        limits=settings.body_limits,
+        bodies=BodyBudget(settings.body_limits, metrics),
         reporter=reporter,
         drain=drain,
-        metrics=metrics,
     )
     app.add_middleware(OverloadRefusal, routes=routes, reporter=reporter)
     allow_origins(app, settings.cors_origins, reporter)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    # Around middleware that is added later, too.
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: OneRequestId(build())  # type: ignore[method-assign]
     return app
 
 
@@ -241,5 +244,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = document["components"].setdefault("schemas", {})
         for model in _SCHEMAS:
             components |= component_schemas(model, template)
+        document["components"]["schemas"] = without_null_defaults(components)
         app.openapi_schema = document
     return app.openapi_schema

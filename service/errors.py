@@ -58,9 +58,26 @@ class SlowBodyError(ServiceError):
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The body has a content type or encoding that is not accepted."""
+    """The body, or a part of it, has a type, charset or encoding that is not accepted.
+
+    Attributes:
+        media_types: the accepted types, if the body's type is not accepted.
+        codings: the accepted content codings, if the body's coding is not accepted.
+    """
 
     code = "unsupported-media-type"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        media_types: Iterable[str] = (),
+        codings: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message, field=field)
+        self.media_types = tuple(media_types)
+        self.codings = tuple(codings)
 
 
 class UnknownVersionError(ServiceError):

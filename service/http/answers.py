@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.application import application_of
 from service.http.drain import Drain
+from service.http.headers import REQUEST_ID_HEADER
 from service.http.problems import MEDIA_TYPE, ErrorForm, Problem, body_of, describe
 from service.http.record import RequestRecord, record_of, route_of
 from service.telemetry.metrics import REJECTION_REASONS, Metrics
@@ -43,7 +44,7 @@ class AnswerReporter:
 
     def add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
         """Add the headers that every answer has."""
-        headers["X-Request-ID"] = record.request_id
+        headers[REQUEST_ID_HEADER] = record.request_id
         if self._drain.announced:
             # The client reconnects for its next request, and reaches a server that keeps running.
             headers["Connection"] = "close"

@@ -8,8 +8,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.answers import AnswerReporter
 
-_ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout-Ms")
-_EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
+_ALLOWED_HEADERS = (
+    "Authorization",
+    "Content-Encoding",
+    "Content-Type",
+    "Inference-Header-Content-Length",
+    "X-Request-ID",
+    "X-Request-Timeout-Ms",
+    # Tracing libraries of browsers add them to every request.
+    "traceparent",
+    "tracestate",
+)
+_EXPOSED_HEADERS = (
+    "Inference-Header-Content-Length",
+    "X-Request-ID",
+    "Retry-After",
+    "Server-Timing",
+)
 
 
 def allow_origins(app: FastAPI, origins: tuple[str, ...], reporter: AnswerReporter) -> None:

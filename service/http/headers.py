@@ -1,7 +1,11 @@
-"""Security headers of answers, and numbers in request headers."""
+"""Security headers of answers, and values of request headers."""
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.problems import invalid
+
+REQUEST_ID_HEADER = "X-Request-ID"
 CONTENT_SECURITY_POLICY = "Content-Security-Policy"
 
 # Encoded once, because every answer has them.
@@ -28,6 +32,42 @@ def whole_number(header: str) -> int | None:
     """
     digits = header.strip(" \t").lstrip("0")
     return int(digits[:_MOST_DIGITS]) if digits.isascii() and digits.isdigit() else None
+
+
+def single(headers: Headers, name: str) -> str | None:
+    """Return the value of a header that may be there once; None without it.
+
+    Raises:
+        RequestValidationError: the header is there more than once.
+    """
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise invalid("It appears more than once: send it once.", name)
+    return values[0] if values else None
+
+
+class OneRequestId:
+    """ASGI middleware that keeps the first ``X-Request-ID`` of an answer, which is the server's.
+
+    Middleware that is added around the server's own, such as that of asgi-correlation-id, appends
+    another one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; pass other scopes through."""
+
+        async def send_once(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                ids = headers.getlist(REQUEST_ID_HEADER)
+                if len(ids) > 1:
+                    headers[REQUEST_ID_HEADER] = ids[0]
+            await send(message)
+
+        await self._app(scope, receive, send_once)
 
 
 class SecurityHeaders:

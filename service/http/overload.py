@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.batching import QueueFullError
 from service.errors import TooManyRequestsError
 from service.http.access import EXPLAIN
-from service.http.access_routes import AccessRoute
+from service.http.access_routes import AccessRoute, with_encoded_slashes
 from service.http.answers import AnswerReporter, problem_response
 from service.http.application import application_of
 from service.http.problems import Problem, describe
@@ -78,5 +78,5 @@ def _refusal(scope: Scope) -> Problem | None:
 
 
 def _matches(route: AccessRoute, scope: Scope) -> bool:
-    methods = route.methods or ()
-    return scope["method"] in methods and route.path_regex.match(scope["path"]) is not None
+    path = with_encoded_slashes(scope)["path"]
+    return scope["method"] in (route.methods or ()) and route.path_regex.match(path) is not None

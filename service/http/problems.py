@@ -177,6 +177,10 @@ def _headers_of(error: Exception) -> dict[str, str]:
             return {
                 "WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
             }
+        case UnsupportedMediaTypeError():
+            # RFC 9110, section 15.5.16.
+            named = {"Accept": error.media_types, "Accept-Encoding": error.codings}
+            return {name: ", ".join(values) for name, values in named.items() if values}
         case QueueFullError() | WorkerUnavailableError() | TryLaterError():
             if error.retry_after_seconds is not None:
                 return {"Retry-After": retry_after(error.retry_after_seconds)}

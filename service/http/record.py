@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from service.http.headers import whole_number
+from service.http.headers import REQUEST_ID_HEADER, single, whole_number
 from service.http.problems import invalid
 from service.telemetry.metrics import UNMATCHED_ROUTE
 from service.telemetry.stages import Stages
@@ -55,10 +55,10 @@ class RequestRecord:
             longest: the server's own timeout; the header can only shorten it.
 
         Raises:
-            RequestValidationError: the header is not a positive whole number.
+            RequestValidationError: the header is not a positive whole number, or is there twice.
         """
         if self._timeout is None:
-            header = self.headers.get(TIMEOUT_HEADER)
+            header = single(self.headers, TIMEOUT_HEADER)
             milliseconds = None if header is None else whole_number(header)
             if header is not None and milliseconds is None:
                 message = f"Input should be a positive whole number, not {header[:32]!r}"
@@ -73,7 +73,7 @@ def record_of(scope: Scope) -> RequestRecord:
     record: RequestRecord | None = scope.get(_KEY)
     if record is None:
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(_REQUEST_ID_BYTES)
         record = scope[_KEY] = RequestRecord(request_id, headers)
     return record

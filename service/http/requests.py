@@ -9,14 +9,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError, ClientLeftError, TooManyRequestsError
+from service.errors import ClientLeftError
 from service.http.answers import AnswerReporter, problem_response
+from service.http.bodies import BodyBudget
 from service.http.drain import Drain
-from service.http.headers import whole_number
 from service.http.problems import CUT_SHORT, INTERNAL_ERROR
-from service.http.record import RequestRecord, record_of, route_of
-from service.settings.values import BodyLimits
-from service.telemetry.metrics import Metrics
+from service.http.record import record_of, route_of
 
 _PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
@@ -27,24 +25,21 @@ _log = structlog.get_logger("legrad.request")
 class RequestMiddleware:
     """ASGI middleware around the routes.
 
-    It adds the headers of every answer, limits bodies, answers unexpected errors and cancelled
-    requests, and reports each request to metrics and log.
+    It adds the headers of every answer, limits and decompresses bodies, answers unexpected errors
+    and requests cut short by a shutdown, and reports each request to metrics and log.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        limits: BodyLimits,
+        bodies: BodyBudget,
         reporter: AnswerReporter,
         drain: Drain,
-        metrics: Metrics,
     ) -> None:
         self._app = app
-        self._limits = limits
+        self._bodies = bodies
         self._reporter = reporter
         self._drain = drain
-        self._metrics = metrics
-        self._bytes_in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; pass other scopes through."""
@@ -66,13 +61,19 @@ class RequestMiddleware:
             await _send_in_pieces(send, message)
 
         self._drain.requests += 1
+        limited = self._bodies.limited(record.headers, receive, record.until_sent)
         try:
-            await self._app(scope, self._limited(record, receive), send_with_id)
+            await self._app(scope, limited, send_with_id)
         except (ClientLeftError, ClientDisconnect):
             # Never sent: proxies log 499 for a client that closed the connection.
             status = 499
             record.problem = _CLIENT_LEFT
         except asyncio.CancelledError:
+            if not self._drain.announced:
+                # Some servers cancel a request when its client leaves.
+                status = 499
+                record.problem = _CLIENT_LEFT
+                raise
             # The server shuts down before the request is answered.
             self._drain.abandoned += 1
             record.problem = CUT_SHORT.code
@@ -89,39 +90,6 @@ class RequestMiddleware:
             record.until_sent.close()
             self._drain.requests -= 1
             self._reporter.report(scope, status, time.perf_counter() - began)
-
-    def _limited(self, record: RequestRecord, receive: Receive) -> Receive:
-        """Return ``receive`` with the limits on this body and on all bodies in progress."""
-        limit = self._limits.max_bytes
-        announced = whole_number(record.headers.get("content-length", "")) or 0
-        received = 0
-
-        record.until_sent.callback(lambda: self._count(-received))
-
-        async def limited() -> Message:
-            nonlocal received
-            if announced > limit:
-                raise BodyTooLargeError(
-                    f"The body has {announced} bytes; this server accepts {limit}.", field="body"
-                )
-            message = await receive()
-            size = len(message.get("body", b""))
-            received += size
-            self._count(size)
-            if received > limit:
-                raise BodyTooLargeError(
-                    f"The body has more than the {limit} bytes that this server accepts.",
-                    field="body",
-                )
-            if self._bytes_in_progress > self._limits.max_bytes_in_progress:
-                raise TooManyRequestsError("The server holds too many bodies; try again later.")
-            return message
-
-        return limited
-
-    def _count(self, body_bytes: int) -> None:
-        self._bytes_in_progress += body_bytes
-        self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
 
 
 def _server_timing(seconds: Mapping[str, float]) -> str:

@@ -16,7 +16,7 @@ STATIC_URL = "/static-offline-docs"
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
-router = AccessRouter(needs=OPEN)
+router = AccessRouter(needs=OPEN, any_query=True)
 
 
 @router.get("/docs", include_in_schema=False)

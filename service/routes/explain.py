@@ -13,6 +13,7 @@ from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
+from service.routes.accept import choose
 from service.routes.answers import image_explanation, timings
 from service.routes.bodies.reading import JSON, MULTIPART, read_request
 from service.routes.requests import TIMEOUT_PARAMETER, accept
@@ -44,12 +45,14 @@ TEXT_PARTS: dict[str, Any] = {
         "type": "array",
         "minItems": 1,
         "items": {"type": "string"},
-        "description": "A text to explain the picture for; repeat the field for several prompts.",
+        "description": "A text to explain the picture for; repeat the field for several prompts. "
+        "Give prompts, targets, or both.",
         "example": ["a cat", "a dog"],
     },
     "targets": {
         **_TARGETS_SCHEMA,
-        "description": "`targets` as JSON, in one field; required without prompts.",
+        "description": "Targets as JSON, all in one field or each in one of its own. Give prompts, "
+        "targets, or both.",
         "example": [{"type": "text", "text": "a cat"}],
     },
     "options": {
@@ -85,7 +88,6 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
         },
         **TEXT_PARTS,
     },
-    "anyOf": [{"required": ["prompts"]}, {"required": ["targets"]}],
 }
 
 REQUEST_BODY: dict[str, Any] = {
@@ -121,10 +123,10 @@ REQUEST_BODY: dict[str, Any] = {
 async def explain(request: Request) -> Response:
     """Show where a model looks in each picture for each prompt or other target.
 
-    Send JSON with base64 or data URLs, or `multipart/form-data` with files. With
-    `Accept: image/png`, the answer to one picture and one target is the overlay itself.
+    Send JSON with base64 or data URLs, or `multipart/form-data` with files. If `Accept` prefers
+    `image/png`, the answer to one picture and one target is the overlay itself.
     """
-    wants_png = _wants_png(request)
+    wants_png = choose(request.headers.getlist("accept"), (JSON, _PNG)) == _PNG
     accepted = accept(request)
     inputs = await accepted.read(read_request(request))
     outcome = await accepted.explain(_only_overlay(inputs) if wants_png else inputs)
@@ -176,17 +178,3 @@ def _serialize(request_id: str, outcome: ExplainOutcome) -> bytes:
         timings=timings(outcome.seconds),
     )
     return response.model_dump_json().encode()
-
-
-def _wants_png(request: Request) -> bool:
-    accepted = [
-        part.split(";")[0].strip().lower()
-        for part in request.headers.get("accept", "*/*").split(",")
-    ]
-    if {JSON, "application/*", "*/*", ""} & set(accepted):
-        return accepted[0] == _PNG
-    if {_PNG, "image/*"} & set(accepted):
-        return True
-    raise NotAcceptableError(
-        f"Answers are {JSON} or {_PNG}, not {request.headers['accept']!r}.", field="Accept"
-    )

@@ -12,14 +12,12 @@ router = AccessRouter(needs=OPEN, tags=["operations"])
 metrics_router = AccessRouter(needs=METRICS, tags=["operations"])
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Check that the process answers")
 async def live() -> Health:
     """Check that the process answers at all. This says nothing about the models."""
     return Health(status="alive")
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Check the readiness of the server")
 async def ready(request: Request) -> Health:
     """Check that loading at start is over and a request without a model would be answered.

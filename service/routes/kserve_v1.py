@@ -22,8 +22,8 @@ from service.routes.bodies.reading import (
     check_image_count,
     inputs_of,
     question_of,
-    read_body,
     read_image,
+    read_json,
     rules_of,
 )
 from service.routes.bodies.validation import validated
@@ -107,7 +107,7 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
 
 async def _read(request: Request, model: str) -> list[_Group]:
-    raw = await read_body(request)
+    raw = await read_json(request)
     return await offload(len(raw), _grouped, raw, model, rules_of(request))
 
 

@@ -2,17 +2,41 @@
 
 from typing import Annotated
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
+from pydantic import AfterValidator
 
+from service.errors import MalformedBodyError
 from service.http.access import ADMIN, EXPLAIN
-from service.http.access_routes import AccessRouter
+from service.http.access_routes import ENCODED_SLASH, AccessRouter
 from service.http.application import application_of
 from service.schemas.answers import Health, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
-admin_router = AccessRouter(needs=ADMIN, tags=["models"])
 
-ModelId = Annotated[str, Path(description="The model's id.", examples=["starter"])]
+
+async def without_body(request: Request) -> None:
+    """Refuse a body, which would be ignored; some clients send an empty object.
+
+    Raises:
+        MalformedBodyError: the request has a body.
+    """
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise MalformedBodyError(
+            "This operation takes no body: write wait_seconds into the query.", field="body"
+        )
+
+
+admin_router = AccessRouter(needs=ADMIN, tags=["models"], dependencies=[Depends(without_body)])
+
+ModelId = Annotated[
+    str,
+    Path(
+        description="Id of a model from `/models`, or its name as in the settings, with its "
+        "slashes encoded as `%2F`.",
+        examples=["starter"],
+    ),
+    AfterValidator(lambda name: name.replace(ENCODED_SLASH, "/")),
+]
 WaitSeconds = Annotated[
     float,
     Query(
@@ -39,7 +63,6 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
     return pool.get(model_id).info()
 
 
-@router.head("/models/{model_id}/ready", include_in_schema=False)
 @router.get("/models/{model_id}/ready", summary="Check the readiness of a model")
 async def model_ready(request: Request, model_id: ModelId) -> Health:
     """Check that the model is in memory and would answer."""

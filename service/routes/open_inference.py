@@ -1,6 +1,6 @@
 """The Open Inference Protocol, also called V2, of KServe and Triton clients."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
+from service.http.headers import single
 from service.http.problems import invalid
 from service.routes.bodies.reading import (
     JSON,
     check_image_count,
     image_bytes,
-    read_body,
+    read_json,
     rules_of,
 )
 from service.routes.bodies.targets import read_question
@@ -32,6 +33,7 @@ from service.routes.requests import TIMEOUT_PARAMETER, accept
 from service.routes.tensors import (
     JSON_LENGTH_HEADER,
     BytesTensor,
+    check_parameters,
     read_tensors,
     split_body,
     write_tensors,
@@ -44,6 +46,7 @@ from service.schemas.protocols import (
     ModelReadiness,
     OutputName,
     ProtocolError,
+    RequestedOutput,
     ServerLive,
     ServerMetadata,
     ServerReady,
@@ -114,11 +117,13 @@ class _Inference:
 
     Attributes:
         id: the id in the request, for the answer; None without one.
+        model_name: the model that the body names beside the path; None without one.
         inputs: the inputs of the command.
         outputs: names of the wanted tensors, and whether each is sent as bytes.
     """
 
     id: str | None
+    model_name: str | None
     inputs: ExplainInputs
     outputs: Mapping[str, bool]
 
@@ -214,20 +219,25 @@ async def infer(request: Request, model_id: ModelId) -> Response:
 
 
 async def _read(request: Request, model: str) -> _Inference:
-    raw = await read_body(request)
-    json_length = request.headers.get(JSON_LENGTH_HEADER)
-    return await offload(len(raw), _parse, raw, json_length, model, rules_of(request).limits)
+    raw = await read_json(request)
+    json_length = single(request.headers, JSON_LENGTH_HEADER)
+    asked = await offload(len(raw), _parse, raw, json_length, model, rules_of(request).limits)
+    pool = application_of(request.app).pool
+    if asked.model_name is not None and pool.get(asked.model_name) is not pool.get(model):
+        raise invalid(
+            f"The path names the model {model!r}, and the body {asked.model_name!r}: leave "
+            "model_name out.",
+            "model_name",
+        )
+    return asked
 
 
 def _parse(raw: bytes, json_length: str | None, model: str, limits: RequestLimits) -> _Inference:
     json, appended = split_body(raw, json_length)
     body = validated(json, InferenceRequest, INFERENCE_NAMES)
     parameters = dict(body.parameters or {})
-    all_binary = parameters.pop("binary_data_output", False) is True
-    outputs: dict[str, bool] = {
-        output.name: (output.parameters or {}).get("binary_data", all_binary) is True
-        for output in body.outputs or ()
-    }
+    all_binary = _switch(parameters.pop("binary_data_output", False), "binary_data_output")
+    outputs = _outputs(body.outputs or (), all_binary)
     tensors = read_tensors(body.inputs, appended, _INPUTS)
     pictures = tensors["IMAGE"]
     check_image_count(len(pictures.elements), limits)
@@ -240,9 +250,31 @@ def _parse(raw: bytes, json_length: str | None, model: str, limits: RequestLimit
     question = read_question(_texts(tensors["TEXT"]), (), options.negatives, image_bytes)
     return _Inference(
         body.id,
+        body.model_name,
         ExplainInputs(images, fields, question, model, options, _NOTHING_DRAWN),
         outputs or dict.fromkeys(_OUTPUTS, all_binary),
     )
+
+
+def _outputs(requested: Sequence[RequestedOutput], all_binary: bool) -> dict[str, bool]:
+    """Return the names of the requested tensors, and whether each is sent as bytes."""
+    outputs: dict[str, bool] = {}
+    for position, output in enumerate(requested):
+        if output.name in outputs:
+            raise invalid(f"Request {output.name} once.", "outputs", position, "name")
+        parameters = output.parameters or {}
+        check_parameters(parameters, "outputs", position)
+        given = parameters.get("binary_data", all_binary)
+        outputs[output.name] = _switch(given, "binary_data", "outputs", position)
+    return outputs
+
+
+def _switch(value: object, name: str, *location: str | int) -> bool:
+    if not isinstance(value, bool):
+        raise invalid(
+            f"{name} should be true or false, not {value!r}.", *location, "parameters", name
+        )
+    return value
 
 
 def _options(parameters: dict[str, Any]) -> ExplainOptions:

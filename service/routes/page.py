@@ -8,17 +8,15 @@ from service.http.access_routes import AccessRouter
 from service.http.headers import CONTENT_SECURITY_POLICY
 from service.web.files import INDEX, POLICY, page_files
 
-router = AccessRouter(needs=OPEN, include_in_schema=False)
+router = AccessRouter(needs=OPEN, any_query=True, include_in_schema=False)
 
 
-@router.head("/")
 @router.get("/")
 async def page(request: Request) -> Response:
     """Return the page."""
     return _answer(request, INDEX)
 
 
-@router.head("/web/{path:path}")
 @router.get("/web/{path:path}")
 async def page_file(request: Request, path: str) -> Response:
     """Return a file of the page."""

@@ -85,7 +85,9 @@ def read_tensors(
                 "inputs", position, "name",
             )  # fmt: skip
         count = _count(tensor, position)
-        size = (tensor.parameters or {}).get("binary_data_size")
+        parameters = tensor.parameters or {}
+        check_parameters(parameters, "inputs", position)
+        size = parameters.get("binary_data_size")
         if (size is None) == (tensor.data is None):
             raise invalid(
                 "Give either data or the parameter binary_data_size; shared memory is not "
@@ -122,6 +124,26 @@ def read_tensors(
         if name not in tensors:
             raise invalid(f"The tensor {name} is missing.", "inputs")
     return tensors
+
+
+def check_parameters(parameters: Mapping[str, object], *location: str | int) -> None:
+    """Refuse parameters of a tensor that ask for other data or for another answer.
+
+    Args:
+        parameters: the parameters by name.
+        location: path of the tensor in the request.
+
+    Raises:
+        RequestValidationError: there is such a parameter.
+    """
+    for name in parameters:
+        if name.startswith("shared_memory"):
+            raise invalid("Shared memory is not supported.", *location, "parameters", name)
+        if name == "classification":
+            raise invalid(
+                "Classification is not supported: leave it out, and sort PROBABILITY.",
+                *location, "parameters", name,
+            )  # fmt: skip
 
 
 def write_tensors(

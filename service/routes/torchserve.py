@@ -1,5 +1,6 @@
 """TorchServe's explanations: a picture as the body, prompts in the query."""
 
+import json
 from typing import Any
 
 from fastapi import Depends, Request, Response
@@ -13,9 +14,11 @@ from service.http.access_routes import AccessRouter
 from service.http.application import application_of
 from service.http.problems import invalid
 from service.routes.answers import image_explanation
+from service.routes.bodies.multipart import TextPart
 from service.routes.bodies.reading import (
     JSON,
     MULTIPART,
+    content_type_of,
     form_parts,
     from_texts,
     inputs_of,
@@ -40,12 +43,25 @@ _KIND: dict[str, Any] = {
     "error_form": torchserve_error,
     "responses": errors_of(TorchServeError),
 }
-router = AccessRouter(EXPLAIN, **_KIND, dependencies=[Depends(only_version(_VERSION))])
+router = AccessRouter(
+    EXPLAIN, **_KIND, any_query=True, dependencies=[Depends(only_version(_VERSION))]
+)
 health_router = AccessRouter(OPEN, **_KIND)
 
 
-def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {JSON: {"schema": schema}}} if name in TEXT_ENCODING else {"schema": schema}
+def _in_query(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    """Return the query parameter that means the same as a part of a form."""
+    schema = {key: part[key] for key in part if key != "description"}
+    if name in TEXT_ENCODING:
+        # Generators of clients know no JSON in a query.
+        schema = {"type": "string", "example": json.dumps(part["example"])}
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": part["description"],
+        "schema": schema,
+    }
 
 
 _FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -53,7 +69,7 @@ _REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": _FILE,
+            # Any image/* is accepted too, but generators of clients know no ranges of types.
             _RAW: _FILE,
             MULTIPART: {
                 "schema": {
@@ -74,16 +90,9 @@ _REQUEST: dict[str, Any] = {
         },
     },
     "parameters": [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema["description"],
-            **_in_query(name, {key: schema[key] for key in schema if key != "description"}),
-        }
-        for name, schema in TEXT_PARTS.items()
-    ]
-    + [TIMEOUT_PARAMETER],
+        *(_in_query(name, part) for name, part in TEXT_PARTS.items()),
+        TIMEOUT_PARAMETER,
+    ],
 }
 _OF_A_VERSION: dict[str, Any] = {
     "name": "version",
@@ -116,7 +125,7 @@ async def ping(request: Request) -> Ping:
 @router.put("/explanations/{model_id}", **_EXPLAIN)
 @router.post("/explanations/{model_id}", **_EXPLAIN)
 async def explain(request: Request, model_id: ModelId) -> Response:
-    """Explain one picture: the body itself, or the part `data` of a multipart body.
+    """Explain one picture: the body itself, of any `image/*` type, or the part `data` of a form.
 
     Send prompts, targets and options in the query, or in other parts of the multipart body.
     """
@@ -128,37 +137,37 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
 
 async def _read(request: Request, model: str) -> ExplainInputs:
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind, _ = content_type_of(request)
     # Programs that send a file as the body, such as curl -T, may leave out its type.
     if kind not in (MULTIPART, _RAW, "") and not kind.startswith("image/"):
         raise UnsupportedMediaTypeError(
             f"Send the picture as image/*, {_RAW} or {MULTIPART}, not {kind!r}.",
             field="Content-Type",
+            media_types=("image/*", _RAW, MULTIPART),
         )
     raw = await read_body(request)
-    texts = request.query_params.multi_items()
+    texts = [TextPart(name, text) for name, text in request.query_params.multi_items()]
     if kind != MULTIPART:
-        size = sum(len(text) for _, text in texts)
+        size = sum(len(part.text) for part in texts)
         return await offload(size, _inputs, raw, texts, model)
-    limits = rules_of(request).limits
-    return await offload(len(raw), _from_multipart, raw, content_type, texts, model, limits)
+    header, limits = request.headers["Content-Type"], rules_of(request).limits
+    return await offload(len(raw), _from_multipart, raw, header, texts, model, limits)
 
 
 def _from_multipart(
     raw: bytes,
     content_type: str,
-    texts: list[tuple[str, str]],
+    texts: list[TextPart],
     model: str,
     limits: RequestLimits,
 ) -> ExplainInputs:
-    images, parts = form_parts(raw, content_type, limits, [_PART])
-    if len(images) != 1:
-        raise invalid(f"Send one picture, not {len(images)}.", _PART)
-    return _inputs(images[0], [*texts, *parts], model)
+    form = form_parts(raw, content_type, limits, [_PART])
+    if len(form.pictures) != 1:
+        raise invalid(f"Send one picture, not {len(form.pictures)}.", _PART)
+    return _inputs(form.pictures[0], [*texts, *form.texts], model)
 
 
-def _inputs(image: bytes, texts: list[tuple[str, str]], model: str) -> ExplainInputs:
+def _inputs(image: bytes, texts: list[TextPart], model: str) -> ExplainInputs:
     body, question = from_texts(texts, ExplainBody)
     return inputs_of(body, [image], [_PART], question, model)
 

@@ -8,7 +8,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    JsonValue,
     StringConstraints,
     Tag,
 )
@@ -32,27 +31,6 @@ class Request(Contract):
     """Base of all request bodies: strict types, no conversion."""
 
     model_config = ConfigDict(strict=True)
-
-
-def one_of(*names: str) -> dict[str, JsonValue]:
-    """Return a JSON schema that requires exactly one of these fields, and not null.
-
-    For ``json_schema_extra``.
-    """
-    return {"oneOf": [_given(name) for name in names]}
-
-
-def any_of(*names: str) -> dict[str, JsonValue]:
-    """Return a JSON schema that requires at least one of these fields, and not null.
-
-    For ``json_schema_extra``.
-    """
-    return {"anyOf": [_given(name) for name in names]}
-
-
-def _given(name: str) -> JsonValue:
-    anything_but_null = ["array", "boolean", "number", "object", "string"]
-    return {"required": [name], "properties": {name: {"type": [*anything_but_null]}}}
 
 
 def _whole(value: object) -> object:
@@ -100,6 +78,22 @@ AnyImage = Annotated[
     Annotated[ImageField, Tag("in-body")] | Annotated[UrlImage, Tag("by-url")],
     Discriminator(_image_kind),
 ]
+
+
+def without_null_defaults(schema: Any) -> Any:
+    """Return a JSON schema whose fields have no default of null.
+
+    It says nothing beside the type, and some generators of clients make such fields required.
+    """
+    if isinstance(schema, dict):
+        return {
+            name: without_null_defaults(value)
+            for name, value in schema.items()
+            if not (name == "default" and value is None)
+        }
+    if isinstance(schema, list):
+        return [without_null_defaults(each) for each in schema]
+    return schema
 
 
 def component_schemas(model: type[BaseModel], reference_template: str) -> dict[str, Any]:

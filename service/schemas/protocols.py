@@ -46,7 +46,7 @@ class ModelNames(Contract):
 
 
 class Instance(ExplainBody):
-    """One image with its prompts or targets."""
+    """One image. Give its `prompts`, `targets`, or both."""
 
     image: AnyImage = Field(
         description='The image: `{"b64": ...}`, a data URL, plain base64 or `{"url": ...}`.',
@@ -137,8 +137,8 @@ class InputTensor(Request):
     parameters: Parameters | None = Field(
         None,
         description="`binary_data_size`: number of bytes after the JSON that hold the tensor. Each "
-        "element is preceded by its length as four little-endian bytes. Other parameters are "
-        "ignored.",
+        "element is preceded by its length as four little-endian bytes. Parameters of shared "
+        "memory are refused, others ignored.",
         examples=[{"binary_data_size": 14}],
     )
     data: list[str] | None = Field(
@@ -158,8 +158,8 @@ class RequestedOutput(Request):
     name: OutputName = Field(description="Name of the tensor.", examples=["HEATMAP"])
     parameters: Parameters | None = Field(
         None,
-        description="`binary_data`: whether the tensor follows the JSON as bytes. Other parameters "
-        "are ignored.",
+        description="`binary_data`: whether the tensor follows the JSON as bytes. Parameters of "
+        "shared memory and `classification` are refused, others ignored.",
         examples=[{"binary_data": True}],
     )
 
@@ -173,7 +173,7 @@ class InferenceRequest(Request):
     model_name: str | None = Field(
         None,
         max_length=256,
-        description="Ignored: the path names the model. KServe's client sends it.",
+        description="The model of the path, which names it. KServe's client sends it.",
         examples=["starter"],
     )
     parameters: Parameters | None = Field(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Fit
@@ -23,8 +23,6 @@ from service.schemas.base import (
     Request,
     Texts,
     UrlImage,
-    any_of,
-    one_of,
 )
 from service.schemas.targets import NegativePrompts, Targets
 
@@ -132,9 +130,7 @@ class OutputOptions(Request):
 
 
 class ExplainBody(Request):
-    """Prompts or targets, and the options of computation and response."""
-
-    model_config = ConfigDict(json_schema_extra=any_of("prompts", "targets"))
+    """Prompts, targets, or both, and the options of computation and response."""
 
     prompts: Texts | None = Field(
         None,
@@ -160,11 +156,10 @@ class ExplainBody(Request):
 
 
 class ExplainRequest(ExplainBody):
-    """One or several images, with the prompts, targets, or both, to explain in each."""
+    """One or several images, with the prompts, targets, or both, to explain in each.
 
-    model_config = ConfigDict(
-        json_schema_extra={**any_of("prompts", "targets"), **one_of("image", "images")}
-    )
+    Give either `image` or `images`; give `prompts`, `targets`, or both.
+    """
 
     image: AnyImage | None = Field(
         None,

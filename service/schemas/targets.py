@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
-from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts, one_of
+from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts
 
 # Upper bounds of the contract, above any real model and any useful request.
 _MOST_VALUES = 65_536
@@ -15,8 +15,6 @@ _MOST_CLASSES = 1_000_000
 
 class TextTarget(Request):
     """A text, or several texts for one target. Give `text` or `texts`."""
-
-    model_config = ConfigDict(json_schema_extra=one_of("text", "texts"))
 
     type: Literal["text"] = Field(description="Kind of target.", examples=["text"])
     text: str | None = Field(None, description="The text to look for.", examples=["a cat"])
@@ -69,8 +67,6 @@ class ImageTarget(Request):
 
 class ClassTarget(Request):
     """A class of the model's own classifier. Give `index` or `label`."""
-
-    model_config = ConfigDict(json_schema_extra=one_of("index", "label"))
 
     type: Literal["class"] = Field(description="Kind of target.", examples=["class"])
     index: Annotated[int, Field(ge=0, le=_MOST_CLASSES), WHOLE] | None = Field(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from legrad_engine.errors import InvalidOptionError
+from service.schemas.json_text import repeated_member, without_mark
 
 KeyScope = Literal["explain", "admin", "metrics"]
 
@@ -62,9 +63,12 @@ def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
         source: the setting it comes from, for error messages.
 
     Raises:
-        InvalidOptionError: it is not a list of keys, or two keys have the same name or hash. The
-            message names the position of the mistake, never the value: it may be a key or a hash.
+        InvalidOptionError: it is not a list of keys, an entry has a member twice, or two keys have
+            the same name or hash. The message names the position of the mistake, never the value:
+            it may be a key or a hash.
     """
+    if isinstance(text, bytes):
+        text = without_mark(text)
     try:
         keys = tuple(_KEYS.validate_json(text))
     except ValidationError as error:
@@ -81,6 +85,12 @@ def read_keys(text: str | bytes, source: str) -> tuple[ApiKey, ...]:
             f"{source}, entry {int(first['loc'][0]) + 1}{place and ', ' + place}: {message}.",
             field=source,
         ) from None
+    repeated = repeated_member(text)
+    if repeated is not None:
+        # Only known names pass the validation, so that this one is no secret.
+        raise InvalidOptionError(
+            f"{source}, entry {int(repeated[0]) + 1}, {repeated[-1]}: write it once.", field=source
+        )
     for attribute, noun in (("name", "the same name"), ("sha256", "the same key")):
         seen: dict[str, int] = {}
         for number, key in enumerate(keys, start=1):

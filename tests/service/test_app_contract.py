@@ -34,8 +34,10 @@ _ONLY_REFUSED = {
 }
 _REFUSALS = (400, 406, 408, 413, 422)
 _BEYOND_WORDS = {
-    # No schema says that one parameter, or a part of the body, can stand for another.
-    "/explanations/": r"Give prompts, targets, or both\.|appears more than once\.",
+    # Generators of clients understand no schema that says which fields stand for each other.
+    "/": r"Give (prompts, targets, or both|either (image or images|text or texts|index or label))",
+    # Nor JSON in a query; and a part of the body can stand for a parameter.
+    "/explanations/": r'appears more than once|is not JSON|"message":"(targets|options|output)[.:]',
     # The protocol, not the schema, defines the tensors, the binary data after the JSON, and the
     # names of parameters.
     "/v2/": r'"field":"(inputs|parameters|body")',
@@ -52,7 +54,7 @@ _CONFIG = SchemathesisConfig.from_dict(
             "deterministic": True,
             "max-examples": 40,
             "database": "none",
-            # HTTP lets a server ignore unknown headers and query parameters.
+            # HTTP lets a server ignore unknown headers.
             "allow-extra-parameters": False,
         },
         # Requests follow from the contract alone, not from earlier answers.

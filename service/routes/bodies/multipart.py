@@ -1,11 +1,13 @@
 """Parsing of `multipart/form-data`: in memory, within limits, without temporary files."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
+from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer
 
 _MOST_HEADERS = 8
 _LONGEST_HEADER = 4096
@@ -13,18 +15,39 @@ _LONGEST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
-class FormLimits:
-    """Limits on a multipart body.
+class FormRules:
+    """The parts of a multipart body, and limits on them.
 
     Attributes:
-        files: most parts with a file name.
-        texts: most other parts.
+        pictures: names of the parts for pictures, the preferred one first.
+        texts: names of the parts for texts and JSON.
+        most_pictures: most parts for pictures.
+        most_texts: most other parts.
         text_bytes: most bytes of such another part.
     """
 
-    files: int
-    texts: int
+    pictures: Collection[str]
+    texts: Collection[str]
+    most_pictures: int
+    most_texts: int
     text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A text of a form or of a query.
+
+    Attributes:
+        name: name of the field.
+        text: the text.
+        is_json: whether its content type says that it is JSON.
+        is_file: whether it has a file name.
+    """
+
+    name: str
+    text: str
+    is_json: bool = False
+    is_file: bool = False
 
 
 @dataclass(slots=True)
@@ -32,25 +55,29 @@ class Form:
     """The parts of a body, in the order of the body.
 
     Attributes:
-        files: names and contents of the parts with a file name.
-        texts: names and contents of the others.
+        pictures: contents of the parts for pictures.
+        texts: the others.
     """
 
-    files: list[tuple[str, bytes]] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[bytes] = field(default_factory=list)
+    texts: list[TextPart] = field(default_factory=list)
 
 
-def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
+def read_form(body: bytes, content_type: str, rules: FormRules) -> Form:
     """Parse a multipart body.
+
+    Parts are told apart by their names and types, not by whether they have a file name: browsers
+    send every part that has a content type as a file.
 
     Args:
         body: the whole body.
         content_type: value of ``Content-Type``, with the boundary.
-        limits: limits on the body.
+        rules: the parts of the body, and limits on them.
 
     Raises:
-        UnsupportedMediaTypeError: the charset of the texts is not UTF-8.
-        MalformedBodyError: the body is not multipart, is cut off, or exceeds a limit.
+        UnsupportedMediaTypeError: a charset or transfer encoding is not accepted.
+        MalformedBodyError: the body is not multipart, is cut off, or exceeds a limit; or a part is
+            of the wrong kind.
     """
     _, parameters = parse_options_header(content_type)
     # With other codecs, a few bytes can cost much time, or raise unexpected errors.
@@ -60,7 +87,7 @@ def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
         )
     if not parameters.get(b"boundary"):
         raise _unreadable("the content type has no boundary.")
-    reader = _Reader(limits)
+    reader = _Reader(rules)
     try:
         parser = MultipartParser(
             parameters[b"boundary"],
@@ -89,18 +116,19 @@ def read_form(body: bytes, content_type: str, limits: FormLimits) -> Form:
 class _Reader:
     """Callbacks of the parser; they check each part as soon as its headers are known."""
 
-    def __init__(self, limits: FormLimits) -> None:
+    def __init__(self, rules: FormRules) -> None:
         self.form = Form()
         self.ended = False
-        self._limits = limits
-        self._files = 0
+        self._rules = rules
+        self._pictures = 0
         self._texts = 0
         self.begin_part()
 
     def begin_part(self) -> None:
-        self._header_name = self._header_value = self._disposition = b""
+        self._header_name = self._header_value = b""
+        self._given: dict[bytes, bytes] = {}
         self._name = ""
-        self._is_file = False
+        self._is_picture = False
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -111,54 +139,79 @@ class _Reader:
         self._header_value += data[start:end]
 
     def end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
+        name = self._header_name.lower()
+        if name in self._given:
+            raise _unreadable(f"a part has the header {name.decode('latin-1')} twice.")
+        self._given[name] = self._header_value
         self._header_name = self._header_value = b""
 
     def end_headers(self) -> None:
-        _, parameters = parse_options_header(self._disposition)
+        _, parameters = parse_options_header(self._given.get(b"content-disposition"))
         name = parameters.get(b"name")
         if name is None:
             raise _unreadable("a part has no name in its Content-Disposition.")
         if len(name) > _LONGEST_NAME:
             raise _unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
-        self._name = _decoded(name, "The name of a part")
-        self._is_file = b"filename" in parameters
-        self._files += self._is_file
-        self._texts += not self._is_file
-        if self._files > self._limits.files or self._texts > self._limits.texts:
-            raise _unreadable(
-                f"it has more than {self._limits.files} files or {self._limits.texts} other fields."
+        self._name = _utf8(name, "The name of a part")
+        self._headers = PartHeaders.read(self._name, self._given)
+        self._is_picture = self._name in self._rules.pictures
+        self._check_kind()
+        self._pictures += self._is_picture
+        self._texts += not self._is_picture
+        most = self._rules.most_pictures, self._rules.most_texts
+        if self._pictures > most[0] or self._texts > most[1]:
+            raise _unreadable(f"it has more than {most[0]} files or {most[1]} other fields.")
+
+    def _check_kind(self) -> None:
+        preferred = next(iter(self._rules.pictures))
+        if self._is_picture:
+            if not self._headers.may_be_picture:
+                raise MalformedBodyError(
+                    f"The picture must be sent as a file: curl -F {preferred}=@picture.jpg",
+                    field=self._name,
+                )
+        elif self._name not in self._rules.texts:
+            if self._headers.is_file:
+                raise MalformedBodyError(
+                    f"The field {self._name!r} is not for files: pictures go into {preferred!r}.",
+                    field=self._name,
+                )
+        elif not self._headers.may_be_text:
+            raise MalformedBodyError(
+                f"The field {self._name!r} is for text or JSON, not for "
+                f"{self._headers.media_type}: pictures go into {preferred!r}.",
+                field=self._name,
             )
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
-        if not self._is_file and self._size > self._limits.text_bytes:
+        if not self._is_picture and self._size > self._rules.text_bytes:
             raise MalformedBodyError(
-                f"The field {self._name!r} has more than {self._limits.text_bytes} bytes: send "
+                f"The field {self._name!r} has more than {self._rules.text_bytes} bytes: send "
                 "pictures as files.",
                 field=self._name,
             )
         self._pieces.append(data[start:end])
 
     def end_part(self) -> None:
-        content = b"".join(self._pieces)
-        if self._is_file:
-            self.form.files.append((self._name, content))
+        content = decoded_transfer(b"".join(self._pieces), self._headers)
+        if self._is_picture:
+            self.form.pictures.append(content)
         else:
-            text = _decoded(content, f"The field {self._name!r}", self._name)
-            self.form.texts.append((self._name, text))
+            text = decoded_text(content, self._headers)
+            kind = self._headers.is_json, self._headers.has_file_name
+            self.form.texts.append(TextPart(self._name, text, *kind))
         self._pieces = []
 
     def end(self) -> None:
         self.ended = True
 
 
-def _decoded(encoded: bytes, subject: str, field: str = "body") -> str:
+def _utf8(encoded: bytes, subject: str) -> str:
     try:
         return encoded.decode()
     except UnicodeDecodeError as error:
-        raise MalformedBodyError(f"{subject} is not in UTF-8.", field=field) from error
+        raise MalformedBodyError(f"{subject} is not in UTF-8.", field="body") from error
 
 
 def _unreadable(reason: str) -> MalformedBodyError:

@@ -1,6 +1,5 @@
 """Reading of bodies, JSON or multipart, into the checked inputs of a command."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,6 +7,7 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json, to_json
+from python_multipart.multipart import parse_options_header
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets.questions import Question
@@ -20,6 +20,8 @@ from service.errors import (
 from service.explaining.command import ExplainInputs
 from service.explaining.offloading import offload
 from service.http.application import application_of
+from service.http.bodies import ACCEPTED_CODINGS, coding_of
+from service.http.headers import single
 from service.http.problems import invalid
 from service.routes.bodies.base64_text import (
     OtherDataUrlError,
@@ -27,9 +29,9 @@ from service.routes.bodies.base64_text import (
     decode_data_url,
     is_data_url,
 )
-from service.routes.bodies.multipart import FormLimits, read_form
+from service.routes.bodies.multipart import Form, FormRules, TextPart, read_form
 from service.routes.bodies.targets import read_question
-from service.routes.bodies.validation import validated
+from service.routes.bodies.validation import check_unique, validated
 from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
 from service.schemas.requests import ExplainBody, ExplainRequest
 from service.settings.url_policy import ImageUrl, UrlRules
@@ -39,6 +41,8 @@ JSON = "application/json"
 MULTIPART = "multipart/form-data"
 
 _IMAGE_PARTS = ("image", "images")
+_PROMPT_PARTS = ("prompts", "prompt")
+_JSON_PARTS = ("options", "output")
 _LONGEST_TEXT_PART = 1_000_000
 
 _Image = TypeVar("_Image")
@@ -106,31 +110,64 @@ async def read_request(request: Request) -> ExplainInputs:
         RequestValidationError: the body does not fit the contract.
         ImageDecodeError: a picture is not base64.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type, _ = content_type_of(request)
     if content_type not in (JSON, MULTIPART):
         raise UnsupportedMediaTypeError(
             f"Send {JSON} or {MULTIPART}, not {content_type or 'a body without a content type'!r}: "
             f"curl -F makes the latter, curl -d needs -H 'Content-Type: {JSON}' beside it.",
             field="Content-Type",
+            media_types=(JSON, MULTIPART),
         )
-    raw, rules = await read_body(request), rules_of(request)
     if content_type == JSON:
-        return await offload(len(raw), _from_json, raw, rules)
-    return await offload(len(raw), _from_multipart, raw, request.headers["content-type"], rules)
+        raw = await read_json(request)
+        return await offload(len(raw), _from_json, raw, rules_of(request))
+    raw = await read_body(request)
+    header = request.headers["Content-Type"]
+    return await offload(len(raw), _from_multipart, raw, header, rules_of(request))
+
+
+def content_type_of(request: Request) -> tuple[str, str]:
+    """Return the media type and the charset of a body, in lower case and empty without one.
+
+    Raises:
+        RequestValidationError: there are two content types.
+    """
+    given = single(request.headers, "Content-Type") or ""
+    kind, parameters = parse_options_header(given)
+    charset = parameters.get(b"charset", b"").decode("latin-1")
+    return kind.decode("latin-1").strip().lower(), charset.strip().lower()
+
+
+async def read_json(request: Request) -> bytes:
+    """Return the raw JSON body, decompressed.
+
+    Raises:
+        UnsupportedMediaTypeError: the body is not in UTF-8, or has an unknown content coding.
+        MalformedBodyError: it cannot be decompressed.
+        BodyTooLargeError: the body is longer than the limit.
+    """
+    _, charset = content_type_of(request)
+    if charset not in ("", "utf-8", "utf8", "us-ascii", "ascii"):
+        raise UnsupportedMediaTypeError(
+            f"JSON is in UTF-8, not in {charset!r}: leave out the charset.", field="Content-Type"
+        )
+    return await read_body(request)
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the raw body.
+    """Return the raw body, decompressed.
 
     Raises:
-        UnsupportedMediaTypeError: the body is compressed.
+        UnsupportedMediaTypeError: the body has an unknown content coding.
+        MalformedBodyError: it cannot be decompressed.
         BodyTooLargeError: the body is longer than the limit.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        # A few bytes could decompress to gigabytes; pictures are compressed already.
+    coding = coding_of(request.headers)
+    if coding not in ACCEPTED_CODINGS:
         raise UnsupportedMediaTypeError(
-            f"Send the body as it is, not compressed as {encoding!r}.", field="Content-Encoding"
+            f"Send the body as it is, or compressed as gzip or deflate, not as {coding!r}.",
+            field="Content-Encoding",
+            codings=ACCEPTED_CODINGS,
         )
     return await request.body()
 
@@ -163,56 +200,44 @@ def read_image(image: AnyImage, field: str, urls: UrlRules) -> bytes | ImageUrl:
 
 
 def _from_multipart(raw: bytes, content_type: str, rules: BodyRules) -> ExplainInputs:
-    pictures, texts = form_parts(raw, content_type, rules.limits, _IMAGE_PARTS)
-    body, question = from_texts(texts, ExplainRequest)
-    if not pictures:
+    form = form_parts(raw, content_type, rules.limits, _IMAGE_PARTS)
+    body, question = from_texts(form.texts, ExplainRequest)
+    if not form.pictures:
         raise RequestValidationError(
             [{"type": "missing", "loc": ("image",), "msg": "Send the picture as a file."}]
         )
-    images: list[bytes | ImageUrl] = [*pictures]
+    images: list[bytes | ImageUrl] = [*form.pictures]
     fields = ["image"] if len(images) == 1 else list(_numbered(images))
     return inputs_of(body, images, fields, question, body.model)
 
 
 def form_parts(
     raw: bytes, content_type: str, limits: RequestLimits, image_parts: Sequence[str]
-) -> tuple[list[bytes], list[tuple[str, str]]]:
-    """Return the pictures and the text fields of a multipart body.
+) -> Form:
+    """Return the pictures and the texts of a multipart body.
 
     Args:
         raw: the body.
         content_type: its ``Content-Type``.
         limits: limits on the content of one request.
-        image_parts: names of the parts for pictures; other files are refused.
+        image_parts: names of the parts for pictures, the preferred one first.
 
     Raises:
-        MalformedBodyError: the body cannot be read, or a part is of the wrong kind.
         ServiceError: see :func:`service.routes.bodies.multipart.read_form`.
     """
-    form_limits = FormLimits(
+    rules = FormRules(
+        pictures=image_parts,
+        texts=(*_PROMPT_PARTS, "targets", *_JSON_PARTS, "model"),
         # One more than the limit: the later check of the limit names it in its error.
-        files=limits.max_images + 1,
-        texts=limits.max_prompts + 8,
+        most_pictures=limits.max_images + 1,
+        most_texts=limits.max_prompts + 8,
         text_bytes=_LONGEST_TEXT_PART,
     )
-    form = read_form(raw, content_type, form_limits)
-    for name, _ in form.texts:
-        if name in image_parts:
-            raise MalformedBodyError(
-                f"The picture must be sent as a file: curl -F {image_parts[0]}=@picture.jpg",
-                field=name,
-            )
-    for name, _ in form.files:
-        if name not in image_parts:
-            raise MalformedBodyError(
-                f"The field {name!r} is not for files: pictures go into {image_parts[0]!r}.",
-                field=name,
-            )
-    return [content for _, content in form.files], form.texts
+    return read_form(raw, content_type, rules)
 
 
-def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_Body, Question]:
-    """Build a body from text fields: a prompt from each ``prompts``, the rest as JSON.
+def from_texts(texts: Sequence[TextPart], model: type[_Body]) -> tuple[_Body, Question]:
+    """Build a body from texts: prompts from each ``prompts``, targets from each ``targets``.
 
     Raises:
         MalformedBodyError: a field is not JSON, or appears more than once.
@@ -220,41 +245,67 @@ def from_texts(texts: Sequence[tuple[str, str]], model: type[_Body]) -> tuple[_B
         LegradError: a target picture or an embedding is not base64.
     """
     fields: dict[str, object] = {}
-    prompts: list[str] = []
-    for name, value in texts:
-        if name in ("prompts", "prompt"):
-            prompts.append(_one_prompt(name, value))
+    lists: dict[str, list[object]] = {}
+    for part in texts:
+        name = part.name
+        if name in _PROMPT_PARTS:
+            lists.setdefault("prompts", []).extend(_prompts_of(part))
+        elif name == "targets":
+            lists.setdefault("targets", []).extend(_one_or_several(_json_of(part)))
         elif name in fields:
             raise MalformedBodyError(f"{name} appears more than once.", field=name)
-        elif name in ("targets", "options", "output"):
-            try:
-                fields[name] = from_json(value)
-            except ValueError as error:
-                raise MalformedBodyError(f"{name} is not JSON: {error}", field=name) from error
+        elif part.is_json or name in _JSON_PARTS:
+            fields[name] = _json_of(part)
         else:
-            fields[name] = value
-    if prompts:
-        fields["prompts"] = prompts
+            fields[name] = part.text
+    fields |= lists
     body = validated(to_json(fields, inf_nan_mode="constants"), model)
     check_asked(body)
     return body, question_of(body)
 
 
-def _one_prompt(name: str, value: str) -> str:
-    """Return a prompt; refuse a JSON list, which would otherwise become a single prompt.
+def _json_of(part: TextPart) -> object:
+    """Return the value of JSON in a form or a query.
 
     Raises:
-        MalformedBodyError: it is a JSON list.
+        MalformedBodyError: it is not JSON, or a member appears twice.
     """
-    if value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            if isinstance(from_json(value), list):
-                raise MalformedBodyError(
-                    f"{name} is a list: send a field for each prompt, "
-                    "curl -F prompts='a cat' -F prompts='a pizza'.",
-                    field=name,
-                )
+    try:
+        value = from_json(part.text)
+    except ValueError as error:
+        raise MalformedBodyError(f"{part.name} is not JSON: {error}", field=part.name) from error
+    check_unique(part.text, (part.name,))
     return value
+
+
+def _prompts_of(part: TextPart) -> list[object]:
+    """Return the prompts of one part: its text, or one or several as JSON if its type says so.
+
+    Raises:
+        MalformedBodyError: it is a list, but not declared as JSON, or a file of several lines;
+            either would otherwise become a single prompt.
+    """
+    if part.is_json:
+        return _one_or_several(_json_of(part))
+    text = part.text.strip("\r\n") if part.is_file else part.text
+    if (part.is_file and "\n" in text) or _is_json_list(text):
+        raise MalformedBodyError(
+            f"{part.name} is a list: send a field for each prompt, "
+            "curl -F prompts='a cat' -F prompts='a pizza'.",
+            field=part.name,
+        )
+    return [text]
+
+
+def _one_or_several(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_json_list(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("[") and isinstance(from_json(text), list)
+    except ValueError:
+        return False
 
 
 def inputs_of(

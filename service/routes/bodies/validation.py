@@ -6,8 +6,9 @@ from typing import TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from service.errors import LimitExceededError
+from service.errors import LimitExceededError, MalformedBodyError
 from service.http.problems import MOST_ERRORS
+from service.schemas.json_text import repeated_member, without_mark
 from service.schemas.requests import FIELD_NAMES, HOMES
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 
@@ -44,13 +45,15 @@ def validated(
 
     Raises:
         RequestValidationError: the JSON is malformed, or does not fit.
+        MalformedBodyError: a member appears twice.
         LimitExceededError: the JSON has too many values.
     """
+    raw = without_mark(raw)
     # Valid bodies have few values, such as pictures and prompts. A body of many short values would
     # cost a hundred times its size, because pydantic reports an error for each.
     check_value_count(sum(map(raw.count, _BEFORE_VALUES)))
     try:
-        return model.model_validate_json(raw)
+        read = model.model_validate_json(raw)
     except ValidationError as error:
         raise RequestValidationError(
             [
@@ -62,6 +65,27 @@ def validated(
                 for each in error.errors(include_input=False)[:MOST_ERRORS]
             ]
         ) from error
+    check_unique(raw, within)
+    return read
+
+
+def check_unique(text: bytes | str, within: tuple[str, ...] = ()) -> None:
+    """Refuse JSON in which a member appears twice.
+
+    Args:
+        text: valid JSON.
+        within: path of the JSON in the body, for the error.
+
+    Raises:
+        MalformedBodyError: a member appears twice.
+    """
+    repeated = repeated_member(text)
+    if repeated is not None:
+        raise MalformedBodyError(
+            f"{repeated[-1]!r} appears more than once, and only one of them could be used: write "
+            "it once.",
+            field=".".join(map(str, (*within, *repeated))),
+        )
 
 
 def _message(

@@ -30,7 +30,7 @@ def preflight(running: RunningApp, origin: str, method: str = "POST") -> httpx.R
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": "authorization, content-type",
+        "Access-Control-Request-Headers": "authorization, content-type, traceparent, tracestate",
     }
     del running.client.headers["Authorization"]
     try:
@@ -81,7 +81,8 @@ def test_pages_of_the_settings_may_ask_and_read_errors_too(friendly: RunningApp)
     allowed = preflight(friendly, PAGE)
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == PAGE
-    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    listed = allowed.headers["access-control-allow-headers"].lower().split(", ")
+    assert {"authorization", "traceparent", "tracestate", "content-encoding"} <= set(listed)
     assert ALWAYS.items() <= dict(allowed.headers).items()
     for answer in (
         friendly.explain(None, Origin=PAGE),

@@ -44,6 +44,7 @@ HASH = GOOD["sha256"]
         (listed(GOOD | {"rate": "10"}), "entry 1, rate"),
         (listed(GOOD | {"rate": "0/second"}), "entry 1, rate"),
         (listed(GOOD | {"rate": "10/fortnight"}), "entry 1, rate"),
+        (listed(GOOD)[:-2] + ', "scopes": ["admin"]}]', "entry 1, scopes: write it once"),
         (listed(GOOD, entry("asker", "other", "admin")), "entries 1 and 2 have the same name"),
         (listed(GOOD, entry("other", "a key", "admin")), "entries 1 and 2 have the same key"),
     ],

@@ -241,7 +241,7 @@ def test_wrong_addresses_are_problems(
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/models/{}", "DELETE, GET"), ("/health/live", "GET, HEAD"), ("/explain", "POST")],
+    [("/models/{}", "DELETE, GET, HEAD"), ("/health/live", "GET, HEAD"), ("/explain", "POST")],
 )
 def test_a_wrong_method_is_told_every_right_one(
     running: RunningApp, path: str, allowed: str

@@ -313,10 +313,39 @@ def test_a_length_inside_the_json_is_refused(running: RunningApp) -> None:
     refused_as_kserve_does(response, 400, "malformed-body", "body")
 
 
-def test_compressed_bodies_are_refused(running: RunningApp) -> None:
+def test_an_unknown_content_coding_is_refused(running: RunningApp) -> None:
     response = running.client.post(
         f"/v2/models/{running.model.id}/infer",
         content=b"x",
-        headers={"Content-Encoding": "gzip"},
+        headers={"Content-Encoding": "zstd"},
     )
     refused_as_kserve_does(response, 415, "unsupported-media-type", "Content-Encoding")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model_name": "nope"}, "model"),
+        ({"outputs": [{"name": "HEATMAP"}, {"name": "HEATMAP"}]}, "outputs.1.name"),
+        ({"outputs": [{"name": "HEATMAP", "parameters": {"binary_data": "yes"}}]},
+         "outputs.0.parameters.binary_data"),
+        ({"outputs": [{"name": "HEATMAP", "parameters": {"classification": 3}}]},
+         "outputs.0.parameters.classification"),
+        ({"outputs": [{"name": "HEATMAP", "parameters": {"shared_memory_region": "a"}}]},
+         "outputs.0.parameters.shared_memory_region"),
+        ({"parameters": {"binary_data_output": 1}}, "parameters.binary_data_output"),
+        ({"inputs": [IMAGE, {**TEXT, "parameters": {"shared_memory_region": "a"}}]},
+         "inputs.1.parameters.shared_memory_region"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_would_be_ignored_is_refused(
+    running: RunningApp, changes: dict[str, Any], field: str
+) -> None:
+    response = infer(running, body_of(**changes))
+    assert response.json()["field"] == field, response.text
+    assert response.status_code in (404, 422)
+
+
+def test_the_body_may_name_the_model_of_the_path(running: RunningApp) -> None:
+    assert infer(running, body_of(model_name=running.model.id)).status_code == 200

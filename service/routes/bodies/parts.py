@@ -1,0 +1,137 @@
+"""One part of a multipart body: its kind, its charset and its transfer encoding."""
+
+import base64
+import binascii
+import quopri
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from python_multipart.multipart import parse_options_header
+
+from service.errors import MalformedBodyError, UnsupportedMediaTypeError
+
+# Codecs that take time in proportion to the text, and raise nothing but Unicode errors.
+_CHARSETS = {
+    "utf-8": "utf-8-sig",
+    "utf8": "utf-8-sig",
+    "us-ascii": "ascii",
+    "ascii": "ascii",
+    "iso-8859-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+}
+_SAME_BYTES = ("", "7bit", "8bit", "binary")
+_TRANSFERS = (*_SAME_BYTES[1:], "base64", "quoted-printable")
+_ANY_BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class PartHeaders:
+    """The headers of one part that say how to read it.
+
+    Attributes:
+        name: name of the field.
+        media_type: the content type without parameters; empty without one.
+        charset: the charset in lower case; empty without one.
+        transfer: the transfer encoding in lower case; empty without one.
+        has_file_name: whether it has a file name, in the plain or the extended form.
+    """
+
+    name: str
+    media_type: str
+    charset: str
+    transfer: str
+    has_file_name: bool
+
+    @classmethod
+    def read(cls, name: str, headers: Mapping[bytes, bytes]) -> Self:
+        """Read the headers of a part.
+
+        Args:
+            name: name of the field.
+            headers: the values by name in lower case.
+        """
+        media_type, parameters = parse_options_header(headers.get(b"content-type"))
+        _, disposition = parse_options_header(headers.get(b"content-disposition"))
+        # The parser leaves out the extended form (RFC 5987), which .NET and others send.
+        extended = b"filename*=" in headers.get(b"content-disposition", b"").replace(b" ", b"")
+        return cls(
+            name,
+            media_type.decode("latin-1"),
+            parameters.get(b"charset", b"").decode("latin-1").strip().lower(),
+            headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower(),
+            b"filename" in disposition or extended,
+        )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the part looks like a file."""
+        return self.has_file_name or self.media_type.startswith("image/")
+
+    @property
+    def may_be_picture(self) -> bool:
+        """Whether the part can be a picture; a text field of a form cannot."""
+        return (self.is_file or self.media_type == _ANY_BYTES) and not self.is_json
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the part says that it is JSON."""
+        kind = self.media_type
+        return kind in ("application/json", "text/json") or kind.endswith("+json")
+
+    @property
+    def may_be_text(self) -> bool:
+        """Whether the part can be text or JSON; browsers call a blob of no type octet-stream."""
+        kind = self.media_type
+        return kind in ("", _ANY_BYTES) or kind.startswith("text/") or self.is_json
+
+
+def decoded_transfer(content: bytes, headers: PartHeaders) -> bytes:
+    """Return the content of a part without its transfer encoding.
+
+    Raises:
+        UnsupportedMediaTypeError: the encoding is not one of MIME.
+        MalformedBodyError: the content is not in this encoding.
+    """
+    if headers.transfer in _SAME_BYTES:
+        return content
+    if headers.transfer == "quoted-printable":
+        return quopri.decodestring(content)
+    if headers.transfer == "base64":
+        try:
+            return base64.b64decode(b"".join(content.split()), validate=True)
+        except binascii.Error as error:
+            raise MalformedBodyError(
+                f"The part {headers.name!r} is not base64, as its Content-Transfer-Encoding says: "
+                f"{error}.",
+                field=headers.name,
+            ) from error
+    raise UnsupportedMediaTypeError(
+        f"The Content-Transfer-Encoding of {headers.name!r} must be one of "
+        f"{', '.join(_TRANSFERS)}; leave it out for the bytes themselves.",
+        field=headers.name,
+    )
+
+
+def decoded_text(content: bytes, headers: PartHeaders) -> str:
+    """Return the text of a part, without a byte order mark.
+
+    Raises:
+        UnsupportedMediaTypeError: the charset is not accepted.
+        MalformedBodyError: the content is not in this charset.
+    """
+    charset = headers.charset or "utf-8"
+    codec = _CHARSETS.get(charset)
+    if codec is None:
+        raise UnsupportedMediaTypeError(
+            f"The charset of {headers.name!r} must be one of {', '.join(_CHARSETS)}; leave it out "
+            "for UTF-8.",
+            field=headers.name,
+        )
+    try:
+        return content.decode(codec)
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError(
+            f"The field {headers.name!r} is not in {charset.upper()}.", field=headers.name
+        ) from error

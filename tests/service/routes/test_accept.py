@@ -1,0 +1,79 @@
+"""The media type of an answer is the one that `Accept` prefers (RFC 9110, 12.5.1)."""
+
+import time
+
+import pytest
+
+from service.errors import NotAcceptableError
+from service.routes.accept import choose
+from tests.support.answers import refused
+from tests.support.running_app import RunningApp
+
+JSON, PNG = "application/json", "image/png"
+OFFERED = (JSON, PNG)
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        ("image/*", PNG),
+        ("IMAGE/PNG", PNG),
+        ("image/png;q=0, application/json", JSON),
+        ("image/png;q=0, */*", JSON),
+        ("application/json;q=0, */*;q=0.1", PNG),
+        ("application/json;q=0.4, image/*;q=0.5", PNG),
+        ("application/json;q=0.5, image/*;q=0.4", JSON),
+        ("image/*;q=0.9, image/png;q=0.1, application/json;q=0.5", JSON),
+        ("application/json, image/png", JSON),
+        ("image/png, application/json", PNG),
+        ("application/json; charset=utf-8, text/plain, */*", JSON),
+        ("image/png, */*", PNG),
+        ('text/plain;a="b,image/png", application/json;q=0.1', JSON),
+        # Images of pages in Chromium, Firefox and Safari.
+        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", PNG),
+        ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", PNG),
+        ("image/webp,image/avif,image/jxl,image/heic,video/*;q=0.8,image/*;q=0.8,*/*;q=0.5", PNG),
+        # A page in a browser, and Java's HttpURLConnection.
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", JSON),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", JSON),
+    ],
+)
+def test_the_preferred_type_is_chosen(accept: str, chosen: str) -> None:
+    assert choose([accept], OFFERED) == chosen
+
+
+def test_several_headers_are_one_list() -> None:
+    assert choose(["application/json;q=0.1", "image/png"], OFFERED) == PNG
+    assert choose([], OFFERED) == JSON
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "*/*;q=0", "image/png;q=0, image/*;q=0", "image/png;q=0"]
+)
+def test_no_accepted_type_is_refused(accept: str) -> None:
+    with pytest.raises(NotAcceptableError, match="Answers are application/json or image/png"):
+        choose([accept], OFFERED)
+
+
+@pytest.mark.parametrize("weight", ["", "2", "-1", "abc", "0,5", "nan", "1.5", "1e-1"])
+def test_a_weight_that_is_none_is_named(weight: str) -> None:
+    with pytest.raises(NotAcceptableError, match="from 0 to 1"):
+        choose([f'{JSON};q="{weight}"'], OFFERED)
+
+
+@pytest.mark.parametrize("piece", ["a,", '"', '\\"', ";", 'a;q="'])
+def test_a_long_header_is_read_in_linear_time(piece: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(NotAcceptableError):
+        choose([f"{piece * 100_000},x/y"], OFFERED)
+    assert time.perf_counter() - began < 5
+
+
+def test_the_answer_has_the_chosen_type(running: RunningApp) -> None:
+    for accept, chosen in (("image/png;q=0, application/json", JSON), ("image/*,*/*;q=0.8", PNG)):
+        answer = running.explain(None, Accept=accept)
+        assert answer.headers["content-type"] == chosen
+    refused(running.explain(None, Accept="image/jpeg"), 406, "not-acceptable", "Accept")
