@@ -347,6 +347,12 @@ def tags_of(architecture: str) -> str:
     return f" open_clip's tags for {architecture}: {', '.join(tags)}." if tags else ""
 
 
+def repository_of(name: str, tag: str) -> str:
+    """Return the repository of a pretrained tag on the model hub; empty without such a tag."""
+    record: Mapping[str, Any] = open_clip.get_pretrained_cfg(name, tag)
+    return str(record["hf_hub"]).rpartition("/")[0] if record else ""
+
+
 def _weights_in(name: str) -> Path:
     return checkpoints.find(
         Path(name.removeprefix(OPENCLIP_FOLDER)), _PREFERRED_WEIGHTS, OPENCLIP_WEIGHT_SUFFIXES

@@ -10,6 +10,7 @@ from torch import nn
 
 from legrad_engine.devices import resolve_dtype
 from legrad_engine.models import openclip_models, transformers_models
+from legrad_engine.models.identity import Stamps, file_stamps
 from legrad_engine.models.loading import STARTER_FOLDER
 from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB, TRANSFORMERS
@@ -17,7 +18,6 @@ from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB, 
 _logger = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=256)
 def weights_bytes(
     reference: ModelReference, dtype: str | torch.dtype = torch.float32
 ) -> int | None:
@@ -37,7 +37,15 @@ def weights_bytes(
     Raises:
         InvalidOptionError: unknown dtype.
     """
-    precision = resolve_dtype(dtype)
+    return _weights_bytes(reference, resolve_dtype(dtype), file_stamps(reference))
+
+
+@lru_cache(maxsize=256)
+def _weights_bytes(
+    reference: ModelReference,
+    precision: torch.dtype,
+    stamps: Stamps,  # noqa: ARG001 # A file that was overwritten is another key.
+) -> int | None:
     try:
         model = _build_without_values(reference.name)
     except Exception as error:

@@ -201,6 +201,15 @@ def _without_weights(name: str, record: PretrainedCfg) -> str:
     return f"timm has no weights for {name}: give a checkpoint of your own, {name}@PATH."
 
 
+def repository_of(name: str) -> str:
+    """Return the repository of a pretrained tag on the model hub, with its revision if it has one.
+
+    Raises:
+        UnknownModelError: no such architecture or tag.
+    """
+    return _record(name).hf_hub_id or ""
+
+
 def _repository(name: str) -> Repository:
     repository, _, revision = name.removeprefix(TIMM_HUB).partition("@")
     return Repository(repository, revision or None)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from legrad_engine import LegradError
+from legrad_engine.models.identity import file_stamps
 from legrad_engine.models.size import weights_bytes
 from service.batching import BatchLimits, RestartBackoff
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
@@ -260,11 +261,13 @@ class ModelLifecycle:
         """Return the bytes that a model will take; 0 without a budget or if not known yet."""
         if self._budget is None:
             return 0
-        if model.measured is None:
-            name, dtype = f"sizer-{model.id}", self._policy.dtype
+        name, dtype = f"sizer-{model.id}", self._policy.dtype
+        files = await run_in_own_thread(name, file_stamps, model.reference)
+        if model.measured is None or model.measured_files != files:
             model.measured = (
                 await run_in_own_thread(name, weights_bytes, model.reference, dtype) or 0
             )
+            model.measured_files = files
         return model.measured
 
     def _claim_memory(self, model: PooledModel, size: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import ModelReference
+from legrad_engine.models.identity import Stamps
 from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
@@ -56,6 +57,8 @@ class PooledModel:
         wanted: whether the model should be in memory; the pool moves the phase towards that.
         served: the loaded model, in the phases "loaded" and "unloading".
         measured: size of the weights in bytes, 0 if unknown; None before it is measured.
+        measured_files: the local files that were measured; once they are overwritten, the size may
+            be another.
         bytes: memory of the budget that the model holds, or claims while it loads.
         withdrawn: whether an operator unloaded it, so that only an operator loads it again.
         waiting: number of requests that wait for its load.
@@ -78,6 +81,7 @@ class PooledModel:
         self.wanted = False
         self.served: ServedModel | None = None
         self.measured: int | None = None
+        self.measured_files: Stamps = ()
         self.bytes = 0
         self.withdrawn = False
         self.waiting = 0

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 CONTEXT_LENGTH = 16
 
-_TINY: dict[str, Any] = {
+TINY: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {
         "image_size": 64,
@@ -44,7 +44,7 @@ FULL_SIZE: dict[str, Any] = {
 def save_model(folder: Path, name: str, config: dict[str, Any] | None = None) -> str:
     """Write a model with seeded random weights; return its `NAME@PATH` reference."""
     config_path, weights_path = folder / f"{name}.json", folder / f"{name}.safetensors"
-    config_path.write_text(json.dumps(config or _TINY))
+    config_path.write_text(json.dumps(config or TINY))
     open_clip.add_model_config(config_path)
     with torch.random.fork_rng():
         torch.manual_seed(7)

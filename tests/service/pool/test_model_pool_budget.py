@@ -29,6 +29,7 @@ from tests.support.model_pools import (
 from tests.support.pictures import request_of
 from tests.support.raw_requests import posted
 from tests.support.running_app import Held
+from tests.support.tiny_model import TINY, save_model
 
 
 def test_the_least_recently_used_model_makes_room(models: list[str], size: int) -> None:
@@ -112,6 +113,19 @@ def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
         assert loads(running, "starter", "loaded") == 0
         assert ask(running).status_code == 200
         assert evictions(running, A) == 0
+
+
+def test_a_model_that_was_replaced_by_a_smaller_one_is_measured_again(
+    models: list[str], size: int, tmp_path: Path
+) -> None:
+    large = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "layers": 12}}
+    reference = save_model(tmp_path, "grown", large)
+    model = ModelReference.parse(reference).id
+    with at_start([*models[:1], reference], max_model_bytes=size + 1000) as running:
+        assert problem(load(running, model)) == (507, "model-too-large")
+        save_model(tmp_path, "grown")
+        assert load(running, model).status_code == 200
+        assert bytes_loaded(running)[model] == size
 
 
 def test_a_size_that_is_known_only_after_loading_counts_from_then_on(
