@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from service.__main__ import main
 from service.settings import Settings
 from tests.support.documents import REASONS, Block, blocks, pages
+from tests.support.forked_program import ForkedProgram
 from tests.support.paths import ROOT
 from tests.support.pictures import data_url, encoded
 from tests.support.protocol_clients import client_python
@@ -65,9 +69,10 @@ class Reader:
                 for command in block.commands:
                     self._type(command.replace("localhost:8000", self._address), block)
             case "python":
-                others = re.search(r"^(?:from|import) (?:kserve|tritonclient)", text, re.MULTILINE)
-                python = client_python() if others else sys.executable
-                self._run([str(python), "-c", text], block)
+                if re.search(r"^(?:from|import) (?:kserve|tritonclient)", text, re.MULTILINE):
+                    self._run([str(client_python()), "-c", text], block)
+                else:
+                    self._execute(text, block)
             case "json":
                 self._send(json.loads(text.replace("data:image/jpeg;base64,...", self._picture)))
             case "yaml":
@@ -93,19 +98,28 @@ class Reader:
 
     def _serve(self, command: str, block: Block) -> None:
         """Starts a server as the page says, but on a free port, and ends it once it listens."""
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec env {command} --port 0"],
-            cwd=self._folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        words = shlex.split(command)
+        start = words.index("legrad")
+        variables = dict(word.split("=", 1) for word in words[:start] if word != "env")
+        process = ForkedProgram(
+            partial(_run_in, self._folder, main),
+            [*words[start:], "--port", "0"],
+            self._environment | variables,
         )
-        assert process.stdout is not None
         said = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
         assert "Listening on" in said, f"line {block.line}: {command}\n{errors}"
+
+    def _execute(self, program: str, block: Block) -> None:
+        """Runs a Python program."""
+        process = ForkedProgram(
+            partial(_run_in, self._folder, partial(exec, program, {"__name__": "__main__"})),
+            ["program.py"],
+            self._environment,
+        )
+        output, errors = process.communicate(timeout=240)
+        assert process.wait() == 0, f"line {block.line}: {program}\n{output}{errors}"
 
     def _run(self, command: list[str], block: Block, folder: Path | None = None) -> None:
         done = subprocess.run(
@@ -128,6 +142,11 @@ class Reader:
             for number, key in enumerate(document):
                 key["sha256"] = sha256(str(number).encode()).hexdigest()
             assert Settings(api_keys=json.dumps(document))
+
+
+def _run_in(folder: Path, main: Callable[[], object]) -> None:
+    os.chdir(folder)
+    main()
 
 
 @pytest.fixture

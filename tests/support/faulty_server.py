@@ -1,17 +1,14 @@
-"""``legrad`` with workers that fail in the way that a prompt asks for.
+"""``legrad`` with workers that fail in the way that a prompt asks for."""
 
-Run it as a program, with the path of a file and the arguments of ``legrad``.
-"""
-
-import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from service.cli import app
+from service.__main__ import main
 from service.pool.served_model import ExplainProcessor
 
 RAISE = "the worker raises"
@@ -22,9 +19,9 @@ NEVER_FITS = "never fits in memory"
 FITS_ALONE = "fits in memory alone"
 
 
-def program(released: Path) -> tuple[str, ...]:
+def program(released: Path) -> Callable[[], None]:
     """Return the program; a worker that hangs for a while does so until the file exists."""
-    return (sys.executable, __file__, str(released))
+    return partial(_main, released)
 
 
 def _fail(items: Sequence[Any], released: Path) -> None:
@@ -50,8 +47,8 @@ def _faulty(
     return faulty
 
 
-if __name__ == "__main__":
+def _main(released: Path) -> None:
     ExplainProcessor.process = _faulty(  # type: ignore[method-assign, assignment]
-        ExplainProcessor.process, Path(sys.argv.pop(1))
+        ExplainProcessor.process, released
     )
-    app()
+    main()

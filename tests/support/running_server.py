@@ -14,7 +14,9 @@ from typing import Any, Self
 
 import httpx
 
+from service.__main__ import main
 from tests.support.api_keys import bearer, entry, listed
+from tests.support.forked_program import ForkedProgram
 
 LEGRAD = Path(sys.executable).with_name("legrad")
 _START_SECONDS = 60.0
@@ -35,19 +37,32 @@ class Server:
         models: str,
         *,
         key: str | None = None,
-        program: Sequence[str] = (str(LEGRAD),),
+        program: Sequence[str] | Callable[[], None] = main,
         **settings: object,
     ) -> None:
-        """Start it; a key has all scopes and is sent by the client, without it no key is needed."""
+        """Start it.
+
+        Args:
+            models: setting of this name.
+            key: API key that has all scopes and is sent by the client; without it none is needed.
+            program: a command, started as by an operator, or the main function of a Python program,
+                run in a forked process, which starts ten times as fast.
+            settings: other settings, by their names without the prefix.
+        """
         if key is not None:
             settings["api_keys"] = listed(entry("operator", key, "explain", "admin", "metrics"))
-        self._process = subprocess.Popen(
-            [*program, "serve"],
-            env=environment(**{"port": 0, "models": models, "compute_threads": 1, **settings}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = environment(**{"port": 0, "models": models, "compute_threads": 1, **settings})
+        self._process: subprocess.Popen[str] | ForkedProgram
+        if callable(program):
+            self._process = ForkedProgram(program, (str(LEGRAD), "serve"), variables)
+        else:
+            self._process = subprocess.Popen(
+                [*program, "serve"],
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         assert self._process.stdout is not None
         self._errors: list[str] = []
         self._reader = threading.Thread(target=self._read_errors, daemon=True)

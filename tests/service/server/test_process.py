@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from service.cli import app
 from tests.support.paths import CONTRACT
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import base64_of, bomb, data_url, encoded, picture, request_of
@@ -143,14 +145,9 @@ def test_a_model_that_no_settings_can_load_does_not_keep_the_others_from_serving
 
 
 def test_the_published_contract_is_the_served_one() -> None:
-    printed = subprocess.run(
-        [str(LEGRAD), "openapi"],
-        env=environment(port="7", max_images="3"),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert printed == CONTRACT.read_text()
+    settings = {"LEGRAD_PORT": "7", "LEGRAD_MAX_IMAGES": "3"}
+    printed = CliRunner().invoke(app, ["openapi"], env=settings)
+    assert printed.stdout == CONTRACT.read_text()
 
 
 def test_the_served_contract_is_complete(server: Server) -> None:
