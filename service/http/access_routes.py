@@ -95,7 +95,11 @@ class AccessRoute(APIRoute):
         """Check access and the query, then handle the request."""
         async with application_of(scope["app"]).access.granted(scope, self.needs):
             # Another method is answered by 405, whatever its query.
-            if scope["query_string"] and not self.any_query and scope["method"] in self.methods:
+            if (
+                scope["query_string"]
+                and not self.any_query
+                and scope["method"] in (self.methods or ())
+            ):
                 self._check_query(QueryParams(scope["query_string"]))
             await super().handle(scope, receive, send)
 
