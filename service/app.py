@@ -108,7 +108,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     settings = settings or Settings()
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
     metrics = Metrics(
-        (reference.id for reference in settings.model_references), (route.path for route in routes)
+        (model.id for model in settings.named_models), (route.path for route in routes)
     )
     access = AccessControl(settings.access_policy, metrics)
     drain = Drain(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)

@@ -67,7 +67,8 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help=_MODEL_HELP + " Repeat for several.")
+        list[str] | None,
+        typer.Option(help=_MODEL_HELP + " ID=MODEL gives it an id. Repeat for several."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
 ) -> None:

@@ -94,7 +94,12 @@ class AccessRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check access and the query, then handle the request."""
         async with application_of(scope["app"]).access.granted(scope, self.needs):
-            if not self.any_query and scope["query_string"]:
+            # Another method is answered by 405, whatever its query.
+            if (
+                scope["query_string"]
+                and not self.any_query
+                and scope["method"] in (self.methods or ())
+            ):
                 self._check_query(QueryParams(scope["query_string"]))
             await super().handle(scope, receive, send)
 

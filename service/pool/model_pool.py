@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 
@@ -39,13 +40,16 @@ class ModelPool:
     def __init__(
         self, policy: ModelPolicy, limits: BatchLimits, metrics: Metrics, tracing: Tracing
     ) -> None:
-        references = policy.references
         self._policy = policy
-        self._default = references[0].id
+        self._default = policy.models[0].id
         self._least_room = _LEAST_ROOM_SHARE * limits.max_queue_cost
         self._models = {
-            reference.id: PooledModel(reference, default=position == 0)
-            for position, reference in enumerate(references)
+            model.id: PooledModel(model, default=position == 0)
+            for position, model in enumerate(policy.models)
+        }
+        written = Counter(model.spelling for model in policy.models)
+        self._ids = {
+            model.spelling: model.id for model in policy.models if written[model.spelling] == 1
         }
         self._starting: asyncio.Task[None] | None = None
         self._started = False
@@ -59,12 +63,14 @@ class ModelPool:
         return iter(self._models.values())
 
     def get(self, model: str | None) -> PooledModel:
-        """Return a model by its id; None means the default.
+        """Return a model by its id, or as the settings write it; None means the default.
 
         Raises:
-            UnknownModelError: no model has this id.
+            UnknownModelError: there is no such model.
         """
         chosen = self._default if model is None else model
+        if chosen not in self._models:
+            chosen = self._ids.get(chosen, chosen)
         if chosen not in self._models:
             raise UnknownModelError(
                 f"Model {chosen!r} is not served here; there is {', '.join(self._models)}.",

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
-from legrad_engine.models import ModelReference
 from legrad_engine.models.identity import Stamps
 from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.pool.served_model import ServedModel
 from service.schemas.answers import Grid, ModelInfo, ModelState, Size
+from service.settings.models import NamedModel
 
 Phase = Literal["unloaded", "loading", "loaded", "unloading"]
 
@@ -73,9 +73,9 @@ class PooledModel:
         moving: task that moves the model between phases.
     """
 
-    def __init__(self, reference: ModelReference, *, default: bool) -> None:
-        self.reference = reference
-        self.id = reference.id
+    def __init__(self, model: NamedModel, *, default: bool) -> None:
+        self.reference = model.reference
+        self.id = model.id
         self.default = default
         self.phase: Phase = "unloaded"
         self.wanted = False

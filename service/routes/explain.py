@@ -83,7 +83,7 @@ _MULTIPART_SCHEMA: dict[str, Any] = {
         },
         "model": {
             "type": "string",
-            "description": "Id of a model from `/models`.",
+            "description": "Id of a model from `/models`, or its name as in the settings.",
             "example": "starter",
         },
         **TEXT_PARTS,

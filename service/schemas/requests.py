@@ -174,7 +174,8 @@ class ExplainRequest(ExplainBody):
     model: str | None = Field(
         None,
         max_length=256,
-        description="Id of a model from `/models`; null for the default model.",
+        description="Id of a model from `/models`, or its name as in the settings; null for the "
+        "default model.",
         examples=["starter"],
     )
 

@@ -142,15 +142,15 @@ def _check_models(settings: Settings) -> None:
         LegradError: no model can be loaded; it is the error of the first one.
     """
     refusals: dict[str, LegradError] = {}
-    for reference in settings.model_references:
+    for model in settings.named_models:
         try:
-            reference.check()
+            model.reference.check()
         except LegradError as error:
-            refusals[reference.id] = error
-    if len(refusals) == len(settings.model_references):
+            refusals[model.id] = error
+    if len(refusals) == len(settings.named_models):
         raise next(iter(refusals.values()))
-    for model, refusal in refusals.items():
-        _log.error("model cannot be loaded", model=model, reason=str(refusal))
+    for refused, refusal in refusals.items():
+        _log.error("model cannot be loaded", model=refused, reason=str(refusal))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from legrad_engine.errors import InvalidOptionError
-from legrad_engine.models import ModelReference
 from service.batching import BatchLimits
 from service.settings.keys import read_keys
+from service.settings.models import NamedModel, named_models
 from service.settings.url_policy import UrlRules
 from service.settings.values import (
     AccessPolicy,
@@ -78,7 +77,7 @@ class Settings(Variables):
             InvalidOptionError: two different models would have the same id.
         """
         return ModelPolicy(
-            references=self.model_references,
+            models=self.named_models,
             on_demand=self.load_models == "on-demand",
             max_bytes=self.max_model_bytes,
             device=self.device,
@@ -116,21 +115,14 @@ class Settings(Variables):
         )
 
     @property
-    def model_references(self) -> tuple[ModelReference, ...]:
+    def named_models(self) -> tuple[NamedModel, ...]:
         """The models to serve, without repeats.
 
         Raises:
-            UnknownModelError: an entry does not say which weights.
+            UnknownModelError: an entry does not say which weights, or its name is not safe.
             InvalidOptionError: two different models would have the same id.
         """
-        references = tuple(dict.fromkeys(ModelReference.parse(text) for text in self.models))
-        if len({reference.id for reference in references}) < len(references):
-            raise InvalidOptionError(
-                f"Two of the models {', '.join(self.models)} would have the same id: rename one "
-                "of the files.",
-                field="models",
-            )
-        return references
+        return named_models(self.models)
 
 
 def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from legrad_engine.models import ModelReference
 from service.settings.keys import ApiKey
+from service.settings.models import NamedModel
 from service.settings.url_policy import UrlRules
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -109,7 +109,7 @@ class ModelPolicy:
     """The served models and how they are kept in memory.
 
     Attributes:
-        references: the models; the first one is the default.
+        models: the models; the first one is the default.
         on_demand: whether the first request loads a model, in place of the start of the server.
         max_bytes: most bytes of weights in memory, or None for no limit.
         device: ``auto`` or a torch device.
@@ -118,7 +118,7 @@ class ModelPolicy:
         stall_seconds: longest time of one batch before its worker is replaced.
     """
 
-    references: tuple[ModelReference, ...]
+    models: tuple[NamedModel, ...]
     on_demand: bool
     max_bytes: int | None
     device: str

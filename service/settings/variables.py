@@ -65,7 +65,7 @@ class Variables(BaseSettings):
         description=(
             "Models to serve, separated by commas; the first one is the default. Write `starter`, "
             "`NAME/TAG` for open_clip's pretrained weights, `NAME@PATH` for a checkpoint, or "
-            "another form of docs/own-models.md."
+            "another form of docs/own-models.md; `ID=MODEL` gives it an id of your own."
         ),
     )
     load_models: Literal["at-start", "on-demand"] = Field(

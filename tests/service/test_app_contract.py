@@ -35,12 +35,14 @@ _ONLY_REFUSED = {
 _REFUSALS = (400, 406, 408, 413, 422)
 _BEYOND_WORDS = {
     # Generators of clients understand no schema that says which fields stand for each other.
-    "/": r"Give (prompts, targets, or both|either (image or images|text or texts|index or label))",
+    # The settings limit the number of parts.
+    "/": r"Give (prompts, targets, or both|either (image or images|text or texts|index or label))|"
+    r"it has more than \d+ files",
     # Nor JSON in a query; and a part of the body can stand for a parameter.
     "/explanations/": r'appears more than once|is not JSON|"message":"(targets|options|output)[.:]',
     # The protocol, not the schema, defines the tensors, the binary data after the JSON, and the
     # names of parameters.
-    "/v2/": r'"field":"(inputs|parameters|body")',
+    "/v2/": r'"field":"(inputs|outputs|parameters|body")',
 }
 # The HTTP parser refuses longer ones before the application sees them.
 _LONGEST_QUERY = 20_000

@@ -72,7 +72,7 @@ def test_openapi_python_client_calls_every_operation(
     script = FOLDER / "call_python.py"
     model = server.model.id
     printed = run(generator_python(), script, tmp_path, address, KEY, model, picture)
-    answers: dict[str, list[list[object]]] = json.loads(printed)
+    answers: dict[str, list[list[Any]]] = json.loads(printed)
     assert answers.keys() == set(operations().values())
     refused = answers["explain"].pop()
     assert refused == [422, "ProblemDetails"]

@@ -57,6 +57,10 @@ def test_a_misspelt_or_repeated_query_parameter_is_named(
         assert mention in answer.json()["detail"]
 
 
+def test_a_wrong_method_is_answered_as_such_whatever_its_query(running: RunningApp) -> None:
+    assert running.client.patch("/models?wibble=1").status_code == 405
+
+
 def test_pages_accept_the_parameters_that_links_carry(running: RunningApp) -> None:
     for path in ("/?utm_source=mail", "/docs?x=1", "/web/main.js?v=2"):
         assert running.client.get(path).status_code == 200

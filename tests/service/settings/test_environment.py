@@ -1,7 +1,6 @@
 import pytest
 from pydantic import ValidationError
 
-from legrad_engine.errors import InvalidOptionError, UnknownModelError
 from service.settings import Settings
 from tests.support.paths import DOCS
 
@@ -26,7 +25,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LEGRAD_MAX_BATCH_IMAGES", "3")
     monkeypatch.setenv("LEGRAD_URL_HOSTS", "images.example.org, *.example.net")
     settings = Settings()
-    assert [reference.id for reference in settings.model_references] == [
+    assert [model.id for model in settings.named_models] == [
         "starter",
         "vit-b-16-laion2b_s34b_b88k",
     ]
@@ -56,18 +55,3 @@ def test_a_senseless_setting_is_refused(
     monkeypatch.setenv(f"LEGRAD_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
-
-
-def test_a_model_without_weights_is_refused_with_the_tags_it_could_have() -> None:
-    with pytest.raises(UnknownModelError, match="laion2b_s34b_b88k"):
-        _ = Settings(models=("ViT-B-16",)).model_references
-
-
-def test_a_model_named_twice_is_served_once() -> None:
-    assert len(Settings(models=("starter", "starter")).model_references) == 1
-
-
-def test_two_models_with_one_id_are_refused() -> None:
-    twins = ("ViT-B-16@/a/weights.pt", "ViT-B-16@/b/weights.pt")
-    with pytest.raises(InvalidOptionError, match="same id"):
-        _ = Settings(models=twins).model_references

@@ -48,14 +48,18 @@ def run_triton(
         }
         for binary_in in (True, False):
             inputs = triton_inputs(pictures, prompts, binary_in)
-            for asked, outputs in (
-                ("all", None),
-                ("bytes", [triton.InferRequestedOutput(name) for name in OUTPUTS]),
-                ("json", [triton.InferRequestedOutput(name, False) for name in OUTPUTS]),
+            as_bytes = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+            for asked, outputs, coding in (
+                ("all", None, None),
+                ("bytes", as_bytes, None),
+                ("json", [triton.InferRequestedOutput(name, False) for name in OUTPUTS], None),
+                ("gzip", as_bytes, "gzip"),
+                ("deflate", as_bytes, "deflate"),
             ):
                 result = client.infer(
-                    model, inputs, outputs=outputs, request_id="7", parameters=PARAMETERS
-                )
+                    model, inputs, outputs=outputs, request_id="7", parameters=PARAMETERS,
+                    request_compression_algorithm=coding,
+                )  # fmt: skip
                 assert result.get_response()["id"] == "7"
                 for name in OUTPUTS:
                     arrays[f"triton {binary_in} {asked} {name}"] = result.as_numpy(name)
@@ -65,9 +69,7 @@ def run_triton(
         for name, arguments in (
             ("unknown model", {"model_name": "nothing", "inputs": inputs}),
             ("missing tensor", {"model_name": model, "inputs": inputs[:1]}),
-            ("compressed", {"model_name": model, "inputs": inputs,
-                            "request_compression_algorithm": "gzip"}),
-        ):  # fmt: skip
+        ):
             try:
                 client.infer(**arguments)
             except InferenceServerException as error:
