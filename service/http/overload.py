@@ -79,4 +79,5 @@ def _refusal(scope: Scope) -> Problem | None:
 
 def _matches(route: AccessRoute, scope: Scope) -> bool:
     methods = route.methods or ()
-    return scope["method"] in methods and route.path_regex.match(scope["path"]) is not None
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return scope["method"] in methods and route.path_regex.match(path) is not None
