@@ -11,14 +11,15 @@ import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
 from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
+from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
 from service.explaining.admission import Admission
@@ -35,6 +36,7 @@ from service.http.drain import Drain
 from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
+from service.http.proxies import ForwardedRequests, redirect_relatively
 from service.http.requests import RequestMiddleware
 from service.http.tracing import TraceMiddleware
 from service.pictures.workers import PictureWorkers
@@ -107,6 +109,12 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     """
     settings = settings or Settings()
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    root = settings.root_path
+    if root and any(f"{route.path}/".startswith(f"{root}/") for route in routes):
+        raise InvalidOptionError(
+            f"LEGRAD_ROOT_PATH={root!r} is a path of this server itself: choose another prefix.",
+            field="root_path",
+        )
     metrics = Metrics(
         (model.id for model in settings.named_models), (route.path for route in routes)
     )
@@ -160,16 +168,14 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
             await _close(tracing)
             _log.info("stopped", drained=drained)
 
-    # Serves the files of Swagger UI itself, instead of linking to a content delivery network.
-    app = FastAPIOffline(
+    app = FastAPI(
         title="LeGrad",
         version=version("legrad-service"),
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        static_url=documentation.STATIC_URL,
+        # The documentation's routes are this service's own.
+        openapi_url=None,
         # FastAPI's own spans and logs contain paths, queries and texts of exceptions.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={
@@ -192,6 +198,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     )
     for router in _ROUTERS:
         app.include_router(router)
+    # The files of Swagger UI, which would otherwise come from a content delivery network.
+    app.mount(documentation.STATIC_URL, StaticFiles(packages=[("fastapi_offline", "static")]))
     for kind in (
         LegradError,
         ServiceError,
@@ -211,7 +219,9 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     allow_origins(app, settings.cors_origins, reporter)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(ForwardedRequests, proxies=settings.trusted_proxies, root_path=root)
+    redirect_relatively(app.router)
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     # Around middleware that is added later, too.
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: OneRequestId(build())  # type: ignore[method-assign]
@@ -229,7 +239,7 @@ def _problem_content() -> dict[str, Any]:
     return {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def openapi_document(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document, with the schemas that FastAPI does not find in routes."""
     if app.openapi_schema is None:
         document = get_openapi(

@@ -1,47 +1,40 @@
 """The command line: ``legrad serve | explain | report | models | key | openapi``.
 
-Commands import torch, open_clip and the web framework, which take seconds, only once they use them:
-wrong settings, ``key`` and ``report`` are answered at once.
+Only the program's own options are imported here. Each command imports the rest once it uses it, so
+that ``--help``, ``key``, wrong settings and a folder run with nothing left to do answer at once.
 """
 
-import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-import yaml
-from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from legrad_engine.errors import LegradError
-from legrad_engine.families import Score
-from legrad_engine.images.geometry import Fit
+from legrad_engine.families.scores import Score
+from legrad_engine.images.fits import Fit
 from legrad_engine.layers import Layers
-from legrad_engine.models import STARTER, ModelReference
-from service.bulk.manifest import FILE_NAME, ManifestError
-from service.bulk.report import contact_sheet
-from service.settings import Settings
-from service.settings.keys import digest, new_key, read_keys
+from legrad_engine.models.schemes import STARTER
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from legrad_engine import Explainer
     from service.bulk.folders import Outcome
+    from service.bulk.questions import Question
 
 # The exit status of programs that SIGINT ends, by the convention of shells.
 _INTERRUPTED = 130
 _MOST_NAMES = 20
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
-_console = Console()
-# Without wrapping, so that paths in messages can be copied.
-_errors = Console(stderr=True, soft_wrap=True)
+# Help in plain text: rich would be imported for it, which takes longer than all the rest.
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 def _say_version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         typer.echo(metadata.version("legrad-service"))
         raise typer.Exit
 
@@ -71,28 +64,35 @@ def serve(
         typer.Option(help=_MODEL_HELP + " ID=MODEL gives it an id. Repeat for several."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    uds: Annotated[
+        Path | None, typer.Option(help="Unix socket to listen on, in place of host and port.")
+    ] = None,
 ) -> None:
     """Start the server.
 
     All other settings are environment variables, LEGRAD_*; see docs/settings.md.
     """
-    given = {"host": host, "port": port, "models": tuple(model) if model else None}
-    given["device"] = device
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+    from service.settings.mistakes import in_lines, named
+
+    given = {"host": host, "port": port, "models": model, "device": device, "uds": uds}
+    options = {name: value for name, value in given.items() if value not in (None, [], "")}
+    flags = {name: "--model" if name == "models" else f"--{name}" for name in options}
     try:
-        settings = Settings.model_validate(
-            Settings().model_dump() | {name: v for name, v in given.items() if v is not None}
-        )
+        # Options replace variables before these are judged.
+        settings = Settings.model_validate(options)
         from service.server.process import serve as run_server
 
         status = run_server(settings)
     except ValidationError as error:
-        for each in error.errors(include_url=False):
-            name = "_".join(str(part) for part in each["loc"]).upper()
-            # Cross-field errors already name both settings.
-            _errors.print(f"LEGRAD_{name}: {each['msg']}" if name else each["msg"], markup=False)
+        for line in in_lines(error, flags):
+            typer.echo(line, err=True)
         raise typer.Exit(2) from error
     except (LegradError, OSError) as error:
-        _fail(error)
+        typer.echo(named(error, flags), err=True)
+        raise typer.Exit(2) from error
     raise typer.Exit(status)
 
 
@@ -135,18 +135,22 @@ def explain(
     A folder is explained in batches. The same command resumes an interrupted run and tries failed
     pictures again.
     """
-    from legrad_engine import Explainer
-    from service.bulk.discovery import find_pictures
-    from service.bulk.folders import Question, explain_pictures
-    from service.bulk.prompts import UnreadablePromptsError, read_prompts
+    from rich.progress import track
 
+    from service.bulk.discovery import find_pictures
+    from service.bulk.folders import explain_pictures
+    from service.bulk.manifest import ManifestError
+    from service.bulk.prompts import UnreadablePromptsError, read_prompts
+    from service.bulk.questions import Question
+
+    errors = _terminal(stderr=True)
     if image.is_dir() and output.resolve() == image.resolve():
         raise typer.BadParameter("explanations need a folder of their own: set one with -o.")
     pictures, skipped = find_pictures(image, output)
     if skipped:
-        _errors.print(_name_skipped(skipped, image), markup=False)
+        errors.print(_name_skipped(skipped, image), markup=False)
     if not pictures:
-        _errors.print(f"There is no picture in {image}.", markup=False)
+        errors.print(f"There is no picture in {image}.", markup=False)
         raise typer.Exit(2)
     chosen_layers = _layers(layers)
     outcomes: list[Outcome] = []
@@ -154,29 +158,23 @@ def explain(
         asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
         if not asked:
             raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
-        reference = ModelReference.parse(model)
-        reference.check()
-        explainer = Explainer.load(reference, device=device)
-        question = Question(
-            explainer, model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit
-        )
-        question.check()
+        question = Question(model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit)
         root = image if image.is_dir() else image.parent
         for outcome in track(
-            explain_pictures(question, pictures, root, output),
+            explain_pictures(question, pictures, root, output, lambda asked: _load(asked, device)),
             "Explaining",
             total=len(pictures),
-            console=_errors,
+            console=errors,
             disable=len(pictures) == 1,
         ):
             outcomes.append(outcome)
             if outcome.error:
-                _errors.print(f"{outcome.path}: {outcome.error}", markup=False)
+                errors.print(f"{outcome.path}: {outcome.error}", markup=False)
     except (LegradError, ManifestError, OSError, UnreadablePromptsError) as error:
         _fail(error)
     except KeyboardInterrupt:
         explained = sum(outcome.error is None for outcome in outcomes)
-        _errors.print(
+        errors.print(
             f"Interrupted: {explained} of {len(pictures)} explained; "
             "run the same command again to go on.",
             markup=False,
@@ -198,12 +196,15 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page of all explanations in a folder."""
+    from service.bulk.manifest import ManifestError
+    from service.bulk.report import contact_sheet
+
     target = output or folder / "report.html"
     try:
         target.write_text(contact_sheet(folder), encoding="utf-8")
     except (ManifestError, OSError) as error:
         _fail(error)
-    _console.print(str(target), markup=False, soft_wrap=True)
+    _terminal().print(str(target), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -214,6 +215,8 @@ def models(
     ] = False,
 ) -> None:
     """List the supported models with their pretrained tags."""
+    from rich.table import Table
+
     from legrad_engine.models import catalogue
 
     table = Table("Model", "Pretrained tags")
@@ -223,7 +226,7 @@ def models(
             table.add_row(entry.name, ", ".join(entry.tags) or "none: bring a checkpoint")
         elif everything:
             table.add_row(f"[dim]{entry.name}[/]", f"[dim]{entry.refusal}[/]")
-    _console.print(table)
+    _terminal().print(table)
 
 
 @app.command()
@@ -245,6 +248,10 @@ def key(
     The list is the value of LEGRAD_API_KEYS or the content of LEGRAD_API_KEYS_FILE; see
     docs/access.md.
     """
+    import json
+
+    from service.settings.keys import digest, new_key, read_keys
+
     secret = new_key()
     fields = {
         "name": name,
@@ -278,7 +285,10 @@ def openapi(
 
 def contract() -> str:
     """Return the OpenAPI document of an application with default settings, in YAML."""
+    import yaml
+
     from service.app import create_app
+    from service.settings import Settings
 
     document = create_app(Settings.model_construct()).openapi()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
@@ -294,6 +304,10 @@ def _name_skipped(skipped: Sequence[Path], root: Path) -> str:
 
 def _summarize(outcomes: "Sequence[Outcome]", skipped: int, output: Path) -> None:
     """Print the numbers of a single picture, or the counts of several."""
+    from rich.table import Table
+
+    from service.bulk.manifest import FILE_NAME
+
     new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
     known = sum(not outcome.entries for outcome in outcomes)
     if len(outcomes) == len(new) == 1:
@@ -306,14 +320,14 @@ def _summarize(outcomes: "Sequence[Outcome]", skipped: int, output: Path) -> Non
                 "{}, {}".format(*entry.peak_position),
                 str(output / entry.overlay),
             )
-        _console.print(table)
+        _terminal().print(table)
         return
     failed = len(outcomes) - len(new) - known
     counts = [f"{len(new)} explained"]
     counts += [f"{known} done before"] if known else []
     counts += [f"{failed} failed"] if failed else []
     counts += [f"{skipped} skipped"] if skipped else []
-    _console.print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
+    _terminal().print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
 
 
 def _layers(text: str | None) -> Layers | None:
@@ -326,6 +340,28 @@ def _layers(text: str | None) -> Layers | None:
     return int(text)
 
 
-def _fail(error: Exception) -> None:
-    _errors.print(str(error), markup=False)
+def _load(question: "Question", device: str) -> "Explainer":
+    """Load the model of a question and check that it accepts the question.
+
+    Raises:
+        LegradError: there is no such model, or it does not accept a prompt or an option.
+    """
+    from legrad_engine import Explainer
+
+    reference = question.reference
+    reference.check()
+    explainer = Explainer.load(reference.name, reference.pretrained, device=device)
+    question.check(explainer)
+    return explainer
+
+
+def _terminal(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    # Messages are not wrapped, so that paths in them can be copied.
+    return Console(stderr=stderr, soft_wrap=stderr)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(str(error), err=True)
     raise typer.Exit(2) from error

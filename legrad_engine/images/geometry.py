@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine.errors import InvalidOptionError
+from legrad_engine.images.fits import Fit as Fit
 
-Fit = Literal["squash", "pad", "native"]
 Box = tuple[float, float, float, float]
 
 

@@ -1,87 +1,27 @@
-"""Explain many pictures in batches, with decoding and writing in other threads; runs can resume."""
+"""Explain many pictures in batches, with decoding and writing in other threads; runs can resume.
+
+Importing this module loads no torch: a run with nothing left to do needs no model.
+"""
 
 import hashlib
-import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from legrad_engine import ClassTarget, Explainer, Explanation, LegradError
-from legrad_engine.devices import is_out_of_memory, release_cached_memory
-from legrad_engine.families import Score
-from legrad_engine.images.decoding import PreparedImage, decode
-from legrad_engine.images.geometry import Fit, drawing_size, upsample
-from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
-from legrad_engine.images.statistics import summarize
-from legrad_engine.layers import Layers
+from legrad_engine.models.identity import ModelIdentity
 from service.bulk.manifest import Entry, Manifest
+from service.bulk.questions import IdentifiedQuestion, Question, identified
 
-# Overlays are for viewing; the raw maps are written too.
-LONGEST_SIDE = 2048
+if TYPE_CHECKING:
+    from legrad_engine import Explainer
+    from service.bulk.computing import ReadPicture
+
 _BATCH = 8
 _THREADS = 2
-
-
-@dataclass(frozen=True)
-class Question:
-    """A model, prompts and options, the same for every picture.
-
-    Attributes:
-        explainer: the loaded model.
-        model: its name.
-        prompts: texts to look for; labels or indices of classes for models without a text encoder.
-        layers: explained blocks, see :meth:`Explainer.resolve_layers`.
-        score: the explained score, or None for the model's default.
-        size: side of the model's input in pixels, or None for the model's own.
-        fit: how pictures are fitted to the input.
-    """
-
-    explainer: Explainer
-    model: str
-    prompts: tuple[str, ...]
-    layers: Layers | None = None
-    score: Score | None = None
-    size: int | None = None
-    fit: Fit = "squash"
-
-    @property
-    def targets(self) -> list[str] | list[ClassTarget]:
-        """The prompts as targets of the engine."""
-        if self.explainer.classifier is None:
-            return list(self.prompts)
-        return [ClassTarget(int(text) if text.isdecimal() else text) for text in self.prompts]
-
-    @property
-    def digest(self) -> str:
-        """Hash of everything except the picture that the results depend on."""
-        asked = [
-            self.model,
-            self.prompts,
-            self.explainer.resolve_layers(self.layers),
-            self.explainer.resolve_score(self.score),
-            self.size,
-            self.fit,
-        ]
-        return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
-
-    def check(self) -> None:
-        """Check the prompts and options without a picture.
-
-        Raises:
-            LegradError: the model does not accept a prompt or an option.
-        """
-        explainer = self.explainer
-        explainer.resolver.resolve(self.targets, 1)
-        explainer.resolve_layers(self.layers)
-        explainer.resolve_score(self.score)
-        explainer.plan(explainer.own_size, self.size, self.fit)
 
 
 @dataclass(frozen=True)
@@ -98,177 +38,193 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Read:
+class FoundPicture:
+    """A picture whose explanation is asked for.
+
+    Attributes:
+        path: its file.
+        name: its path relative to the output folder.
+        digest: hash of its bytes; empty if it could not be read.
+        encoded: its bytes; None if it could not be read.
+        error: reason why it could not be read, or None.
+    """
+
     path: Path
     name: str
     digest: str
-    prepared: PreparedImage | None = None
-    canvas: Image.Image | None = None
+    encoded: bytes | None = None
     error: str | None = None
 
 
 def explain_pictures(
-    question: Question, pictures: Sequence[Path], root: Path, output: Path
+    question: Question,
+    pictures: Sequence[Path],
+    root: Path,
+    output: Path,
+    load: "Callable[[Question], Explainer]",
 ) -> Iterator[Outcome]:
     """Explain pictures into a folder and yield their outcomes in order.
 
     Args:
-        question: the model, prompts and options, already checked.
+        question: the model, prompts and options.
         pictures: from :func:`service.bulk.discovery.find_pictures`.
         root: paths below ``output`` are those of the pictures relative to this folder.
         output: folder for overlays, maps and the manifest. Pictures that it already holds
-            explanations of, with the same question, are skipped.
+            explanations of, by the same weights and with the same question, are skipped.
+        load: loads the model and checks the question; called only if a picture is left to explain,
+            and before anything is written.
 
     Raises:
         ManifestError: the existing manifest cannot be read.
+        LegradError: from ``load``, or the model's files changed while they were read.
         OSError: the folder cannot be written to.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    stems = _output_stems(pictures, root)
-    chunks = [pictures[start : start + _BATCH] for start in range(0, len(pictures), _BATCH)]
     with Manifest(output) as manifest, ThreadPoolExecutor(_THREADS) as pool:
+        run = _Run(question, pictures, root, output, manifest, pool)
+        yield from run.outcomes(load)
 
-        def read_ahead(chunk: Sequence[Path]) -> "list[Future[_Read | None]]":
-            return [pool.submit(_read, question, path, output, manifest) for path in chunk]
 
-        ahead = read_ahead(chunks[0]) if chunks else []
+class _Run:
+    """One run over a list of pictures."""
+
+    def __init__(
+        self,
+        question: Question,
+        pictures: Sequence[Path],
+        root: Path,
+        output: Path,
+        manifest: Manifest,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._question = question
+        self._pictures = pictures
+        self._root = root
+        self._output = output
+        self._manifest = manifest
+        self._pool = pool
+
+    def outcomes(self, load: "Callable[[Question], Explainer]") -> Iterator[Outcome]:
+        question, pictures = self._question, self._pictures
+        before = ModelIdentity.of(question.reference, self._manifest.weights_of(question.model))
+        done = 0
+        if before is not None:
+            done = self._done_at_first(identified(question, before.weights))
+        if done < len(pictures):
+            explainer = load(question)
+            identity = ModelIdentity.of_loaded(question.reference, before)
+            asked = identified(question, identity.weights)
+            if before is None or before.weights != identity.weights:
+                # Loading has fetched other weights from the hub than those of the earlier results.
+                done = self._done_at_first(asked)
+        for path in pictures[:done]:
+            yield Outcome(path)
+        if done < len(pictures):
+            yield from self._explain(explainer, asked, pictures[done:])
+
+    def _done_at_first(self, asked: IdentifiedQuestion) -> int:
+        """Count the pictures before the first one that is left to explain."""
+        for start in range(0, len(self._pictures), _BATCH):
+            chunk = self._pictures[start : start + _BATCH]
+            left = self._pool.map(lambda path: self._find(asked, path) is not None, chunk)
+            for position, is_left in enumerate(left, start):
+                if is_left:
+                    return position
+        return len(self._pictures)
+
+    def _explain(
+        self, explainer: "Explainer", asked: IdentifiedQuestion, pictures: Sequence[Path]
+    ) -> Iterator[Outcome]:
+        # Imported here, because it loads torch.
+        from service.bulk.computing import FolderExplainer
+
+        computing = FolderExplainer(explainer, asked, self._output)
+        files = _output_files(
+            self._pictures,
+            self._root,
+            asked,
+            {path: self._name(path) for path in self._pictures},
+            self._manifest.overlays_of(asked.digest),
+        )
+
+        def read(path: Path) -> "ReadPicture | None":
+            found = self._find(asked, path)
+            return None if found is None else computing.read(found)
+
+        def read_ahead(chunk: Sequence[Path]) -> "list[Future[ReadPicture | None]]":
+            return [self._pool.submit(read, path) for path in chunk]
+
+        chunks = [pictures[start : start + _BATCH] for start in range(0, len(pictures), _BATCH)]
+        ahead = read_ahead(chunks[0])
         for number, chunk in enumerate(chunks):
-            found, ahead = ahead, read_ahead(chunks[number + 1]) if chunks[number + 1 :] else []
-            read = [each for future in found if (each := future.result()) is not None]
-            explanations = _explain(question, read)
+            waiting, ahead = ahead, read_ahead(chunks[number + 1]) if chunks[number + 1 :] else []
+            ready = [each for future in waiting if (each := future.result()) is not None]
+            explanations = computing.explain(ready)
             writing = {
-                each.path: pool.submit(
-                    _write, question, each, explanations.get(each.path), output, stems[each.path]
-                )
-                for each in read
+                path: self._pool.submit(computing.write, each, explanations.get(path), files[path])
+                for each in ready
+                for path in [each.found.path]
             }
             for path in chunk:
                 entries = writing[path].result() if path in writing else []
-                manifest.append(entries)
+                if entries:
+                    self._manifest.append(entries)
                 yield Outcome(path, entries)
 
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self._output).replace(os.sep, "/")
 
-def _read(question: Question, path: Path, output: Path, manifest: Manifest) -> _Read | None:
-    """Prepare a picture for the model; return None if an earlier run has explained it."""
-    name = os.path.relpath(path, output).replace(os.sep, "/")
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        return _Read(path, name, "", error=f"The file cannot be read: {error.strerror or error}.")
-    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
-    if manifest.is_done(name, digest, question.digest, question.prompts):
-        return None
-    try:
-        picture = decode(encoded)
-        prepared = question.explainer.prepare_decoded(picture, question.size, question.fit)
-    except LegradError as error:
-        return _Read(path, name, digest, error=str(error))
-    size = drawing_size(picture.size, LONGEST_SIDE)
-    canvas = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return _Read(path, name, digest, prepared, canvas)
+    def _find(self, asked: IdentifiedQuestion, path: Path) -> FoundPicture | None:
+        """Read a picture's bytes; return None if an earlier run has explained it."""
+        name = self._name(path)
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            reason = f"The file cannot be read: {error.strerror or error}."
+            return FoundPicture(path, name, "", error=reason)
+        digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        if self._manifest.is_done(name, digest, asked.digest, asked.question.prompts):
+            return None
+        return FoundPicture(path, name, digest, encoded)
 
 
-def _explain(question: Question, read: Sequence[_Read]) -> dict[Path, Explanation | str]:
-    """Explain the pictures that could be read; a picture that exceeds memory gets an error text."""
-    ready = sorted(
-        ((each.path, each.prepared) for each in read if each.prepared is not None),
-        key=lambda pair: pair[1].geometry.input_size,
-    )
-    explained: dict[Path, Explanation | str] = {}
-    # A batch has one input size; with fit "native" sizes differ.
-    for _, group in groupby(ready, key=lambda pair: pair[1].geometry.input_size):
-        parts = [list(group)]
-        while parts:
-            part = parts.pop()
-            paths = [path for path, _ in part]
-            try:
-                found = _explain_batch(question, [prepared for _, prepared in part])
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                release_cached_memory()
-                if len(part) == 1:
-                    explained[paths[0]] = "The picture does not fit in the device's memory."
-                else:
-                    middle = len(part) // 2
-                    parts += [part[:middle], part[middle:]]
-                continue
-            explained |= dict(zip(paths, found, strict=True))
-    return explained
+def _output_files(
+    pictures: Sequence[Path],
+    root: Path,
+    asked: IdentifiedQuestion,
+    names: Mapping[Path, str],
+    earlier: Mapping[str, Sequence[str]],
+) -> dict[Path, list[Path]]:
+    """Return the paths of each picture's overlays below the output folder, one for each prompt.
 
+    No two pictures share a file, also over several runs: a picture keeps its files, and another one
+    that would get the same names gets its suffix or a number.
 
-def _explain_batch(question: Question, prepared: Sequence[PreparedImage]) -> list[Explanation]:
-    explainer = question.explainer
-    trace = explainer.trace(prepared, layers=question.layers, score=question.score)
-    return explainer.attribute(trace, question.targets)
-
-
-def _write(
-    question: Question,
-    read: _Read,
-    found: Explanation | str | None,
-    output: Path,
-    stem: Path,
-) -> list[Entry]:
-    """Write a picture's files and return its entries for the manifest."""
-    explainer = question.explainer
-    about = {
-        "picture": read.name,
-        "digest": read.digest,
-        "question": question.digest,
-        "model": question.model,
-    }
-    if not isinstance(found, Explanation) or read.canvas is None:
-        return [Entry(**about, error=found if isinstance(found, str) else read.error)]
-    geometry = found.geometry
-    heatmaps = normalize(upsample(found.maps, geometry, read.canvas.size))
-    (output / stem).parent.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for index, (prompt, slug) in enumerate(
-        zip(question.prompts, _slugs(question.prompts), strict=True)
-    ):
-        drawn, raw = (stem.with_name(f"{stem.name}-{slug}{end}") for end in (".png", ".npy"))
-        (output / drawn).write_bytes(encode_png(overlay(read.canvas, heatmaps[index])))
-        (output / raw).write_bytes(encode_npy(found.maps[index]))
-        statistics = summarize(found.maps[index], geometry)
-        probability = float(found.probabilities[index])
-        entries.append(
-            Entry(
-                **about,
-                layers=explainer.resolve_layers(question.layers),
-                score=explainer.resolve_score(question.score),
-                image_size=geometry.image_size,
-                prompt=prompt,
-                similarity=float(found.similarities[index]),
-                # NaN if the model gives no probability.
-                probability=probability if probability == probability else None,
-                overlay=drawn.as_posix(),
-                heatmap=raw.as_posix(),
-                peak_position=statistics.peak_position,
-                peak=statistics.peak,
-                entropy=statistics.entropy,
-                border_mass=statistics.border_mass,
-            )
-        )
-    return entries
-
-
-def _output_stems(pictures: Sequence[Path], root: Path) -> dict[Path, Path]:
-    """Return each picture's output path without suffix; pictures of equal stem keep theirs."""
-    relative = {path: path.relative_to(root) for path in pictures}
-    counts = Counter(each.with_suffix("") for each in relative.values())
-    return {
-        path: each if counts[each.with_suffix("")] > 1 else each.with_suffix("")
-        for path, each in relative.items()
-    }
-
-
-def _slugs(prompts: Sequence[str]) -> list[str]:
-    """Return a part of a file name for each prompt, numbered if two prompts give the same."""
-    seen: Counter[str] = Counter()
-    slugs = []
-    for prompt in prompts:
-        slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60] or "prompt"
-        seen[slug] += 1
-        slugs.append(slug if seen[slug] == 1 else f"{slug}-{seen[slug]}")
-    return slugs
+    Args:
+        pictures: all pictures of the run.
+        root: the paths of the pictures relative to this folder name the files.
+        asked: the question.
+        names: the names of the pictures in the manifest.
+        earlier: overlays that the folder holds for this question, by the name of the picture.
+    """
+    slugs = asked.question.slugs()
+    owner = {overlay: picture for picture, drawn in earlier.items() for overlay in drawn}
+    stems = Counter(path.relative_to(root).with_suffix("") for path in pictures)
+    files: dict[Path, list[Path]] = {}
+    for path in pictures:
+        name = names[path]
+        if len(earlier.get(name, ())) == len(slugs):
+            files[path] = [Path(overlay) for overlay in earlier[name]]
+            continue
+        relative = path.relative_to(root)
+        plain = relative.with_suffix("")
+        number = 1
+        stem = plain if stems[plain] == 1 else relative
+        while True:
+            named = [Path(asked.folder, f"{stem}-{slug}.png") for slug in slugs]
+            if all(owner.get(each.as_posix(), name) == name for each in named):
+                break
+            stem = relative if number == 1 else relative.with_name(f"{relative.name}-{number}")
+            number += 1
+        owner |= {each.as_posix(): name for each in named}
+        files[path] = named
+    return files

@@ -1,11 +1,12 @@
 """The manifest of a folder of explanations: one line of JSON for each heatmap."""
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from legrad_engine.images.fits import Fit
 
 FILE_NAME = "manifest.jsonl"
 
@@ -16,11 +17,15 @@ class Entry(BaseModel):
     Attributes:
         picture: path of the picture, relative to the folder of the manifest.
         digest: hash of the picture's bytes, in hexadecimal.
-        question: hash of the model, its options and all prompts, in hexadecimal; probabilities
-            are among those prompts.
+        question: hash of the weights, the options, all prompts and the versions of the software,
+            in hexadecimal; probabilities are among those prompts.
         model: name of the model.
+        weights: hash of the model's local files, ``blake2b:HEX``, or ``ORG/REPO@COMMIT`` on the
+            model hub.
         layers: the explained blocks.
         score: the explained score.
+        size: side of the model's input in pixels; None for the model's own.
+        fit: how the picture is fitted to the input.
         image_size: (width, height) of the upright picture in pixels.
         prompt: the prompt; empty if the picture failed.
         similarity: cosine similarity of picture and prompt.
@@ -40,8 +45,11 @@ class Entry(BaseModel):
     digest: str
     question: str
     model: str
+    weights: str = ""
     layers: tuple[int, ...] = ()
     score: str = ""
+    size: int | None = None
+    fit: Fit = "squash"
     image_size: tuple[int, int] = (0, 0)
     prompt: str = ""
     similarity: float = 0.0
@@ -60,49 +68,76 @@ class ManifestError(Exception):
 
 
 class Manifest:
-    """Context manager that writes the manifest of a folder.
+    """Context manager that reads the manifest of a folder, and writes it from the first new entry.
 
-    Entering it drops obsolete entries: failures, so that they are tried again; entries whose files
-    are missing or that a later entry replaces; and a last line that a crash has cut off.
+    The first write and the end of the context drop obsolete entries: those that a later entry
+    replaces, those whose files are missing, and a last line that a crash has cut off.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        """Read the manifest, if there is one.
+
+        Raises:
+            ManifestError: it cannot be read, or a line other than the last is not an entry.
+        """
         self._path = folder / FILE_NAME
+        self._entries = [each for each in read(self._path) if each.error or _is_whole(folder, each)]
+        self._file: TextIO | None = None
         self._done: dict[tuple[str, str, str], set[str]] = {}
+        for each in self._entries:
+            if each.error is None:
+                key = (each.picture, each.digest, each.question)
+                self._done.setdefault(key, set()).add(each.prompt)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        kept = [each for each in read(self._path) if self._holds(each)]
-        for each in kept:
-            key = (each.picture, each.digest, each.question)
-            self._done.setdefault(key, set()).add(each.prompt)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        partial.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._replace(read(self._path))
 
     def is_done(self, picture: str, digest: str, question: str, prompts: Sequence[str]) -> bool:
         """Return whether the folder holds all heatmaps of a picture for this question."""
         return self._done.get((picture, digest, question), set()) >= set(prompts)
 
+    def weights_of(self, model: str) -> list[str]:
+        """Return the identities of the weights that a model had in earlier runs, latest first."""
+        found = (each.weights for each in reversed(self._entries) if each.model == model)
+        return list(dict.fromkeys(filter(None, found)))
+
+    def overlays_of(self, question: str) -> dict[str, list[str]]:
+        """Return the overlays of each picture for a question, by the picture's path."""
+        found: dict[str, list[str]] = {}
+        for each in self._entries:
+            if each.question == question and each.error is None:
+                found.setdefault(each.picture, []).append(each.overlay)
+        return found
+
     def append(self, entries: Iterable[Entry]) -> None:
-        """Add the entries of one picture at once, after its files are written."""
+        """Add the entries of one picture at once, after its files are written.
+
+        Raises:
+            OSError: the manifest cannot be written.
+        """
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(self._entries)
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write("".join(map(_line, entries)))
         self._file.flush()
 
-    def _holds(self, entry: Entry) -> bool:
-        return entry.error is None and all(
-            (self._folder / name).is_file() for name in (entry.overlay, entry.heatmap)
-        )
+    def _replace(self, entries: Iterable[Entry]) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(map(_line, entries)), encoding="utf-8")
+        partial.replace(self._path)
 
 
 def read(path: Path) -> list[Entry]:
-    """Read a manifest; of several entries for one file, the last counts. A missing file is empty.
+    """Read the current entries of a manifest; a missing file is empty.
+
+    Of the entries of one picture and question, those of the latest run count: the picture may have
+    changed, have failed, or have been repaired since.
 
     Raises:
         ManifestError: it cannot be read, or a line other than the last is not an entry.
@@ -113,7 +148,7 @@ def read(path: Path) -> list[Entry]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    entries: dict[tuple[str, str], Entry] = {}
+    current: dict[tuple[str, str], dict[str, Entry]] = {}
     for number, line in enumerate(lines, 1):
         try:
             entry = Entry.model_validate_json(line)
@@ -122,12 +157,21 @@ def read(path: Path) -> list[Entry]:
             if number == len(lines):
                 break
             raise ManifestError(f"Line {number} of {path} is not a manifest entry.") from error
-        key = (entry.overlay, entry.picture if entry.error else "")
-        # Moved to the end, so that the entries of a picture stay together.
-        with contextlib.suppress(KeyError):
-            del entries[key]
-        entries[key] = entry
-    return list(entries.values())
+        key = (entry.picture, entry.question)
+        known = current.setdefault(key, {})
+        if any(each.digest != entry.digest or each.error or entry.error for each in known.values()):
+            # Moved to the end, so that the entries of a picture stay together.
+            del current[key]
+            known = current[key] = {}
+        known[entry.prompt] = entry
+    found = [entry for entries in current.values() for entry in entries.values()]
+    # Earlier versions wrote the results of several questions into the same files: the last counts.
+    owner = {entry.overlay: entry for entry in found}
+    return [entry for entry in found if entry.error or owner[entry.overlay] is entry]
+
+
+def _is_whole(folder: Path, entry: Entry) -> bool:
+    return all((folder / name).is_file() for name in (entry.overlay, entry.heatmap))
 
 
 def _line(entry: Entry) -> str:

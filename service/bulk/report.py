@@ -4,8 +4,8 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -34,8 +34,32 @@ class _Picture:
     error: str | None
 
 
+@dataclass(frozen=True)
+class _Question:
+    """The pictures of one question.
+
+    Attributes:
+        digest: identifies it; its first 8 digits are in the name of its folder.
+        options: everything about it except the prompts, for people.
+        prompts: the number of prompts.
+        pictures: its pictures.
+    """
+
+    digest: str
+    options: str
+    prompts: int
+    pictures: Sequence[_Picture]
+
+    @property
+    def explained(self) -> int:
+        """The number of pictures with heatmaps."""
+        return sum(picture.error is None for picture in self.pictures)
+
+
 def contact_sheet(folder: Path) -> str:
     """Return an HTML page of every picture with its overlays, similarities and probabilities.
+
+    The results of different questions (models, options, prompts) are in sections of their own.
 
     Thumbnails of at most ``THUMBNAIL_SIDE`` pixels are embedded as data URLs. The page has no
     scripts and no references to other files.
@@ -53,19 +77,44 @@ def contact_sheet(folder: Path) -> str:
             f"{folder} holds no explanations: create some with `legrad explain PICTURES PROMPT... "
             f"-o {folder}`."
         )
-    pictures = [
-        _picture(folder, list(group))
-        for _, group in groupby(entries, key=lambda entry: (entry.picture, entry.question))
-    ]
     environment = Environment(
         loader=PackageLoader("service.bulk", "."), autoescape=True, undefined=StrictUndefined
     )
+    explained = [entry for entry in entries if entry.error is None]
     return environment.get_template("contact_sheet.html").render(
         folder=folder.resolve().name,
-        pictures=pictures,
-        explained=sum(picture.error is None for picture in pictures),
-        prompts=len({entry.prompt for entry in entries if entry.error is None}),
+        questions=[_question(folder, group) for group in _grouped(entries, "question")],
+        pictures=len({entry.picture for entry in entries}),
+        explained=len({entry.picture for entry in explained}),
+        prompts=len({entry.prompt for entry in explained}),
         models=sorted({entry.model for entry in entries}),
+    )
+
+
+def _grouped(
+    entries: Sequence[Entry], attribute: Literal["question", "picture"]
+) -> list[list[Entry]]:
+    """Group entries by an attribute, in the order of their first appearance."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(getattr(entry, attribute), []).append(entry)
+    return list(groups.values())
+
+
+def _question(folder: Path, entries: Sequence[Entry]) -> _Question:
+    # Failed pictures have no layers and no score.
+    shown = max(entries, key=lambda entry: entry.error is None)
+    options = [f"model {shown.model}"]
+    if shown.layers:
+        options.append(f"layers {', '.join(map(str, shown.layers))}")
+        options.append(f"score {shown.score}")
+    options += [f"size {shown.size}"] if shown.size is not None else []
+    options += [f"fit {shown.fit}"] if shown.fit != "squash" else []
+    return _Question(
+        shown.question,
+        ", ".join(options),
+        len({entry.prompt for entry in entries if entry.error is None}),
+        [_picture(folder, group) for group in _grouped(entries, "picture")],
     )
 
 

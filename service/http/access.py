@@ -91,7 +91,8 @@ class AccessControl:
         """Return whether the request's listening address serves routes with these scopes."""
         if self._admin_port is None or not needs:
             return True
-        # The port of the listening socket: callers can send any Host header.
+        # The port of the listening socket: callers can send any Host header. A Unix socket has
+        # none.
         on_admin = scope["server"][1] == self._admin_port
         return bool(needs & (_ADMIN_SIDE if on_admin else EXPLAIN))
 

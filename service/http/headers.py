@@ -23,6 +23,7 @@ _ALWAYS = (
 # More digits than any limit has, and fewer than ``int`` refuses.
 _MOST_DIGITS = 20
 _NOT_STORED = (b"cache-control", b"no-store")
+_CHECKED = (b"cache-control", b"no-cache")
 
 
 def whole_number(header: str) -> int | None:
@@ -88,8 +89,9 @@ class SecurityHeaders:
                 own = {name for name, _ in headers}
                 headers += [header for header in _ALWAYS if header[0] not in own]
                 # Clients may store files, which have an ETag, but no explanations and no errors.
-                if own.isdisjoint((b"etag", _NOT_STORED[0])):
-                    headers.append(_NOT_STORED)
+                # Stored files are checked at each use: they may be those of an older server.
+                if _NOT_STORED[0] not in own:
+                    headers.append(_CHECKED if b"etag" in own else _NOT_STORED)
                 message["headers"] = headers
             await send(message)
 

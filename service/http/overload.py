@@ -78,5 +78,6 @@ def _refusal(scope: Scope) -> Problem | None:
 
 
 def _matches(route: AccessRoute, scope: Scope) -> bool:
-    path = with_encoded_slashes(scope)["path"]
-    return scope["method"] in (route.methods or ()) and route.path_regex.match(path) is not None
+    methods = route.methods or ()
+    path = with_encoded_slashes(scope)["path"].removeprefix(scope.get("root_path", ""))
+    return scope["method"] in methods and route.path_regex.match(path) is not None

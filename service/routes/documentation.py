@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import re
+from typing import Any
 
 from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from service.http.access import OPEN
 from service.http.access_routes import AccessRouter
@@ -14,6 +15,7 @@ from service.http.headers import CONTENT_SECURITY_POLICY
 
 STATIC_URL = "/static-offline-docs"
 
+_CONTRACT = "openapi.json"
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 router = AccessRouter(needs=OPEN, any_query=True)
@@ -21,17 +23,31 @@ router = AccessRouter(needs=OPEN, any_query=True)
 
 @router.get("/docs", include_in_schema=False)
 async def documentation(request: Request) -> HTMLResponse:
-    """Return Swagger UI, which loads all its files from this server."""
-    root = request.scope.get("root_path", "")
+    """Return Swagger UI, which loads all its files from this server.
+
+    Their addresses are relative, because a proxy may serve this server under a prefix.
+    """
+    static = STATIC_URL.removeprefix("/")
     page = get_swagger_ui_html(
-        openapi_url=f"{root}{request.app.openapi_url}",
+        openapi_url=_CONTRACT,
         title=request.app.title,
-        swagger_js_url=f"{root}{STATIC_URL}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{STATIC_URL}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{STATIC_URL}/favicon.png",
+        swagger_js_url=f"{static}/swagger-ui-bundle.js",
+        swagger_css_url=f"{static}/swagger-ui.css",
+        swagger_favicon_url=f"{static}/favicon.png",
     )
     page.headers[CONTENT_SECURITY_POLICY] = _policy(bytes(page.body).decode())
     return page
+
+
+@router.get(f"/{_CONTRACT}", include_in_schema=False)
+async def contract(request: Request) -> JSONResponse:
+    """Return the OpenAPI document, with the address of this server.
+
+    Without a known prefix the address is relative to the document (OpenAPI 3.1, "Server Object").
+    """
+    document: dict[str, Any] = request.app.openapi()
+    server = request.scope.get("root_path") or "."
+    return JSONResponse({**document, "servers": [{"url": server}]})
 
 
 def _policy(html: str) -> str:

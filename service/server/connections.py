@@ -37,12 +37,6 @@ _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A body sent in chunks of one byte has a size line and line ends for each byte.
 _CHUNKED_BYTES = 8
 
-IDLE_SECONDS = 75
-"""Longest silence of a connection after an answer.
-
-Load balancers keep an idle connection for 60 s. This server keeps it longer, so that it never
-closes a connection on which a balancer has just sent a request."""
-
 # A counter, because many connections can become idle at the same time of the event loop's clock.
 _turns = itertools.count()
 

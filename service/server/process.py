@@ -5,7 +5,6 @@ import gc
 import math
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from types import FrameType
 
@@ -18,13 +17,11 @@ from legrad_engine.devices import resolve_device
 from service.app import create_app
 from service.http.application import application_of
 from service.http.drain import Drain
-from service.server.connections import IDLE_SECONDS, guarded
+from service.server.connections import guarded
 from service.server.shutdown import ending_in_time
+from service.server.sockets import listen_for, remove
 from service.settings import Settings, unknown_variables
-from service.settings.proxies import trusted_networks
 from service.telemetry.logs import configure_logs
-
-_BACKLOG = 2048
 
 _log = structlog.get_logger("legrad.service")
 
@@ -74,7 +71,7 @@ def serve(settings: Settings) -> int:
         LegradError: no model in the settings can be loaded; it is the error of the first one.
         OSError: an address cannot be listened on.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     for name, similar in unknown_variables(os.environ).items():
         _log.warning("unknown setting", variable=name, similar=similar)
     resolve_device(settings.device)
@@ -84,32 +81,16 @@ def serve(settings: Settings) -> int:
     drain = application_of(app).drain
     config = server_config(app, settings)
     # Tells the port to callers that asked for any free one.
-    for purpose, listener in zip(("Listening", "Admin"), listeners, strict=False):
-        print(f"{purpose} on {_url(listener)}", flush=True)
+    for line in listeners.announcements():
+        print(line, flush=True)
     # Libraries hold hundreds of thousands of objects. A full garbage collection would scan them,
     # stop all threads meanwhile, and free nothing.
     gc.collect()
     gc.freeze()
     with ending_in_time(drain):
-        _DrainingServer(config, drain).run(sockets=listeners)
+        _DrainingServer(config, drain).run(sockets=listeners.all)
+    remove(listeners, settings)
     return drain.exit_status
-
-
-def listen_for(settings: Settings) -> tuple[Settings, list[socket.socket]]:
-    """Open the listening sockets.
-
-    Returns:
-        The settings with the actual ports, and the sockets; the admin socket, if any, is last.
-
-    Raises:
-        OSError: an address cannot be listened on.
-    """
-    listeners = [listen(settings.host, settings.port)]
-    ports = {"port": listeners[0].getsockname()[1]}
-    if settings.admin_port is not None:
-        listeners.append(listen(settings.admin_host or settings.host, settings.admin_port))
-        ports["admin_port"] = listeners[1].getsockname()[1]
-    return settings.model_copy(update=ports), listeners
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -121,18 +102,12 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=IDLE_SECONDS,
+        # Annotated as whole seconds, but given to a timer of the event loop.
+        timeout_keep_alive=settings.idle_timeout_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
-        # No proxy is trusted by default; uvicorn would trust every one on this machine.
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=trusted_networks(settings.trusted_proxies),
+        # The application itself reads the headers of trusted proxies.
+        proxy_headers=False,
     )
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _check_models(settings: Settings) -> None:
@@ -151,27 +126,3 @@ def _check_models(settings: Settings) -> None:
         raise next(iter(refusals.values()))
     for refused, refusal in refusals.items():
         _log.error("model cannot be loaded", model=refused, reason=str(refusal))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one.
-
-    Raises:
-        OSError: the address cannot be listened on.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another port; 0 picks "
-            "a free one."
-        ) from error
-    # From here on connections are accepted, and wait until the application has started.
-    listener.listen(_BACKLOG)
-    return listener

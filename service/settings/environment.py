@@ -1,5 +1,6 @@
 """The settings of a running service: environment variables in, small frozen values out."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -65,7 +66,10 @@ class Settings(Variables):
     def connection_limits(self) -> ConnectionLimits:
         """Limits on connections."""
         return ConnectionLimits(
-            self.max_connections, self.head_timeout_seconds, self.send_timeout_seconds
+            self.max_connections,
+            self.head_timeout_seconds,
+            self.send_timeout_seconds,
+            self.idle_timeout_seconds,
         )
 
     @property
@@ -125,6 +129,10 @@ class Settings(Variables):
         return named_models(self.models)
 
 
+# Kubernetes and Docker links set these for a service named `legrad`.
+_SERVICE_LINKS = re.compile(r"LEGRAD_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))(_\w+)?")
+
+
 def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:
     """Return the variables with the prefix that are no settings, each with the most similar one.
 
@@ -136,5 +144,7 @@ def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:
     return {
         name: next(iter(get_close_matches(name.upper(), known, 1, 0.8)), None)
         for name in sorted(variables)
-        if name.upper().startswith(prefix) and name.upper() not in known
+        if name.upper().startswith(prefix)
+        and name.upper() not in known
+        and not _SERVICE_LINKS.fullmatch(name.upper())
     }

@@ -2,6 +2,9 @@
 
 import ipaddress
 
+UNIX = "unix"
+"""Stands for every client of a Unix socket, which has no address."""
+
 
 def trusted_networks(proxies: tuple[str, ...]) -> list[str]:
     """Return the networks of the proxies in uvicorn's notation.
@@ -16,6 +19,9 @@ def trusted_networks(proxies: tuple[str, ...]) -> list[str]:
     """
     networks: list[str] = []
     for text in proxies:
+        if text == UNIX:
+            networks.append(text)
+            continue
         try:
             network = ipaddress.ip_network(text)
         except ValueError as error:

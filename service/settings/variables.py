@@ -1,32 +1,76 @@
 """The ``LEGRAD_*`` environment variables: types, defaults, bounds and descriptions."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from legrad_engine.errors import InvalidOptionError
 from service.batching import DEFAULT_STALL_SECONDS
 from service.settings.keys import read_keys
 from service.settings.origins import check_origins
+from service.settings.prefixes import read_prefix
 from service.settings.proxies import trusted_networks
 from service.settings.url_policy import UrlRules
 from service.settings.values import DtypeName
 
+# Platforms such as Cloud Run, Heroku and Render choose the port and say it in this variable.
+_PLATFORM_PORT = "PORT"
+# About 30 years: beyond it, clocks and timers overflow.
+_LONGEST_SECONDS = 1e9
+_MOST_THREADS = 4096
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LINE_BREAKS = {"\r": "a carriage return", "\n": "a line break", "\t": "a tab"}
+
+# In these, entries may stand on lines of their own.
+_LISTS = ("models", "url_hosts", "trusted_proxies", "cors_origins")
+_PORTS = ("port", "admin_port")
+
 
 class Variables(BaseSettings):
-    """One field for each environment variable, with its own checks and those across fields."""
+    """One field for each environment variable, with its own checks and those across fields.
+
+    An empty variable counts as unset, because compose files and manifests pass unset ones so.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="LEGRAD_",
+        env_ignore_empty=True,
+        allow_inf_nan=False,
         frozen=True,
         # Some values are secret.
         hide_input_in_errors=True,
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0 picks a free one. If it is unset, the variable `PORT` "
+        "counts, which some platforms set.",
+    )
+    uds: Path | None = Field(
+        None,
+        description="Unix socket to listen on, in place of `LEGRAD_HOST` and `LEGRAD_PORT`. Every "
+        "local user may connect; restrict the folder to restrict them.",
+    )
+    root_path: str = Field(
+        "",
+        description="Path prefix under which a proxy serves this server, such as `/legrad`; "
+        "requests may come with or without it. Unset: the `X-Forwarded-Prefix` of trusted proxies, "
+        "or none.",
+    )
     admin_host: str | None = Field(
         None, description="Address to listen on for `LEGRAD_ADMIN_PORT`; `LEGRAD_HOST` if unset."
     )
@@ -50,8 +94,9 @@ class Variables(BaseSettings):
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Addresses and networks of the proxies whose `X-Forwarded-For` and "
-        "`X-Forwarded-Proto` headers are trusted, separated by commas; unset trusts none.",
+        description="Addresses and networks of the proxies whose `X-Forwarded-For`, "
+        "`X-Forwarded-Proto` and `X-Forwarded-Prefix` headers are trusted, separated by commas; "
+        "`unix` stands for every client of a Unix socket. Unset trusts none.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -82,7 +127,10 @@ class Variables(BaseSettings):
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     dtype: DtypeName = Field("float32", description="Precision of weights and activations.")
     compute_threads: int | None = Field(
-        None, ge=1, description="CPU threads for tensor work; unset lets torch choose."
+        None,
+        ge=1,
+        le=_MOST_THREADS,
+        description="CPU threads for tensor work; unset lets torch choose.",
     )
 
     max_batch_images: int = Field(16, ge=1, description="Most images in one batch.")
@@ -105,16 +153,21 @@ class Variables(BaseSettings):
         "next batch fills while the current one is computed.",
     )
     request_timeout_seconds: float = Field(
-        30.0, gt=0, description="Deadline of a request; a header can only make it shorter."
+        30.0,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="Deadline of a request; a header can only make it shorter.",
     )
     drain_timeout_seconds: float = Field(
         30.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest time in which a stopping server finishes the accepted requests.",
     )
     stall_timeout_seconds: float = Field(
         DEFAULT_STALL_SECONDS,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest computation of one batch; set it much longer than the largest batch "
         "takes. A worker that exceeds it counts as hung: its requests get 503, and another worker "
         "replaces it.",
@@ -122,6 +175,7 @@ class Variables(BaseSettings):
     shutdown_delay_seconds: float = Field(
         0.0,
         ge=0,
+        le=_LONGEST_SECONDS,
         description="How long a stopping server still accepts requests while `/health/ready` is "
         "503, before it drains; set it a little longer than a load balancer takes to notice.",
     )
@@ -131,10 +185,13 @@ class Variables(BaseSettings):
         description="Most requests that are read, decoded, queued, computed, drawn or sent at "
         "once.",
     )
-    picture_threads: int = Field(2, ge=1, description="Threads that decode and draw pictures.")
+    picture_threads: int = Field(
+        2, ge=1, le=_MOST_THREADS, description="Threads that decode and draw pictures."
+    )
     picture_timeout_seconds: float = Field(
         10.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest decoding or drawing of one picture. Beyond it the request gets 422; "
         "the thread stays busy until the picture is done.",
     )
@@ -156,12 +213,22 @@ class Variables(BaseSettings):
     head_timeout_seconds: float = Field(
         15.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest time in which a connection sends the head of a request, or the rest "
-        "of a refused body. A connection that is idle after an answer is closed after 75 s.",
+        "of a refused body.",
+    )
+    idle_timeout_seconds: float = Field(
+        75.0,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="How long an idle connection is kept after an answer. Set it longer than the "
+        "balancer in front keeps its connections, or the balancer may send a request on one that "
+        "is just being closed.",
     )
     send_timeout_seconds: float = Field(
         60.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest time in which a client reads its answer; then its connection is "
         "closed.",
     )
@@ -231,6 +298,7 @@ class Variables(BaseSettings):
     url_timeout_seconds: float = Field(
         10.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="Longest time to fetch a picture, from the look-up of its host to its last "
         "byte, redirects included; the request's deadline holds too.",
     )
@@ -241,30 +309,74 @@ class Variables(BaseSettings):
     slow_request_seconds: float = Field(
         10.0,
         gt=0,
+        le=_LONGEST_SECONDS,
         description="A request that takes longer is logged as a warning, `answered slowly`.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="Form of log entries: `json`, one object per line; `text`, for people; or "
+        "`auto`: `text` if standard error is a terminal, else `json`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log entries that are written."
     )
 
-    @field_validator("models", "url_hosts", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, the most important one first."""
+        port = os.environ.get(_PLATFORM_PORT, "").strip()
+        platform = InitSettingsSource(settings_cls, {"port": port} if port else {})
+        return init_settings, env_settings, platform
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean(cls, value: object, info: ValidationInfo) -> object:
+        name = info.field_name
+        if not isinstance(value, str) or name is None:
+            return value
+        if not value.strip():
+            return cls.model_fields[name].get_default()
+        if name == "api_keys":
+            # JSON, which may have any white space.
+            return value
+        _refuse_control_characters(value, allowed="\n\t" if name in _LISTS else "")
+        if name in _LISTS:
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        if name in _PORTS and "://" in value:
+            raise ValueError(
+                "write a port number. Docker links and Kubernetes set such a variable for a "
+                "service of this name: turn that off with enableServiceLinks: false in the pod, or "
+                "set the variable to the port"
+            )
+        return value.strip()
+
+    @field_validator("host", "admin_host")
+    @classmethod
+    def _check_host(cls, value: str | None) -> str | None:
+        if value is not None and re.search(r"[\s/]|^[^:]*:[^:]*$", value):
+            raise ValueError(
+                "write a host name or an address alone, such as 127.0.0.1, 0.0.0.0 for every IPv4 "
+                "address or :: for every address; the port is a setting of its own"
+            )
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        return read_prefix(value)
 
     @field_validator("url_hosts")
     @classmethod
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         UrlRules(value, private_addresses=False)
         return value
-
-    @field_validator("api_keys", "api_keys_file", "admin_host", "admin_port", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        # An unset variable of a compose file arrives as an empty string.
-        return None if value == "" else value
 
     @field_validator("api_keys")
     @classmethod
@@ -294,6 +406,14 @@ class Variables(BaseSettings):
             raise ValueError("Set LEGRAD_API_KEYS or LEGRAD_API_KEYS_FILE, not both.")
         if self.admin_host is not None and self.admin_port is None:
             raise ValueError("LEGRAD_ADMIN_HOST needs LEGRAD_ADMIN_PORT.")
-        if self.admin_port and self.admin_port == self.port:
+        if self.admin_port and self.admin_port == self.port and self.uds is None:
             raise ValueError("LEGRAD_ADMIN_PORT must be another port than LEGRAD_PORT.")
         return self
+
+
+def _refuse_control_characters(value: str, allowed: str) -> None:
+    found = next((each for each in _CONTROL.findall(value) if each not in allowed), None)
+    if found is not None:
+        name = _LINE_BREAKS.get(found, "a control character")
+        advice = "save the file it comes from with Unix line ends" if found == "\r" else "remove it"
+        raise ValueError(f"it contains {name}: {advice}")

@@ -1,27 +1,41 @@
-"""JSON logs on standard error: one object per line, for the service and its libraries."""
+"""Logs on standard error, of the service and its libraries: JSON, or text on a terminal."""
 
 import logging
 import sys
+from typing import Literal
 
 import structlog
 
 
-def configure_logs(level: str) -> None:
-    """Send every log entry of the process through one JSON formatter.
+def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -> None:
+    """Send every log entry of the process through one formatter.
 
     Args:
         level: lowest level that is written, such as ``"info"``.
+        form: ``"json"``, one object per line; ``"text"``, for people; ``"auto"``: text if standard
+            error is a terminal, else JSON.
     """
+    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Without local variables of the frames: they hold the callers' prompts and images.
-        structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        ),
     ]
+    if is_text:
+        shared.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+        renderer: structlog.types.Processor = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Without local variables of the frames: they hold the callers' prompts and images.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    else:
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+        shared.append(
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            )
+        )
+        renderer = structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -36,7 +50,7 @@ def configure_logs(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
+                renderer,
             ],
         )
     )

@@ -16,7 +16,7 @@ from tests.support.pictures import encoded, picture
 
 @pytest.fixture(autouse=True)
 def _wide_terminal_and_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cli._console._width", 300)
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.delenv("LEGRAD_MODELS", raising=False)
 
 
@@ -29,14 +29,17 @@ def test_a_picture_is_explained_into_overlays(tiny_model: str, tmp_path: Path) -
     source.write_bytes(encoded(picture(90, 60), "JPEG"))
     done = run("explain", source, "a cat", "a dog", "-o", output, "--model", tiny_model)
     assert done.exit_code == 0, done.output
-    assert sorted(path.name for path in output.iterdir()) == [
+    (question,) = (path for path in output.iterdir() if path.is_dir())
+    assert question.name.startswith("tiny-tiny-")
+    assert question.name in done.output
+    assert sorted(path.relative_to(question).name for path in question.iterdir()) == [
         "cat-a-cat.npy",
         "cat-a-cat.png",
         "cat-a-dog.npy",
         "cat-a-dog.png",
-        "manifest.jsonl",
     ]
-    with Image.open(output / "cat-a-cat.png") as overlay:
+    assert [path.name for path in output.iterdir() if path.is_file()] == ["manifest.jsonl"]
+    with Image.open(question / "cat-a-cat.png") as overlay:
         assert overlay.size == (90, 60)
 
 
@@ -90,7 +93,7 @@ def test_the_contract_is_written_to_a_file(tmp_path: Path) -> None:
 def test_a_bad_setting_is_named_before_anything_is_served(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, mention: str
 ) -> None:
-    monkeypatch.setattr("service.server.process.configure_logs", lambda level: None)
+    monkeypatch.setattr("service.server.process.configure_logs", lambda *_: None)
     monkeypatch.setenv(name, value)
     done = run("serve")
     assert done.exit_code == 2

@@ -13,7 +13,8 @@ from service.app import create_app
 from service.explaining.network import Network
 from service.http.application import application_of
 from service.pool.served_model import ServedModel
-from service.server.process import listen_for, server_config
+from service.server.process import server_config
+from service.server.sockets import listen_for
 from service.settings import Settings
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.pictures import request_of
@@ -52,12 +53,19 @@ class RunningApp:
         self.settings = chosen
         self.app = create_app(chosen, network)
         self.state = application_of(self.app)
-        self.host, self.port = listeners[0].getsockname()[:2]
+        self.host: str = "localhost"
+        self.port: int = 0
+        if chosen.uds is None:
+            self.host, self.port = listeners.public[0].getsockname()[:2]
         self.admin_port = chosen.admin_port
         self._server = uvicorn.Server(server_config(self.app, chosen))
-        self._thread = threading.Thread(target=self._server.run, args=(listeners,), daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=(listeners.all,), daemon=True)
         self._thread.start()
-        self.client = httpx.Client(base_url=f"http://{self.host}:{self.port}", timeout=60)
+        self.client = httpx.Client(
+            base_url=f"http://{self.host}:{self.port}",
+            timeout=60,
+            transport=httpx.HTTPTransport(uds=str(chosen.uds)) if chosen.uds else None,
+        )
         self.client.headers.update({} if key is None else bearer(key))
         self._callers = ThreadPoolExecutor(64)
         # Answered only once the application has started.

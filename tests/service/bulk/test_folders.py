@@ -2,16 +2,22 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from legrad_engine import Explainer
+from service.bulk.manifest import read
+from service.bulk.report import contact_sheet
 from service.cli import app
 from tests.support.pictures import encoded, picture
+from tests.support.tiny_model import save_model
 
 
 @pytest.fixture
@@ -37,6 +43,11 @@ def lines(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def below_question(lines: list[dict[str, Any]]) -> set[str]:
+    """Return the overlays of manifest lines, without the folder of their question."""
+    return {line["overlay"].partition("/")[2] for line in lines}
+
+
 def test_a_folder_becomes_overlays_maps_and_a_manifest(
     folder: Path, tiny_model: str, tmp_path: Path
 ) -> None:
@@ -48,7 +59,7 @@ def test_a_folder_becomes_overlays_maps_and_a_manifest(
     assert "4 explained, 1 failed" in done.stdout
     found = lines(output)
     good = [line for line in found if line["error"] is None]
-    assert {line["overlay"] for line in good} == {
+    assert below_question(good) == {
         f"{stem}-a-{animal}.png"
         for stem in ("a.png", "a.jpg", "b", "more/c")
         for animal in ("cat", "dog")
@@ -76,19 +87,20 @@ def test_it_goes_on_where_it_ended_and_tries_failures_again(
         return run("explain", folder, "a cat", "-o", output, "--model", tiny_model)
 
     assert explain().exit_code == 1
-    kept = (output / "b-a-cat.png").stat().st_mtime_ns
+    (question,) = (path for path in output.iterdir() if path.is_dir())
+    kept = (question / "b-a-cat.png").stat().st_mtime_ns
     # One picture changes, one explanation is lost, one picture is repaired, the last line is cut.
     (folder / "a.png").write_bytes(encoded(picture(120, 60, seed=9)))
-    (output / "more" / "c-a-cat.npy").unlink()
+    (question / "more" / "c-a-cat.npy").unlink()
     (folder / "broken.png").write_bytes(encoded(picture(seed=8)))
     with (output / "manifest.jsonl").open("a") as manifest:
         manifest.write('{"picture": "../pict')
     again = explain()
     assert again.exit_code == 0, again.output
     assert "3 explained, 2 done before" in again.stdout
-    assert (output / "b-a-cat.png").stat().st_mtime_ns == kept
+    assert (question / "b-a-cat.png").stat().st_mtime_ns == kept
     found = lines(output)
-    assert len(found) == len({line["overlay"] for line in found}) + 1  # a.png was replaced
+    assert len(found) == len({line["overlay"] for line in found}) == 5
     assert "0 explained, 5 done before" in explain().stdout
     assert len(lines(output)) == 5
 
@@ -107,17 +119,168 @@ def test_explanations_below_their_own_pictures_are_not_explained(
     assert "folder of their own" in refused.output
 
 
-def test_another_question_is_another_explanation(
+def test_results_of_another_question_are_kept_apart(
+    folder: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    output, source = tmp_path / "out", folder / "b.png"
+    questions: list[list[str]] = [
+        ["a cat"],
+        ["a cat", "a dog"],
+        ["a cat", "--layers", "all"],
+        ["a cat", "--score", "cls"],
+        ["a cat", "--size", "96"],
+        ["a cat", "--fit", "pad"],
+        ["a cat", "--model", "starter"],
+    ]
+    config, _, weights = tiny_model.partition("@")
+    for arguments in questions:
+        done = run("explain", source, "-o", output, "--model", tiny_model, *arguments)
+        assert done.exit_code == 0, done.output
+    found = lines(output)
+    assert len(found) == len({line["heatmap"] for line in found}) == len(questions) + 1
+    explainer = Explainer.load(config, weights)
+    options = {"layers": (0, 1, 2), "score": "cls", "size": 96, "fit": "pad"}
+    for line in found:
+        chosen: dict[str, Any] = {name: line[name] for name in options}
+        chooser = explainer if line["model"] == tiny_model else Explainer.load("starter")
+        prompts = [each["prompt"] for each in found if each["question"] == line["question"]]
+        (alone,) = chooser.explain(source, prompts, **chosen)
+        raw = np.load(output / line["heatmap"])
+        np.testing.assert_allclose(raw, alone.maps[prompts.index(line["prompt"])], rtol=1e-3)
+        assert line["probability"] == pytest.approx(
+            alone.probabilities[prompts.index(line["prompt"])], abs=1e-4
+        )
+    # All of them again: nothing is left to do, whatever was asked in between.
+    again = run("explain", source, "-o", output, "--model", tiny_model, *questions[0])
+    assert "0 explained, 1 done before" in again.stdout
+    page = contact_sheet(output)
+    assert "1 of 1 picture, 2 prompts" in page
+    assert page.count("<h2") == len(questions)
+
+
+def test_results_do_not_outlive_the_weights_that_computed_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    reference = save_model(tmp_path, "tuned")
+    config, _, weights = reference.partition("@")
+    arguments = ("explain", folder / "b.png", "a cat", "-o", output, "--model", reference)
+    assert run(*arguments).exit_code == 0
+    tensors = load_file(weights)
+    tensors["visual.proj"] = tensors["visual.proj"].flip(0)
+    save_file(tensors, weights)
+    assert run(*arguments).exit_code == 0
+    first, second = lines(output)
+    (alone,) = Explainer.load(config, weights).explain(folder / "b.png", ["a cat"])
+    assert second["similarity"] == pytest.approx(alone.similarities[0], abs=1e-5)
+    assert first["similarity"] != pytest.approx(alone.similarities[0], abs=1e-2)
+    assert first["heatmap"] != second["heatmap"]
+    assert first["weights"] != second["weights"]
+    assert "0 explained, 1 done before" in run(*arguments).stdout
+
+
+def test_a_config_beside_the_weights_belongs_to_the_question(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    reference = save_model(tmp_path, "tuned")
+    arguments = ("explain", folder / "b.png", "a cat", "-o", output, "--model", reference)
+    assert run(*arguments).exit_code == 0
+    config = Path(reference.partition("@")[0])
+    config.write_text(config.read_text().replace('"layers": 3', '"layers": 2'))
+    assert run(*arguments).exit_code == 2
+    assert len(lines(output)) == 1
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = save_model(tmp_path, "tuned")
+    weights = Path(reference.partition("@")[2])
+    load = Explainer.load
+
+    def load_and_overwrite(*arguments: Any, **options: Any) -> Explainer:
+        explainer = load(*arguments, **options)
+        weights.write_bytes(weights.read_bytes())
+        return explainer
+
+    monkeypatch.setattr(Explainer, "load", load_and_overwrite)
+    output = tmp_path / "out"
+    done = run("explain", folder / "b.png", "a cat", "-o", output, "--model", reference)
+    assert done.exit_code == 2
+    assert "changed while they were read" in done.output
+    assert not output.exists()
+
+
+def test_pictures_of_one_name_never_share_a_file(tiny_model: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    names = ("one/cat.png", "two/cat.png", "one/cat.jpg", "three/cat-big.png")
+    for number, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded(picture(90, 60, seed=number), "PNG"))
+    # "big" with "cat-big.png" and "big big" with "cat.png" would have the same file names.
+    for name in names:
+        done = run(
+            "explain", tmp_path / name, "big", "big big", "-o", output, "--model", tiny_model
+        )
+        assert done.exit_code == 0, done.output
+    found = lines(output)
+    assert len({line["heatmap"] for line in found}) == 2 * len(names)
+    config, _, weights = tiny_model.partition("@")
+    explainer = Explainer.load(config, weights)
+    for line in found:
+        (alone,) = explainer.explain(output / line["picture"], [line["prompt"]])
+        np.testing.assert_allclose(
+            np.load(output / line["heatmap"]), alone.maps[0], rtol=1e-3, atol=1e-9
+        )
+
+
+def test_a_picture_that_breaks_loses_its_results(tiny_model: str, tmp_path: Path) -> None:
+    output, source = tmp_path / "out", tmp_path / "cat.png"
+    source.write_bytes(encoded(picture(90, 60)))
+    arguments = ("explain", source, "a cat", "-o", output, "--model", tiny_model)
+    assert run(*arguments).exit_code == 0
+    source.write_bytes(b"no picture")
+    assert run(*arguments).exit_code == 1
+    (line,) = lines(output)
+    page = contact_sheet(output)
+    assert line["error"]
+    assert "Not explained" in page
+    assert "0 of 1 picture" in page
+    assert not list(output.rglob("*.npy"))
+
+
+def test_a_manifest_of_an_earlier_version_is_read_without_its_overwritten_results(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cat-a-cat.png").write_bytes(encoded(picture(90, 60)))
+    (tmp_path / "cat-a-cat.npy").write_bytes(b"")
+    for question, similarity in (("old", 0.1), ("new", 0.2)):
+        line = {"picture": "../cat.png", "digest": "d", "question": question, "model": "starter",
+                "prompt": "a cat", "overlay": "cat-a-cat.png", "heatmap": "cat-a-cat.npy",
+                "similarity": similarity}  # fmt: skip
+        with (tmp_path / "manifest.jsonl").open("a") as manifest:
+            manifest.write(json.dumps(line) + "\n")
+    (entry,) = read(tmp_path / "manifest.jsonl")
+    assert entry.similarity == 0.2
+
+
+def test_a_run_with_nothing_left_to_do_needs_no_model(
     folder: Path, tiny_model: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    source = folder / "b.png"
-    for prompts in (["a cat"], ["a cat", "a dog"]):
-        assert run("explain", source, *prompts, "-o", output, "--model", tiny_model).exit_code == 0
-    assert run("explain", source, "a cat", "a dog", "-o", output, "--model", tiny_model,
-               "--layers", "all").exit_code == 0  # fmt: skip
-    final = {line["prompt"]: line for line in lines(output)}
-    assert final["a cat"]["layers"] == final["a dog"]["layers"] == [0, 1, 2]
+    (folder / "broken.png").unlink()
+    arguments = ["explain", str(folder), "a cat", "-o", str(output), "--model", tiny_model]
+    assert run(*arguments).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    program = (
+        "import sys; from typer.testing import CliRunner; from service.cli import app\n"
+        f"result = CliRunner().invoke(app, {arguments!r})\n"
+        "print(result.exit_code, sorted({'torch', 'open_clip', 'numpy'} & set(sys.modules)))\n"
+        "print(result.stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.startswith("0 []\n0 explained, 4 done before"), done.stdout + done.stderr
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
 def test_prompts_that_look_alike_have_files_of_their_own(
@@ -125,7 +288,7 @@ def test_prompts_that_look_alike_have_files_of_their_own(
 ) -> None:
     output = tmp_path / "out"
     run("explain", folder / "b.png", "a cat", "a cat!", "?", "-o", output, "--model", tiny_model)
-    assert [line["overlay"] for line in lines(output)] == [
+    assert [line["overlay"].partition("/")[2] for line in lines(output)] == [
         "b-a-cat.png",
         "b-a-cat-2.png",
         "b-prompt.png",

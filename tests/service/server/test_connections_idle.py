@@ -61,11 +61,10 @@ def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_mode
         assert is_closed(refused)
 
 
-def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(
-    tiny_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.server.process.IDLE_SECONDS", 1)
-    with RunningApp(tiny_model, head_timeout_seconds=600) as running:
+def test_a_connection_is_kept_after_a_refused_body_as_after_any_other(tiny_model: str) -> None:
+    with RunningApp(tiny_model, head_timeout_seconds=600, idle_timeout_seconds=0.3) as running:
+        with answered_once(running) as answered:
+            assert is_closed(answered)
         with answered_once(running, REFUSED_EARLY, b"404") as refused:
             refused.sendall(b"0123456789")
             assert is_closed(refused)

@@ -96,7 +96,9 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
     async def ask() -> bytes:
         metrics = Metrics((), ())
         connection = GuardedConnection(
-            limits=ConnectionLimits(max_connections=1000, head_seconds=15.0, send_seconds=0.05),
+            limits=ConnectionLimits(
+                max_connections=1000, head_seconds=15.0, send_seconds=0.05, idle_seconds=75.0
+            ),
             metrics=metrics,
             config=uvicorn.Config(Response("the end"), ws="none", log_config=None),
             server_state=ServerState(),

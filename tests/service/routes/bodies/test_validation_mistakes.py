@@ -10,7 +10,7 @@ from legrad_client import LegradClient
 
 from legrad_engine import LegradError
 from legrad_engine.models import ModelReference
-from service.server.process import listen
+from service.server.sockets import listen
 from service.settings import unknown_variables
 from service.settings.keys import read_keys
 from tests.support.answers import refused
