@@ -126,7 +126,7 @@ def test_the_config_says_whether_a_picture_may_have_several_classes(
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
     explainer = Explainer.load(f"timm:local-dir:{tmp_path}")
     assert models.activation_of(explainer.model) == activation
-    (explanation,) = explainer.explain(PICTURE, [ClassTarget("dog"), ClassTarget(0)])
+    (explanation,) = explainer.explain(PICTURE, [ClassTarget(label="dog"), ClassTarget(0)])
     with torch.no_grad():
         logits = original(torch.from_numpy(explainer.prepare(PICTURE).pixels)[None])[0]
     whole = logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
