@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
+from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.colors import to_srgb
 from legrad_engine.images.deep import DeepFormat, to_grey
 from legrad_engine.images.formats import open_picture, unreadable
@@ -21,7 +22,7 @@ from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
-ImageSource = Image.Image | bytes | str | os.PathLike[str]
+ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
     file is read.
 
     Args:
-        source: A Pillow image (at its current frame), an encoded file, or the path of one.
+        source: A Pillow image (at its current frame), an array as in
+            :func:`legrad_engine.images.arrays.picture_of`, an encoded file, or the path of one.
         max_pixels: Largest accepted width x height, checked before pixels are decoded.
 
     Raises:
@@ -139,6 +141,8 @@ def _read(
 ) -> tuple[Image.Image, Image.Image]:
     if isinstance(source, Image.Image):
         return _to_upright_rgb(source, max_pixels, with_stored)
+    if isinstance(source, np.ndarray):
+        return _to_upright_rgb(picture_of(source), max_pixels, with_stored)
     if isinstance(source, bytes):
         return _read_stream(io.BytesIO(source), max_pixels, with_stored)
     try:

@@ -80,7 +80,10 @@ class Question:
 
         if explainer.classifier is None:
             return list(self.prompts)
-        return [ClassTarget(int(text) if text.isdecimal() else text) for text in self.prompts]
+        return [
+            ClassTarget(int(text)) if text.isdecimal() else ClassTarget(label=text)
+            for text in self.prompts
+        ]
 
     def check(self, explainer: "Explainer") -> None:
         """Check the prompts and options without a picture.

@@ -66,7 +66,7 @@ def test_embeddings_may_be_unpadded_too() -> None:
     target = EmbeddingTarget(type="embedding", embedding=EncodedEmbedding(b64=text))
     (read,) = read_question((), (target,), None, image_bytes).targets
     assert isinstance(read, EngineTarget)
-    np.testing.assert_array_equal(np.asarray(read.vector), vector)
+    np.testing.assert_array_equal(np.asarray(read.embedding), vector)
 
 
 def test_a_server_takes_what_a_browser_or_a_library_sends(running: RunningApp) -> None:
