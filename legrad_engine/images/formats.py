@@ -2,64 +2,38 @@
 
 import re
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO
 
 from PIL import (
-    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
-    JpegImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.images.heif import HeifFile
 from legrad_engine.images.png import PngFile
+from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
 from legrad_engine.images.slow_formats import check_jpeg, check_plain_netpbm
 
 ACCEPTED = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"
-_NATIVE_ORDERS = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 # Enough for the list of brands at the start of AVIF and HEIC files.
 HEAD_BYTES = 256
-
-
-class _TiffFile(TiffImagePlugin.TiffImageFile):
-    """Pillow's TIFF reader, with its faults mended.
-
-    It names a compression that it does not know, and reads compressed deep pictures in big-endian
-    order: the decoder turns their bytes into the machine's order, which Pillow only knows of 16
-    bits without a sign.
-    """
-
-    def _setup(self) -> None:
-        compression = self.tag_v2.get(TiffImagePlugin.COMPRESSION, 1)
-        if compression not in TiffImagePlugin.COMPRESSION_INFO:
-            raise SyntaxError(f"unsupported compression {compression}")
-        super()._setup()
-        if self.use_load_libtiff:
-            self.tile = [each._replace(args=_in_native_order(each.args)) for each in self.tile]
-
-
-def _in_native_order(args: Any) -> Any:
-    order, *rest = args
-    return (_NATIVE_ORDERS.get(order, order), *rest)
-
 
 Reader = Callable[[IO[bytes]], ImageFile.ImageFile]
 
 # Image.open is not used: its pixel limit is global to the process, it warns of images that the
 # caller's limit allows, and it tries every format that Pillow knows. Its plugins tell their files.
 _READERS: dict[str, Reader] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
+    "JPEG": JpegFile,
     "PNG": PngFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": _TiffFile,
+    "TIFF": TiffFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }
 
@@ -114,7 +88,7 @@ def open_picture(stream: IO[bytes]) -> ImageFile.ImageFile:
             field="image",
         )
     if name == "AVIF":
-        return AvifImagePlugin.AvifImageFile(stream)
+        return AvifFile(stream)
     if name == "HEIF":
         return HeifFile(stream)
     if name == "JPEG":

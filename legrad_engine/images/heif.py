@@ -58,7 +58,7 @@ class HeifFile(ImageFile.ImageFile):
 
 def _declared_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield (width, height) of every picture that the metadata of a file declares (box ispe)."""
-    for start, stop in _boxes(data, b"meta"):
+    for start, stop in boxes(data, b"meta"):
         for found in re.finditer(b"ispe", data[start:stop]):
             size = int.from_bytes(data[start + found.start() - 4 : start + found.start()], "big")
             # After the name a longer size, if there is one, and then version and flags.
@@ -67,8 +67,11 @@ def _declared_sizes(data: bytes) -> Iterator[tuple[int, int]]:
                 yield struct.unpack_from(">II", data, position)
 
 
-def _boxes(data: bytes, name: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the boxes of a name start and stop, of those that are in no other box."""
+def boxes(data: bytes, name: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the boxes of a name start and stop in a file of the ISO base media format.
+
+    Boxes within other boxes are left out.
+    """
     position = 0
     while position + 8 <= len(data):
         size = int.from_bytes(data[position : position + 4], "big")

@@ -5,9 +5,13 @@ import itertools
 import json
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from service.schemas.base import EXAMPLE_IMAGE
+from tests.support import icc_profiles
+from tests.support.pictures import heic
+from tests.support.tiff_files import DEFLATE, nodata, tiff_of
 
 _BOUNDARY = "b"
 
@@ -38,6 +42,17 @@ def pictures() -> Iterator[bytes]:
         exif[ExifTags.Base.Orientation] = orientation
         for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
             yield _encoded("RGB", kind, exif=exif)
+    yield heic(Image.new("RGB", (8, 6), "red"))
+    yield heic(Image.new("RGBA", (8, 6)), icc_profile=icc_profiles.display_p3())
+    for mode, profile in (
+        ("RGB", icc_profiles.display_p3()),
+        ("L", icc_profiles.grey(1.8)),
+        ("CMYK", icc_profiles.cmyk()),
+    ):
+        yield _encoded(mode, "JPEG", icc_profile=profile)
+        yield _encoded(mode, "TIFF", icc_profile=profile)
+    yield tiff_of(np.arange(48, dtype=np.float32).reshape(6, 8), nodata("-9999"))
+    yield tiff_of(np.arange(48, dtype=">i4").reshape(6, 8), compression=DEFLATE)
     frames = [Image.new("P", (8, 6), shade) for shade in (1, 2)]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
         stream = io.BytesIO()
@@ -48,7 +63,16 @@ def pictures() -> Iterator[bytes]:
 def texts() -> Iterator[bytes]:
     """Yield pictures as base64 and as data URLs, and similar texts that are neither."""
     plain = EXAMPLE_IMAGE.partition(",")[2]
-    for text in (EXAMPLE_IMAGE, plain, f" {plain}\n", "data:,a", "data:;base64,", "http://a/", "="):
+    for text in (
+        EXAMPLE_IMAGE,
+        plain,
+        f" {plain}\n",
+        "data:,a",
+        "DATA:;BASE64,-_8",
+        "data:;base64,%2B",
+        "http://a/",
+        "=",
+    ):
         yield text.encode()
 
 

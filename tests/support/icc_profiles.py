@@ -29,6 +29,11 @@ def gamma(exponent: float) -> bytes:
     return b"para" + bytes(4) + struct.pack(">HH", 0, 0) + _fixed(exponent)
 
 
+def _srgb_curve() -> bytes:
+    parameters = _fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + parameters
+
+
 def profile(space: bytes, tags: dict[bytes, bytes], device: bytes = b"mntr") -> bytes:
     """Return an ICC profile of version 4.4 that converts to XYZ, or to Lab for CMYK."""
     connection = b"Lab " if space == b"CMYK" else b"XYZ "
@@ -56,8 +61,7 @@ def rgb_profile(primaries: dict[bytes, tuple[float, float, float]], tone: bytes)
 
 def display_p3() -> bytes:
     """Return Display P3, the colours of phones, with the tone curve of sRGB."""
-    curve = struct.pack(">HH", 3, 0) + _fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-    return rgb_profile(_P3_PRIMARIES, b"para" + bytes(4) + curve)
+    return rgb_profile(_P3_PRIMARIES, _srgb_curve())
 
 
 def swapped() -> bytes:
@@ -67,7 +71,7 @@ def swapped() -> bytes:
         b"gXYZ": (0.38515, 0.71687, 0.09708),
         b"rXYZ": (0.14307, 0.06061, 0.71410),
     }
-    return rgb_profile(primaries, gamma(2.2))
+    return rgb_profile(primaries, _srgb_curve())
 
 
 def grey(exponent: float) -> bytes:

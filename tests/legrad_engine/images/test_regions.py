@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.images.geometry import Fit, Geometry, plan
+from legrad_engine.images.geometry import Fit, Geometry, plan, upsample
 from legrad_engine.images.regions import MAX_REGIONS, find_regions
 
 
@@ -46,6 +47,47 @@ def test_native_grids_map_to_the_whole_picture() -> None:
     rows, columns = layout.grid
     (region,) = find_regions(hot(layout, (rows - 1, columns - 1, 1.0)), layout)
     assert region.box[2:] == (1600, 900)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "native"])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "image_size", [(257, 300), (1000, 700), (999, 4001), (3001, 259), (1023, 1025), (100, 80)]
+)
+def test_a_box_is_the_smallest_that_holds_every_hot_part_of_a_large_picture(
+    image_size: tuple[int, int], threshold: float, fit: Fit
+) -> None:
+    layout = geometry(*image_size, fit)
+    rows, columns = layout.content_cells
+    place = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
+    (region,) = find_regions(hot(layout, (*place, 1.0)), layout, threshold)
+    # Regions are found on a grid of at most 256 x 256, of which a part covers several pixels, also
+    # those that it covers in part.
+    scale = min(1, 256 / max(image_size))
+    grid = [max(1, round(side * scale)) for side in image_size]
+    fine = upsample(hot(layout, (*place, 1.0))[None], layout, (grid[0], grid[1]))[0]
+    high = np.argwhere(fine >= threshold * fine.max())
+    (top, left), (bottom, right) = high.min(0), high.max(0) + 1
+    parts = [Fraction(side, cells) for side, cells in zip(image_size, grid, strict=True)]
+    assert region.box == (
+        math.floor(left * parts[0]),
+        math.floor(top * parts[1]),
+        math.ceil(right * parts[0]),
+        math.ceil(bottom * parts[1]),
+    )
+
+
+def test_the_edges_of_a_box_in_a_large_picture_are_rounded_outwards() -> None:
+    # 1000 pixels are 256 parts of 3.9 pixels. The map is hot in the parts 96 to 127 (a half), of
+    # which the first begins at pixel 375 and the last ends at pixel 500.
+    layout = geometry(1000, 1000, size=128)
+    heatmap = np.zeros(layout.grid, np.float32)
+    heatmap[3, 3] = 1
+    (region,) = find_regions(heatmap, layout, threshold=0.5)
+    assert region.box == (375, 375, 500, 500)
+    # With the threshold a little lower, it ends within pixel 503, which belongs to the box.
+    (wider,) = find_regions(heatmap, layout, threshold=0.48)
+    assert wider.box == (371, 371, 504, 504)
 
 
 def test_separate_patches_are_separate_regions_hottest_first() -> None:
