@@ -102,7 +102,16 @@ def test_a_name_of_no_letters_still_has_an_id() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hf-hub:", "local-dir:", "transformers:", "timm:", "timm:@w.pt", "timm:a@", "timm:hf-hub:", ".json@w.pt"],
+    [
+        "hf-hub:",
+        "local-dir:",
+        "transformers:",
+        "timm:",
+        "timm:@w.pt",
+        "timm:a@",
+        "timm:hf-hub:",
+        ".json@w.pt",
+    ],
 )
 def test_a_schema_without_a_model_is_refused(text: str) -> None:
     with pytest.raises(UnknownModelError) as refusal:
@@ -154,7 +163,9 @@ def test_what_cannot_be_loaded_is_known_before_it_is_tried(
         models.load(reference.name, reference.pretrained)
 
 
-@pytest.mark.parametrize("name", ["hf-hub:org/own", "local-dir:x", "timm:hf-hub:o/r", "transformers:o/r"])
+@pytest.mark.parametrize(
+    "name", ["hf-hub:org/own", "local-dir:x", "timm:hf-hub:o/r", "transformers:o/r"]
+)
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
     with pytest.raises(UnknownModelError, match="includes its weights"):
         Explainer.load(name, "w.pt")
