@@ -41,7 +41,7 @@ def _say_version(asked: bool) -> None:
 
 _MODEL_HELP = (
     "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
-    "`local-dir:` or `timm:` names."
+    "`local-dir:`, `timm:` or `transformers:` names."
 )
 
 
@@ -218,6 +218,7 @@ def models(
     from rich.table import Table
 
     from legrad_engine.models import catalogue
+    from legrad_engine.models.hugging_face.registry import class_names
 
     table = Table("Model", "Pretrained tags")
     table.add_row(STARTER, "built in")
@@ -226,6 +227,7 @@ def models(
             table.add_row(entry.name, ", ".join(entry.tags) or "none: bring a checkpoint")
         elif everything:
             table.add_row(f"[dim]{entry.name}[/]", f"[dim]{entry.refusal}[/]")
+    table.add_row("transformers:FOLDER or :ORG/REPO", f"models of {', '.join(class_names())}")
     _terminal().print(table)
 
 

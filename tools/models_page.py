@@ -16,6 +16,7 @@ from torch import nn
 from legrad_engine.families import Score, find_tower, refusal
 from legrad_engine.families.registry import families
 from legrad_engine.legrad.route import Route, route_of
+from legrad_engine.models.hugging_face.registry import class_names
 from legrad_engine.models.openclip_weights import settle
 
 _PAGE = """\
@@ -56,6 +57,11 @@ generated: `make models-page`.
 
 {plain}
 [models of your own](own-models.md).
+
+## Models of transformers
+
+{converted}
+[models of your own](own-models.md#models-of-hugging-face-transformers).
 """
 
 _PLAIN = (
@@ -63,6 +69,11 @@ _PLAIN = (
     "once and the tokens are pooled by class token, average or an attentional pooler. Blocks that "
     "attend twice (parallel, differential) are refused, and so are FastViTs without attention in "
     "their last stage. See"
+)
+_CONVERTED = (
+    "Checkpoints of Hugging Face transformers are served as `transformers:FOLDER` or "
+    "`transformers:ORG/REPO`, where the class that `config.json` names is one of {classes}. Each "
+    "is compared with transformers' own modules, in features, logits and maps, by a test. See"
 )
 _LINE = 100
 
@@ -146,12 +157,19 @@ def page() -> str:
         explained="\n".join(explained),
         refused="\n".join(refused),
         plain=_plain_models(),
+        converted=_converted_models(),
     )
 
 
 def _plain_models() -> str:
     *names, last = [family.plain_models for family in families() if family.plain_models]
     sentence = _PLAIN.format(families=f"{', '.join(names)} and {last}")
+    return textwrap.fill(sentence, _LINE, break_on_hyphens=False)
+
+
+def _converted_models() -> str:
+    *names, last = class_names()
+    sentence = _CONVERTED.format(classes=f"{', '.join(names)} and {last}")
     return textwrap.fill(sentence, _LINE, break_on_hyphens=False)
 
 

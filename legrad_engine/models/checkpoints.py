@@ -80,19 +80,29 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelLoadError: the file is damaged, not a checkpoint, or holds more than plain tensors.
     """
+    return unwrap(content_of(path), repr(str(path)))
+
+
+def content_of(path: Path) -> object:
+    """Read a checkpoint as it is, with its containers.
+
+    Args:
+        path: see :func:`read`.
+
+    Raises:
+        ModelLoadError: see :func:`read`.
+    """
     if path.suffix in _NUMPY_SUFFIXES:
         raise ModelLoadError(
             f"{str(path)!r} is a NumPy archive: convert it to safetensors.", field="model"
         )
     try:
         if path.suffix == ".safetensors":
-            found = safetensors.torch.load_file(path)
-        else:
-            with _READING, torch.serialization.safe_globals(_ALLOWED):
-                found = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        with _READING, torch.serialization.safe_globals(_ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(path, error) from error
-    return unwrap(found, repr(str(path)))
 
 
 def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Path:

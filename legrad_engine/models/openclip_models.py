@@ -105,6 +105,7 @@ def check(reference: ModelReference) -> None:
     if name.startswith(OPENCLIP_HUB):
         Repository(name.removeprefix(OPENCLIP_HUB))
         return
+    _check_spelling(reference)
     config = config_of(name)
     _check_architecture(name, config)
     _check_packages(name, config)
@@ -310,6 +311,21 @@ def _read_config(path: Path) -> ModelConfig:
             field="model",
         )
     return ModelConfig(model, preprocess)
+
+
+def _check_spelling(reference: ModelReference) -> None:
+    """Refuse OpenAI's names, such as ``ViT-B/32`` and ``ViT-L/14@336px``, with open_clip's."""
+    name = reference.name
+    patch = reference.origin or reference.pretrained or ""
+    size = (reference.pretrained or "").removesuffix("px")
+    for same in (f"{name}-{patch}-{size}", f"{name}-{patch}"):
+        if "openai" in open_clip.list_pretrained_tags_by_model(same):
+            raise UnknownModelError(
+                f"OpenAI's {name}/{patch} is {same} here: write {same}-quickgelu/openai for its "
+                f"own weights, {same}-quickgelu@PATH for weights that were tuned from them, or "
+                f"{same}/TAG or {same}@PATH for others.",
+                field="model",
+            )
 
 
 def _check_architecture(name: str, config: ModelConfig) -> None:

@@ -71,6 +71,8 @@ def test_models_lists_what_can_be_explained() -> None:
     listed = run("models").output
     assert "starter" in listed
     assert "laion2b_s34b_b88k" in listed
+    assert "transformers:" in listed
+    assert "Siglip2Model" in listed
 
 
 def test_the_contract_is_written_to_a_file(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 from legrad_engine import Explainer, Geometry
 from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
 from legrad_engine.families import find_tower, refusal
+from legrad_engine.families.registry import families
 from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.models.hugging_face.registry import class_names
 from tests.support.architectures import seeded_explainer, tokenizer
 from tests.support.explicit_legrad import explicit_maps
 from tests.support.explicit_timm import explicit, explicit_coca_maps, explicit_timm_maps
@@ -258,3 +260,11 @@ def test_the_models_page_has_a_line_for_every_architecture() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_models_page_tells_what_the_engine_does(name: str) -> None:
     assert row(name, coverage(name)) in PAGE.read_text().splitlines()
+
+
+def test_the_models_page_lists_plain_models_and_classes_of_transformers() -> None:
+    words = " ".join(PAGE.read_text().split())
+    for family in families():
+        assert family.plain_models in words
+    for name in class_names():
+        assert name in words

@@ -13,6 +13,7 @@ from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository
 from legrad_engine.models.hugging_face.registry import ModelClass, Weights, find_class
 from legrad_engine.models.schemes import TRANSFORMERS, transformers_folder
+from legrad_engine.models.unwrapping import unwrap
 
 CONFIG_FILE = "config.json"
 
@@ -122,10 +123,15 @@ class ModelFiles:
             UnknownModelError, ModelLoadError: see :meth:`find_weights` and
                 :func:`legrad_engine.models.checkpoints.read`.
         """
-        weights: Weights = {}
-        for path in self.find_weights():
-            weights |= checkpoints.read(path)
-        return weights
+        paths = self.find_weights()
+        if len(paths) == 1:
+            return checkpoints.read(paths[0])
+        weights: dict[Any, Any] = {}
+        for path in paths:
+            part = checkpoints.content_of(path)
+            weights |= part if isinstance(part, dict) else {}
+        # Containers and prefixes are those of all parts: one part may have one half of a model.
+        return unwrap(weights, repr(str(self.folder)))
 
     def _first_of(self, names: Sequence[str]) -> Path:
         if self.repository is not None:

@@ -68,7 +68,7 @@ def register(entry: ModelClass) -> None:
 def class_names() -> tuple[str, ...]:
     """List the names of the supported classes, by name."""
     _discover()
-    return tuple(sorted(_classes))
+    return tuple(sorted(_classes, key=str.lower))
 
 
 def find_class(name: str) -> ModelClass:

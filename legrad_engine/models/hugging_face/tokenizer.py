@@ -6,6 +6,16 @@ from open_clip.tokenizer import HFTokenizer
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 
+# Without any of these, transformers makes a tokenizer that knows no words, and does not say so.
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_SAVING = "Save it beside the model: AutoProcessor.from_pretrained(...).save_pretrained(FOLDER)."
 _PROBE = "a photo of a cat"
 
 
@@ -27,12 +37,16 @@ class SavedTokenizer(HFTokenizer):  # type: ignore[misc] # open_clip has no type
         Raises:
             ModelLoadError: the folder has no tokenizer, or a damaged one, or that of another model.
         """
+        if not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise ModelLoadError(
+                f"The folder {str(folder)!r} has no tokenizer. {_SAVING}", field="model"
+            )
         try:
             super().__init__(str(folder), context_length=context_length, trust_remote_code=False)
         except Exception as error:
             raise ModelLoadError(
-                f"The tokenizer in {str(folder)!r} cannot be read ({in_one_line(error)}). Save it "
-                "beside the model: AutoProcessor.from_pretrained(...).save_pretrained(FOLDER).",
+                f"The tokenizer in {str(folder)!r} cannot be read ({in_one_line(error)}). "
+                f"{_SAVING}",
                 field="model",
             ) from error
         self.clean_fn = str

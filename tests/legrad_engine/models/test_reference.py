@@ -58,6 +58,9 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("timm:hf-hub:org/repo@v2", "timm-org-repo-v2"),
         ("timm:local-dir:/a/b@c/d", "timm-d"),
         ("local-dir:/a/b@c/x.json@d", "x.json-d"),
+        ("transformers:openai/clip-vit-base-patch32", "openai-clip-vit-base-patch32"),
+        ("transformers:org/repo@v2", "org-repo-v2"),
+        ("transformers:/a/b@c/My model/", "my-model"),
         ("/a@b/own.json@w@2.pt", "own-w-2"),
     ],
 )
@@ -81,6 +84,8 @@ def test_a_message_can_be_freed_of_the_folders_of_this_machine(
         f"{own_folder}/missing.json@w.pt",
         f"ViT-B-16@{own_folder}/missing.pt",
         "hf-hub:org/own",
+        f"transformers:{own_folder}",
+        f"transformers:{own_folder}/missing",
     ):
         reference = ModelReference.parse(text)
         with pytest.raises(LegradError) as refusal:
@@ -97,7 +102,16 @@ def test_a_name_of_no_letters_still_has_an_id() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hf-hub:", "local-dir:", "timm:", "timm:@w.pt", "timm:a@", "timm:hf-hub:", ".json@w.pt"],
+    [
+        "hf-hub:",
+        "local-dir:",
+        "transformers:",
+        "timm:",
+        "timm:@w.pt",
+        "timm:a@",
+        "timm:hf-hub:",
+        ".json@w.pt",
+    ],
 )
 def test_a_schema_without_a_model_is_refused(text: str) -> None:
     with pytest.raises(UnknownModelError) as refusal:
@@ -125,6 +139,10 @@ def test_a_schema_without_a_model_is_refused(text: str) -> None:
         ("timm:local-dir:FOLDER/missing", UnknownModelError, "no folder"),
         ("timm:local-dir:FOLDER/empty", UnknownModelError, "config.json"),
         ("timm:local-dir:FOLDER/no weights", ModelLoadError, "model.safetensors"),
+        ("transformers:FOLDER/missing", UnknownModelError, "no folder"),
+        ("transformers:FOLDER/empty", UnknownModelError, "config.json"),
+        ("transformers:FOLDER/no weights", ModelLoadError, "architectures"),
+        ("transformers:a/b/c", UnknownModelError, "ORG/REPO"),
     ],
 )
 def test_what_cannot_be_loaded_is_known_before_it_is_tried(
@@ -145,10 +163,37 @@ def test_what_cannot_be_loaded_is_known_before_it_is_tried(
         models.load(reference.name, reference.pretrained)
 
 
-@pytest.mark.parametrize("name", ["hf-hub:org/own", "local-dir:x", "timm:hf-hub:o/r"])
+@pytest.mark.parametrize(
+    "name", ["hf-hub:org/own", "local-dir:x", "timm:hf-hub:o/r", "transformers:o/r"]
+)
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
     with pytest.raises(UnknownModelError, match="includes its weights"):
         Explainer.load(name, "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("ViT-B/32", "ViT-B-32"),
+        ("ViT-B/16@/models/tuned.pt", "ViT-B-16"),
+        ("ViT-L/14", "ViT-L-14"),
+        ("ViT-L/14@336px", "ViT-L-14-336"),
+    ],
+)
+def test_openai_s_spelling_of_a_name_is_answered_with_open_clip_s(text: str, name: str) -> None:
+    reference = ModelReference.parse(text)
+    for attempt in (reference.check, lambda: Explainer.load(text)):
+        with pytest.raises(UnknownModelError, match=f"is {name} here") as refusal:
+            attempt()
+        assert f"{name}-quickgelu/openai" in str(refusal.value)
+        assert refusal.value.field == "model"
+    ModelReference.parse(f"{name}-quickgelu/openai").check()
+
+
+def test_the_current_folder_keeps_a_message_as_it_is() -> None:
+    for name in ("transformers:.", "local-dir:.", "local-dir:own"):
+        said = "own.json is damaged. See README.md."
+        assert ModelReference(name).without_folders(said) == said
 
 
 @pytest.mark.parametrize(
