@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         load,
         normalization,
         probabilities,
+        probability_kind,
     )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "normalization",
     "probabilities",
+    "probability_kind",
 ]
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -169,8 +169,14 @@ def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     if isinstance(model, ImageModel):
         return similarities.softmax(-1)
     logits = similarities * model.logit_scale.exp()  # type: ignore[operator]
-    bias = getattr(model, "logit_bias", None)
-    return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
+    if probability_kind(model) == "softmax":
+        return logits.softmax(-1)
+    return (logits + model.logit_bias).sigmoid()  # type: ignore[operator]
+
+
+def probability_kind(model: nn.Module) -> Literal["softmax", "sigmoid"]:
+    """Return how :func:`probabilities` compares targets: among themselves, or each alone."""
+    return "softmax" if getattr(model, "logit_bias", None) is None else "sigmoid"
 
 
 def _are_three_numbers(values: object) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
-from legrad_engine.models import ModelReference
+from legrad_engine.models import ModelReference, probability_kind
 from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
@@ -141,7 +141,8 @@ class PooledModel:
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
         "device", "dtype", "bytes", "family", "image_size",
-        "patch_size", "grid", "layers", "scores", "templates", "licence",
+        "patch_size", "grid", "layers", "scores", "templates", "classes",
+        "text_probability", "licence",
     )
 )  # fmt: skip
 
@@ -151,6 +152,8 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
     height, width = tower.image_size
     patch_height, patch_width = tower.patch_size
     rows, columns = tower.grid
+    reads_text = isinstance(explainer.text, TextEncoder)
+    classifier = explainer.classifier
     return {
         "device": str(explainer.device),
         "dtype": dtype_name(explainer.dtype),
@@ -162,6 +165,8 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "layers": tower.depth,
         "scores": list(tower.scores),
         # A model without a text encoder has no prompts, so no templates.
-        "templates": list(TEMPLATE_SETS) if isinstance(explainer.text, TextEncoder) else [],
+        "templates": list(TEMPLATE_SETS) if reads_text else [],
+        "classes": 0 if classifier is None else classifier.count,
+        "text_probability": probability_kind(explainer.model) if reads_text else None,
         "licence": explainer.licence,
     }
