@@ -63,6 +63,32 @@ class Trace:
             geometries=tuple(self.geometries[image] for image in images),
         )
 
+    def select_layers(self, layers: Sequence[int]) -> Self:
+        """Return the trace of some of the explained blocks, ascending; tensors are shared.
+
+        The map of a trace is the sum of the maps of its blocks, so traces of single blocks show
+        what each of them contributes.
+
+        Args:
+            layers: indices of blocks, as in :attr:`layers`.
+
+        Raises:
+            InvalidOptionError: no block, or one that was not traced.
+        """
+        missing = sorted(set(layers) - set(self.layers))
+        if missing or not layers:
+            traced = ", ".join(map(str, self.layers))
+            raise InvalidOptionError(
+                f"Select some of the traced blocks {traced}, not {missing or 'none'}.",
+                field="layers",
+            )
+        kept = [place for place, layer in enumerate(self.layers) if layer in layers]
+        return replace(
+            self,
+            blocks=tuple(self.blocks[place] for place in kept),
+            layers=tuple(self.layers[place] for place in kept),
+        )
+
     def split(self) -> list[Self]:
         """Copy the trace of each image into a trace of its own."""
         return [self.select([image]) for image in range(len(self))]

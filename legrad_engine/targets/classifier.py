@@ -75,13 +75,18 @@ class Classifier:
             "sigmoid" if multi_label or len(weight) == 1 else "softmax",
         )
 
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        return len(self.weight)
+
     def index_of(self, class_: int | str) -> int:
         """Find the index of a class by its index or by any one of its names.
 
         Raises:
             InvalidTargetError: no such class, or several classes of that name.
         """
-        count = len(self.weight)
+        count = self.count
         if isinstance(class_, int) and not isinstance(class_, bool):
             if not 0 <= class_ < count:
                 raise InvalidTargetError(
@@ -121,7 +126,7 @@ def _find(labels: tuple[str, ...], wanted: str) -> int:
         raise InvalidTargetError(
             f"A class name has at most {_LONGEST_LABEL} characters.", field="targets"
         )
-    key = _key(wanted)
+    key = name_key(wanted)
     whole, names = _index(labels)
     found = whole.get(key, ())
     if len(found) != 1:
@@ -150,13 +155,14 @@ def _index(
     whole: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
     names: defaultdict[str, tuple[int, ...]] = defaultdict(tuple)
     for index, label in enumerate(labels):
-        whole[_key(label)] += (index,)
-        for name in dict.fromkeys(_key(part) for part in label.split(",")):
+        whole[name_key(label)] += (index,)
+        for name in dict.fromkeys(name_key(part) for part in label.split(",")):
             names[name] += (index,)
     return dict(whole), dict(names)
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return the form of a class name in which names are compared."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 

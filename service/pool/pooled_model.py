@@ -146,7 +146,7 @@ class PooledModel:
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
         "device", "dtype", "bytes", "family", "image_size",
-        "patch_size", "grid", "layers", "scores", "templates", "licence", "activation",
+        "patch_size", "grid", "layers", "scores", "templates", "classes", "licence", "activation",
         "preprocessing",
     )
 )  # fmt: skip
@@ -157,6 +157,8 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
     height, width = tower.image_size
     patch_height, patch_width = tower.patch_size
     rows, columns = tower.grid
+    reads_text = isinstance(explainer.text, TextEncoder)
+    classifier = explainer.classifier
     return {
         "device": str(explainer.device),
         "dtype": dtype_name(explainer.dtype),
@@ -168,7 +170,8 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         "layers": tower.depth,
         "scores": list(tower.scores),
         # A model without a text encoder has no prompts, so no templates.
-        "templates": list(TEMPLATE_SETS) if isinstance(explainer.text, TextEncoder) else [],
+        "templates": list(TEMPLATE_SETS) if reads_text else [],
+        "classes": 0 if classifier is None else classifier.count,
         "licence": explainer.licence,
         "activation": activation_of(explainer.model),
         "preprocessing": asdict(explainer.preprocessing),

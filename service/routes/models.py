@@ -1,15 +1,17 @@
-"""The served models: description, readiness, loading and unloading."""
+"""The served models: description, classes, readiness, loading and unloading."""
 
+import time
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
 
+from legrad_engine.targets.class_search import search_classes
 from service.errors import MalformedBodyError
 from service.http.access import ADMIN, EXPLAIN
 from service.http.access_routes import ENCODED_SLASH, AccessRouter
 from service.http.application import application_of
-from service.schemas.answers import Health, ModelInfo, ModelList
+from service.schemas.answers import ClassList, Health, ModelClass, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
 
@@ -47,6 +49,27 @@ WaitSeconds = Annotated[
         examples=[10],
     ),
 ]
+Search = Annotated[
+    str,
+    Query(
+        max_length=200,
+        description="Words that a label must contain, in any order and case, or the index of a "
+        "class; empty for all classes.",
+        examples=["tabby"],
+    ),
+]
+Limit = Annotated[
+    int, Query(ge=1, le=1000, description="Largest number of classes to return.", examples=[100])
+]
+Offset = Annotated[
+    int,
+    Query(
+        ge=0,
+        le=1_000_000,
+        description="Number of matching classes to skip, for the next page.",
+        examples=[0],
+    ),
+]
 
 
 @router.get("/models", summary="List the served models")
@@ -61,6 +84,37 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
     """Return one served model."""
     pool = application_of(request.app).pool
     return pool.get(model_id).info()
+
+
+@router.get("/models/{model_id}/classes", summary="List or search the classes of a model")
+async def list_classes(
+    request: Request,
+    model_id: ModelId,
+    search: Search = "",
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> ClassList:
+    """Return classes of the model's classifier, for targets of type `class`.
+
+    A model without a classifier has none. A model that is loaded on demand is loaded for this
+    request, as for an explanation.
+    """
+    application = application_of(request.app)
+    until = time.monotonic() + application.request_timeout_seconds
+    async with application.pool.use(model_id, until) as served:
+        classifier = served.explainer.classifier
+        if classifier is None:
+            return ClassList(total=0, found=0, classes=[])
+        found = search_classes(classifier, search)
+        labels = classifier.labels
+        return ClassList(
+            total=classifier.count,
+            found=len(found),
+            classes=[
+                ModelClass(index=index, label=None if labels is None else labels[index])
+                for index in found[offset : offset + limit]
+            ],
+        )
 
 
 @router.get("/models/{model_id}/ready", summary="Check the readiness of a model")

@@ -306,6 +306,11 @@ class ModelInfo(Contract):
         "if it has no text tower.",
         examples=[["simple", "openai"]],
     )
+    classes: int | None = Field(
+        description="Number of classes of its classifier, which `/models/{model_id}/classes` "
+        "lists; 0 if it has none.",
+        examples=[1000],
+    )
     licence: str | None = Field(
         description="Licence of the weights, if known.", examples=["Apache-2.0"]
     )
@@ -317,6 +322,31 @@ class ModelInfo(Contract):
     )
     preprocessing: Preprocessing | None = Field(
         description="The way from an image to the numbers that it reads."
+    )
+
+
+class ModelClass(Contract):
+    """A class of a model's classifier."""
+
+    index: int = Field(description="Index for a target of type `class`.", examples=[281])
+    label: str | None = Field(
+        description="Label, one name or several separated by commas; null if the model's classes "
+        "have no names.",
+        examples=["tabby, tabby cat"],
+    )
+
+
+class ClassList(Contract):
+    """A page of the classes of a model's classifier."""
+
+    total: int = Field(
+        description="Number of classes of the model; 0 if it has no classifier.", examples=[1000]
+    )
+    found: int = Field(description="Number of classes that match the search.", examples=[1])
+    classes: list[ModelClass] = Field(
+        description="The matching classes from `offset`, at most `limit` of them. With a search, "
+        "equal names come first, then those that contain it as a whole word.",
+        examples=[[{"index": 281, "label": "tabby, tabby cat"}]],
     )
 
 

@@ -12,6 +12,7 @@
  * @typedef {object} Question
  * @property {import("./picture.js").Picture} picture
  * @property {string[]} prompts
+ * @property {object[]} targets other than prompts
  * @property {Settings} settings
  */
 
@@ -60,7 +61,7 @@ export function newRequestId() {
  * @param {object} output
  * @returns {[string, string][]}
  */
-export function textFields({ prompts, settings }, output) {
+export function textFields({ prompts, targets, settings }, output) {
   const { model, layers, score, size, fit } = settings;
   const options = Object.fromEntries(
     Object.entries({ layers, score, size, fit: fit === "squash" ? null : fit }).filter(
@@ -68,6 +69,7 @@ export function textFields({ prompts, settings }, output) {
     ),
   );
   const fields = prompts.map((prompt) => /** @type {[string, string]} */ (["prompts", prompt]));
+  if (targets.length) fields.push(["targets", JSON.stringify(targets)]);
   if (model) fields.push(["model", model]);
   if (Object.keys(options).length) fields.push(["options", JSON.stringify(options)]);
   fields.push(["output", JSON.stringify(output)]);

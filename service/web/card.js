@@ -18,11 +18,13 @@ export class Card {
    * @param {ImageBitmap} picture
    * @param {{levels: Uint8Array, width: number, height: number}} map
    * @param {string} setting description of the setting; empty if only one is shown
+   * @param {string|null} share name of the probability; null if it is not shown
    * @param {(news: string) => void} tell
    */
-  constructor(target, size, picture, map, setting, tell) {
+  constructor(target, size, picture, map, setting, share, tell) {
     this.target = target;
     this.setting = setting;
+    this.share = share;
     this.prompt = target.prompt ?? target.target;
     this._size = size;
     this._picture = picture;
@@ -39,9 +41,9 @@ export class Card {
     this.element = make("figure", { className: "card" }, this._view(), this._caption());
   }
 
-  /** @param {any} target @param {any} image @param {ImageBitmap} picture @param {string} setting @param {(news: string) => void} tell */
-  static async make(target, image, picture, setting, tell) {
-    return new Card(target, image.size, picture, await levelsOf(target.heatmap), setting, tell);
+  /** @param {any} target @param {any} image @param {ImageBitmap} picture @param {string} setting @param {string|null} share @param {(news: string) => void} tell */
+  static async make(target, image, picture, setting, share, tell) {
+    return new Card(target, image.size, picture, await levelsOf(target.heatmap), setting, share, tell);
   }
 
   /** @param {Look} look @param {import("./colours.js").Colours} colours */
@@ -61,6 +63,11 @@ export class Card {
     if (look.regions) this._drawRegions(context);
     this._drawPeak(context);
     this.canvas.setAttribute("aria-label", this._inWords(look.regions));
+  }
+
+  /** Focus the heatmap without scrolling. */
+  focus() {
+    /** @type {HTMLElement} */ (this.element.firstChild).focus({ preventScroll: true });
   }
 
   /** @param {any[]} regions for another threshold */
@@ -159,10 +166,10 @@ export class Card {
     if (this.setting) caption.append(make("p", { className: "setting" }, this.setting));
     caption.append(make("h3", {}, this.prompt));
     const facts = make("dl", { className: "facts" });
-    if (probability !== null) {
+    if (this.share) {
       const bar = make("span", { className: "share" }, make("span"));
       /** @type {HTMLElement} */ (bar.firstChild).style.width = `${100 * probability}%`;
-      facts.append(make("dt", {}, "Probability"), make("dd", {}, percent(probability)));
+      facts.append(make("dt", {}, this.share), make("dd", {}, percent(probability)));
       caption.append(bar);
     }
     facts.append(make("dt", {}, "Similarity"), make("dd", {}, similarity.toFixed(2)));

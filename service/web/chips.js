@@ -14,6 +14,8 @@ export class Chips {
     this._tell = tell;
     /** @type {string[]} */
     this._prompts = [];
+    /** The prompts that came with an example. @type {Set<string>} */
+    this._examples = new Set();
     input.addEventListener("keydown", (event) => this._typed(event));
     input.addEventListener("input", () => {
       // Only a pasted list has commas: a typed comma is handled as a key.
@@ -27,9 +29,25 @@ export class Chips {
     return [...this._prompts];
   }
 
-  set prompts(prompts) {
+  /** Show the prompts of an example in place of all others. @param {string[]} prompts */
+  showExample(prompts) {
     this._prompts = [...prompts];
+    this._examples = new Set(prompts);
     this._input.value = "";
+    this._render();
+  }
+
+  /** Remove the prompts of the example, which are about its picture. @returns {string[]} the others */
+  dropExample() {
+    this.commit();
+    this._prompts = this._prompts.filter((prompt) => !this._examples.has(prompt));
+    this._examples.clear();
+    this._render();
+    return [...this._prompts];
+  }
+
+  clear() {
+    this._prompts = [];
     this._render();
   }
 
@@ -65,6 +83,7 @@ export class Chips {
   _render() {
     this._list.replaceChildren(...this._prompts.map((prompt, index) => this._chip(prompt, index)));
     this._list.hidden = !this._prompts.length;
+    this._input.placeholder = this._prompts.length ? "Add another" : "Such as: a dog";
   }
 
   /** @param {string} prompt @param {number} index */

@@ -1,19 +1,20 @@
 /** Entry point of the page: creates its parts and handles its events. */
 
 import { Problem, ask, explain, hasKey, newRequestId, progressOf, useKey } from "./api.js";
-import { Chips } from "./chips.js";
+import { PictureChooser } from "./chooser.js";
 import { Colours } from "./colours.js";
 import { byId } from "./dom.js";
-import { listenForPictures, openExample, openPicture } from "./picture.js";
-import { Results, nothingToLookFor, showGallery } from "./results.js";
+import { QuestionForm } from "./question.js";
+import { Results, showGallery } from "./results.js";
 import { SettingsForm } from "./settings.js";
 import { Trouble, Waiting, tell } from "./status.js";
 
 const FIRST_LOOK_MS = 300;
 const NEXT_LOOK_MS = 700;
+// Heatmaps of many prompts are smaller, for the memory of a phone.
+const MANY_TARGETS = 12;
+const SIDE_OF_MANY = 512;
 
-/** @type {import("./picture.js").Picture|null} */
-let picture = null;
 /** @type {AbortController|null} aborts the current request */
 let asking = null;
 /** @type {Results} */
@@ -21,8 +22,10 @@ let results;
 /** The action to retry: start the page, or explain. */
 let again = start;
 
-const chips = new Chips(byId("chips"), byId("prompt"), (news) => {
-  byId("chips-news").textContent = news;
+const asked = new QuestionForm(fail);
+const chooser = new PictureChooser(() => {
+  trouble.reset();
+  return asked.pictureChanged();
 });
 const settings = new SettingsForm(describeModel);
 const waiting = new Waiting();
@@ -34,7 +37,7 @@ async function start() {
     const [colours, examples] = await Promise.all([Colours.load(), ask("web/gallery/examples.json")]);
     results ??= new Results(colours, askForRegions);
     showGallery(examples, chooseExample);
-    if (!picture) await takeExample(examples[0]);
+    if (!(await chooser.current())) await takeExample(examples[0]);
     await loadModels();
     again = explainNow;
   } catch (error) {
@@ -51,13 +54,12 @@ async function loadModels() {
 
 function describeModel() {
   byId("starter-note").hidden = !settings.asksStarter;
+  asked.describe(settings.infoOf(settings.read()[0].model));
 }
 
 /** @param {any} example */
 async function takeExample(example) {
-  show(await openExample(example));
-  byId("preview").alt = example.alt;
-  chips.prompts = example.prompts;
+  if (await chooser.take(example)) asked.showExample(example.prompts);
 }
 
 /** @param {any} example */
@@ -71,30 +73,6 @@ async function chooseExample(example) {
   explainAnew();
 }
 
-/** @param {File} file */
-async function choose(file) {
-  trouble.reset();
-  try {
-    show(await openPicture(file, file.name || "picture.png"));
-  } catch (error) {
-    trouble.show(error, false);
-    return;
-  }
-  byId("preview").alt = "The chosen picture";
-  tell(`${picture?.name} is chosen.`);
-}
-
-/** @param {import("./picture.js").Picture} chosen */
-function show(chosen) {
-  picture = chosen;
-  const preview = byId("preview");
-  if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(chosen.blob);
-  preview.hidden = false;
-  const { width, height } = chosen.bitmap;
-  byId("picture-name").textContent = `${chosen.name}, ${width} × ${height}`;
-}
-
 /** Explain because a person asked to: forget earlier errors. */
 function explainAnew() {
   trouble.reset();
@@ -102,15 +80,34 @@ function explainAnew() {
   return explainNow();
 }
 
+/**
+ * Return the questions of the form; null after saying what is missing, where it is chosen.
+ * @returns {Promise<import("./api.js").Question[]|null>}
+ */
+async function readForm() {
+  const picture = await chooser.current();
+  if (!picture) {
+    chooser.askForOne();
+    return null;
+  }
+  const questions = [];
+  for (const setting of settings.read()) {
+    const question = asked.read(settings.infoOf(setting.model));
+    if (!question) return null;
+    questions.push({ picture, ...question, settings: setting });
+  }
+  return questions;
+}
+
 async function explainNow() {
-  const prompts = chips.prompts;
-  if (!picture || !prompts.length) {
-    trouble.show(nothingToLookFor(picture ? "Say what to look for first." : "Choose a picture first."), false);
-    byId(picture ? "prompt" : "file").focus();
+  let questions;
+  try {
+    questions = await readForm();
+  } catch (error) {
+    trouble.show(error, false);
     return;
   }
-  const asked = picture;
-  const questions = settings.read().map((setting) => ({ picture: asked, prompts, settings: setting }));
+  if (!questions) return;
   asking?.abort();
   const current = new AbortController();
   asking = current;
@@ -121,16 +118,22 @@ async function explainNow() {
   try {
     const ids = questions.map(newRequestId);
     const answers = questions.map((question, index) =>
-      explain(question, outputOf(question.settings), { requestId: ids[index], signal: current.signal }),
+      explain(question, outputOf(question), { requestId: ids[index], signal: current.signal }),
     );
     follow(/** @type {string} */ (ids.at(-1)), current.signal);
     const answered = await Promise.all(answers);
-    await results.show(questions.map((question, index) => ({ question, answer: answered[index] })));
+    await learnModels(questions);
+    const runs = questions.map((question, index) => ({ question, answer: answered[index] }));
+    await results.show(runs, (model) => settings.infoOf(model));
     byId("gallery-heading").textContent = "Another example";
     tell(`Done: ${answered[0].images[0].targets.length} heatmaps.`);
     revealResult();
   } catch (error) {
-    if (asking === current) fail(error, current);
+    if (asking === current) {
+      fail(error, current);
+      // A model that is loaded now may turn out to be asked about classes.
+      await learnModels(questions).catch(() => {});
+    }
   } finally {
     // One of two compared requests may still run after the other has failed.
     current.abort();
@@ -141,13 +144,20 @@ async function explainNow() {
   }
 }
 
-/** @param {import("./api.js").Settings} setting */
-const outputOf = ({ normalize }) => ({
+/** @param {import("./api.js").Question} question */
+const outputOf = ({ prompts, targets, settings: { normalize } }) => ({
   heatmap: "png",
   overlay: false,
   normalize,
   regions_threshold: results.threshold,
+  ...(prompts.length + targets.length > MANY_TARGETS && { max_side: SIDE_OF_MANY }),
 });
+
+/** Load the models again if one of the questions has loaded its model. @param {import("./api.js").Question[]} questions */
+async function learnModels(questions) {
+  const unknown = questions.some(({ settings: { model } }) => settings.infoOf(model)?.classes === null);
+  if (unknown) await loadModels();
+}
 
 /** Show the progress of a request until it is answered. @param {string} id @param {AbortSignal} signal */
 async function follow(id, signal) {
@@ -219,6 +229,5 @@ byId("cancel").addEventListener("click", () => {
   tell("Cancelled.");
   byId("explain").focus();
 });
-listenForPictures(byId("file"), byId("drop"), choose);
 
 start();

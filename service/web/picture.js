@@ -1,4 +1,4 @@
-/** The picture to explain: chosen, dropped, pasted or an example. */
+/** Reading of pictures: chosen, dropped, pasted or an example. */
 
 import { Problem, addressOf } from "./api.js";
 
@@ -48,20 +48,22 @@ export async function openExample({ file }) {
  * Let a person choose, drop or paste a picture anywhere on the page.
  * @param {HTMLInputElement} input
  * @param {HTMLElement} zone
- * @param {(file: File) => void} chosen
+ * @param {(files: File[]) => void} chosen called with at least one file
  */
 export function listenForPictures(input, zone, chosen) {
+  /** @param {FileList|undefined|null} files @returns {boolean} whether there are any */
+  const offer = (files) => {
+    if (!files?.length) return false;
+    chosen([...files]);
+    return true;
+  };
   input.addEventListener("change", () => {
-    const file = input.files?.[0];
-    if (file) chosen(file);
+    offer(input.files);
     // So that choosing the same file again is a change.
     input.value = "";
   });
   document.addEventListener("paste", (event) => {
-    const file = event.clipboardData?.files[0];
-    if (!file) return;
-    event.preventDefault();
-    chosen(file);
+    if (offer(event.clipboardData?.files)) event.preventDefault();
   });
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -73,7 +75,6 @@ export function listenForPictures(input, zone, chosen) {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    const file = event.dataTransfer?.files[0];
-    if (file) chosen(file);
+    offer(event.dataTransfer?.files);
   });
 }

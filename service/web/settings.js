@@ -29,6 +29,7 @@ export class SettingsForm {
 
   /** @param {any[]} models from the response of /models */
   offerModels(models) {
+    const first = !this._models.length;
     this._models = models;
     for (const suffix of ["", "-second"]) {
       offer(
@@ -37,6 +38,7 @@ export class SettingsForm {
       );
       this._describe(suffix);
     }
+    if (!first) return;
     // The settings to compare differ by default.
     if (models.length > 1) byId("model-second").value = models[1].id;
     else if (models[0]?.layers > 1) byId("layers-second").value = "all";
@@ -46,6 +48,11 @@ export class SettingsForm {
   /** Whether the first setting uses the built-in model. */
   get asksStarter() {
     return byId("model").value === "starter";
+  }
+
+  /** The entry of /models of a model. @param {string|null} model its id */
+  infoOf(model) {
+    return this._models.find(({ id }) => id === model);
   }
 
   get comparing() {
@@ -81,7 +88,7 @@ export class SettingsForm {
 
   /** @param {string} suffix */
   _describe(suffix) {
-    const model = this._models.find(({ id }) => id === byId(`model${suffix}`).value);
+    const model = this.infoOf(byId(`model${suffix}`).value);
     offer(byId(`layers${suffix}`), layerChoices(model?.layers));
     offer(byId(`score${suffix}`), scoreChoices(model?.scores));
     if (!suffix) offer(byId("size"), sizeChoices(model));

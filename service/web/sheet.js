@@ -5,6 +5,8 @@ import { percent } from "./words.js";
 const GAP = 24;
 const CAPTION = 64;
 const WIDEST = 640;
+// Safari refuses larger canvases.
+const MOST_PIXELS = 16_000_000;
 
 /**
  * @param {import("./card.js").Card[]} cards
@@ -12,9 +14,11 @@ const WIDEST = 640;
  * @returns {Promise<Blob>}
  */
 export async function sheetOf(cards, columns) {
-  const width = Math.min(WIDEST, cards[0].canvas.width);
-  const height = Math.round((width / cards[0].canvas.width) * cards[0].canvas.height);
+  const { width: mapWidth, height: mapHeight } = cards[0].canvas;
   const rows = Math.ceil(cards.length / columns);
+  const most = Math.sqrt((MOST_PIXELS / (rows * columns)) * (mapWidth / mapHeight)) - CAPTION - GAP;
+  const width = Math.floor(Math.max(1, Math.min(WIDEST, mapWidth, most)));
+  const height = Math.round((width / mapWidth) * mapHeight);
   const sheet = new OffscreenCanvas(
     columns * (width + GAP) + GAP,
     rows * (height + CAPTION + GAP) + GAP,
@@ -28,7 +32,7 @@ export async function sheetOf(cards, columns) {
     const top = GAP + Math.floor(index / columns) * (height + CAPTION + GAP);
     const { probability, similarity } = card.target;
     const facts = [`similarity ${similarity.toFixed(2)}`];
-    if (probability !== null) facts.push(`probability ${percent(probability)}`);
+    if (card.share) facts.push(`${card.share.toLowerCase()}: ${percent(probability)}`);
     if (card.setting) facts.push(card.setting);
     context.drawImage(card.canvas, left, top, width, height);
     context.font = "600 18px system-ui, sans-serif";

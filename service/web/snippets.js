@@ -44,7 +44,7 @@ export function asPython(question, look) {
   const { picture, prompts, settings } = question;
   const others = textFields({ ...question, prompts: [] }, outputOf(look, settings.normalize));
   const data = [
-    `        "prompts": [${prompts.map(python).join(", ")}],`,
+    ...(prompts.length ? [`        "prompts": [${prompts.map(python).join(", ")}],`] : []),
     ...others.map(([name, value]) => `        ${python(name)}: ${python(value)},`),
   ];
   const key = hasKey()
@@ -69,8 +69,8 @@ ${data.join("\n")}
 )
 response.raise_for_status()
 for target in response.json()["images"][0]["targets"]:
-    print(target["prompt"], round(target["similarity"], 2), target["statistics"]["peak_position"])
-    Path(f"{target['prompt'].replace('/', ' ')}.png").write_bytes(base64.b64decode(target["overlay"]))
+    print(target["target"], round(target["similarity"], 2), target["statistics"]["peak_position"])
+    Path(f"{target['target'].replace('/', ' ')}.png").write_bytes(base64.b64decode(target["overlay"]))
 `;
 }
 

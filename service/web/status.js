@@ -75,6 +75,7 @@ export class Trouble {
     byId("retry").hidden = !canRetry;
     byId("stop-retry").hidden = true;
     byId("problem").hidden = false;
+    byId("problem").scrollIntoView({ block: "nearest" });
     tell(`${error.title}. ${error.message} ${byId("problem-advice").textContent}`);
     const passing = [429, 503].includes(error.status) && error.retryAfter !== null;
     if (canRetry && passing && this._tries < MOST_RETRIES) this._countDown(Number(error.retryAfter));

@@ -21,8 +21,43 @@ export function percent(share) {
   return `${Math.round(100 * share)} %`;
 }
 
-/** @param {number} count @param {string} noun */
-export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+/** @param {number} count @param {string} noun @param {string} [several] its plural */
+export const counted = (count, noun, several = `${noun}s`) =>
+  `${count.toLocaleString("en")} ${count === 1 ? noun : several}`;
+
+/**
+ * Name a target's `probability` for what it is; null where it says nothing.
+ * @param {any} target one target of a response
+ * @param {any} model the model's entry of /models, if it is known
+ * @param {number} texts number of texts in the request
+ */
+export function nameOfProbability(target, model, texts) {
+  if (target.probability === null) return null;
+  if (model?.activation === "sigmoid") return "Probability";
+  if (target.prompt === null) return `Share among ${counted(model?.classes ?? 0, "class", "classes")}`;
+  // A share among one prompt is always 100 %.
+  return texts > 1 ? `Share among these ${texts}` : null;
+}
+
+/**
+ * Explain the numbers beside the heatmaps.
+ * @param {any} model the model's entry of /models, if it is known
+ * @param {boolean} texts whether texts are asked about
+ */
+export function meaningOf(model, texts) {
+  const subject = texts ? "prompt" : "class";
+  const answer = model?.activation === "sigmoid"
+    ? `The probability is the model's own for each ${subject} by itself, whatever the others are.`
+    : !texts
+      ? "The share is how the model divides its answer among all its classes."
+      : "The share is how the model divides its answer among these prompts alone. It adds up to 100 %: " +
+        "a thing in plain sight has a small share if another prompt fits better, and one of several " +
+        "absent things may have a large one.";
+  return (
+    `Similarity is the cosine between picture and ${subject}, as the model serves it. ${answer} ` +
+    "The ring marks the peak."
+  );
+}
 
 /** @param {number} seconds */
 export const seconds = (seconds) =>

@@ -193,6 +193,34 @@ def test_traces_split_join_and_select_without_loss(vision: dict[str, Any]) -> No
     assert_same(explainer.attribute(rejoined, PROMPTS), chosen)
 
 
+@pytest.mark.parametrize("layers", [[0], [-1], [0, 1]])
+def test_the_map_of_selected_layers_is_that_of_a_trace_of_them(
+    explainer: Explainer, layers: list[int]
+) -> None:
+    images = [photograph(seed=seed) for seed in range(2)]
+    indices = explainer.resolve_layers(layers)
+    part = explainer.trace(images, layers="all").select_layers(indices[::-1])
+    assert part.layers == indices
+    expected = explainer.explain(images, PROMPTS, layers=layers)
+    assert_same(explainer.attribute(part, PROMPTS), expected)
+
+
+def test_the_maps_of_single_layers_add_up_to_the_whole(explainer: Explainer) -> None:
+    trace = explainer.trace([photograph()], layers="all")
+    (whole,) = explainer.attribute(trace, PROMPTS)
+    parts = [
+        explainer.attribute(trace.select_layers([layer]), PROMPTS)[0].maps for layer in trace.layers
+    ]
+    assert len(parts) > 1
+    np.testing.assert_allclose(sum(parts), whole.maps, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("layers", [[], [5], [0, 5]])
+def test_only_traced_layers_are_selected(explainer: Explainer, layers: list[int]) -> None:
+    with pytest.raises(InvalidOptionError, match="traced blocks"):
+        explainer.trace([photograph()], layers=1).select_layers(layers)
+
+
 def test_a_split_trace_holds_no_memory_of_its_batch(explainer: Explainer) -> None:
     part = explainer.trace([photograph(seed=seed) for seed in range(4)]).split()[0]
     held = {

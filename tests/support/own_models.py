@@ -2,10 +2,12 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -61,3 +63,31 @@ def timm_config(name: str, size: Any) -> dict[str, Any]:
         "image_size": size,
     }
     return settings
+
+
+def write_classifier(folder: Path, labels: Sequence[str] | None, classes: int) -> str:
+    """Write a small classifier as timm saves it for the hub; return its reference.
+
+    Args:
+        folder: the folder to create.
+        labels: a label for each class, or None for classes without names.
+        classes: number of classes.
+    """
+    folder.mkdir()
+    shrunk = {
+        "depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": classes
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(TIMM_NAME, **shrunk)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    settings = {
+        "architecture": TIMM_NAME,
+        "num_classes": classes,
+        "model_args": shrunk,
+        "pretrained_cfg": {"license": "mit", "input_size": [3, 64, 64], "fixed_input_size": True},
+    }
+    if labels is not None:
+        settings["label_names"] = list(labels)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return f"timm:local-dir:{folder}"

@@ -12,7 +12,7 @@
 The package imports neither torch nor the service.
 """
 
-from legrad_client.answers import Explanation, ModelDescription, TargetExplanation
+from legrad_client.answers import Explanation, ModelClass, ModelDescription, TargetExplanation
 from legrad_client.clients import AsyncLegradClient, LegradClient
 from legrad_client.errors import ClientError, DeadlineError, RefusedError, UnreachableError
 from legrad_client.requests import ImageLike
@@ -24,6 +24,7 @@ __all__ = [
     "Explanation",
     "ImageLike",
     "LegradClient",
+    "ModelClass",
     "ModelDescription",
     "RefusedError",
     "TargetExplanation",

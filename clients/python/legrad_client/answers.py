@@ -209,8 +209,17 @@ class ModelDescription:
     scores: tuple[str, ...] | None
     templates: tuple[str, ...] | None
     licence: str | None
-    activation: str | None
-    preprocessing: Preprocessing | None
+    activation: str | None = None
+    preprocessing: Preprocessing | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class of a model's classifier: its index, and its label if the classes have names."""
+
+    index: int
+    label: str | None
 
 
 _SHARED = ("model", "layers", "score", "request_id", "timings")
@@ -229,6 +238,11 @@ def parse_explanations(answer: Any) -> list[Explanation]:
 def parse_models(answer: Any) -> list[ModelDescription]:
     """Parse the answer of ``GET /models``. Raises as :func:`parse_explanations` does."""
     return [parse(ModelDescription, each) for each in answer["models"]]
+
+
+def parse_classes(answer: Any) -> list[ModelClass]:
+    """Parse the answer of ``GET /models/{id}/classes``. Raises as :func:`parse_explanations`."""
+    return [parse(ModelClass, each) for each in answer["classes"]]
 
 
 def _figure(target: TargetExplanation) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx
 
 from legrad_client.answers import (
     Explanation,
+    ModelClass,
     ModelDescription,
+    parse_classes,
     parse_explanations,
     parse_models,
 )
@@ -50,6 +53,14 @@ class _Base:
             "method": "POST",
             "url": "/explain",
             "json": explain_body(images, prompts, targets, model, options),
+        }
+
+    @staticmethod
+    def _classes_request(model: str, search: str, limit: int, offset: int) -> dict[str, Any]:
+        return {
+            "method": "GET",
+            "url": f"/models/{quote(model, safe='')}/classes",
+            "params": {"search": search, "limit": limit, "offset": offset},
         }
 
     @staticmethod
@@ -134,7 +145,8 @@ class LegradClient(_Base):
                 number.
             prompts: texts to look for.
             targets: other targets of the contract, such as
-                ``{"type": "class", "label": "tabby"}``.
+                ``{"type": "class", "label": "tabby"}``. An ``image`` in them may be any
+                :data:`ImageLike` but a string, which is base64; an ``embedding`` may be an array.
             model: id of a model; None for the server's default.
             deadline: seconds until the answer is needed, over all attempts.
             options: see :class:`~legrad_client.requests.Options`.
@@ -152,6 +164,27 @@ class LegradClient(_Base):
         """Return the served models, the default first. Raises as :meth:`explain_all` does."""
         response = self._send({"method": "GET", "url": "/models"}, deadline)
         return self._parsed(parse_models, response)
+
+    def classes(
+        self,
+        model: str,
+        search: str = "",
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> list[ModelClass]:
+        """Return classes of a model's classifier, for targets of type ``class``.
+
+        Args:
+            model: id of the model.
+            search: words that a label must contain, or the index of a class; empty for all.
+            limit: largest number of classes to return.
+            offset: number of matching classes to skip.
+            deadline: see :meth:`explain_all`, which raises the same errors.
+        """
+        response = self._send(self._classes_request(model, search, limit, offset), deadline)
+        return self._parsed(parse_classes, response)
 
     def _send(self, request: Mapping[str, Any], seconds: float) -> httpx.Response:
         deadline = Deadline(seconds)
@@ -223,6 +256,19 @@ class AsyncLegradClient(_Base):
         """See :meth:`LegradClient.models`."""
         response = await self._send({"method": "GET", "url": "/models"}, deadline)
         return self._parsed(parse_models, response)
+
+    async def classes(
+        self,
+        model: str,
+        search: str = "",
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> list[ModelClass]:
+        """See :meth:`LegradClient.classes`."""
+        response = await self._send(self._classes_request(model, search, limit, offset), deadline)
+        return self._parsed(parse_classes, response)
 
     async def _send(self, request: Mapping[str, Any], seconds: float) -> httpx.Response:
         deadline = Deadline(seconds)

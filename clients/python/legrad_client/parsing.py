@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -23,7 +23,8 @@ def parse(kind: Any, value: Any) -> Any:
     """Convert a parsed JSON value to an annotated type.
 
     Members of an object that the dataclass does not declare are ignored, so that newer servers may
-    add some. An array is read from base64 of an npy file, an image from base64 of an image file.
+    add some. Those that older servers lack have defaults in the dataclass. An array is read from
+    base64 of an npy file, an image from base64 of an image file.
 
     Args:
         kind: a dataclass, a scalar type, ``datetime``, an array type, ``PIL.Image.Image``,
@@ -31,7 +32,7 @@ def parse(kind: Any, value: Any) -> Any:
         value: the parsed JSON.
 
     Raises:
-        KeyError: a member is missing.
+        KeyError: a member without a default is missing.
         TypeError: a value has another type.
         ValueError, OSError: a date, a number, an array or an image cannot be read.
     """
@@ -58,7 +59,13 @@ def parse(kind: Any, value: Any) -> Any:
 
 def _parse_object(kind: Any, value: Any) -> Any:
     members = _typed(dict, value)
-    return kind(**{each.name: parse(each.type, members[json_name(each)]) for each in fields(kind)})
+    return kind(
+        **{
+            each.name: parse(each.type, members[json_name(each)])
+            for each in fields(kind)
+            if each.default is MISSING or json_name(each) in members
+        }
+    )
 
 
 def _typed(kind: Any, value: Any) -> Any:

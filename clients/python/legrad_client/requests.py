@@ -59,8 +59,15 @@ def explain_body(
         OSError: a file cannot be read.
     """
     unknown = set(options) - set(Options.__annotations__)
+    if "heatmap" in unknown:
+        raise TypeError(
+            "heatmap is no option: the client always asks for the raw maps, which are in `map`."
+        )
     if unknown:
-        raise TypeError(f"There is no option {', '.join(sorted(unknown))}.")
+        raise TypeError(
+            f"There is no option {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(Options.__annotations__)}."
+        )
     computed = {name: value for name, value in options.items() if name not in OUTPUT_OPTIONS}
     output = {name: value for name, value in options.items() if name in OUTPUT_OPTIONS}
     body: dict[str, Any] = {
@@ -71,10 +78,28 @@ def explain_body(
     if prompts is not None:
         body["prompts"] = [prompts] if isinstance(prompts, str) else list(prompts)
     if targets is not None:
-        body["targets"] = [dict(target) for target in targets]
+        body["targets"] = [_target(target) for target in targets]
     if model is not None:
         body["model"] = model
     return body
+
+
+def _target(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a target as JSON: pictures encoded, arrays as base64, and so in the parts of one."""
+    made: dict[str, Any] = {}
+    for name, value in target.items():
+        if name in ("target", "against"):
+            made[name] = _target(value)
+        elif name == "distractors":
+            made[name] = [_target(each) for each in value]
+        elif name == "image" and not isinstance(value, (str, Mapping)):
+            made[name] = _image_field(value)
+        elif name == "embedding" and isinstance(value, np.ndarray):
+            values = value.astype("<f4").tobytes()
+            made[name] = {"b64": base64.b64encode(values).decode("ascii")}
+        else:
+            made[name] = value
+    return made
 
 
 def _as_json(value: object) -> object:

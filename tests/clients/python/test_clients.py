@@ -1,6 +1,7 @@
 """The Python client against a real application, and against servers that misbehave."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import subprocess
@@ -23,12 +24,13 @@ from legrad_client import (
     RefusedError,
     UnreachableError,
 )
-from legrad_client.answers import ModelDescription, TargetExplanation
-from legrad_client.parsing import json_name
+from legrad_client.answers import ModelClass, ModelDescription, TargetExplanation
+from legrad_client.parsing import json_name, parse
 from legrad_client.requests import OUTPUT_OPTIONS, Options
 from PIL import Image
 
 from service.schemas import answers, requests
+from tests.support.own_models import write_classifier
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import encoded, picture
 from tests.support.running_app import Held, RunningApp
@@ -274,10 +276,77 @@ def test_the_client_is_typed_as_the_contract() -> None:
     assert set(requests.OutputOptions.model_fields) - {"heatmap"} == OUTPUT_OPTIONS
     assert fields(TargetExplanation) == set(answers.TargetExplanation.model_fields)
     assert fields(ModelDescription) == set(answers.ModelInfo.model_fields)
-    for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box"):
+    for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box", "ModelClass"):
         ours = getattr(sys.modules["legrad_client.answers"], name)
         theirs = {"Statistics": "HeatmapStatistics", "Region": "HeatmapRegion"}.get(name, name)
         assert fields(ours) == set(getattr(answers, theirs).model_fields)
+
+
+def test_targets_hold_pictures_and_arrays(client: LegradClient, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(PICTURE))
+    kinds = [path, encoded(PICTURE), PICTURE, np.asarray(PICTURE)]
+    found = client.explain(
+        path,
+        targets=[
+            *({"type": "image", "image": kind} for kind in kinds),
+            {"type": "image", "image": {"b64": base64.b64encode(encoded(PICTURE)).decode()}},
+        ],
+    )
+    # The picture resembles itself.
+    assert [each.similarity for each in found] == pytest.approx([1.0] * 5, abs=1e-4)
+    width = 32
+    vector = np.arange(1.0, width + 1)
+    pairs = [vector, vector.tolist()]
+    embeddings: list[dict[str, Any]] = [{"type": "embedding", "embedding": each} for each in pairs]
+    contrast = {"type": "contrast", "target": embeddings[0], "against": targets_of(PICTURE)}
+    residual = {
+        "type": "residual", "target": embeddings[0], "distractors": [targets_of(PICTURE)]
+    }  # fmt: skip
+    found = client.explain(path, targets=[*embeddings, contrast, residual])
+    assert found[0].similarity == pytest.approx(found[1].similarity, abs=1e-5)
+    assert found[2].similarity < found[0].similarity
+    assert abs(found[3].similarity) < abs(found[0].similarity)
+
+
+def targets_of(image: ImageLike) -> dict[str, Any]:
+    return {"type": "image", "image": image}
+
+
+def test_an_option_that_is_none_is_refused_with_the_names_of_all(client: LegradClient) -> None:
+    with pytest.raises(TypeError, match="always asks for the raw maps"):
+        client.explain(PICTURE, ["a cat"], heatmap="png")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no option layer; there are layers, score, size"):
+        client.explain(PICTURE, ["a cat"], layer=2)  # type: ignore[call-arg]
+
+
+def test_the_classes_of_a_model_are_searched(tmp_path: Path) -> None:
+    reference = write_classifier(tmp_path / "Own", ["tench", "tabby cat", "lynx cat"], 3)
+    with RunningApp(reference) as running, LegradClient(url_of(running)) as client:
+        (described,) = client.models()
+        assert (described.classes, described.activation) == (3, "softmax")
+        assert client.classes(described.id, "CAT", limit=1) == [ModelClass(1, "tabby cat")]
+        assert client.classes(described.id, offset=2) == [ModelClass(2, "lynx cat")]
+
+        async def first() -> list[ModelClass]:
+            async with AsyncLegradClient(url_of(running)) as client:
+                return await client.classes(described.id, limit=1)
+
+        assert asyncio.run(first()) == [ModelClass(0, "tench")]
+        with pytest.raises(RefusedError, match="not served here"):
+            client.classes("nothing")
+
+
+def test_an_older_server_describes_its_models_without_classes(client: LegradClient) -> None:
+    (described,) = client.models()
+    older = {
+        name: value
+        for name, value in client._client.get("/models").json()["models"][0].items()
+        if name not in ("classes", "activation", "preprocessing")
+    }
+    assert parse(ModelDescription, older) == dataclasses.replace(
+        described, classes=None, activation=None, preprocessing=None
+    )
 
 
 def test_the_client_imports_neither_torch_nor_the_engine() -> None:

@@ -1,20 +1,15 @@
 """An image model without a text tower, over HTTP."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 from tests.support.answers import check_against_contract, refused
+from tests.support.own_models import write_classifier
 from tests.support.pictures import request_of
 from tests.support.running_app import RunningApp
 
-NAME = "vit_tiny_patch16_224"
-SHRUNK = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64, "num_classes": 3}
 OUTPUT = {"heatmap": "none", "overlay": False, "regions_threshold": None}
 
 
@@ -22,19 +17,9 @@ OUTPUT = {"heatmap": "none", "overlay": False, "regions_threshold": None}
 def classifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """An application with a small timm model, loaded from a folder as timm saves it."""
     folder = tmp_path_factory.mktemp("models") / "Own"
-    folder.mkdir()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(timm.create_model(NAME, **SHRUNK).state_dict(), folder / "model.safetensors")
-    settings = {
-        "architecture": NAME,
-        "num_classes": 3,
-        "label_names": ["tench", "tabby, tabby cat", "beagle"],
-        "model_args": SHRUNK,
-        "pretrained_cfg": {"license": "mit", "input_size": [3, 64, 64], "fixed_input_size": True},
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    with RunningApp(f"timm:local-dir:{folder}") as started:
+    with RunningApp(
+        write_classifier(folder, ["tench", "tabby, tabby cat", "beagle"], 3)
+    ) as started:
         yield started
 
 
@@ -73,3 +58,9 @@ def test_an_image_model_tells_its_licence_and_not_its_folder(classifying: Runnin
     assert told["preprocessing"]["source"].startswith("all of timm's pretrained tags for")
     assert told["preprocessing"]["is_guess"] is False
     assert told["grid"] == {"rows": 4, "columns": 4}
+
+
+def test_an_image_model_tells_that_it_has_classes_and_no_texts(classifying: RunningApp) -> None:
+    (told,) = classifying.client.get("/models").json()["models"]
+    check_against_contract(told, "ModelInfo")
+    assert (told["classes"], told["templates"], told["activation"]) == (3, [], "softmax")

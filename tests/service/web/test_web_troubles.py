@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,29 +52,6 @@ def _url(running: RunningApp) -> str:
 
 def _uncached() -> dict[str, Any]:
     return request_of(options={"cache": False})
-
-
-def test_a_file_that_is_no_picture_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None:
-    page = visitor.arrive()
-    (tmp_path / "notes.txt").write_text("not a picture")
-    page.locator("#file").set_input_files(tmp_path / "notes.txt")
-    problem = page.locator("#problem")
-    expect(problem).to_contain_text("not a picture")
-    expect(problem).to_contain_text("Choose a PNG, JPEG, WebP or GIF.")
-    expect(page.locator("#news")).to_contain_text("not a picture")
-    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
-    # Earlier choices are still there.
-    visitor.explain()
-    expect(problem).to_be_hidden()
-
-
-def test_nothing_to_look_for_is_said_before_anything_is_asked(visitor: Visitor) -> None:
-    page = visitor.arrive()
-    for _ in range(3):
-        page.locator(".chip-remove").first.click()
-    page.get_by_role("button", name="Explain", exact=True).click()
-    expect(page.locator("#problem")).to_contain_text("Say what to look for first.")
-    expect(page.locator("#prompt")).to_be_focused()
 
 
 def test_the_page_shows_the_detail_of_a_refusal(browser: Browser, server: Server) -> None:
