@@ -1,10 +1,14 @@
 """Reading of the config files of models."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from legrad_engine.errors import ModelLoadError, UnknownModelError
+
+_SINGLE_LABEL = "single_label_classification"
+_MULTI_LABEL = "multi_label_classification"
 
 
 def read_json(path: Path) -> Any:
@@ -37,3 +41,23 @@ def folder_with(file: str, folder: Path, *, taken: str) -> Path:
     if not (folder / file).is_file():
         raise UnknownModelError(f"The folder {str(folder)!r} has no {file}; {taken}", field="model")
     return folder
+
+
+def has_independent_classes(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether a config says that a picture may have several of the model's classes.
+
+    The field is that of Hugging Face transformers; timm's own configs have none.
+
+    Args:
+        config: the content of the config file; None without one.
+
+    Raises:
+        ModelLoadError: the field has another value.
+    """
+    problem = _SINGLE_LABEL if config is None else config.get("problem_type") or _SINGLE_LABEL
+    if problem not in (_SINGLE_LABEL, _MULTI_LABEL):
+        raise ModelLoadError(
+            f"The problem_type in a model's config must be {_SINGLE_LABEL} or {_MULTI_LABEL}.",
+            field="model",
+        )
+    return bool(problem == _MULTI_LABEL)

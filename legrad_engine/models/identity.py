@@ -113,9 +113,9 @@ def _local_files(reference: ModelReference) -> list[Path]:
     if name == schemes.STARTER:
         return [_STARTER / "starter.json", _STARTER / "starter.safetensors"]
     files: list[Path] = []
-    scheme, _, rest = name.rpartition(":")
-    if scheme and not _on_hub(name) and Path(rest).is_dir():
-        files += _files_in(Path(rest))
+    folder = None if reference.folder is None else Path(reference.folder).expanduser()
+    if folder is not None and folder.is_dir():
+        files += _files_in(folder)
     elif name.endswith(".json") and Path(name).is_file():
         files.append(Path(name))
     if checkpoint is not None and Path(checkpoint).is_file():
@@ -175,10 +175,6 @@ def _stamps(files: Iterable[Path]) -> Stamps:
         (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         for path, stat in found
     )
-
-
-def _on_hub(name: str) -> bool:
-    return name.startswith((schemes.OPENCLIP_HUB, schemes.TIMM_HUB))
 
 
 def _repository_of(name: str) -> str | None:

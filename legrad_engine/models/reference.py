@@ -136,7 +136,7 @@ class ModelReference:
     @property
     def title(self) -> str:
         """The name without folders of the local file system."""
-        folder = self._folder
+        folder = self.folder
         if folder is not None:
             return self.name.removesuffix(folder) + Path(folder).resolve().name
         return Path(self.name).stem if self.name.endswith(".json") else self.name
@@ -144,7 +144,7 @@ class ModelReference:
     def without_folders(self, text: str) -> str:
         """Remove folders of the local file system from a message about this model."""
         config = [self.name] if self.name.endswith(".json") else []
-        for path in filter(None, [self._folder, *config, self.pretrained]):
+        for path in filter(None, [self.folder, *config, self.pretrained]):
             # A folder in the current one tells no other; the name "." would match every full stop.
             for written in filter(lambda each: os.sep in each, (path, str(Path(path)))):
                 text = text.replace(written, Path(path).name)
@@ -153,8 +153,8 @@ class ModelReference:
         return _FOLDERS_OF_A_PATH.sub("", text)
 
     @property
-    def _folder(self) -> str | None:
-        """The folder of the local file system that the name includes."""
+    def folder(self) -> str | None:
+        """The local folder that the name includes, as written; None without one."""
         for scheme in _FOLDERS:
             if self.name.startswith(scheme):
                 return self.name.removeprefix(scheme)

@@ -18,7 +18,7 @@ from legrad_engine.errors import (
 )
 from legrad_engine.families import timm_refusal
 from legrad_engine.models import checkpoints, timm_preprocessing
-from legrad_engine.models.config_files import folder_with, read_json
+from legrad_engine.models.config_files import folder_with, has_independent_classes, read_json
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.loaded import LoadedModel
@@ -28,8 +28,6 @@ from legrad_engine.models.schemes import TIMM, TIMM_FOLDER, TIMM_HUB
 
 CONFIG_FILE = "config.json"
 
-_SINGLE_LABEL = "single_label_classification"
-_MULTI_LABEL = "multi_label_classification"
 
 _PICKLED_WEIGHTS = "pytorch_model.bin"
 _SAFE_WEIGHTS = "model.safetensors"
@@ -159,7 +157,7 @@ def load(reference: ModelReference) -> LoadedModel:
         )
     return LoadedModel(
         name=reference.title,
-        model=ImageModel(model, multi_label=_is_multi_label(config)),
+        model=ImageModel(model, multi_label=has_independent_classes(config)),
         tokenizer=None,
         preprocessing=_preprocessing(reference, model, config),
         # The record's licence is that of timm's own weights.
@@ -176,23 +174,6 @@ def _preprocessing(
     if reference.pretrained is None or tag:
         return timm_preprocessing.of_tag(name, model.pretrained_cfg)
     return timm_preprocessing.of_architecture(name)
-
-
-def _is_multi_label(config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a config says that a picture may have several of the model's classes.
-
-    timm's configs have no field for it; this is the one of Hugging Face transformers.
-
-    Raises:
-        ModelLoadError: the field has another value.
-    """
-    problem = _SINGLE_LABEL if config is None else config.get("problem_type") or _SINGLE_LABEL
-    if problem not in (_SINGLE_LABEL, _MULTI_LABEL):
-        raise ModelLoadError(
-            f"The problem_type in a model's config must be {_SINGLE_LABEL} or {_MULTI_LABEL}.",
-            field="model",
-        )
-    return bool(problem == _MULTI_LABEL)
 
 
 def _record(name: str) -> PretrainedCfg:

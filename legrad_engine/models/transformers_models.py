@@ -12,6 +12,7 @@ from torch import nn
 
 from legrad_engine.errors import ModelLoadError, UnknownModelError
 from legrad_engine.models import checkpoints
+from legrad_engine.models.config_files import has_independent_classes
 from legrad_engine.models.hugging_face.conversion import sides
 from legrad_engine.models.hugging_face.files import ModelFiles, repository_of, require_package
 from legrad_engine.models.hugging_face.image_processor import read_preprocessing
@@ -83,7 +84,7 @@ def load(reference: ModelReference) -> LoadedModel:
         tokenizer = SavedTokenizer(files.folder, text.max_position_embeddings, text.vocab_size)
     else:
         _describe(model, config, preprocessing)
-        model = ImageModel(model)
+        model = ImageModel(model, multi_label=has_independent_classes(config.to_dict()))
     return LoadedModel(
         name=reference.title, model=model, tokenizer=tokenizer, preprocessing=preprocessing
     )

@@ -41,7 +41,16 @@ def test_an_overwritten_file_is_another_model(tmp_path: Path, changed: str) -> N
     assert weights_of(reference) != before
 
 
-@pytest.mark.parametrize("scheme", ["local-dir:", "timm:local-dir:"])
+def test_a_folder_of_transformers_may_be_below_the_home_folder(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(model_folder.parent))
+    assert weights_of(f"transformers:~/{model_folder.name}") == weights_of(
+        f"transformers:{model_folder}"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["local-dir:", "timm:local-dir:", "transformers:"])
 @pytest.mark.parametrize(
     ("name", "is_read"),
     [

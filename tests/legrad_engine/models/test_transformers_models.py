@@ -1,5 +1,6 @@
 """Models of transformers: the numbers of transformers itself, and maps by the definition."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,20 @@ def test_classes_and_their_probabilities_are_those_of_transformers(
         torch.testing.assert_close(model(pixels), expected, rtol=1e-5, atol=1e-5)
         found = model.classifier.probabilities(model.encode_image(pixels))
         torch.testing.assert_close(found, expected.softmax(-1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("problem", "activation"),
+    [(None, "softmax"), ("single_label_classification", "softmax"),
+     ("multi_label_classification", "sigmoid")],
+)  # fmt: skip
+def test_the_config_says_whether_classes_are_independent(
+    problem: str | None, activation: str, tmp_path: Path
+) -> None:
+    folder = saved(CLASSIFIERS[0], tmp_path)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": problem}))
+    assert models.activation_of(models.load(f"transformers:{folder}").model) == activation
 
 
 @pytest.mark.parametrize("name", MODELS)
