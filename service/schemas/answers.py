@@ -94,7 +94,8 @@ class TargetExplanation(Contract):
     )
     probability: float | None = Field(
         description="Of a text, the model's probability among the texts of the request; of a "
-        "class, the classifier's among all its classes; null for other targets.",
+        "class, the classifier's, among all its classes or on its own: see `activation` in "
+        "`/models`; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
