@@ -1,11 +1,14 @@
 """The model hub without a network: its cache on disk, and a small server with its answers."""
 
 import hashlib
+import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 _COMMIT = "a" * 40
 
@@ -30,9 +33,36 @@ def hub_server(files: Mapping[str, bytes], *, status: int | None = None) -> Iter
     """
 
     class Handler(BaseHTTPRequestHandler):
+        def _content(self) -> bytes | None:
+            repository, kind, place = self._parts()
+            own = {
+                name.removeprefix(f"{repository}/"): content
+                for name, content in files.items()
+                if name.startswith(f"{repository}/")
+            }
+            if kind == "resolve":
+                return own.get(place)
+            if not own:
+                return None
+            if kind == "tree":
+                listed: Any = [
+                    {"type": "file", "path": name, "size": len(content), "oid": _COMMIT}
+                    for name, content in own.items()
+                ]
+            else:
+                siblings = [{"rfilename": name} for name in own]
+                listed = {"id": repository, "sha": _COMMIT, "siblings": siblings}
+            return json.dumps(listed).encode()
+
+        def _parts(self) -> tuple[str, str, str]:
+            """Split the path into repository, kind of the request, and file."""
+            path = self.path.partition("?")[0].removeprefix("/").removeprefix("api/models/")
+            repository, kind, rest = re.split(r"/(resolve|revision|tree)/", f"{path}/resolve/")[:3]
+            return repository, kind, rest.removesuffix("/resolve/").partition("/")[2]
+
         def _answer(self) -> bytes | None:
-            repository, _, name = self.path.removeprefix("/").partition("/resolve/main/")
-            content = None if status else files.get(f"{repository}/{name}")
+            repository, _, _ = self._parts()
+            content = None if status else self._content()
             self.send_response(status or (404 if content is None else 200))
             self.send_header("X-Repo-Commit", _COMMIT)
             if content is None:

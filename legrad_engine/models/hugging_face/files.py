@@ -52,7 +52,9 @@ class ModelFiles:
         if path is not None:
             return cls(_checked(Path(path).expanduser()), None)
         repository = repository_of(name)
-        return cls(_checked(repository.folder(_SMALL_FILES)), repository)
+        # A repository without a config is refused by its name, before its other files are fetched.
+        repository.file(CONFIG_FILE)
+        return cls(repository.folder(_SMALL_FILES), repository)
 
     def config(self) -> tuple[ModelClass, Any]:
         """Read the config.

@@ -20,6 +20,7 @@ from legrad_engine import models
 from legrad_engine.errors import LegradError, ModelLoadError, UnknownModelError
 from tests.support.architectures import config
 from tests.support.hub_files import fill_cache, hub_server
+from tests.support.transformers_models import saved
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,7 @@ NAMES = [
     ("hf-hub:org/own", None),
     (f"timm:{TIMM_NAME}", None),
     ("timm:hf-hub:org/own", None),
+    ("transformers:org/clip", None),
 ]
 # Every load on a thread of its own, so that waiting for a silent hub is done once.
 PROGRAM = """
@@ -95,6 +97,13 @@ def own_files() -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def clip_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A repository as transformers saves it."""
+    folder = saved("CLIPModel", tmp_path_factory.mktemp("clip"))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
 def silent_hub() -> Iterator[str]:
     """The address of a hub that accepts connections and never says a word."""
@@ -126,37 +135,45 @@ def test_a_hub_out_of_reach_is_given_up_in_seconds(
 
 
 def test_a_silent_hub_does_not_keep_cached_files_from_loading(
-    silent_hub: str, tmp_path: Path
+    silent_hub: str, clip_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     fill_cache(tmp_path, "org/own", own_files())
-    names: list[tuple[str, str | None]] = [("hf-hub:org/own", None), ("timm:hf-hub:org/own", None)]
+    fill_cache(tmp_path, "org/clip", clip_files)
+    names = [name for name in NAMES if "org/" in name[0]]
     for answer in load_in_a_fresh_process(names, tmp_path, silent_hub):
         assert answer["error"] is None, answer
         assert answer["seconds"] < 30
 
 
 def test_a_hub_within_reach_is_loaded_from_and_then_not_needed(
-    silent_hub: str, tmp_path: Path
+    silent_hub: str, clip_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vit = timm.create_model(TIMM_NAME)
     served = {f"org/own/{name}": content for name, content in own_files().items()}
     served[f"{TIMM_REPOSITORY}/model.safetensors"] = save(vit.state_dict())
+    served |= {f"org/clip/{name}": content for name, content in clip_files.items()}
     served["org/bare/README.md"] = b""
     names: list[tuple[str, str | None]] = [
         *NAMES[1:],
         ("hf-hub:org/bare", None),
         ("hf-hub:org/missing", None),
+        ("transformers:org/bare", None),
+        ("transformers:org/missing", None),
     ]
     with hub_server(served) as address:
-        *loaded, bare, missing = load_in_a_fresh_process(names, tmp_path, address)
+        *loaded, bare, missing, plain, unknown = load_in_a_fresh_process(names, tmp_path, address)
     for (name, _), answer in zip(NAMES[1:], loaded, strict=True):
         assert (answer["error"], answer["told"]) == (None, name)
     assert bare["error"] == "UnknownModelError"
     assert "open_clip_config.json" in bare["told"]
     assert missing["error"] == "UnknownModelError"
     assert "org/missing" in missing["told"]
+    assert plain["error"] == "UnknownModelError"
+    assert "config.json" in plain["told"]
+    assert unknown["error"] == "UnknownModelError"
+    assert "org/missing" in unknown["told"]
     for answer in load_in_a_fresh_process(NAMES[1:], tmp_path, silent_hub):
         assert answer["error"] is None, answer
 
