@@ -112,7 +112,7 @@ lint-contract: $(TOOLS)
 
 lint-javascript: $(JAVASCRIPT_TOOLS)
 	$(JAVASCRIPT)/node_modules/.bin/biome lint --config-path=$(JAVASCRIPT) --error-on-warnings \
-		service/web/*.js examples/clients/*.mjs
+		service/web/*.js examples/clients/*.mjs tests/service/generated/*.ts
 
 $(JAVASCRIPT_TOOLS): $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json
 	@command -v npm > /dev/null \

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import structlog
 from fastapi import Request
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -20,6 +22,9 @@ from service.http.headers import REQUEST_ID_HEADER
 from service.http.problems import MEDIA_TYPE, ErrorForm, Problem, body_of, describe
 from service.http.record import RequestRecord, record_of, route_of
 from service.telemetry.metrics import REJECTION_REASONS, Metrics
+
+# Paths with the name of a model.
+_UNDER_MODELS = re.compile(r"/(?:models|explanations)/.")
 
 _log = structlog.get_logger("legrad.request")
 
@@ -130,6 +135,9 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
             detail=f"This path accepts {allow}; see /docs.",
             headers={"Allow": allow},
         )
+    elif isinstance(error, HTTPException) and _UNDER_MODELS.search(request.scope["path"]):
+        hint = "Write a slash in the name of a model as %2F, or use its id from /models."
+        problem = dataclasses.replace(problem, detail=f"{problem.detail} {hint}")
     record_of(request.scope).problem = problem.code
     return problem_response(problem, request.scope)
 

@@ -97,9 +97,7 @@ def test_openapi_typescript_calls_every_operation(
     assert {status for _, status in answers} == {200}
 
 
-def test_openapi_generator_makes_a_client_that_compiles_and_is_answered(
-    server: RunningApp, tmp_path: Path
-) -> None:
+def test_openapi_generator_makes_a_client_of_every_operation_that_compiles(tmp_path: Path) -> None:
     log = generate_python_by_openapi_generator(tmp_path)
     assert "ERROR" not in log
     package = tmp_path / "generated_client"

@@ -59,6 +59,13 @@ def test_a_slash_in_a_name_is_encoded_in_paths(named: RunningApp, encoding: str)
     assert named.client.patch(f"/models/{encoding}").headers["allow"] == "DELETE, GET, HEAD"
 
 
+@pytest.mark.parametrize("path", ["/models/{}", "/v1/models/{}:explain", "/explanations/{}"])
+def test_a_plain_slash_in_a_path_is_told_its_encoding(named: RunningApp, path: str) -> None:
+    answer = named.client.post(path.format(f"{TAGGED}/more"))
+    assert problem(answer) == (404, "not-found")
+    assert "%2F" in answer.json()["detail"]
+
+
 def test_requests_reach_a_model_by_its_written_name(
     named: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

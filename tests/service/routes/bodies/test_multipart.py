@@ -174,7 +174,7 @@ def test_no_file_is_ever_written(running: RunningApp, monkeypatch: pytest.Monkey
     [
         ("model", ["nope", "tiny-tiny"]),
         ("options", ['{"layers": 1}', "{}"]),
-        ("targets", ["[]"] * 2),
+        ("output", ["{}"] * 2),
     ],
 )
 def test_a_field_that_is_there_twice_is_refused(

@@ -170,3 +170,15 @@ def test_a_blob_of_targets_means_what_json_does(running: RunningApp) -> None:
     blob = part("targets", json.dumps(targets), "Content-Type: application/json", file_name="blob")
     by_form = send(running, PICTURE, blob).json()["images"][0]["targets"]
     assert by_form == send(running, PICTURE, PROMPT).json()["images"][0]["targets"]
+
+
+def test_targets_may_be_repeated_as_generated_clients_do(running: RunningApp) -> None:
+    one, two, three = ({"type": "text", "text": text} for text in ("a cat", "a dog", "a hat"))
+    kind = "Content-Type: application/json"
+    parts = (part("targets", json.dumps(each), kind) for each in (one, [two, three]))
+    read = send(running, PICTURE, *parts).json()["images"][0]["targets"]
+    assert [target["target"] for target in read] == ["a cat", "a dog", "a hat"]
+    answer = send(running, PICTURE, part("targets", "[]"))
+    refused(answer, 422, "invalid-request", "targets")
+    answer = send(running, PICTURE, part("targets", json.dumps(one)), part("targets", "3"))
+    refused(answer, 422, "invalid-request", "targets.1")
