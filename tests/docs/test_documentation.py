@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.documents import REASONS, Block, blocks, pages
 from tests.support.paths import ROOT
 from tests.support.pictures import data_url, encoded
 from tests.support.protocol_clients import client_python
+from tests.support.running_nginx import check_configuration
 from tests.support.running_server import Server, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -72,6 +74,12 @@ class Reader:
                 self._send(json.loads(text.replace("data:image/jpeg;base64,...", self._picture)))
             case "yaml":
                 assert yaml.safe_load(text) is not None
+            case "ini":
+                units = ConfigParser(strict=False)
+                units.read_string(text)
+                assert units.sections()
+            case "nginx":
+                check_configuration(self._folder, text)
             case "text":
                 pass
             case other:
