@@ -28,6 +28,7 @@ from service.batching.errors import (
     WorkerDiedError,
     WorkerStalledError,
     WorkerUnavailableError,
+    whole_seconds,
 )
 from service.batching.execution import Processor
 from service.batching.live_items import QueueReservation, Standing, Submission
@@ -58,4 +59,5 @@ __all__ = [
     "WorkerDiedError",
     "WorkerStalledError",
     "WorkerUnavailableError",
+    "whole_seconds",
 ]

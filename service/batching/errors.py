@@ -1,5 +1,12 @@
 """Errors of the micro-batcher."""
 
+import math
+
+
+def whole_seconds(seconds: float) -> int:
+    """Return a wait as it is told to callers: whole seconds, at least one."""
+    return max(1, math.ceil(seconds))
+
 
 class BatchingError(Exception):
     """Base class of every error that the micro-batcher raises or sets on a future."""
@@ -13,7 +20,7 @@ class QueueFullError(BatchingError):
     """
 
     def __init__(self, retry_after_seconds: float, reason: str = "The queue is full") -> None:
-        super().__init__(f"{reason}; retry in {retry_after_seconds:.2f} s.")
+        super().__init__(f"{reason}; retry in {whole_seconds(retry_after_seconds)} s.")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -40,7 +47,9 @@ class WorkerUnavailableError(BatchingError):
     """
 
     def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__(f"The worker is not ready; retry in {retry_after_seconds:.2f} s.")
+        super().__init__(
+            f"The worker is not ready; retry in {whole_seconds(retry_after_seconds)} s."
+        )
         self.retry_after_seconds = retry_after_seconds
 
 

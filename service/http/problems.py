@@ -1,7 +1,6 @@
 """Errors as RFC 9457 problem details: the table of their statuses, titles and headers."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from service.batching import (
     WorkerDiedError,
     WorkerStalledError,
     WorkerUnavailableError,
+    whole_seconds,
 )
 from service.errors import (
     AdminDisabledError,
@@ -183,7 +183,7 @@ def _headers_of(error: Exception) -> dict[str, str]:
             return {name: ", ".join(values) for name, values in named.items() if values}
         case QueueFullError() | WorkerUnavailableError() | TryLaterError():
             if error.retry_after_seconds is not None:
-                return {"Retry-After": retry_after(error.retry_after_seconds)}
+                return {"Retry-After": str(whole_seconds(error.retry_after_seconds))}
     return {}
 
 
@@ -199,11 +199,6 @@ CUT_SHORT = Problem(
     "The server is shutting down",
     "The server had to stop before the request was answered; send it again, to another server.",
 )
-
-
-def retry_after(seconds: float) -> str:
-    """Return a ``Retry-After`` value: whole seconds, at least one."""
-    return str(max(1, math.ceil(seconds)))
 
 
 def body_of(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pytest
 from tests.support.answers import check_against_contract
 from tests.support.paths import ROOT
 from tests.support.pictures import base64_of
+from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -168,6 +169,25 @@ def test_the_health_check_fails_where_nothing_is_ready() -> None:
         capture_output=True,
     )
     assert check.returncode != 0
+
+
+def test_the_health_check_finds_the_server_where_it_listens(
+    running: RunningApp, tiny_model: str, tmp_path: Path
+) -> None:
+    uds = tmp_path / "legrad.sock"
+    with RunningApp(tiny_model, uds=uds):
+        for settings in (
+            {"LEGRAD_PORT": str(running.port), "PORT": "9"},
+            {"LEGRAD_PORT": "", "PORT": str(running.port)},
+            {"LEGRAD_PORT": "9", "LEGRAD_UDS": str(uds)},
+        ):
+            check = subprocess.run(
+                [sys.executable, ROOT / "docker" / "healthcheck.py"],
+                env=os.environ | settings,
+                capture_output=True,
+                text=True,
+            )
+            assert check.returncode == 0, check.stderr
 
 
 def tree(folder: Path) -> set[Path]:

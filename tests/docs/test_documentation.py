@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.support.forked_program import ForkedProgram
 from tests.support.paths import ROOT
 from tests.support.pictures import data_url, encoded
 from tests.support.protocol_clients import client_python
+from tests.support.running_nginx import check_configuration
 from tests.support.running_server import Server, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -77,6 +79,12 @@ class Reader:
                 self._send(json.loads(text.replace("data:image/jpeg;base64,...", self._picture)))
             case "yaml":
                 assert yaml.safe_load(text) is not None
+            case "ini":
+                units = ConfigParser(strict=False)
+                units.read_string(text)
+                assert units.sections()
+            case "nginx":
+                check_configuration(self._folder, text)
             case "text":
                 pass
             case other:

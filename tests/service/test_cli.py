@@ -106,6 +106,8 @@ def test_a_bad_setting_is_named_before_anything_is_served(
     ("arguments", "status"),
     [
         (("--version",), 0),
+        (("--help",), 0),
+        (("explain", "--help"), 0),
         (("key", "team", "--scope", "explain"), 0),
         (("report", "no-such-folder"), 2),
         (("serve", "--port", "99999"), 2),
@@ -121,3 +123,21 @@ def test_commands_without_a_model_load_neither_torch_nor_the_web_framework(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == f"{status} []\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--version",), ("--help",), ("serve", "--help"), ("key", "team", "--scope", "explain")],
+)
+def test_quick_commands_import_little(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "service", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    heavy = {"torch", "open_clip", "fastapi", "numpy", "PIL", "scipy", "httpx", "jinja2", "yaml"}
+    assert heavy & imported == set()
+    # Half a second on an idle machine; a busy one may take much longer for the same work.
+    assert len(imported) < 400

@@ -40,33 +40,51 @@ class Location:
         )
 
 
+def check_configuration(folder: Path, blocks: str) -> None:
+    """Check the blocks of a server of nginx; fail with nginx's own message."""
+    configuration = folder / "nginx.conf"
+    configuration.write_text(_in_server(folder, f"listen 127.0.0.1:1; {blocks}"))
+    done = subprocess.run(
+        [_program(), "-t", "-p", str(folder), "-c", str(configuration)],
+        capture_output=True,
+        text=True,
+    )
+    assert "syntax is ok" in done.stderr, done.stderr
+
+
+def _program() -> str:
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert found, "These tests need the program nginx: apt-get install nginx."
+    return found
+
+
+def _in_server(folder: Path, blocks: str) -> str:
+    # Started by root, its workers would be another user, who cannot enter the tests' folders.
+    user = "user root;" if os.geteuid() == 0 else ""
+    return f"""
+        {user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
+        events {{}}
+        http {{
+          access_log off; absolute_redirect off;
+          client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+          fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+          scgi_temp_path {folder}/scgi;
+          server {{ {blocks} }}
+        }}"""
+
+
 class Nginx:
     """nginx on a free port of this machine, as a context manager."""
 
     def __init__(self, folder: Path, locations: Sequence[Location]) -> None:
-        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program, "These tests need the program nginx: apt-get install nginx."
         # nginx takes over the socket, so that no other process takes its port meanwhile.
         listener = socket.create_server(("127.0.0.1", 0))
         host, port = listener.getsockname()
         blocks = "\n".join(location.block for location in locations)
         configuration = folder / "nginx.conf"
-        # Started by root, its workers would be another user, who cannot enter the tests' folders.
-        user = "user root;" if os.geteuid() == 0 else ""
-        configuration.write_text(
-            f"""
-            {user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
-            events {{}}
-            http {{
-              access_log off; absolute_redirect off; client_max_body_size 50m;
-              client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-              fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
-              scgi_temp_path {folder}/scgi;
-              server {{ listen {host}:{port}; {blocks} }}
-            }}"""
-        )
+        configuration.write_text(_in_server(folder, f"listen {host}:{port}; {blocks}"))
         self._process = subprocess.Popen(
-            [program, "-p", str(folder), "-c", str(configuration)],
+            [_program(), "-p", str(folder), "-c", str(configuration)],
             env=os.environ | {"NGINX": f"{listener.fileno()};"},
             pass_fds=[listener.fileno()],
             stderr=subprocess.PIPE,

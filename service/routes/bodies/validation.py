@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from service.errors import LimitExceededError, MalformedBodyError
 from service.http.problems import MOST_ERRORS
 from service.schemas.json_text import repeated_member, without_mark
-from service.schemas.requests import FIELD_NAMES, HOMES
+from service.schemas.requests import FIELD_NAMES, HOMES, ExplainRequest
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 
 _MOST_VALUES = 100_000
@@ -100,13 +100,37 @@ def _message(
         return "Write a list, in square brackets."
     if kind != "extra_forbidden":
         return message
-    name = str(location[-1])
-    home = HOMES.get(name)
-    if len(location) == 1 and not within and home is not None:
-        return f"There is no such field here: it belongs in {home!r}."
-    # A much longer name resembles none of them, and would take long to compare.
-    similar = get_close_matches(name, sorted(names), 1) if len(name) <= _LONGEST_NAME else []
-    return f"There is no such field{f': is it {similar[0]!r}?' if similar else '.'}"
+    inside = [part for part in (*within, *location[:-1]) if isinstance(part, str)]
+    return _hint(str(location[-1]), inside[-1] if inside else None, names)
+
+
+def _hint(name: str, parent: str | None, names: frozenset[str]) -> str:
+    """Return the message about a field that does not exist where it was written.
+
+    Args:
+        name: the field as it was written.
+        parent: the object that it was written in; None for the top of the body.
+        names: every field name that the body may contain.
+    """
+    # Errors and documentation write `output.max_side` for a field of an object.
+    known = name.rpartition(".")[2]
+    if known not in names:
+        # A much longer name resembles none of them, and would take long to compare.
+        similar = get_close_matches(known, sorted(names), 1) if len(name) <= _LONGEST_NAME else []
+        if not similar:
+            return "There is no such field."
+        known = similar[0]
+    home = HOMES.get(known)
+    if home is not None and home != parent:
+        form = f'{{"{home}": {{"{known}": ...}}}}'
+        if name == known:
+            return f"There is no such field here: it belongs in {home!r}; write {form}."
+        return f"There is no such field: is it {known!r} in {home!r}? Then write {form}."
+    if name != known:
+        return f"There is no such field: is it {known!r}?"
+    if known in ExplainRequest.model_fields:
+        return f"There is no such field here: it belongs at the top of the body, not in {parent!r}."
+    return "There is no such field here."
 
 
 def _field_path(

@@ -34,7 +34,9 @@ def test_every_protocol_is_refused_in_its_own_form(
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.headers["X-Request-ID"] == "mine"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert "queue is full" in answer.json()[found_in]
+        # The text says the same wait as the header.
+        told = f"queue is full; retry in {answer.headers['Retry-After']} s."
+        assert told in answer.json()[found_in]
         assert running.metric(counted) == 1
         assert running.metric('legrad_rejected_total{reason="queue-full"}') == 1
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from legrad_engine.images.decoding import decode
+from service.batching import whole_seconds
 from service.errors import PictureTimeoutError, TooManyRequestsError
-from service.http.problems import retry_after
 from service.pictures.workers import PictureWorkers, Work
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
@@ -118,7 +118,7 @@ def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused(
                 with pytest.raises(TooManyRequestsError) as caught:
                     one_thread.check(time.monotonic() + deadline)
             assert caught.value.retry_after_seconds is not None
-            assert float(retry_after(caught.value.retry_after_seconds)) >= 1
+            assert whole_seconds(caught.value.retry_after_seconds) >= 1
             tasks = await queued(one_thread, "b", *[lambda: free.wait(60)] * 11)
             with pytest.raises(TooManyRequestsError), one_thread.reserve(time.monotonic() + 3.0, 1):
                 raise AssertionError

@@ -1,6 +1,8 @@
 """Common first mistakes are answered with the right way to ask."""
 
 import errno
+import json
+import re
 import socket
 from typing import Any
 
@@ -48,6 +50,36 @@ def test_a_misplaced_or_misspelt_field_is_told_its_place_or_name(
     assert mention in response.json()["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"output.max_side": 512}, "output.max_side"),
+        ({"max_side": 512}, "max_side"),
+        ({"maxside": 512}, "maxside"),
+        ({"options": {"max_side": 512}}, "options.max_side"),
+        ({"options": {"output.max_side": 512}}, "options.output.max_side"),
+        ({"options": {"output": {"max_side": 512}}}, "options.output"),
+        ({"options.layers": 2}, "options.layers"),
+        ({"output": {"layers": 2}}, "output.layers"),
+        ({"output": {"options.layers": 2}}, "output.options.layers"),
+    ],
+)
+def test_whoever_follows_a_hint_is_not_sent_back(
+    running: RunningApp, change: dict[str, Any], field: str
+) -> None:
+    response = running.explain(request_of(**change))
+    refused(response, 422, "invalid-request", field)
+    message = response.json()["errors"][0]["message"]
+    if "at the top of the body" in message:
+        followed = change["options"]
+    else:
+        value = "2" if "layers" in field else "512"
+        written = re.search(r"write (\{.*\})\.$", message)
+        assert written, message
+        followed = json.loads(written[1].replace("...", value))
+    assert running.explain(request_of(**followed)).status_code == 200
+
+
 def form(running: RunningApp, **texts: str) -> httpx.Response:
     return running.client.post("/explain", files={"image": encoded()}, data=texts)
 
@@ -68,7 +100,7 @@ def test_a_port_in_use_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=f"port {port}: .*Choose another port") as caught:
+        with pytest.raises(OSError, match=rf"LEGRAD_PORT={port}: .*Choose another port") as caught:
             listen("127.0.0.1", port)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.EADDRINUSE
