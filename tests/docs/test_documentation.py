@@ -68,6 +68,8 @@ class Reader:
                 others = re.search(r"^(?:from|import) (?:kserve|tritonclient)", text, re.MULTILINE)
                 python = client_python() if others else sys.executable
                 self._run([str(python), "-c", text], block)
+            case "javascript":
+                self._run(["node", "--input-type=module", "--eval", text], block)
             case "json":
                 self._send(json.loads(text.replace("data:image/jpeg;base64,...", self._picture)))
             case "yaml":
