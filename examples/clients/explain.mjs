@@ -1,6 +1,8 @@
 // Explain a picture with a running server: node examples/clients/explain.mjs PICTURE PROMPT...
 import { readFile, writeFile } from "node:fs/promises";
 
+const DEADLINE_MS = 60_000;
+
 const [picture, ...prompts] = process.argv.slice(2);
 if (prompts.length === 0) {
   console.error("usage: node explain.mjs PICTURE PROMPT...");
@@ -11,11 +13,23 @@ form.append("image", new Blob([await readFile(picture)]), "picture");
 for (const prompt of prompts) form.append("prompts", prompt);
 
 const url = process.env.LEGRAD_URL ?? "http://localhost:8000";
-const response = await fetch(`${url}/explain`, { method: "POST", body: form });
-const answer = await response.json();
-if (!response.ok) throw new Error(`${answer.title}: ${answer.detail}`);
-
+const answer = await explain(form);
 for (const { target, similarity, overlay } of answer.images[0].targets) {
   console.log(`${target}: ${similarity.toFixed(3)}`);
   await writeFile(`${target}.png`, Buffer.from(overlay, "base64"));
+}
+
+/** Send the form, and again while the server is busy (429) or not ready (503). */
+async function explain(body) {
+  const deadline = Date.now() + DEADLINE_MS;
+  for (;;) {
+    const response = await fetch(`${url}/explain`, { method: "POST", body });
+    if (response.ok) return response.json();
+    const problem = await response.json().catch(() => ({ title: `status ${response.status}` }));
+    // With a random part, so that clients that were refused together do not return together.
+    const wait = 1000 * (Number(response.headers.get("Retry-After")) || 1) + 500 * Math.random();
+    const passing = [429, 503].includes(response.status) && Date.now() + wait < deadline;
+    if (!passing) throw new Error(`${problem.title}: ${problem.detail ?? ""}`);
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
 }

@@ -75,6 +75,8 @@ class Reader:
                     self._run([str(client_python()), "-c", text], block)
                 else:
                     self._execute(text, block)
+            case "javascript":
+                self._run(["node", "--input-type=module", "--eval", text], block)
             case "json":
                 self._send(json.loads(text.replace("data:image/jpeg;base64,...", self._picture)))
             case "yaml":

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.paths import EXAMPLES
+from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,42 @@ def test_javascript(server: Server, tmp_path: Path) -> None:
     said = run(server, tmp_path, node, CLIENTS / "explain.mjs", PICTURE, "a cup", "a cat")
     assert said.decode().startswith("a cup: ")
     assert_overlay(tmp_path / "a cat.png")
+
+
+def test_javascript_comes_back_to_a_busy_server(running: RunningApp, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    assert node, "install Node.js 18 or later"
+    refused = 'legrad_rejected_total{reason="queue-full"}'
+    before = running.metric(refused)
+    with running.full():
+        waiting = subprocess.Popen(
+            [node, str(CLIENTS / "explain.mjs"), str(PICTURE), "a cup"],
+            cwd=tmp_path,
+            env=os.environ | {"LEGRAD_URL": f"http://{running.host}:{running.port}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.eventually(lambda: running.metric(refused) > before)
+    said, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0
+    assert said.startswith("a cup: ")
+    assert_overlay(tmp_path / "a cup.png")
+
+
+def test_javascript_gives_the_reason_of_a_refusal(running: RunningApp, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    assert node, "install Node.js 18 or later"
+    (tmp_path / "notes.txt").write_text("not a picture")
+    done = subprocess.run(
+        [node, str(CLIENTS / "explain.mjs"), "notes.txt", "a cup"],
+        cwd=tmp_path,
+        env=os.environ | {"LEGRAD_URL": f"http://{running.host}:{running.port}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "The image cannot be decoded" in done.stderr
 
 
 def test_mlflow_holds_what_was_logged(

@@ -16,6 +16,8 @@ from tests.support.running_server import Server
 
 WIDTHS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
 
+MANY = ("an airplane", "a cat", "a cup", "a dog", "a drum", "a fish", "a house", "a pizza")
+
 
 def main(folder: Path) -> None:
     """Visit a real server and save screenshots."""
@@ -61,10 +63,17 @@ def _states(visitor: Visitor) -> Iterator[str]:
     page.locator("#regions").check()
     visitor.explain()
     yield "compared"
+    page.locator("#compare").uncheck()
+    page.locator("#prompt").fill(",".join(MANY) + ",")
+    visitor.explain()
+    yield "many"
     page.route("**/explain", lambda route: route.abort())
     page.get_by_role("button", name="Explain", exact=True).click()
     page.locator("#problem").wait_for()
     yield "problem"
+    page.locator("#file").set_input_files(__file__)
+    page.locator("#picture-problem").wait_for()
+    yield "wrong-file"
 
 
 if __name__ == "__main__":

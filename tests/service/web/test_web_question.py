@@ -335,3 +335,21 @@ def test_many_heatmaps_are_folded_sorted_and_saved(visitor: Visitor) -> None:
         page.get_by_role("button", name="Download JSON").click()
     saved = json.loads(Path(download.value.path()).read_text())
     assert len(saved["images"][0]["targets"]) == 23
+
+
+def test_a_model_that_loads_on_demand_shows_its_classes_once_it_is_loaded(
+    browser: Browser, tmp_path: Path
+) -> None:
+    reference = write_classifier(tmp_path / "Own", ["tench", "tabby"], 2)
+    with RunningApp(reference, load_models="on-demand") as running:
+        visiting = Visitor(browser, f"http://{running.host}:{running.port}")
+        page = visiting.arrive()
+        # Nobody knows yet that it has no words.
+        press_explain(page)
+        expect(page.locator("#problem")).to_contain_text("no text")
+        expect(page.locator("#class-help")).to_contain_text("its own 2 classes")
+        page.locator("#class-search").fill("tabby")
+        page.locator("#class-search").press("Enter")
+        visiting.explain()
+        expect(page.locator(".card h3")).to_have_text(["class 1: tabby"])
+        visiting.leave()
