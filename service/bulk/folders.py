@@ -137,6 +137,7 @@ class _Run:
         # Imported here, because it loads torch.
         from service.bulk.computing import FolderExplainer
 
+        self._manifest.begin()
         computing = FolderExplainer(explainer, asked, self._output)
         files = _output_files(
             self._pictures,

@@ -1,6 +1,9 @@
 """The manifest of a folder of explanations: one line of JSON for each heatmap."""
 
-from collections.abc import Iterable, Sequence
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -80,22 +83,20 @@ class Manifest:
         Raises:
             ManifestError: it cannot be read, or a line other than the last is not an entry.
         """
+        self._folder = folder
         self._path = folder / FILE_NAME
-        self._entries = [each for each in read(self._path) if each.error or _is_whole(folder, each)]
         self._file: TextIO | None = None
-        self._done: dict[tuple[str, str, str], set[str]] = {}
-        for each in self._entries:
-            if each.error is None:
-                key = (each.picture, each.digest, each.question)
-                self._done.setdefault(key, set()).add(each.prompt)
+        self._writing = ExitStack()
+        self._read()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._replace(read(self._path))
+        with self._writing:
+            if self._file is not None:
+                self._file.close()
+                self._replace(read(self._path))
 
     def is_done(self, picture: str, digest: str, question: str, prompts: Sequence[str]) -> bool:
         """Return whether the folder holds all heatmaps of a picture for this question."""
@@ -114,18 +115,41 @@ class Manifest:
                 found.setdefault(each.picture, []).append(each.overlay)
         return found
 
+    def begin(self) -> TextIO:
+        """Begin to write, as the only run in this folder, and return the open file.
+
+        Raises:
+            ManifestError: another run writes into the folder.
+            OSError: the manifest cannot be written.
+        """
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writing.enter_context(_only_writer(self._folder))
+            # Another run may have written since the manifest was read.
+            self._read()
+            self._replace(self._entries)
+            self._file = self._path.open("a", encoding="utf-8")
+        return self._file
+
     def append(self, entries: Iterable[Entry]) -> None:
         """Add the entries of one picture at once, after its files are written.
 
         Raises:
-            OSError: the manifest cannot be written.
+            ManifestError, OSError: see :meth:`begin`.
         """
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._replace(self._entries)
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write("".join(map(_line, entries)))
-        self._file.flush()
+        file = self.begin()
+        file.write("".join(map(_line, entries)))
+        file.flush()
+
+    def _read(self) -> None:
+        """Read the entries whose files exist, and those of failed pictures."""
+        entries = read(self._path)
+        self._entries = [each for each in entries if each.error or _is_whole(self._folder, each)]
+        self._done: dict[tuple[str, str, str], set[str]] = {}
+        for each in self._entries:
+            if each.error is None:
+                key = (each.picture, each.digest, each.question)
+                self._done.setdefault(key, set()).add(each.prompt)
 
     def _replace(self, entries: Iterable[Entry]) -> None:
         partial = self._path.with_suffix(".partial")
@@ -168,6 +192,27 @@ def read(path: Path) -> list[Entry]:
     # Earlier versions wrote the results of several questions into the same files: the last counts.
     owner = {entry.overlay: entry for entry in found}
     return [entry for entry in found if entry.error or owner[entry.overlay] is entry]
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing into a folder until the context ends, or the process.
+
+    Raises:
+        ManifestError: another run is writing into it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ManifestError(
+                f"Another run writes into {folder}: wait for its end, or set another folder with "
+                "-o."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_whole(folder: Path, entry: Entry) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from legrad_engine import Explainer
-from service.bulk.manifest import read
+from service.bulk.manifest import Manifest, read
 from service.bulk.report import contact_sheet
 from service.cli import app
 from tests.support.pictures import encoded, picture
@@ -262,6 +262,24 @@ def test_a_manifest_of_an_earlier_version_is_read_without_its_overwritten_result
             manifest.write(json.dumps(line) + "\n")
     (entry,) = read(tmp_path / "manifest.jsonl")
     assert entry.similarity == 0.2
+
+
+def test_two_runs_do_not_write_into_one_folder_at_once(
+    folder: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    arguments = ("explain", folder / "b.png", "a cat", "-o", output, "--model", tiny_model)
+    assert run(*arguments).exit_code == 0
+    (entry,) = read(output / "manifest.jsonl")
+    with Manifest(output) as other:
+        other.append([entry])
+        refused = run(*arguments, "--layers", "1")
+        assert refused.exit_code == 2
+        assert "Another run writes into" in refused.output
+        # Nothing is written by a run with nothing left to do.
+        assert run(*arguments).exit_code == 0
+    assert run(*arguments, "--layers", "1").exit_code == 0
+    assert len(lines(output)) == 2
 
 
 def test_a_run_with_nothing_left_to_do_needs_no_model(

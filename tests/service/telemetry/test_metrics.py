@@ -175,7 +175,7 @@ def test_values_of_callers_never_become_labels(fresh: RunningApp) -> None:
         "/", "/web/{path:path}", "/explain", "/explain/{request_id}/progress", "/models",
         "/models/{model_id}", "/models/{model_id}/ready", "/models/{model_id}/load",
         "/models/{model_id}/classes",
-        "/health/live", "/health/ready", "/metrics", "/docs", "unmatched",
+        "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json", "unmatched",
         "/v1/models", "/v1/models/{model_id}", "/v1/models/{model_id}:explain",
         "/v2", "/v2/", "/v2/health/live", "/v2/health/ready",
         *(
