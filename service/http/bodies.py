@@ -20,6 +20,9 @@ ACCEPTED_CODINGS = ("gzip", "deflate", "identity")
 
 # Decompressing so much takes a fraction of a millisecond of the event loop.
 _PIECE_BYTES = 262_144
+# Programs that compress in blocks, such as bgzip, write one for every 64 kB. Millions of empty ones
+# would take seconds.
+_MOST_MEMBERS = 1000
 
 
 def coding_of(headers: Headers) -> str:
@@ -90,6 +93,7 @@ class _Decompressed:
         self._receive = receive
         self._new_member = partial(zlib.decompressobj, window)
         self._member = self._new_member()
+        self._members = 1
         self._begun = False
         self._held = b""
         self._pending = False
@@ -126,6 +130,9 @@ class _Decompressed:
             return b""
         if self._member.eof:
             # A gzip file may have several members, one after the other.
+            self._members += 1
+            if self._members > _MOST_MEMBERS:
+                raise _damaged(f"it has more than {_MOST_MEMBERS} members")
             self._member = self._new_member()
         self._begun = True
         piece: bytes = self._member.decompress(self._held, _PIECE_BYTES)

@@ -96,5 +96,13 @@ def test_a_damaged_body_is_refused(running: RunningApp, content: bytes, coding: 
     assert "cannot be decompressed" in detail
 
 
+def test_a_body_of_countless_members_is_refused(running: RunningApp) -> None:
+    few, many = (gzip.compress(b"") * count for count in (999, 60_000))
+    good = gzip.compress(json.dumps(request_of()).encode())
+    assert send(running, few + good).status_code == 200
+    detail = refused(send(running, many + good), 400, "malformed-body", "body")
+    assert "more than 1000 members" in detail
+
+
 def test_an_empty_body_is_no_json_whatever_its_coding(running: RunningApp) -> None:
     refused(send(running, b""), 400, "malformed-body", "body")
