@@ -71,7 +71,8 @@ class EncodedImage(Request):
     """An image in the request itself."""
 
     b64: str = Field(
-        description="The encoded image (JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF, PPM) in base64.",
+        description="The encoded image (JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF, PPM) in "
+        "base64.",
         examples=[EXAMPLE_IMAGE.partition(",")[2]],
     )
 
