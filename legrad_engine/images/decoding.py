@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
 from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.colors import to_srgb
-from legrad_engine.images.deep import DeepFormat, to_grey
+from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.heif import HeifFile
@@ -136,18 +136,47 @@ def to_pixels(
     return pixels
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture in RGB, not yet upright.
+
+    Attributes:
+        srgb: in sRGB.
+        stored: as stored; the same object where nothing is to be converted.
+        turn: what makes it upright.
+    """
+
+    srgb: Image.Image
+    stored: Image.Image
+    turn: Image.Transpose | None
+
+
 def _read(
     source: ImageSource, max_pixels: int, with_stored: bool
 ) -> tuple[Image.Image, Image.Image]:
+    """Return the picture in sRGB and, if asked for, as stored; otherwise the former twice."""
+    decoded = _decode(source, max_pixels)
+    turn, srgb, stored = decoded.turn, decoded.srgb, decoded.stored
+    # Each version has four bytes for each pixel, and turning makes another one.
+    del decoded
+    if stored is srgb or not with_stored:
+        del stored
+        srgb = _turned(srgb, turn)
+        return srgb, srgb
+    srgb = _turned(srgb, turn)
+    return srgb, _turned(stored, turn)
+
+
+def _decode(source: ImageSource, max_pixels: int) -> _Decoded:
     if isinstance(source, Image.Image):
-        return _to_upright_rgb(source, max_pixels, with_stored)
+        return _convert(source, max_pixels)
     if isinstance(source, np.ndarray):
-        return _to_upright_rgb(picture_of(source), max_pixels, with_stored)
+        return _convert(picture_of(source), max_pixels)
     if isinstance(source, bytes):
-        return _read_stream(io.BytesIO(source), max_pixels, with_stored)
+        return _decode_stream(io.BytesIO(source), max_pixels)
     try:
         with Path(source).open("rb") as stream:
-            return _read_stream(stream, max_pixels, with_stored)
+            return _decode_stream(stream, max_pixels)
     except (OSError, ValueError) as error:
         raise ImageDecodeError(
             f"The image file {os.fspath(source)!r} cannot be opened ({error}): check the path.",
@@ -155,12 +184,10 @@ def _read(
         ) from error
 
 
-def _read_stream(
-    stream: IO[bytes], max_pixels: int, with_stored: bool
-) -> tuple[Image.Image, Image.Image]:
+def _decode_stream(stream: IO[bytes], max_pixels: int) -> _Decoded:
     try:
         with open_picture(stream) as image:
-            return _to_upright_rgb(image, max_pixels, with_stored)
+            return _convert(image, max_pixels)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
     except (ImageDecodeError, ImageTooLargeError):
@@ -169,10 +196,7 @@ def _read_stream(
         raise unreadable(error) from error
 
 
-def _to_upright_rgb(
-    image: Image.Image, max_pixels: int, with_stored: bool
-) -> tuple[Image.Image, Image.Image]:
-    """Return the picture in sRGB and, if asked for, as stored; otherwise the former twice."""
+def _convert(image: Image.Image, max_pixels: int) -> _Decoded:
     _check_size(image, max_pixels)
     # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
     # ZeroDivisionError; all of them mean that the picture cannot be read.
@@ -182,14 +206,7 @@ def _to_upright_rgb(
     except Exception as error:
         raise unreadable(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
-    turn = _UPRIGHT.get(_orientation(image))
-    if srgb is stored or not with_stored:
-        # Four bytes for each pixel, that the memory table of docs/settings.md counts once.
-        del stored
-        srgb = _turned(srgb, turn)
-        return srgb, srgb
-    srgb = _turned(srgb, turn)
-    return srgb, _turned(stored, turn)
+    return _Decoded(srgb, stored, _UPRIGHT.get(_orientation(image)))
 
 
 def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
@@ -237,8 +254,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        levels = to_grey(np.asarray(image), DeepFormat.of(image))
-        return Image.fromarray(levels).convert("RGB")
+        return Image.fromarray(to_grey(image)).convert("RGB")
     if image.mode == "La":
         # Pillow converts premultiplied grey to nothing else.
         image = image.convert("LA")

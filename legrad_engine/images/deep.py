@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,25 +61,29 @@ class DeepFormat:
         return cls(white, photometric == _WHITE_IS_ZERO, missing, transparent)
 
 
-def to_grey(values: NDArray[Any], form: DeepFormat) -> NDArray[np.uint8]:
-    """Scale deep values to 8-bit grey.
+def to_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale a deep picture to 8-bit grey.
 
-    White is the value that the format tells. Without one it is the smallest usual full scale that
+    White is the value that the file tells. Without one it is the smallest usual full scale that
     the values fill, or else the range of the values is stretched. Values far outside of all others
     do not count for that: they become black or white. Missing values, NaN and infinities become
     black, and transparent pixels white.
 
     Args:
-        values: [height, width], integers or floats.
-        form: the meaning of the values.
+        image: a picture of mode I, I;16 (any byte order) or F.
 
     Returns:
         uint8 [height, width].
     """
+    form = DeepFormat.of(image)
+    values = np.asarray(image)
     shades = np.array(values, np.float32)
     missing = ~np.isfinite(shades)
     if form.missing is not None:
         missing |= values == form.missing
+    transparent = None if form.transparent is None else values == form.transparent
+    # Each of these arrays is as large as the picture.
+    del values
     shades[missing] = 0
     black, white = (0.0, form.white) if form.white else _find_range(shades, ~missing)
     if white - black > float(np.finfo(np.float32).max):
@@ -93,8 +96,8 @@ def to_grey(values: NDArray[Any], form: DeepFormat) -> NDArray[np.uint8]:
     if form.inverted:
         np.subtract(255, levels, out=levels)
     levels[missing] = 0
-    if form.transparent is not None:
-        levels[values == form.transparent] = 255
+    if transparent is not None:
+        levels[transparent] = 255
     return levels
 
 

@@ -12,6 +12,8 @@ from PIL import ImageFile
 from legrad_engine.errors import ImageDecodeError
 
 _THREADS = 4
+# The entry of an item in the list of items, up to the item's type.
+_OVERLAY_ITEM = re.compile(rb"infe.{8,10}?iovl", re.DOTALL)
 
 
 class HeifFile(ImageFile.ImageFile):
@@ -33,6 +35,7 @@ class HeifFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         data = b"" if self.fp is None else self.fp.read()
+        _check_overlays(data)
         self.largest_part = max(_declared_sizes(data), key=math.prod, default=(0, 0))
         to_8_bits, as_bgr, without_stride, to_16_bits, unlimited = True, False, False, True, False
         pictures, _ = _decoder().load_file(
@@ -54,6 +57,17 @@ class HeifFile(ImageFile.ImageFile):
             self.load_prepare()
             self.frombytes(data, "raw", (self.mode, stride))
         return super().load()
+
+
+def _check_overlays(data: bytes) -> None:
+    """Refuse pictures that are composed of others, of which a small file may have any number."""
+    for start, stop in boxes(data, b"meta"):
+        if _OVERLAY_ITEM.search(data, start, stop):
+            raise ImageDecodeError(
+                "The HEIC image is an overlay of other images, which is not supported: save it as "
+                "JPEG or PNG.",
+                field="image",
+            )
 
 
 def _declared_sizes(data: bytes) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -167,6 +167,8 @@ def test_no_profile_fails_a_picture_of_any_mode(name: str, mode: str) -> None:
         assert difference > 2
 
 
+# A transform of a printer's profile takes a tenth of a second.
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(["Display P3", "grey", "CMYK"]), st.data())
 def test_damaged_profiles_are_ignored_or_applied(name: str, data: st.DataObject) -> None:
     profile = bytearray(PROFILES[name])

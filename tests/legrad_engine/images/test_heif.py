@@ -67,6 +67,14 @@ def test_the_primary_picture_of_several_is_read() -> None:
     assert np.asarray(decode(buffer.getvalue())).mean((0, 1)) == pytest.approx((0, 255, 0), abs=6)
 
 
+def test_an_overlay_of_pictures_is_refused_before_they_are_decoded() -> None:
+    data = heic(picture(64, 64))
+    entry = data.index(b"hvc1", data.index(b"infe"))
+    overlay = data[:entry] + b"iovl" + data[entry + 4 :]
+    with pytest.raises(ImageDecodeError, match="overlay of other images, which is not supported"):
+        decode(overlay)
+
+
 def test_half_a_file_is_damaged() -> None:
     data = heic(picture(64, 48), quality=90)
     for length in (len(data) // 2, len(data) - 8, 40):
