@@ -37,8 +37,7 @@ from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
 from service.http.proxies import ForwardedRequests, redirect_relatively
-from service.http.requests import RequestMiddleware
-from service.http.tracing import TraceMiddleware
+from service.http.requests import RequestMiddleware, TraceMiddleware
 from service.pictures.workers import PictureWorkers
 from service.pool.background import run_in_own_thread
 from service.pool.model_pool import ModelPool

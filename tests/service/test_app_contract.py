@@ -96,9 +96,9 @@ _statuses: defaultdict[str, set[int]] = defaultdict(set)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with the model that the examples of the contract name."""
-    with Server("starter", key=_KEY) as started:
+def server(tiny_model: str) -> Iterator[Server]:
+    """A server with a fast model under the id that the examples of the contract name."""
+    with Server(f"starter={tiny_model}", key=_KEY) as started:
         started.wait_for_health()
         yield started
 
