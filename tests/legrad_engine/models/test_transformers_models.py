@@ -20,6 +20,7 @@ from tests.support.explicit_transformers import (
     logits,
     text_features,
 )
+from tests.support.pictures import picture
 from tests.support.transformers_models import (
     ANY_SIZE,
     CLASSIFIERS,
@@ -148,3 +149,15 @@ def test_maps_equal_the_definition_on_the_modules_of_transformers(
                 difference = np.abs(explanation.maps.reshape(3, -1) - expected).max()
                 # transformers computes rotary positions and resampled ones in float32.
                 assert difference <= (1e-6 if name in ANY_SIZE else 1e-9) * expected.max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_maps_are_kept_in_half_precision(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    image = picture()
+    maps: dict[str, np.ndarray[Any, Any]] = {}
+    for dtype in ("float32", "bfloat16"):
+        explainer = Explainer.load(f"transformers:{tmp_path}", dtype=dtype)
+        target = F.normalize(pixels_of(1, explainer.tower.embedding_size)[0, 0], dim=-1)
+        maps[dtype] = explainer.explain(image, target)[0].maps.ravel()
+    assert np.corrcoef(maps["float32"], maps["bfloat16"])[0, 1] > 0.999
