@@ -9,6 +9,7 @@ TOOLS := $(VENV)/.tools
 JAVASCRIPT := tools/javascript
 JAVASCRIPT_TOOLS := $(JAVASCRIPT)/node_modules/.installed
 
+MODEL ?=
 IMAGE ?=
 PROMPTS ?=
 MINUTES ?= 10
@@ -25,7 +26,8 @@ LINTS := lint-style lint-format lint-types lint-imports lint-security lint-contr
 
 help:
 	@echo "make demo          start a server, explain a picture, write overlays to demo/"
-	@echo "                   (IMAGE=picture.jpg PROMPTS='a cat, a dog' for your own picture)"
+	@echo "                   (IMAGE=picture.jpg PROMPTS='a cat, a dog' for your own picture,"
+	@echo "                   MODEL=ViT-B-16/laion2b_s34b_b88k for published weights from the hub)"
 	@echo "make serve         start the server on port 8000"
 	@echo "make test          run all tests in JOBS=2 processes"
 	@echo "make test-quick    run the tests that are not marked slow"
@@ -74,7 +76,8 @@ $(TOOLS): pyproject.toml clients/python/pyproject.toml requirements-dev.lock
 	touch $(INSTALLED) $@
 
 demo: install
-	$(BIN)/python examples/demo.py $(if $(IMAGE),--image '$(IMAGE)') $(if $(PROMPTS),--prompts '$(PROMPTS)')
+	$(BIN)/python examples/demo.py $(if $(MODEL),--model '$(MODEL)') $(if $(IMAGE),--image '$(IMAGE)') \
+		$(if $(PROMPTS),--prompts '$(PROMPTS)')
 
 serve: install
 	$(BIN)/legrad serve

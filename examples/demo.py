@@ -1,6 +1,7 @@
 """Demo: start a server, explain one picture, write overlays, stop the server.
 
 Run it with ``make demo``, or ``python examples/demo.py --image picture.jpg --prompts "cat, dog"``.
+``make demo MODEL=ViT-B-16/laion2b_s34b_b88k`` explains a photograph with published weights.
 """
 
 import base64
@@ -16,29 +17,40 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
+STARTER = "starter"
+# The built-in model knows stickers, models with published weights know photographs.
+STICKERS = HERE / "stickers.png", "a cat, a pizza, a bicycle, a rocket, a dog"
+PHOTOGRAPH = HERE / "astronaut.jpg", "a face, a space suit, a flag, a rocket, a dog"
 START_SECONDS = 120
+DOWNLOAD_SECONDS = 3600
 
 console = Console()
 
 
 def main(
-    image: Annotated[Path, typer.Option(help="The picture.")] = HERE / "stickers.png",
-    prompts: Annotated[
-        str, typer.Option(help="Prompts, separated by commas.")
-    ] = "a cat, a pizza, a bicycle, a rocket, a dog",
+    model: Annotated[
+        str, typer.Option(help="The model, as `legrad serve --model` takes it.")
+    ] = STARTER,
+    image: Annotated[
+        Path | None, typer.Option(help="The picture; without it, one of the examples.")
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompts, separated by commas.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("demo"),
 ) -> None:
     """Explain one picture with a server that is started for it."""
-    wanted = [prompt.strip() for prompt in prompts.split(",") if prompt.strip()]
+    example, example_prompts = STICKERS if model == STARTER else PHOTOGRAPH
+    image = image or example
+    asked = example_prompts if prompts is None else prompts
+    wanted = [prompt.strip() for prompt in asked.split(",") if prompt.strip()]
     output.mkdir(parents=True, exist_ok=True)
-    server, address = start_server(output / "server.log")
+    server, address = start_server(model, output / "server.log")
     try:
-        wait_until_ready(address)
+        wait_until_ready(address, START_SECONDS if model == STARTER else DOWNLOAD_SECONDS)
         answer = ask(address, image, wanted)
     finally:
         server.send_signal(signal.SIGTERM)
@@ -67,25 +79,32 @@ def main(
     raise typer.Exit(status)
 
 
-def start_server(log_path: Path) -> tuple[subprocess.Popen[str], str]:
+def start_server(model: str, log_path: Path) -> tuple[subprocess.Popen[str], str]:
     """Start a server on a free port and return it with its address."""
     program = shutil.which("legrad", path=str(Path(sys.executable).parent)) or "legrad"
     with log_path.open("w") as log:
         server = subprocess.Popen(
-            [program, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=log, text=True
+            [program, "serve", "--port", "0", "--model", model],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
     first_line = server.stdout.readline() if server.stdout else ""
     if not first_line.startswith("Listening on "):
-        raise SystemExit(f"The server did not start; see {log_path}.")
+        said = log_path.read_text().splitlines()
+        raise SystemExit(said[-1] if said else f"The server did not start; see {log_path}.")
     return server, first_line.removeprefix("Listening on ").strip()
 
 
-def wait_until_ready(address: str) -> None:
-    """Return when the server has loaded its model."""
-    give_up = time.monotonic() + START_SECONDS
+def wait_until_ready(address: str, seconds: float) -> None:
+    """Return when the server has loaded its model, after a download if it needs one."""
+    give_up = time.monotonic() + seconds
     while httpx.get(f"{address}/health/ready").is_error:
+        (model,) = httpx.get(f"{address}/models").json()["models"]
+        if model["error"] is not None:
+            raise SystemExit(f"{model['error']} The built-in model needs no hub: make demo")
         if time.monotonic() > give_up:
-            raise SystemExit(f"No model was ready within {START_SECONDS} s.")
+            raise SystemExit(f"No model was ready within {seconds:.0f} s.")
         time.sleep(0.1)
 
 
@@ -107,7 +126,10 @@ def overview(captioned: list[tuple[str, Path]]) -> Image.Image:
     """Return all pictures on one sheet, each with a caption below."""
     width, gap, caption_height = 420, 12, 34
     font = ImageFont.load_default(size=20)
-    pictures = [(caption, Image.open(path).convert("RGB")) for caption, path in captioned]
+    pictures = [
+        (caption, ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        for caption, path in captioned
+    ]
     height = round(width * pictures[0][1].height / pictures[0][1].width)
     columns = min(len(pictures), 3)
     rows = math.ceil(len(pictures) / columns)

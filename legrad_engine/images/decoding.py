@@ -23,13 +23,14 @@ from PIL import (
 )
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
+from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.slow_formats import check_jpeg, check_plain_netpbm
 from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
-ImageSource = Image.Image | bytes | str | os.PathLike[str]
+ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
     first frame of an animation or a multi-page file is read.
 
     Args:
-        source: A Pillow image (at its current frame), an encoded file, or the path of one.
+        source: A Pillow image (at its current frame), an array as in
+            :func:`legrad_engine.images.arrays.picture_of`, an encoded file, or the path of one.
         max_pixels: Largest accepted width x height, checked before pixels are decoded.
 
     Raises:
@@ -103,6 +105,8 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
     """
     if isinstance(source, Image.Image):
         return _to_upright_rgb(source, max_pixels)
+    if isinstance(source, np.ndarray):
+        return _to_upright_rgb(picture_of(source), max_pixels)
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), max_pixels)
     try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from legrad_engine.models.loaded import LoadedModel
     from legrad_engine.models.loading import (
         CatalogueEntry,
+        activation_of,
         catalogue,
         load,
         preprocessing_of,
@@ -26,6 +27,7 @@ __all__ = [
     "LoadedModel",
     "ModelReference",
     "Preprocessing",
+    "activation_of",
     "catalogue",
     "load",
     "preprocessing_of",

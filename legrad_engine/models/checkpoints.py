@@ -147,6 +147,13 @@ def misfit(path: Path, error: Exception, remedy: str = "") -> ModelLoadError:
     return ModelLoadError(f"{message} {remedy}." if remedy else message, field="model")
 
 
+def misfits_only_in(error: Exception, name: str) -> bool:
+    """Tell whether one weight's shape is all that keeps a checkpoint from fitting."""
+    text = str(error)
+    shapes = [found for found, _, _ in _MISSHAPEN.findall(text)]
+    return shapes == [name] and not _MISSING.search(text) and not _UNEXPECTED.search(text)
+
+
 def _named(problem: str, keys: Sequence[str]) -> list[str]:
     if not keys:
         return []

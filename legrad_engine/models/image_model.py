@@ -20,8 +20,12 @@ class ImageModel(nn.Module):
         classifier: the same classifier as a source of targets; None if the model has none.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: nn.Module, *, multi_label: bool = False) -> None:
         """Wrap a timm model.
+
+        Args:
+            visual: the model.
+            multi_label: whether a picture may have several of its classes.
 
         Raises:
             UnsupportedModelError: the model's input does not have three channels.
@@ -31,12 +35,13 @@ class ImageModel(nn.Module):
         if channels != _RGB:
             raise UnsupportedModelError(f"This model reads {channels} channels; pictures have 3.")
         self.visual = visual
-        self.classifier = Classifier.of(visual)
+        self.classifier = Classifier.of(visual, multi_label=multi_label)
+        self._multi_label = multi_label
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
         # The classifier's tensors are the head's, on its device and in its dtype.
-        self.classifier = Classifier.of(self.visual)
+        self.classifier = Classifier.of(self.visual, multi_label=self._multi_label)
         return self
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:

@@ -26,6 +26,7 @@ from legrad_engine.models.openclip_weights import fill
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
 from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM, TRANSFORMERS
+from legrad_engine.targets.classifier import Activation
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
@@ -158,6 +159,13 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     return openclip_preprocessing.of_config(open_clip.get_model_preprocess_cfg(model))
 
 
+def activation_of(model: nn.Module) -> Activation | None:
+    """Return how a model's probabilities are made; None if it gives none."""
+    if isinstance(model, ImageModel):
+        return None if model.classifier is None else model.classifier.activation
+    return "softmax" if getattr(model, "logit_bias", None) is None else "sigmoid"
+
+
 def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     """Compute the model's own probabilities of the targets of a picture.
 
@@ -172,5 +180,6 @@ def probabilities(model: nn.Module, similarities: Tensor) -> Tensor:
     if isinstance(model, ImageModel):
         return similarities.softmax(-1)
     logits = similarities * model.logit_scale.exp()  # type: ignore[operator]
-    bias = getattr(model, "logit_bias", None)
-    return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
+    if activation_of(model) == "softmax":
+        return logits.softmax(-1)
+    return (logits + model.logit_bias).sigmoid()  # type: ignore[operator]

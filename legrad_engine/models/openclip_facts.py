@@ -1,6 +1,7 @@
 """Facts about an open_clip model that only its weights tell, or that nothing tells."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from legrad_engine.models.reference import ModelReference
 OPENAI_METADATA = ("input_resolution", "context_length", "vocab_size")
 
 _QUICK = "-quickgelu"
+_VISION_BLOCK = re.compile(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight")
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +46,36 @@ def with_own_context(
         *(reference.title, length),
     )
     return {**config, "text_cfg": {**text, "context_length": length}}
+
+
+def fitting_architectures(weights: Mapping[str, Tensor]) -> list[str]:
+    """List the architectures with open_clip's own towers that have the shapes of a checkpoint.
+
+    Args:
+        weights: the checkpoint's.
+    """
+    patches, projection = weights.get("visual.conv1.weight"), weights.get("visual.proj")
+    text = weights.get("ln_final.weight", weights.get("text.ln_final.weight"))
+    if patches is None or projection is None or text is None or patches.ndim != 4:
+        return []
+    blocks = sum(bool(_VISION_BLOCK.fullmatch(name)) for name in weights)
+    shape = (len(patches), patches.shape[-1], blocks, projection.shape[-1], len(text))
+    return [
+        name
+        for name in open_clip.list_models()
+        if _shape_of(open_clip.get_model_config(name)) == shape
+    ]
+
+
+def _shape_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return (
+        vision.get("width"),
+        vision.get("patch_size"),
+        vision.get("layers"),
+        config["embed_dim"],
+        text.get("width"),
+    )
 
 
 def warn_of_activation(

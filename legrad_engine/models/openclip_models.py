@@ -28,7 +28,11 @@ from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.loaded import LoadedModel
-from legrad_engine.models.openclip_facts import warn_of_activation, with_own_context
+from legrad_engine.models.openclip_facts import (
+    fitting_architectures,
+    warn_of_activation,
+    with_own_context,
+)
 from legrad_engine.models.openclip_preprocessing import (
     of_architecture,
     of_config,
@@ -184,7 +188,9 @@ def load(reference: ModelReference) -> LoadedModel:
         except ModelLoadError:
             raise
         except Exception as error:
-            raise checkpoints.misfit(checkpoint, error) from error
+            alike = [each for each in fitting_architectures(weights) if each != name]
+            remedy = f"Its shapes are those of {', '.join(alike[:4])}" if alike else ""
+            raise checkpoints.misfit(checkpoint, error, remedy) from error
     settle(model)
     return LoadedModel(
         name=reference.title,

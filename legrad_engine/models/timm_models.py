@@ -28,6 +28,9 @@ from legrad_engine.models.schemes import TIMM, TIMM_FOLDER, TIMM_HUB
 
 CONFIG_FILE = "config.json"
 
+_SINGLE_LABEL = "single_label_classification"
+_MULTI_LABEL = "multi_label_classification"
+
 _PICKLED_WEIGHTS = "pytorch_model.bin"
 _SAFE_WEIGHTS = "model.safetensors"
 # timm's order.
@@ -135,10 +138,9 @@ def load(reference: ModelReference) -> LoadedModel:
             source, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
     except Exception as error:
-        if "pos_embed" in str(error):
-            raise checkpoints.misfit(checkpoint, error, _OTHER_SIZE) from error
         if "state_dict" in str(error):
-            raise checkpoints.misfit(checkpoint, error) from error
+            remedy = _OTHER_SIZE if checkpoints.misfits_only_in(error, "pos_embed") else ""
+            raise checkpoints.misfit(checkpoint, error, remedy) from error
         raise ModelLoadError(
             f"timm cannot build a model of {name}: {in_one_line(error)}.", field="model"
         ) from error
@@ -157,7 +159,7 @@ def load(reference: ModelReference) -> LoadedModel:
         )
     return LoadedModel(
         name=reference.title,
-        model=ImageModel(model),
+        model=ImageModel(model, multi_label=_is_multi_label(config)),
         tokenizer=None,
         preprocessing=_preprocessing(reference, model, config),
         # The record's licence is that of timm's own weights.
@@ -174,6 +176,23 @@ def _preprocessing(
     if reference.pretrained is None or tag:
         return timm_preprocessing.of_tag(name, model.pretrained_cfg)
     return timm_preprocessing.of_architecture(name)
+
+
+def _is_multi_label(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether a config says that a picture may have several of the model's classes.
+
+    timm's configs have no field for it; this is the one of Hugging Face transformers.
+
+    Raises:
+        ModelLoadError: the field has another value.
+    """
+    problem = _SINGLE_LABEL if config is None else config.get("problem_type") or _SINGLE_LABEL
+    if problem not in (_SINGLE_LABEL, _MULTI_LABEL):
+        raise ModelLoadError(
+            f"The problem_type in a model's config must be {_SINGLE_LABEL} or {_MULTI_LABEL}.",
+            field="model",
+        )
+    return bool(problem == _MULTI_LABEL)
 
 
 def _record(name: str) -> PretrainedCfg:

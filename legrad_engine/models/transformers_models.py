@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import ModelLoadError, UnknownModelError, UnsupportedModelError
 from legrad_engine.models import checkpoints
 from legrad_engine.models.hugging_face.conversion import sides
 from legrad_engine.models.hugging_face.files import ModelFiles, repository_of, require_package
@@ -83,7 +83,7 @@ def load(reference: ModelReference) -> LoadedModel:
         tokenizer = SavedTokenizer(files.folder, text.max_position_embeddings, text.vocab_size)
     else:
         _describe(model, config, preprocessing)
-        model = ImageModel(model)
+        model = ImageModel(model, multi_label=_is_multi_label(config))
     return LoadedModel(
         name=reference.title, model=model, tokenizer=tokenizer, preprocessing=preprocessing
     )
@@ -96,6 +96,22 @@ def without_values(name: str) -> nn.Module | None:
     model_class, config = ModelFiles.of(name).config()
     with torch.device("meta"):
         return model_class.build(config, model_class.own_size(config))
+
+
+def _is_multi_label(config: Any) -> bool:
+    """Tell whether a picture may have several of a classifier's classes.
+
+    Raises:
+        UnsupportedModelError: the model was trained for numbers, not classes.
+    """
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        raise UnsupportedModelError(
+            "This model was trained to tell numbers (problem_type is regression): it has no "
+            "classes to explain.",
+            field="model",
+        )
+    return bool(problem == "multi_label_classification")
 
 
 def _input_size(

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from legrad_engine.families.heads import at_least_float32
 _SUGGESTIONS = 5
 _LONGEST_LABEL = 200
 
+Activation = Literal["softmax", "sigmoid"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
@@ -29,18 +31,25 @@ class Classifier:
         bias: ``[classes]``, or None.
         labels: a label for each class, which may be several names separated by commas; None if
             they are unknown.
+        activation: ``softmax`` for classes of which a picture has one, ``sigmoid`` for classes that
+            are independent of each other.
     """
 
     weight: Tensor
     bias: Tensor | None
     labels: tuple[str, ...] | None
+    activation: Activation = "softmax"
 
     @classmethod
-    def of(cls, model: nn.Module) -> Self | None:
+    def of(cls, model: nn.Module, *, multi_label: bool = False) -> Self | None:
         """Take the classifier of a timm model, on the features that it reads.
 
         A distilled model (DeiT) averages two classifiers, one on the class token and one on the
         distillation token. Their average is one classifier on both tokens' concatenated features.
+
+        Args:
+            model: the model. A single class is a sigmoid: a softmax over it is always 1.
+            multi_label: whether a picture may have several of the classes.
 
         Returns:
             None if the model has no classes, or its classifier is more than a linear layer.
@@ -63,6 +72,7 @@ class Classifier:
             weight.detach(),
             bias.detach() if isinstance(bias, Tensor) else None,
             _labels_of(model, len(weight)),
+            "sigmoid" if multi_label or len(weight) == 1 else "softmax",
         )
 
     def index_of(self, class_: int | str) -> int:
@@ -93,17 +103,17 @@ class Classifier:
         return F.normalize(self.weight[list(indices)], dim=-1)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Compute the model's softmax over its classes.
+        """Compute the model's probabilities of its classes.
 
         Args:
             features: ``[B, e]``, the inputs of the classifier, not normalised.
 
         Returns:
-            ``[B, classes]``, at least float32: each row sums to 1.
+            ``[B, classes]``, at least float32: a softmax, whose rows sum to 1, or sigmoids.
         """
         bias = None if self.bias is None else at_least_float32(self.bias)
         logits = F.linear(at_least_float32(features), at_least_float32(self.weight), bias)
-        return logits.softmax(-1)
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
 
 def _find(labels: tuple[str, ...], wanted: str) -> int:

@@ -93,9 +93,9 @@ class TargetComposer:
         images: Mapping[object, Tensor],
     ) -> Tensor:
         match target:
-            case TextTarget((text,)):
+            case TextTarget(texts=(text,)):
                 return at_least_float32(texts[text])
-            case TextTarget(several):
+            case TextTarget(texts=several):
                 mean = torch.stack([at_least_float32(texts[text]) for text in several]).mean(0)
                 return self._unit(mean, "The texts cancel each other out.", field)
             case EmbeddingTarget():
@@ -123,7 +123,7 @@ class TargetComposer:
         """
         if self.classifier is None:
             raise InvalidTargetError("This model has no classifier.", field="targets")
-        return self.classifier.index_of(target.class_)
+        return self.classifier.index_of(target.key)
 
     @property
     def _rounding(self) -> float:
@@ -150,7 +150,7 @@ def as_tensor(target: EmbeddingTarget) -> Tensor:
         InvalidTargetError: the embedding is not a list of numbers.
     """
     try:
-        return torch.as_tensor(target.vector, dtype=torch.float64, device="cpu").detach()
+        return torch.as_tensor(target.embedding, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTargetError(
             f"An embedding is a list of numbers: {error}.", field="targets"

@@ -18,21 +18,36 @@ TargetKind = Literal["text", "embedding", "image", "class", "contrast", "residua
 
 @dataclass(frozen=True, slots=True)
 class TextTarget:
-    """Text. Several texts stand for the normalised mean of their unit vectors."""
+    """Text. Several texts stand for the normalised mean of their unit vectors.
 
-    texts: tuple[str, ...]
+    Give ``text`` or ``texts``, a list or tuple.
+
+    Attributes:
+        text: the text; None for several.
+        texts: the texts, also where there is one.
+    """
+
+    text: str | None = None
+    texts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        texts = self.texts
-        if not (isinstance(texts, tuple) and texts and all(isinstance(t, str) for t in texts)):
-            raise InvalidTargetError("texts must be a tuple of at least one text.", field="targets")
+        given = self.texts if self.text is None else (self.text,)
+        is_list = isinstance(given, (list, tuple)) and len(given) > 0
+        if not is_list or not all(isinstance(each, str) for each in given):
+            raise InvalidTargetError(
+                "A text target is text='a cat', or texts=['a cat', 'a tabby'].", field="targets"
+            )
+        if self.text is not None and self.texts:
+            raise InvalidTargetError("Give either text or texts.", field="targets")
+        object.__setattr__(self, "texts", tuple(given))
+        object.__setattr__(self, "text", given[0] if len(given) == 1 else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingTarget:
     """Raw embedding ``[e]`` in the joint space of the model; the engine normalises it."""
 
-    vector: "Sequence[float] | NDArray[np.floating] | Tensor"
+    embedding: "Sequence[float] | NDArray[np.floating] | Tensor"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +65,23 @@ class ImageTarget:
 
 @dataclass(frozen=True, slots=True)
 class ClassTarget:
-    """Class of the model's own classifier, by index or by label."""
+    """Class of the model's own classifier. Give ``index`` or ``label``."""
 
-    class_: int | str
+    index: int | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.index is None) == (self.label is None):
+            raise InvalidTargetError("Give either index or label.", field="targets")
+        if isinstance(self.index, str):
+            raise InvalidTargetError(
+                f"A class by its name is label={self.index!r}.", field="targets"
+            )
+
+    @property
+    def key(self) -> int | str:
+        """The index or the label."""
+        return self.index if self.index is not None else self.label or ""
 
 
 SimpleTarget = TextTarget | EmbeddingTarget | ImageTarget | ClassTarget

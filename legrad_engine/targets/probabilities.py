@@ -29,7 +29,7 @@ def weigh(
 
     Returns:
         ``[B, rows]``: for a text, :func:`legrad_engine.models.probabilities` over the picture's
-        texts; for a class, the classifier's softmax over all its classes; NaN for any other kind.
+        texts; for a class, the classifier's probability; NaN for any other kind.
     """
     found = torch.full_like(similarities, torch.nan)
     for image, each in enumerate(resolved):

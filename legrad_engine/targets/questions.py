@@ -108,7 +108,7 @@ def is_target(value: object) -> bool:
 
 def _as_target(target: Target | str) -> Target:
     if isinstance(target, str):
-        return TextTarget((target,))
+        return TextTarget(target)
     if not is_target(target):
         raise InvalidTargetError(
             f"{type(target).__name__} is not a target: give a string or one of "

@@ -261,7 +261,7 @@ class TargetResolver:
 
     def _check_part(self, part: SimpleTarget, field: str, templates: Templates) -> None:
         match part:
-            case TextTarget(texts):
+            case TextTarget(texts=texts):
                 for text in texts:
                     self._check_text(text, field, templates)
             case EmbeddingTarget():
@@ -275,7 +275,7 @@ class TargetResolver:
                 try:
                     self._composer.class_of(part)
                 except InvalidTargetError as error:
-                    name = "label" if isinstance(part.class_, str) else "index"
+                    name = "index" if part.label is None else "label"
                     raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
 
     def _check_text(self, text: str, field: str, templates: Templates) -> None:

@@ -59,7 +59,10 @@ class Question:
         """The prompts as targets of the engine."""
         if self.explainer.classifier is None:
             return list(self.prompts)
-        return [ClassTarget(int(text) if text.isdecimal() else text) for text in self.prompts]
+        return [
+            ClassTarget(int(text)) if text.isdecimal() else ClassTarget(label=text)
+            for text in self.prompts
+        ]
 
     @property
     def digest(self) -> str:

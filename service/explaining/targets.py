@@ -59,8 +59,8 @@ def with_prepared(question: Question, prepared: dict[bytes, PreparedImage]) -> Q
 def name_target(target: engine.Target, classifier: Classifier | None) -> TargetName:
     """Return the name of a target in an answer."""
     prompt = None
-    if isinstance(target, engine.TextTarget) and len(target.texts) == 1:
-        (prompt,) = target.texts
+    if isinstance(target, engine.TextTarget):
+        prompt = target.text
     label = _label(target, classifier)
     if len(label) > _LONGEST_LABEL:
         label = f"{label[: _LONGEST_LABEL - 1]}…"
@@ -69,14 +69,14 @@ def name_target(target: engine.Target, classifier: Classifier | None) -> TargetN
 
 def _label(target: engine.Target, classifier: Classifier | None) -> str:
     match target:
-        case engine.TextTarget(texts):
+        case engine.TextTarget(texts=texts):
             return ", ".join(texts)
         case engine.EmbeddingTarget():
             return "embedding"
         case engine.ImageTarget():
             return "image"
-        case engine.ClassTarget(class_):
-            return _class_label(class_, classifier)
+        case engine.ClassTarget():
+            return _class_label(target.key, classifier)
         case engine.ContrastTarget(wanted, against):
             return f"{_quoted(wanted, classifier)} against {_quoted(against, classifier)}"
         case engine.ResidualTarget(wanted, distractors):

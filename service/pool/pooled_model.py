@@ -1,14 +1,14 @@
 """The record of one model of the settings, in memory or not."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
-from legrad_engine.models import ModelReference
+from legrad_engine.models import ModelReference, activation_of
 from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
@@ -141,7 +141,8 @@ class PooledModel:
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
         "device", "dtype", "bytes", "family", "image_size",
-        "patch_size", "grid", "layers", "scores", "templates", "licence",
+        "patch_size", "grid", "layers", "scores", "templates", "licence", "activation",
+        "preprocessing",
     )
 )  # fmt: skip
 
@@ -164,4 +165,6 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
         # A model without a text encoder has no prompts, so no templates.
         "templates": list(TEMPLATE_SETS) if isinstance(explainer.text, TextEncoder) else [],
         "licence": explainer.licence,
+        "activation": activation_of(explainer.model),
+        "preprocessing": asdict(explainer.preprocessing),
     }

@@ -1,14 +1,18 @@
 """The HTTP contract: response bodies."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
 from legrad_engine.families import Score
+from legrad_engine.models.preprocessing import Interpolation, ResizeMode
 from legrad_engine.targets.templates import TemplateSet
 from service.schemas.base import Contract
 
+Activation = Literal["softmax", "sigmoid"]
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
+PerChannel = Annotated[list[float], Field(min_length=3, max_length=3)]
+Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
 
 
@@ -90,7 +94,8 @@ class TargetExplanation(Contract):
     )
     probability: float | None = Field(
         description="Of a text, the model's probability among the texts of the request; of a "
-        "class, the classifier's among all its classes; null for other targets.",
+        "class, the classifier's, among all its classes or on its own: see `activation` in "
+        "`/models`; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
@@ -217,6 +222,39 @@ class ExplainProgress(Contract):
     )
 
 
+class Preprocessing(Contract):
+    """The way from an image to the numbers that a model reads."""
+
+    mean: PerChannel = Field(
+        description="Mean per channel, for values in 0 to 1.", examples=[[0.5, 0.5, 0.5]]
+    )
+    std: PerChannel = Field(
+        description="Standard deviation per channel, for values in 0 to 1.",
+        examples=[[0.5, 0.5, 0.5]],
+    )
+    interpolation: Interpolation = Field(
+        description="Filter that resizes images.", examples=["bicubic"]
+    )
+    resize_mode: ResizeMode | None = Field(
+        description="How the model's own evaluation fits an image that is not square: crop its "
+        "middle (shortest), stretch it (squash) or pad it (longest); null if unknown. The option "
+        "`fit` of a request decides here.",
+        examples=["squash"],
+    )
+    fill_color: Color | None = Field(
+        description="Colour of padding, in 8-bit RGB; null for the mean colour.", examples=[None]
+    )
+    source: str = Field(
+        description="Origin of these values.",
+        examples=["all of open_clip's pretrained tags for ViT-B-16-SigLIP"],
+    )
+    is_guess: bool = Field(
+        description="Whether the weights may have been trained with other values: state them in "
+        "the model's config, or name the tag that the weights were made from.",
+        examples=[False],
+    )
+
+
 class ModelInfo(Contract):
     """A served model. Fields that are unknown until it is loaded are null."""
 
@@ -271,6 +309,15 @@ class ModelInfo(Contract):
     )
     licence: str | None = Field(
         description="Licence of the weights, if known.", examples=["Apache-2.0"]
+    )
+    activation: Activation | None = Field(
+        description="How its probabilities are made: a `softmax` gives shares among the texts of "
+        "an image, or among all classes, which sum to 1; a `sigmoid` judges each on its own. Null "
+        "if it gives no probabilities.",
+        examples=["softmax"],
+    )
+    preprocessing: Preprocessing | None = Field(
+        description="The way from an image to the numbers that it reads."
     )
 
 

@@ -1,13 +1,15 @@
 """What a newcomer runs first: the demo."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from tests.support.own_models import own_weights, write_own_folder
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -21,18 +23,23 @@ STICKERS = {
 }
 
 
-def run(arguments: list[str], folder: Path = ROOT) -> str:
-    finished = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=240
+def run(arguments: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "examples/demo.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run(["examples/demo.py", "--output", str(folder)])
+    finished = run(["--output", str(folder)])
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
 
 
 def test_the_demo_writes_an_overlay_of_the_picture_s_size_for_every_prompt(
@@ -63,3 +70,33 @@ def test_the_demo_tells_what_is_in_the_picture_from_what_is_not(demo: tuple[Path
         if found := re.search(r"(a \w+) +\S +(-?[\d.]+)", line):
             similarity[found[1]] = float(found[2])
     assert min(similarity[prompt] for prompt in STICKERS) > similarity["a dog"]
+
+
+def test_the_demo_explains_a_photograph_with_another_model(tmp_path: Path) -> None:
+    folder = write_own_folder(tmp_path / "own", own_weights())
+    finished = run(["--model", f"local-dir:{folder}", "--output", str(tmp_path / "demo")])
+    assert finished.returncode == 0, finished.stderr
+    overlay = Image.open(tmp_path / "demo" / "a-rocket.png")
+    photograph = ImageOps.exif_transpose(Image.open(ROOT / "examples" / "astronaut.jpg"))
+    assert overlay.size == photograph.size
+    assert "by own;" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("ViT-B-16/laion2b_s34b_b88k", "out of reach (HF_HUB_OFFLINE is set)"),
+        ("ViT-B-16/no_such_tag", "laion2b_s34b_b88k"),
+    ],
+)
+def test_the_demo_says_in_one_line_what_to_do_where_weights_cannot_be_had(
+    model: str, says: str, tmp_path: Path
+) -> None:
+    finished = run(
+        ["--model", model, "--output", str(tmp_path)],
+        HF_HUB_OFFLINE="1",
+        HF_HUB_CACHE=str(tmp_path / "cache"),
+    )
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert says in line

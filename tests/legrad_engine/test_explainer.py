@@ -36,6 +36,15 @@ def photograph(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def test_a_picture_may_be_an_array(explainer: Explainer) -> None:
+    picture = photograph()
+    expected = explainer.explain(picture, PROMPTS)
+    assert_same(explainer.explain(np.asarray(picture), PROMPTS), expected)
+    assert_same(explainer.explain([np.asarray(picture)], PROMPTS), expected)
+    embeddings = explainer.embed_images([np.asarray(picture), picture])
+    torch.testing.assert_close(embeddings[0], embeddings[1])
+
+
 def unit_vectors(count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(count, EMBEDDING_SIZE, generator=generator), dim=-1)

@@ -173,6 +173,19 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """The way from an image to the numbers that a model reads; see ``/models`` of the contract."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str | None
+    fill_color: tuple[int, ...] | None
+    source: str
+    is_guess: bool
+
+
+@dataclass(frozen=True)
 class ModelDescription:
     """A served model; properties that are unknown until it is loaded are None."""
 
@@ -196,6 +209,8 @@ class ModelDescription:
     scores: tuple[str, ...] | None
     templates: tuple[str, ...] | None
     licence: str | None
+    activation: str | None
+    preprocessing: Preprocessing | None
 
 
 _SHARED = ("model", "layers", "score", "request_id", "timings")

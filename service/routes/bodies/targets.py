@@ -39,7 +39,7 @@ def read_question(
     fields = [f"targets.{position}" for position in range(len(targets))]
     read = [_read(target, field, read_image) for target, field in zip(targets, fields, strict=True)]
     return Question(
-        (*(engine.TextTarget((prompt,)) for prompt in prompts), *read),
+        (*(engine.TextTarget(prompt) for prompt in prompts), *read),
         _read_negatives(negatives),
         tuple(["prompts"] * len(prompts) + fields),
     )
@@ -72,14 +72,14 @@ def _read_simple(
 ) -> engine.SimpleTarget:
     match target:
         case contract.TextTarget():
-            return engine.TextTarget(tuple(target.texts or (target.text or "",)))
+            return engine.TextTarget(target.text, tuple(target.texts or ()))
         case contract.EmbeddingTarget():
             return engine.EmbeddingTarget(_read_embedding(target, f"{field}.embedding"))
         case contract.ImageTarget():
             encoded = read_image(target.image, f"{field}.image")
             return engine.ImageTarget(encoded, digest_of(encoded))
         case contract.ClassTarget():
-            return engine.ClassTarget(target.label or "" if target.index is None else target.index)
+            return engine.ClassTarget(target.index, target.label)
 
 
 def _read_embedding(target: contract.EmbeddingTarget, field: str) -> NDArray[np.float64]:

@@ -255,7 +255,7 @@ def test_numpy_s_own_code_does_not_run_for_a_value_that_is_passed_over(
             return np.dtype, ("f8", False, True), (3, "nonsense", None, 7, -1, -1, -1, 0)
 
     torch.save({"state_dict": weights, "epoch": Crafted()}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(ValueError, match="endian"):
         torch.load(tmp_path / "w.pt", weights_only=False)
     read = checkpoints.read(tmp_path / "w.pt")
     assert read.keys() == weights.keys()

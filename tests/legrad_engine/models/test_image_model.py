@@ -1,6 +1,8 @@
 """Image models without a text half, and their classes as targets."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save, save_file
 from timm.data import ImageNetInfo
 
-from legrad_engine import Explainer, models
+from legrad_engine import ClassTarget, Explainer, models
 from legrad_engine.errors import (
     InvalidTargetError,
     ModelLoadError,
@@ -31,6 +33,7 @@ from tests.support.hub_files import fill_cache
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
 NAME = "vit_tiny_patch16_224"
 SHRUNK = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+FULL: dict[str, Any] = {"depth": 12, "embed_dim": 192, "num_heads": 3}
 
 
 def seeded(name: str = NAME, **options: Any) -> torch.nn.Module:
@@ -80,6 +83,108 @@ def test_the_classifier_on_the_features_is_the_model_s_own_answer(
     unit = model.classifier.vectors([3, 0])
     assert unit.shape == (2, features.shape[1])
     torch.testing.assert_close(unit, F.normalize(model.classifier.weight, dim=-1)[[3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "multi_label"),
+    [
+        (NAME, 1, False),
+        (NAME, 5, True),
+        ("deit_tiny_distilled_patch16_224", 1, False),
+        ("deit_tiny_distilled_patch16_224", 3, True),
+    ],
+)
+def test_one_class_and_classes_that_are_independent_are_sigmoids(
+    name: str, classes: int, multi_label: bool
+) -> None:
+    visual = seeded(name, img_size=64, num_classes=classes)
+    model = ImageModel(visual, multi_label=multi_label).to(torch.float64)
+    assert model.classifier is not None
+    with torch.no_grad():
+        expected = visual(pixels().double()).sigmoid()
+        found = model.classifier.probabilities(model.encode_image(pixels().double()))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found.sum(-1), torch.ones(2, dtype=torch.float64))
+    assert models.activation_of(model) == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("settings", "activation"),
+    [
+        ({}, "softmax"),
+        ({"problem_type": None}, "softmax"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+    ],
+    ids=str,
+)
+def test_the_config_says_whether_a_picture_may_have_several_classes(
+    settings: dict[str, Any], activation: str, tmp_path: Path
+) -> None:
+    original = own_folder(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    explainer = Explainer.load(f"timm:local-dir:{tmp_path}")
+    assert models.activation_of(explainer.model) == activation
+    (explanation,) = explainer.explain(PICTURE, [ClassTarget(label="dog"), ClassTarget(0)])
+    with torch.no_grad():
+        logits = original(torch.from_numpy(explainer.prepare(PICTURE).pixels)[None])[0]
+    whole = logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
+    np.testing.assert_allclose(explanation.probabilities, whole[[1, 0]], rtol=1e-4)
+
+
+def test_an_unknown_kind_of_classification_is_refused(tmp_path: Path) -> None:
+    own_folder(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "problem_type": "regression"}))
+    with pytest.raises(ModelLoadError, match="multi_label_classification"):
+        models.load(f"timm:local-dir:{tmp_path}")
+
+
+def test_weights_of_one_s_own_have_no_licence_of_timm_s(tmp_path: Path) -> None:
+    save_file(seeded(img_size=224, **FULL).state_dict(), tmp_path / "own.safetensors")
+    assert timm.models.get_pretrained_cfg(NAME).license is not None
+    assert models.load(f"timm:{NAME}@{tmp_path}/own.safetensors").licence is None
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"net": state},
+        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
+        lambda state: {"teacher": state, "student": {"a": torch.zeros(1)}},
+        lambda state: {
+            "n_averaged": torch.tensor(3),
+            **{f"module.{key}": value for key, value in state.items()},
+        },
+    ],
+    ids=["net", "Lightning", "teacher", "averaged"],
+)
+def test_a_timm_checkpoint_is_found_in_its_container(
+    wrap: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    original = seeded(img_size=224, num_classes=4, **FULL)
+    torch.save(wrap(original.state_dict()), tmp_path / "own.pt")
+    loaded = models.load(f"timm:{NAME}@{tmp_path}/own.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(pixels(224)), original(pixels(224)))
+    assert "state_dict" not in loaded.model.visual.pretrained_cfg  # type: ignore[union-attr, operator]
+
+
+def test_a_rectangular_fine_tune_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    original = seeded(img_size=(96, 64), num_classes=3, **FULL)
+    save_file(original.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ModelLoadError, match="timm:local-dir:FOLDER") as refusal:
+        models.load(f"timm:{NAME}@{tmp_path}/model.safetensors")
+    # The remedy works.
+    remedy = re.search(r"\{.*\}", str(refusal.value))
+    assert remedy is not None
+    (tmp_path / "config.json").write_text(remedy.group().replace("NAME", NAME))
+    loaded = models.load(f"timm:local-dir:{tmp_path}")
+    assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)
+    batch = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(batch), original(batch))
 
 
 @pytest.mark.parametrize("options", [{"num_classes": 0}, {"num_classes": 0, "global_pool": "map"}])

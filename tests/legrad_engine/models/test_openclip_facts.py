@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from legrad_engine import Explainer
+from legrad_engine.errors import ModelLoadError
+from legrad_engine.models.openclip_facts import fitting_architectures
 from tests.support.architectures import disturb
 
 PICTURE = Image.effect_mandelbrot((80, 60), (-2, -1, 1, 1), 40).convert("RGB")
@@ -111,3 +113,23 @@ def test_position_embeddings_of_another_size_are_resampled_with_a_warning(
     torch.save(state, tmp_path / "w.pt")
     Explainer.load(f"{NAME}/laion2b_e16@{tmp_path}/w.pt")
     assert "for 4 x 4 patches and are resampled to 2 x 2" in warnings(caplog)
+
+
+def test_a_checkpoint_of_another_architecture_is_told_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(NAME, monkeypatch)
+    other = open_clip.get_model_config(NAME)
+    other["vision_cfg"]["patch_size"] = 16
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-S-16", other)
+    torch.save(open_clip.CLIP(**other).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(ModelLoadError, match=r"Its shapes are those of ViT-S-16\.$"):
+        Explainer.load(f"{NAME}@{tmp_path}/w.pt")
+
+
+def test_the_shapes_of_every_architecture_with_open_clip_s_towers_name_it() -> None:
+    for name in ("ViT-B-16", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-S-32-alt"):
+        with torch.device("meta"):
+            weights = open_clip.CLIP(**open_clip.get_model_config(name)).state_dict()
+        assert name in fitting_architectures(weights)
+    assert fitting_architectures({"head.weight": torch.zeros(1)}) == []

@@ -1,5 +1,6 @@
 """Models of transformers: the numbers of transformers itself, and maps by the definition."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,33 @@ def test_classes_and_their_probabilities_are_those_of_transformers(
         torch.testing.assert_close(found, expected.softmax(-1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "activation"),
+    [
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({}, "softmax"),
+    ],
+)
+def test_the_config_says_whether_classes_are_independent(
+    changes: dict[str, str], activation: str, tmp_path: Path
+) -> None:
+    name = "ViTForImageClassification"
+    saved(name, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    model = models.load(f"transformers:{tmp_path}").model
+    assert models.activation_of(model) == activation
+    assert isinstance(model, ImageModel)
+    assert model.classifier is not None
+    pixels = pixels_of(32, 32)
+    with torch.no_grad():
+        own = logits(seeded(name), pixels)
+        found = model.classifier.probabilities(model.encode_image(pixels))
+    expected = own.sigmoid() if activation == "sigmoid" else own.softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_maps_equal_the_definition_on_the_modules_of_transformers(
     name: str, tmp_path: Path
@@ -141,9 +169,9 @@ def test_maps_equal_the_definition_on_the_modules_of_transformers(
                 torch.randn(3, explainer.tower.embedding_size, generator=generator).double(), dim=-1
             )
             found = explainer.attribute(trace, targets)
-            for picture, explanation in zip(pixels, found, strict=True):
+            for image, explanation in zip(pixels, found, strict=True):
                 expected = explicit_transformers_maps(
-                    own, picture, targets, range(explainer.tower.depth), score
+                    own, image, targets, range(explainer.tower.depth), score
                 ).numpy()
                 assert expected.max() > 0
                 difference = np.abs(explanation.maps.reshape(3, -1) - expected).max()

@@ -250,7 +250,7 @@ def test_an_unknown_preset_is_refused(explainer: Explainer) -> None:
         explainer.explain([picture()], PROMPTS, negatives=unknown)
 
 
-@pytest.mark.parametrize("negative", ["", TextTarget(("word " * 40,))], ids=["blank", "long"])
+@pytest.mark.parametrize("negative", ["", TextTarget("word " * 40)], ids=["blank", "long"])
 def test_negatives_that_cannot_be_read_are_refused(explainer: Explainer, negative: Any) -> None:
     with pytest.raises(InvalidTargetError) as refusal:
         explainer.explain([picture()], PROMPTS, negatives=Negatives((negative,)))

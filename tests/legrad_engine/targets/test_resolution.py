@@ -42,7 +42,7 @@ def explainer() -> Explainer:
 
 
 def text(*words: str) -> TextTarget:
-    return TextTarget(words)
+    return TextTarget(texts=words)
 
 
 def embedding(seed: int = 0) -> Tensor:
@@ -102,7 +102,7 @@ def test_a_picture_looks_like_itself(explainer: Explainer) -> None:
 def test_a_class_is_the_unit_row_of_the_classifier(explainer: Explainer) -> None:
     assert explainer.classifier is not None
     expected = F.normalize(explainer.classifier.weight, dim=-1)
-    found = vectors_of(explainer, ClassTarget(2), ClassTarget("tabby"))
+    found = vectors_of(explainer, ClassTarget(2), ClassTarget(label="tabby"))
     assert torch.allclose(found, expected[[2, 1]], atol=1e-12)
 
 
@@ -183,7 +183,7 @@ def test_texts_and_classes_have_probabilities_and_nothing_else_has(explainer: Ex
         ImageTarget(picture(seed=1)),
         ContrastTarget(text("a cat"), text("a dog")),
         ResidualTarget(text("a cat"), (text("a dog"),)),
-        ClassTarget("tench"),
+        ClassTarget(label="tench"),
     )
     assert np.isnan(found.probabilities).tolist() == [0, 0, 1, 0, 1, 1, 1, 0]
     alone = explained(explainer, "a cat", text("a dog", "a hound"))
@@ -280,7 +280,7 @@ def test_half_precision_resolves_to_nearly_the_same_vectors(dtype: torch.dtype) 
         (EmbeddingTarget([float("inf")] * EMBEDDING_SIZE), "finite", "targets.1.embedding"),
         (ClassTarget(CLASSES), "4", "targets.1.index"),
         (ClassTarget(-1), "4", "targets.1.index"),
-        (ClassTarget("a unicorn"), "unicorn", "targets.1.label"),
+        (ClassTarget(label="a unicorn"), "unicorn", "targets.1.label"),
         (ContrastTarget(text("a cat"), text("a cat")), "same", "targets.1"),
         (ContrastTarget(text("a cat"), text("")), "empty", "targets.1.against"),
         (
@@ -338,8 +338,14 @@ def test_a_target_picture_that_is_none_is_refused(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: TextTarget(()),
-        lambda: TextTarget("a cat"),  # type: ignore[arg-type]
+        lambda: TextTarget(texts=()),
+        lambda: TextTarget(texts="a cat"),
+        lambda: TextTarget(("a cat",)),  # type: ignore[arg-type]
+        lambda: TextTarget("a cat", ["a dog"]),
+        lambda: TextTarget(),
+        lambda: ClassTarget(),
+        lambda: ClassTarget(1, "tabby"),
+        lambda: ClassTarget("tabby"),  # type: ignore[arg-type]
         lambda: ResidualTarget(text("a cat"), ()),
         lambda: ResidualTarget(text("a cat"), (text("a dog"),), atoms=0),
         lambda: ContrastTarget(ContrastTarget(text("a"), text("b")), text("c")),  # type: ignore[arg-type]

@@ -28,13 +28,13 @@ from tests.support.target_questions import (
 
 
 def test_every_kind_is_answered_as_the_engine_answers(running: RunningApp) -> None:
-    text = TextTarget(("a cat",))
-    dog, vector = TextTarget(("a dog",)), EmbeddingTarget(embedding())
+    text = TextTarget("a cat")
+    dog, vector = TextTarget("a dog"), EmbeddingTarget(embedding())
     pairs: list[tuple[Json, Any]] = [
         (CAT, "a cat"),
         (
             {"type": "text", "texts": ["a cat", "two red dogs"]},
-            TextTarget(("a cat", "two red dogs")),
+            TextTarget(texts=("a cat", "two red dogs")),
         ),
         ({"type": "embedding", "embedding": embedding()}, vector),
         (IMAGE, ImageTarget(OTHER)),

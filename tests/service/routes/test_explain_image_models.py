@@ -68,4 +68,8 @@ def test_an_image_model_tells_its_licence_and_not_its_folder(classifying: Runnin
     assert told["id"] == "timm-own"
     assert told["name"] == "timm:local-dir:Own"
     assert told["licence"] == "mit"
+    assert told["activation"] == "softmax"
+    assert told["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert told["preprocessing"]["source"].startswith("all of timm's pretrained tags for")
+    assert told["preprocessing"]["is_guess"] is False
     assert told["grid"] == {"rows": 4, "columns": 4}
