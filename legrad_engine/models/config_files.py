@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import ModelLoadError, UnknownModelError, UnsupportedModelError
 
 _SINGLE_LABEL = "single_label_classification"
 _MULTI_LABEL = "multi_label_classification"
@@ -52,9 +52,16 @@ def has_independent_classes(config: Mapping[str, Any] | None) -> bool:
         config: the content of the config file; None without one.
 
     Raises:
-        ModelLoadError: the field has another value.
+        UnsupportedModelError: the model was trained for numbers, not classes.
+        ModelLoadError: the field has an unknown value.
     """
     problem = _SINGLE_LABEL if config is None else config.get("problem_type") or _SINGLE_LABEL
+    if problem == "regression":
+        raise UnsupportedModelError(
+            "This model was trained to tell numbers (problem_type is regression): it has no "
+            "classes to explain.",
+            field="model",
+        )
     if problem not in (_SINGLE_LABEL, _MULTI_LABEL):
         raise ModelLoadError(
             f"The problem_type in a model's config must be {_SINGLE_LABEL} or {_MULTI_LABEL}.",

@@ -50,7 +50,7 @@ class ModelFiles:
         """
         path = transformers_folder(name)
         if path is not None:
-            return cls(_checked(Path(path).expanduser()), None)
+            return cls(_checked(Path(path)), None)
         repository = repository_of(name)
         # A repository without a config is refused by its name, before its other files are fetched.
         repository.file(CONFIG_FILE)

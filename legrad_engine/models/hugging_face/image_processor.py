@@ -87,7 +87,7 @@ def _three(values: Any) -> list[float]:
 
 
 def _resize_mode(processor: Any) -> str | None:
-    size = _sizes(processor.size)
+    size = _sizes(getattr(processor, "size", None))
     if "shortest_edge" in size:
         return "shortest"
     return "squash" if "height" in size else None
@@ -99,7 +99,7 @@ def _size(processor: Any) -> Size | None:
         side = math.isqrt(patches) * processor.patch_size
         return side, side
     crops = getattr(processor, "do_center_crop", False)
-    size = _sizes(processor.crop_size if crops else processor.size)
+    size = _sizes(getattr(processor, "crop_size" if crops else "size", None))
     if "height" in size:
         return size["height"], size["width"]
     return (size["shortest_edge"],) * 2 if "shortest_edge" in size else None

@@ -76,7 +76,8 @@ class TwoTowers(nn.Module):
 
 def _vision_settings(vision: Any) -> dict[str, Any]:
     require_rgb(vision)
-    if not vision.vision_use_head:
+    # Configs of transformers 4 have the setting only where it is stated.
+    if not getattr(vision, "vision_use_head", True):
         raise UnsupportedModelError(
             "This model has no attentional pooler (vision_use_head is false), so its image half "
             "has no embedding.",

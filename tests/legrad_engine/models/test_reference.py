@@ -143,6 +143,8 @@ def test_a_schema_without_a_model_is_refused(text: str) -> None:
         ("transformers:FOLDER/empty", UnknownModelError, "config.json"),
         ("transformers:FOLDER/no weights", ModelLoadError, "architectures"),
         ("transformers:a/b/c", UnknownModelError, "ORG/REPO"),
+        ("transformers:./missing", UnknownModelError, "no folder"),
+        ("transformers:~/missing", UnknownModelError, "no folder"),
     ],
 )
 def test_what_cannot_be_loaded_is_known_before_it_is_tried(

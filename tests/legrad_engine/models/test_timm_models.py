@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from legrad_engine import ClassTarget, Explainer, models
-from legrad_engine.errors import (
+from legrad_engine.errors import (, LegradError, ModelLoadError, UnsupportedModelError
     ModelLoadError,
     UnknownModelError,
 )
@@ -61,11 +61,20 @@ def test_the_config_says_whether_a_picture_may_have_several_classes(
     np.testing.assert_allclose(explanation.probabilities, whole[[1, 0]], rtol=1e-4)
 
 
-def test_an_unknown_kind_of_classification_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("problem", "error", "told"),
+    [
+        ("multilabel", ModelLoadError, "multi_label_classification"),
+        ("regression", UnsupportedModelError, "no classes to explain"),
+    ],
+)
+def test_another_kind_of_classification_is_refused(
+    problem: str, error: type[LegradError], told: str, tmp_path: Path
+) -> None:
     own_folder(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "problem_type": "regression"}))
-    with pytest.raises(ModelLoadError, match="multi_label_classification"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "problem_type": problem}))
+    with pytest.raises(error, match=told):
         models.load(f"timm:local-dir:{tmp_path}")
 
 

@@ -21,6 +21,7 @@ from tests.support.explicit_transformers import (
     logits,
     text_features,
 )
+from tests.support.pictures import picture
 from tests.support.transformers_models import (
     ANY_SIZE,
     CLASSIFIERS,
@@ -127,17 +128,30 @@ def test_classes_and_their_probabilities_are_those_of_transformers(
 
 
 @pytest.mark.parametrize(
-    ("problem", "activation"),
-    [(None, "softmax"), ("single_label_classification", "softmax"),
-     ("multi_label_classification", "sigmoid")],
-)  # fmt: skip
+    ("changes", "activation"),
+    [
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({}, "softmax"),
+    ],
+)
 def test_the_config_says_whether_classes_are_independent(
-    problem: str | None, activation: str, tmp_path: Path
+    changes: dict[str, str], activation: str, tmp_path: Path
 ) -> None:
-    folder = saved(CLASSIFIERS[0], tmp_path)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": problem}))
-    assert models.activation_of(models.load(f"transformers:{folder}").model) == activation
+    name = "ViTForImageClassification"
+    saved(name, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    model = models.load(f"transformers:{tmp_path}").model
+    assert models.activation_of(model) == activation
+    assert isinstance(model, ImageModel)
+    assert model.classifier is not None
+    pixels = pixels_of(32, 32)
+    with torch.no_grad():
+        own = logits(seeded(name), pixels)
+        found = model.classifier.probabilities(model.encode_image(pixels))
+    expected = own.sigmoid() if activation == "sigmoid" else own.softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -155,11 +169,23 @@ def test_maps_equal_the_definition_on_the_modules_of_transformers(
                 torch.randn(3, explainer.tower.embedding_size, generator=generator).double(), dim=-1
             )
             found = explainer.attribute(trace, targets)
-            for picture, explanation in zip(pixels, found, strict=True):
+            for image, explanation in zip(pixels, found, strict=True):
                 expected = explicit_transformers_maps(
-                    own, picture, targets, range(explainer.tower.depth), score
+                    own, image, targets, range(explainer.tower.depth), score
                 ).numpy()
                 assert expected.max() > 0
                 difference = np.abs(explanation.maps.reshape(3, -1) - expected).max()
                 # transformers computes rotary positions and resampled ones in float32.
                 assert difference <= (1e-6 if name in ANY_SIZE else 1e-9) * expected.max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_maps_are_kept_in_half_precision(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    image = picture()
+    maps: dict[str, np.ndarray[Any, Any]] = {}
+    for dtype in ("float32", "bfloat16"):
+        explainer = Explainer.load(f"transformers:{tmp_path}", dtype=dtype)
+        target = F.normalize(pixels_of(1, explainer.tower.embedding_size)[0, 0], dim=-1)
+        maps[dtype] = explainer.explain(image, target)[0].maps.ravel()
+    assert np.corrcoef(maps["float32"], maps["bfloat16"])[0, 1] > 0.999

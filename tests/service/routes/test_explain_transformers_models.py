@@ -35,7 +35,11 @@ def test_models_are_told_without_their_folders(served: RunningApp) -> None:
         ("own-vit", "transformers:Own ViT"),
         ("own-clip", "transformers:Own CLIP"),
     ]
-    assert all(each["grid"] == {"rows": 4, "columns": 4} for each in told)
+    for each in told:
+        assert each["grid"] == {"rows": 4, "columns": 4}
+        assert each["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+        assert each["preprocessing"]["source"] == "the model's image processor"
+        assert not each["preprocessing"]["is_guess"]
 
 
 def test_a_classifier_answers_for_its_labels(served: RunningApp) -> None:

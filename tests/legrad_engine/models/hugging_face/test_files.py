@@ -152,6 +152,7 @@ def test_an_unsupported_class_is_refused_with_those_that_are_supported(tmp_path:
         ({"auto_map": {"AutoModel": "evil.Evil"}}, ModelLoadError, "auto_map"),
         ({"quantization_config": {"bits": 4}}, UnsupportedModelError, "quantised"),
         ({"num_channels": 1}, UnsupportedModelError, "channels"),
+        ({"problem_type": "regression"}, UnsupportedModelError, "numbers"),
         ({"hidden_act": "mish"}, UnsupportedModelError, "mish"),
         ({"hidden_size": "many"}, ModelLoadError, "config"),
         ({"num_hidden_layers": 3}, ModelLoadError, "missing"),
