@@ -90,8 +90,9 @@ class TargetExplanation(Contract):
         description="Cosine between picture and target, as the model serves it.", examples=[0.31]
     )
     probability: float | None = Field(
-        description="Of a text, the model's probability among the texts of the request; of a "
-        "class, the classifier's among all its classes; null for other targets.",
+        description="Of a text, its share among the texts of the request, or its own probability, "
+        "as `text_probability` in `/models` says; of a class, the classifier's probability among "
+        "all its classes; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
