@@ -91,8 +91,8 @@ class TargetExplanation(Contract):
     )
     probability: float | None = Field(
         description="Of a text, its share among the texts of the request, or its own probability, "
-        "as `text_probability` in `/models` says; of a class, the classifier's probability among "
-        "all its classes; null for other targets.",
+        "as the model's `activation` in `/models` says; of a class, the classifier's probability "
+        "among all its classes; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
