@@ -79,7 +79,8 @@ class TargetExplanation:
         target: short name of the target.
         prompt: the prompt, if the target is a single text.
         similarity: cosine similarity of picture and target.
-        probability: among the texts of the request or the model's classes; None for other targets.
+        probability: of a text, its share among the texts of the request, or its own with a sigmoid
+            model; of a class, among the model's classes; None for other targets.
         map: raw float32 [rows, columns] over the patch grid, neither upsampled nor normalised.
         overlay: the heatmap drawn over the picture, RGB; None if it was not requested.
         regions: regions of the heatmap above the threshold, heaviest first; None if they were not

@@ -15,9 +15,11 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from legrad_engine import ClassTarget, Explainer, models
-from legrad_engine.errors import (, LegradError, ModelLoadError, UnsupportedModelError
+from legrad_engine.errors import (
+    LegradError,
     ModelLoadError,
     UnknownModelError,
+    UnsupportedModelError,
 )
 from legrad_engine.models import ModelReference
 from legrad_engine.models.image_model import ImageModel
