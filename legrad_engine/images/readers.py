@@ -4,7 +4,7 @@ import io
 import re
 from typing import Any
 
-from PIL import AvifImagePlugin, JpegImagePlugin, TiffImagePlugin
+from PIL import AvifImagePlugin, Image, JpegImagePlugin, TiffImagePlugin
 
 from legrad_engine.images.heif import boxes
 
@@ -58,6 +58,12 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         super()._setup()
         if self.use_load_libtiff:
             self.tile = [each._replace(args=_in_native_order(each.args)) for each in self.tile]
+
+    def load_prepare(self) -> None:
+        """Allocate the pixels, which Pillow does only within a limit of its own."""
+        if self._im is None:
+            self.im = Image.new(self.mode, self._tile_size, None).im
+        super().load_prepare()
 
 
 def _without_short_segments(data: bytes) -> bytes:

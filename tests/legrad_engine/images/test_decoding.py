@@ -312,9 +312,10 @@ def test_the_limit_is_the_callers_and_counts_pixels() -> None:
             decode(source, max_pixels=1199)
 
 
-def test_a_large_allowed_picture_warns_of_nothing() -> None:
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_a_large_allowed_picture_warns_of_nothing(file_format: str) -> None:
     # Above 89 megapixels Pillow's own opening would warn.
-    data = encode(Image.new("1", (10_000, 9_000)), "PNG")
+    data = encode(Image.new("1", (10_000, 9_000)), file_format)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(data, max_pixels=90_000_000).size == (10_000, 9_000)
