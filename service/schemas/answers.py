@@ -93,9 +93,9 @@ class TargetExplanation(Contract):
         description="Cosine between picture and target, as the model serves it.", examples=[0.31]
     )
     probability: float | None = Field(
-        description="Of a text, its share among the texts of the request, or its own probability; of "
-        "a class, its share among all classes, or its own probability: `activation` in `/models` "
-        "says which; null for other targets.",
+        description="Of a text, its share among the texts of the request, or its own probability; "
+        "of a class, its share among all classes, or its own probability: `activation` in "
+        "`/models` says which; null for other targets.",
         examples=[0.97],
     )
     heatmap: str | None = Field(
