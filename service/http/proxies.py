@@ -9,6 +9,7 @@ from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from service.http.access_routes import ENCODED_SLASH, with_encoded_slashes
 from service.settings.prefixes import read_prefix
 from service.settings.proxies import UNIX, trusted_networks
 
@@ -98,12 +99,12 @@ def redirect_relatively(router: Router) -> None:
     not_found = router.default
 
     async def redirect_or_not_found(scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
+        path: str = with_encoded_slashes(scope)["path"]
         below = path.removeprefix(scope.get("root_path", ""))
         if scope["type"] == "http" and below != "/":
             other = path.rstrip("/") if path.endswith("/") else f"{path}/"
             if any(
-                route.matches({**scope, "path": other})[0] is not Match.NONE
+                route.matches({**scope, "path": other, "raw_path": b""})[0] is not Match.NONE
                 for route in router.routes
             ):
                 response = RedirectResponse(_relative(path, scope["query_string"].decode()))
@@ -116,9 +117,14 @@ def redirect_relatively(router: Router) -> None:
 
 
 def _relative(path: str, query: str) -> str:
-    """Return the relative address of a path with the last slash changed."""
+    """Return the relative address of a path with the last slash changed.
+
+    Args:
+        path: the path, decoded but for slashes inside its segments.
+        query: the query, as it was sent.
+    """
     bare = path.rstrip("/")
-    name = quote(bare.rpartition("/")[2], safe="")
+    name = quote(bare.rpartition("/")[2].replace(ENCODED_SLASH, "/"), safe="")
     # From `/a/b` the sibling `b/` is meant; from `/a/b/` that of the folder.
     slashes = len(path) - len(bare)
     target = f"{'../' * slashes}{name}" if slashes else f"./{name}/"

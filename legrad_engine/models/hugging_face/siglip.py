@@ -87,7 +87,7 @@ def _vision_settings(vision: Any) -> dict[str, Any]:
         "patch_size": sides(vision.patch_size),
         "num_classes": 0,
         "global_pool": "map",
-        "class_token": False,
+        "class_token": False,  # nosec B105 # no password
         "embed_dim": vision.hidden_size,
         "depth": vision.num_hidden_layers,
         "num_heads": vision.num_attention_heads,

@@ -107,7 +107,8 @@ def test_every_route_is_below_the_prefix(proxy: Nginx, prefix: str) -> None:
         ("/docs/", "/docs"),
         ("/docs//", "/docs"),
         ("/models/?a=b", "/models?a=b"),
-        ("/explanations/x%3Fy%2F/", "/explanations/x%3Fy"),
+        ("/explanations/x%3Fy/", "/explanations/x%3Fy"),
+        ("/explanations/x%2Fy/", "/explanations/x%2Fy"),
     ],
 )
 def test_redirects_stay_below_the_prefix(proxy: Nginx, prefix: str, path: str, target: str) -> None:
@@ -117,7 +118,7 @@ def test_redirects_stay_below_the_prefix(proxy: Nginx, prefix: str, path: str, t
     assert "//" not in answer.headers["location"]
     found = answer.next_request
     assert found is not None
-    if "%" not in path and "//" not in path:
+    if "//" not in path and ("%" not in path or prefix == "/kept"):
         assert str(found.url) == f"{proxy.url}{prefix}{target}"
 
 
