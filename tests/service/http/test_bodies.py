@@ -90,6 +90,7 @@ def test_the_limit_is_that_of_the_content(running: RunningApp, size: int) -> Non
         (gzip.compress(b"{}"), "deflate"),
         (zlib.compress(b"{}")[:-1], "deflate"),
     ],
+    ids=["cut", "wrong length", "something behind", "plain", "no zlib", "gzip", "cut zlib"],
 )
 def test_a_damaged_body_is_refused(running: RunningApp, content: bytes, coding: str) -> None:
     detail = refused(send(running, content, coding), 400, "malformed-body", "body")
