@@ -21,7 +21,7 @@ from service.server.connections import guarded
 from service.server.shutdown import ending_in_time
 from service.server.sockets import listen_for, remove
 from service.settings import Settings, unknown_variables
-from service.telemetry.logs import configure_logs
+from service.telemetry.logs import configure_logs, write_last_lines
 
 _log = structlog.get_logger("legrad.service")
 
@@ -90,6 +90,7 @@ def serve(settings: Settings) -> int:
     with ending_in_time(drain):
         _DrainingServer(config, drain).run(sockets=listeners.all)
     remove(listeners, settings)
+    write_last_lines()
     return drain.exit_status
 
 

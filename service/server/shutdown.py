@@ -1,7 +1,6 @@
 """The end of the process: in time after the stop is announced, even if a thread hangs."""
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -11,6 +10,8 @@ from typing import NoReturn
 import structlog
 
 from service.http.drain import Drain
+from service.telemetry.log_queue import LOG_THREAD
+from service.telemetry.logs import write_last_lines
 
 # For threads that have nothing more to do, after every request was answered.
 _THREAD_END_SECONDS = 1.0
@@ -48,7 +49,7 @@ def _end_in_time(drain: Drain) -> None:
 def _end_now(drain: Drain, left: list[threading.Thread]) -> NoReturn:
     _log.warning("threads left behind", threads=[thread.name for thread in left])
     _log_unanswered(drain)
-    logging.shutdown()
+    write_last_lines()
     os._exit(drain.exit_status)
 
 
@@ -58,6 +59,10 @@ def _log_unanswered(drain: Drain) -> None:
 
 
 def _other_threads(*known: threading.Thread) -> list[threading.Thread]:
-    """Return the threads other than the main one, the calling one and the known ones."""
+    """Return the threads other than the main one, the calling one, the log's and the known ones."""
     own = (*known, threading.main_thread(), threading.current_thread())
-    return [thread for thread in threading.enumerate() if thread not in own]
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in own and thread.name != LOG_THREAD
+    ]

@@ -1,10 +1,17 @@
 """Logs on standard error, of the service and its libraries: JSON, or text on a terminal."""
 
+import atexit
 import logging
 import sys
+import threading
 from typing import Literal
 
 import structlog
+
+from service.telemetry.log_queue import LogQueue
+
+# For the last lines before the process ends, if their reader has stopped reading.
+_END_SECONDS = 1.0
 
 
 def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -> None:
@@ -44,7 +51,8 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
         ),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogQueue(sys.stderr.fileno())
+    atexit.register(handler.wait_until_written, _END_SECONDS)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -56,6 +64,8 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
     )
     root = logging.getLogger()
     root.handlers = [handler]
+    # Python would write to standard error itself, and wait for the reader.
+    threading.excepthook = _log_failed_thread
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # The service's own line about each request holds more.
@@ -64,3 +74,27 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     # open_clip logs every step of building a model at `info`.
     logging.getLogger("open_clip").setLevel(logging.WARNING)
+
+
+def dropped_lines() -> int:
+    """Count the lines that were dropped because nobody reads them, or no disk holds them."""
+    return sum(handler.dropped for handler in _queues())
+
+
+def write_last_lines() -> None:
+    """Wait until the log is written, but not for a reader that has stopped reading."""
+    for handler in _queues():
+        handler.wait_until_written(_END_SECONDS)
+
+
+def _queues() -> list[LogQueue]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, LogQueue)]
+
+
+def _log_failed_thread(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_value is None or failure.exc_type is SystemExit:
+        return
+    name = None if failure.thread is None else failure.thread.name
+    structlog.get_logger("legrad.service").error(
+        "thread failed", thread=name, exc_info=failure.exc_value
+    )

@@ -14,8 +14,11 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from service.batching import DropReason
+from service.telemetry.logs import dropped_lines
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -120,6 +123,7 @@ class Metrics:
         self.heatmap_border_mass = self._histogram(
             "heatmap_border_mass", "Share of a heatmap in the outermost patches.", _SHARES, "model"
         )
+        self.registry.register(_DroppedLogLines())
         self._create_label_sets(list(models), list(routes))
 
     def exposition(self) -> bytes:
@@ -262,3 +266,14 @@ class BatchMetrics:
     def worker_stalled(self) -> None:
         """Count one hung worker."""
         self._metrics.worker_stalls.labels(self._model).inc()
+
+
+class _DroppedLogLines(Collector):
+    """The log belongs to the process, not to one application."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "legrad_log_lines_dropped",
+            "Log lines dropped because they could not be written in time.",
+            value=dropped_lines(),
+        )

@@ -170,7 +170,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def reader(request: pytest.FixtureRequest, folder: Path) -> Iterator[Reader]:
     text = PAGES[request.node.callspec.params["page"]].read_text()
-    settings = {"api_keys": json.dumps(EVERY_SCOPE)} if "$KEY" in text else {}
+    settings: dict[str, Any] = {"api_keys": json.dumps(EVERY_SCOPE)} if "$KEY" in text else {}
     if "localhost:8000" not in text and "```json" not in text:
         yield Reader(folder, "", None)
         return

@@ -38,6 +38,7 @@ class Server:
         *,
         key: str | None = None,
         program: Sequence[str] | Callable[[], None] = main,
+        reads_log: bool = True,
         **settings: object,
     ) -> None:
         """Start it.
@@ -47,6 +48,7 @@ class Server:
             key: API key that has all scopes and is sent by the client; without it none is needed.
             program: a command, started as by an operator, or the main function of a Python program,
                 run in a forked process, which starts ten times as fast.
+            reads_log: whether somebody reads standard error, a pipe.
             settings: other settings, by their names without the prefix.
         """
         if key is not None:
@@ -66,7 +68,8 @@ class Server:
         assert self._process.stdout is not None
         self._errors: list[str] = []
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
-        self._reader.start()
+        if reads_log:
+            self._reader.start()
         line = self._process.stdout.readline()
         announced, _, self.url = line.strip().partition("Listening on ")
         assert self.url, f"{line!r} {self._errors}"
@@ -88,7 +91,7 @@ class Server:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._reader.join()
+        self.read_log()
 
     @property
     def log_lines(self) -> list[str]:
@@ -177,8 +180,14 @@ class Server:
     def wait(self, timeout: float = 60) -> int:
         """Wait until the process ends by itself; return its exit status."""
         code = self._process.wait(timeout)
-        self._reader.join()
+        self.read_log()
         return code
+
+    def read_log(self) -> None:
+        """Read the log to its end, which is that of the process."""
+        if self._reader.ident is None:
+            self._reader.start()
+        self._reader.join()
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None

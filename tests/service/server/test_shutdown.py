@@ -128,3 +128,18 @@ def test_a_hanging_worker_without_requests_does_not_hold_the_process(
         assert server.wait(PATIENCE_SECONDS) == 0
         (left,) = [entry for entry in server.log if entry["event"] == "threads left behind"]
         assert any("batcher" in name for name in left["threads"])
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end(tiny_model: str) -> None:
+    dropped = "legrad_log_lines_dropped_total"
+    with Server(tiny_model, reads_log=False) as server:
+        server.wait_for_health()
+        assert server.metric(dropped) == 0
+        while server.metric(dropped) == 0:
+            for _ in range(100):
+                assert server.client.get("/nothing").status_code == 404
+        assert server.explain(request_of()).status_code == 200
+        assert server.client.get("/health/live").status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.log[0]["event"]
