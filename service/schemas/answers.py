@@ -322,7 +322,18 @@ class ModelInfo(Contract):
         examples=["softmax"],
     )
     preprocessing: Preprocessing | None = Field(
-        description="The way from an image to the numbers that it reads."
+        description="The way from an image to the numbers that it reads.",
+        examples=[
+            {
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
+                "interpolation": "bicubic",
+                "resize_mode": "squash",
+                "fill_color": None,
+                "source": "all of open_clip's pretrained tags for ViT-B-16-SigLIP",
+                "is_guess": False,
+            }
+        ],
     )
 
 

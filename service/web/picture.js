@@ -22,8 +22,8 @@ export async function openPicture(blob, name, address = null) {
   } catch {
     throw new Problem({
       title: "That is not a picture this browser can show",
-      detail: `${name} is no picture, or of a kind such as HEIC or TIFF that only the server reads. ` +
-        "Choose a JPEG, PNG or WebP file here, or send this one to the API.",
+      detail: `${name} cannot be read: it is no picture, or of a kind such as HEIC or TIFF that only ` +
+        "the API reads.",
       error: "not-a-picture",
     });
   }

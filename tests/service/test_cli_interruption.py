@@ -15,7 +15,7 @@ from tests.support.running_server import LEGRAD, environment
 
 pytestmark = pytest.mark.slow
 
-PICTURES = 32
+PICTURES = 128
 
 
 def command(pictures: Path, output: Path, model: str) -> list[str]:
@@ -28,7 +28,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny_model: str, tmp_p
     for number in range(PICTURES):
         # Large enough that the signal comes long before the last one.
         content = encoded(picture(600, 400, seed=number), "JPEG")
-        (pictures / f"{number:02}.jpg").write_bytes(content)
+        (pictures / f"{number:03}.jpg").write_bytes(content)
     process = subprocess.Popen(
         command(pictures, output, tiny_model),
         env=environment(),

@@ -64,6 +64,7 @@ def main() -> None:
     assert call("list_models").models[0].id == model
     call("describe_model", model)
     call("model_ready", model)
+    assert call("list_classes", model, search="cat", limit=5).classes == []
     call("live")
     call("ready")
     assert "legrad_requests_total" in call("metrics")

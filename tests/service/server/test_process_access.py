@@ -46,7 +46,7 @@ def test_a_server_with_a_wrong_list_of_keys_does_not_start(
     wrong = KEYS.replace("explain", "write")
     path = tmp_path / "keys.json"
     path.write_text(wrong)
-    monkeypatch.setattr("service.server.process.configure_logs", lambda level: None)
+    monkeypatch.setattr("service.server.process.configure_logs", lambda *_: None)
     monkeypatch.setenv("LEGRAD_MODELS", "starter")
     monkeypatch.setenv(setting, str(path) if setting.endswith("FILE") else wrong)
     ended = CliRunner().invoke(app, ["serve", "--port", "0"])
