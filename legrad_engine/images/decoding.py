@@ -67,8 +67,8 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
 
     The content decides the format, not the file's name. EXIF orientation is applied, and so is an
     ICC profile. Alpha is composited over white. Grey and float images deeper than 8 bits are
-    scaled, not clipped, by what their file tells. The first frame of an animation or a multi-page
-    file is read.
+    scaled, not clipped, by the range that their file states. The first frame of an animation or a
+    multi-page file is read.
 
     Args:
         source: A Pillow image (at its current frame), an array as in
@@ -143,7 +143,7 @@ class _Decoded:
     Attributes:
         srgb: in sRGB.
         stored: as stored; the same object where nothing is to be converted.
-        turn: what makes it upright.
+        turn: the rotation or mirroring that makes it upright.
     """
 
     srgb: Image.Image
