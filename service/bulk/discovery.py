@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from legrad_engine.images.formats import HEAD_BYTES, SUFFIXES, open_picture, recognise
-
+# Taken for pictures without importing Pillow, which costs a run with nothing left to do a fifth.
+_USUAL_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 # The raw files of cameras are TIFF files whose first picture is a thumbnail.
 _RAW_SUFFIXES = frozenset(
     {".3fr", ".arw", ".cr2", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".nef", ".nrw", ".pef",
@@ -48,6 +48,10 @@ def find_pictures(path: Path, output: Path) -> Found:
 
 def _is_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
+    if suffix in _USUAL_SUFFIXES:
+        return True
+    from legrad_engine.images.formats import HEAD_BYTES, SUFFIXES, open_picture, recognise
+
     if suffix in SUFFIXES:
         return True
     if suffix in _RAW_SUFFIXES:
