@@ -7,13 +7,11 @@ catalogue (``legrad models``) and the generated page docs/models.md all read thi
 Importing this module loads no torch.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from legrad_engine.discovery import import_modules
 from legrad_engine.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ def register(entry: Family | Refusal) -> None:
 
 def families() -> tuple[Family, ...]:
     """List the registered families, by name."""
-    _discover()
+    import_modules(_PACKAGE)
     return tuple(_families[name] for name in sorted(_families))
 
 
@@ -132,7 +130,7 @@ def find_tower(model: "nn.Module") -> "Tower":
     Raises:
         UnsupportedModelError: no family takes this architecture, with the reason.
     """
-    _discover()
+    import_modules(_PACKAGE)
     encoder = _encoder_of(model)
     name = type(encoder.trunk).__name__
     for refused in _refusals.values():
@@ -155,7 +153,7 @@ def find_tower(model: "nn.Module") -> "Tower":
 
 def refusal(config: Mapping[str, Any]) -> str | None:
     """Give the reason why the model of an open_clip config cannot be explained; None if it can."""
-    _discover()
+    import_modules(_PACKAGE)
     vision = config["vision_cfg"]
     reason = timm_refusal(vision["timm_model_name"]) if vision.get("timm_model_name") else None
     if reason is not None:
@@ -172,7 +170,7 @@ def timm_refusal(name: str) -> str | None:
 
     if not isinstance(name, str) or not is_model(name):
         return None
-    _discover()
+    import_modules(_PACKAGE)
     module = _last_part(model_entrypoint(name).__module__)
     for refused in _refusals.values():
         if module in refused.timm_modules:
@@ -180,14 +178,6 @@ def timm_refusal(name: str) -> str | None:
     if any(module in family.timm_modules for family in _families.values()):
         return None
     return _unknown_to_us(name)
-
-
-@cache
-def _discover() -> None:
-    """Import every module of the package, so that each family file registers itself."""
-    package = importlib.import_module(_PACKAGE)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{_PACKAGE}.{module.name}")
 
 
 def _family_by_class() -> dict[type, Family]:

@@ -7,7 +7,7 @@ import argparse
 import pickle  # nosec B403 # for the type of its error; nothing is unpickled here
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 from legrad_engine.models.unwrapping import unwrap
+
+ADAPTER_REMEDY = "It holds an adapter: merge it into its model (merge_and_unload) and save that"
+"""Sentence for checkpoints and folders of PEFT, without a full stop."""
 
 _KEYS_NAMED = 4
 _LONGEST_REASON = 100
@@ -105,6 +108,29 @@ def content_of(path: Path) -> object:
         raise _unreadable(path, error) from error
 
 
+def check_real_numbers(weights: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Refuse integers where a model has real numbers: torch would convert them without a word.
+
+    Args:
+        weights: tensors of the checkpoint, by the model's names.
+        own: the model's ``state_dict``.
+
+    Raises:
+        ModelLoadError: a tensor of the checkpoint is of integers.
+    """
+    for name, expected in own.items():
+        given = weights.get(name)
+        if (
+            isinstance(given, Tensor)
+            and expected.is_floating_point()
+            and not given.is_floating_point()
+        ):
+            raise ModelLoadError(
+                f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
+                field="model",
+            )
+
+
 def find(folder: Path, preferred: Sequence[str], suffixes: Sequence[str]) -> Path:
     """Find the checkpoint of a folder: preferred names first, then by suffix, then by name.
 
@@ -164,7 +190,7 @@ def _named(problem: str, keys: Sequence[str]) -> list[str]:
 def _remedy_of(text: str) -> str:
     unexpected = [key for keys in _UNEXPECTED.findall(text) for key in _quoted(keys)]
     if any("lora_" in key for key in unexpected):
-        return "It holds an adapter: merge it into its model (merge_and_unload) and save that"
+        return ADAPTER_REMEDY
     if any(key.startswith(_TRANSFORMERS_PREFIXES) for key in unexpected):
         return "Its names are those of Hugging Face transformers: give its folder as transformers:"
     if _MISSING.search(text) and not unexpected and not _MISSHAPEN.search(text):

@@ -9,10 +9,11 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
 from open_clip.timm_model import TimmModel
-from torch import Tensor, nn
+from torch import nn
 
 from legrad_engine.errors import ModelLoadError, in_one_line
 from legrad_engine.families.positions import resample_positions
+from legrad_engine.models.checkpoints import check_real_numbers
 from legrad_engine.models.openclip_facts import OPENAI_METADATA
 
 _logger = logging.getLogger(__name__)
@@ -45,13 +46,7 @@ def fill(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     if _is_of_another_size(model, weights):
         settle(model)
     own_weights = model.state_dict()
-    for name, own in own_weights.items():
-        given = weights.get(name)
-        if isinstance(given, Tensor) and own.is_floating_point() and not given.is_floating_point():
-            raise ModelLoadError(
-                f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
-                field="model",
-            )
+    check_real_numbers(weights, own_weights)
     # Older versions of transformers saved this buffer among the weights.
     position_ids = "text.transformer.embeddings.position_ids"
     if position_ids not in own_weights:

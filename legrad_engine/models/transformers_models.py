@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from legrad_engine.errors import ModelLoadError, UnknownModelError
+from legrad_engine.errors import UnknownModelError
 from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import has_independent_classes
 from legrad_engine.models.hugging_face.conversion import sides
@@ -67,13 +67,7 @@ def load(reference: ModelReference) -> LoadedModel:
     model = model_class.build(config, _input_size(reference, model_class, config, size))
     path = files.find_weights()[0]
     weights = model_class.convert(files.weights(), config)
-    for name, own in model.state_dict().items():
-        given = weights.get(name)
-        if given is not None and own.is_floating_point() and not given.is_floating_point():
-            raise ModelLoadError(
-                f"The checkpoint holds {name} as {given.dtype}, where the model has real numbers.",
-                field="model",
-            )
+    checkpoints.check_real_numbers(weights, model.state_dict())
     try:
         model.load_state_dict(weights)
     except Exception as error:

@@ -141,11 +141,8 @@ class ModelFiles:
         for name in names:
             if (self.folder / name).is_file():
                 return self.folder / name
-        adapter = (
-            " It holds an adapter: merge it into its model (merge_and_unload) and save that."
-            if (self.folder / _ADAPTER).is_file()
-            else ""
-        )
+        is_adapter = (self.folder / _ADAPTER).is_file()
+        adapter = f" {checkpoints.ADAPTER_REMEDY}." if is_adapter else ""
         raise ModelLoadError(
             f"The folder {str(self.folder)!r} has no {' or '.join(names)}.{adapter}", field="model"
         )

@@ -4,15 +4,13 @@ A group of classes is one file of this package that calls :func:`register`. The 
 every module of the package when it is first asked, so a new file is listed nowhere else.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
+from legrad_engine.discovery import import_modules
 from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.models.preprocessing import PerChannel
 
@@ -67,7 +65,7 @@ def register(entry: ModelClass) -> None:
 
 def class_names() -> tuple[str, ...]:
     """List the names of the supported classes, by name."""
-    _discover()
+    import_modules(_PACKAGE)
     return tuple(sorted(_classes, key=str.lower))
 
 
@@ -77,7 +75,7 @@ def find_class(name: str) -> ModelClass:
     Raises:
         UnsupportedModelError: no such class; the error lists those there are.
     """
-    _discover()
+    import_modules(_PACKAGE)
     if name not in _classes:
         raise UnsupportedModelError(
             f"Models of the class {name} of transformers are not supported. Supported classes: "
@@ -85,11 +83,3 @@ def find_class(name: str) -> ModelClass:
             field="model",
         )
     return _classes[name]
-
-
-@cache
-def _discover() -> None:
-    """Import every module of the package, so that each file registers itself."""
-    package = importlib.import_module(_PACKAGE)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{_PACKAGE}.{module.name}")

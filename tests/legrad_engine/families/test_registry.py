@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from legrad_engine import Explainer, families
+from legrad_engine.discovery import import_modules
 from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.families import find_tower, refusal, registry, timm_refusal
 from legrad_engine.families.registry import Family, Refusal, register
@@ -38,7 +39,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(registry, "_refusals", dict(registry._refusals))
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(NEW_FAMILY)])
     monkeypatch.setattr(timm_registry, "_model_entrypoints", dict(timm_registry._model_entrypoints))
-    registry._discover.cache_clear()
+    import_modules.cache_clear()
     registry.families()
     yield sys.modules[NAME]
     del sys.modules[NAME]
