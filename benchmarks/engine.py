@@ -17,7 +17,7 @@ from benchmarks.reference import ReferenceProcess
 from benchmarks.report import Row
 from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 
 SIZES = (224, 448)
 TARGETS = 8
@@ -51,7 +51,7 @@ def measure_over_plain(weights: Path, repeats: int) -> list[Row]:
         many = vectors[f"{TARGETS} targets"]
         samples = interleave(
             {
-                "plain": _timer(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
+                "plain": _timer(plain.encode_image, explainer.input_of([prepared])),
                 **{
                     name: _timer(_explain, explainer, prepared, targets)
                     for name, targets in vectors.items()

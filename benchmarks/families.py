@@ -14,7 +14,7 @@ from benchmarks import workload
 from benchmarks.report import Row
 from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 
 # By architecture: its name in the table, and the target ratio by number of targets. The general
 # route has no target ratio for 8 targets, because each one needs a backward pass through blocks.
@@ -34,7 +34,7 @@ def measure(repeats: int) -> list[Row]:
         size, _ = explainer.own_size
         prepared = explainer.prepare(workload.picture(size, size))
         works: dict[str, Any] = {
-            "plain": partial(plain.encode_image, torch.from_numpy(prepared.pixels)[None]),
+            "plain": partial(plain.encode_image, explainer.input_of([prepared])),
             **{
                 f"{count} targets": partial(_explain, explainer, prepared, count) for count in goals
             },

@@ -83,7 +83,7 @@ def peak(work: str, weights: Path) -> dict[str, int]:
         explainer = Explainer.load(workload.ARCHITECTURE, str(weights))
         prepared = explainer.prepare(workload.picture(SIZE, SIZE), SIZE)
         targets = workload.targets(TARGETS)
-        pixels = torch.from_numpy(prepared.pixels)
+        pixels = explainer.input_of([prepared])[0]
         explainer.model.visual.conv1(pixels[None, ..., :16, :16])  # type: ignore[operator, union-attr]
         loaded = _reset_peak()
         explainer.attribute(explainer.trace([prepared], size=SIZE), targets)

@@ -14,8 +14,10 @@ from legrad_engine.attribution import Attribution
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
-from legrad_engine.images.decoding import ImageSource, PreparedImage, decode, to_pixels
-from legrad_engine.images.geometry import Fit, Geometry, plan
+from legrad_engine.images.decoding import ImageSource, decode
+from legrad_engine.images.geometry import Fit, Geometry
+from legrad_engine.images.inputs import InputRules, PreparedImage
+from legrad_engine.inputs import collate, normalize
 from legrad_engine.layers import Layers, resolve_layers
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import trace_blocks
@@ -144,6 +146,30 @@ class Explainer:
         self.tower.score_head(score)
         return score
 
+    def input_rules(self, size: int | None = None, fit: Fit = "squash") -> InputRules:
+        """Return how this model's input is made of a picture.
+
+        Args:
+            size: side of the input in pixels; None for the model's own size.
+            fit: see :meth:`trace`.
+        """
+        # The own size need not be a whole number of patches: the model ignores the rest.
+        own = size is None or (size, size) == self.own_size
+        return InputRules(
+            size=self.own_size if size is None or own else size,
+            patch_size=self.tower.patch_size,
+            fit=fit,
+            interpolation=self.preprocessing.interpolation,
+        )
+
+    def check_geometry(self, geometry: Geometry) -> None:
+        """Check that the model takes this input size, and resize its positions ahead of the trace.
+
+        Raises:
+            InvalidOptionError: the model cannot take the size.
+        """
+        self._tower_for(geometry)
+
     def plan(
         self, image_size: tuple[int, int], size: int | None = None, fit: Fit = "squash"
     ) -> Geometry:
@@ -153,16 +179,8 @@ class Explainer:
             InvalidOptionError: the size is not a positive multiple of the patch size, or the model
                 cannot take it.
         """
-        # The own size need not be a whole number of patches: the model ignores the rest.
-        own = size is None or (size, size) == self.own_size
-        geometry = plan(
-            image_size,
-            size=self.own_size if size is None or own else size,
-            patch_size=self.tower.patch_size,
-            fit=fit,
-        )
-        # Raises for a size that the model cannot take, and resizes positions ahead of the trace.
-        self._tower_for(geometry)
+        geometry = self.input_rules(size, fit).plan(image_size)
+        self.check_geometry(geometry)
         return geometry
 
     def prepare(
@@ -171,7 +189,7 @@ class Explainer:
         size: int | None = None,
         fit: Fit = "squash",
     ) -> PreparedImage:
-        """Decode, fit and normalise one picture.
+        """Decode and fit one picture.
 
         Raises:
             ImageDecodeError: the source is not a picture, or is damaged.
@@ -183,13 +201,26 @@ class Explainer:
     def prepare_decoded(
         self, picture: Image.Image, size: int | None = None, fit: Fit = "squash"
     ) -> PreparedImage:
-        """Fit and normalise a picture from :func:`legrad_engine.images.decoding.decode`.
+        """Fit a picture from :func:`legrad_engine.images.decoding.decode`.
 
         Raises:
             InvalidOptionError: the size is not a positive multiple of the patch size.
         """
-        geometry = self.plan(picture.size, size, fit)
-        return PreparedImage(to_pixels(picture, geometry, self.preprocessing), geometry)
+        prepared = self.input_rules(size, fit).prepare(picture)
+        self.check_geometry(prepared.geometry)
+        return prepared
+
+    def input_of(self, images: Sequence[PreparedImage]) -> Tensor:
+        """Return the normalised input of prepared pictures of one input size.
+
+        Returns:
+            ``[B, 3, height, width]`` on the model's device, in its dtype.
+        """
+        batch = collate(images, self.preprocessing)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
+        return normalize(batch, images, self.preprocessing).to(self.dtype)
 
     @torch.no_grad()
     def trace(
@@ -232,7 +263,7 @@ class Explainer:
                 field="images",
             )
         tower = self._tower_for(prepared[0].geometry)
-        tokens = tower.embed(self._to_device(prepared))
+        tokens = tower.embed(self.input_of(prepared))
         blocks, features = trace_blocks(tower, tokens, indices, head)
         geometries = tuple(image.geometry for image in prepared)
         return Trace(blocks, indices, score, features, geometries)
@@ -373,12 +404,6 @@ class Explainer:
                     raise InvalidOptionError("The trace was made by another model.", field="trace")
                 self._folded[index] = FoldedBlock.fold(known)
             return self._folded[index]
-
-    def _to_device(self, images: Sequence[PreparedImage]) -> Tensor:
-        batch = torch.stack([torch.from_numpy(image.pixels) for image in images])
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        return batch.to(self.device, self.dtype, non_blocking=True)
 
 
 def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Decoding of a picture, and its preparation as the pixels of a model input."""
+"""Decoding of pictures."""
 
 import io
 import math
@@ -16,40 +16,16 @@ from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.colors import to_srgb
 from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
-from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.heif import HeifFile
-from legrad_engine.models.preprocessing import Interpolation, Preprocessing
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
 ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """Picture that is ready to be a model input.
-
-    Attributes:
-        pixels: float32 ``[3, height, width]``, resized and normalised.
-        geometry: mapping from the patch grid back to the picture.
-    """
-
-    pixels: NDArray[np.float32]
-    geometry: Geometry
-
-
 # Pillow keeps an address for each row, and resizing more for each row and column: a strip one pixel
 # wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
-
-_FILTERS: dict[Interpolation, Image.Resampling] = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -100,40 +76,6 @@ def decode_with_stored(
         ImageDecodeError: See :func:`decode`.
     """
     return _read(source, max_pixels, with_stored=True)
-
-
-def to_pixels(
-    image: Image.Image, geometry: Geometry, preprocessing: Preprocessing
-) -> NDArray[np.float32]:
-    """Resize and normalise a decoded picture into the model input that the geometry describes.
-
-    The result equals torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` bit for bit. Padding
-    has the fill colour of the preprocessing; without one it is 0, the mean colour.
-
-    Args:
-        image: RGB, of size ``geometry.image_size``.
-        geometry: The geometry of this picture.
-        preprocessing: The model's own; its ``resize_mode`` is not used.
-
-    Returns:
-        float32 [3, input height, input width].
-    """
-    if image.size != geometry.image_size:
-        raise ValueError(f"geometry is for {geometry.image_size} pixels, image has {image.size}")
-    left, top, right, bottom = geometry.content_box
-    resized = image.resize((right - left, bottom - top), _FILTERS[preprocessing.interpolation])
-    mean = np.array(preprocessing.mean, np.float32).reshape(3, 1, 1)
-    std = np.array(preprocessing.std, np.float32).reshape(3, 1, 1)
-    width, height = geometry.input_size
-    pixels = np.zeros((3, height, width), np.float32)
-    if preprocessing.fill_color is not None and (width, height) != resized.size:
-        fill = np.array(preprocessing.fill_color, np.float32).reshape(3, 1, 1)
-        pixels[:] = (fill / 255 - mean) / std
-    content = pixels[:, top:bottom, left:right]
-    np.divide(np.asarray(resized).transpose(2, 0, 1), 255, out=content, dtype=np.float32)
-    content -= mean
-    content /= std
-    return pixels
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families.heads import at_least_float32
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,

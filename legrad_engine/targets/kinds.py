@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.images.decoding import ImageSource, PreparedImage
+from legrad_engine.images.decoding import ImageSource
+from legrad_engine.images.inputs import PreparedImage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.images.decoding import ImageSource, PreparedImage
+from legrad_engine.images.decoding import ImageSource
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     EmbeddingTarget,

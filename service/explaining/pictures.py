@@ -85,7 +85,6 @@ class Pictures:
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
                 return geometry, canvas, None
-            fit = partial(explainer.prepare_decoded, size=options.size, fit=options.fit)
             decoded = await self._workers.run(
                 owner,
                 "decode",
@@ -93,12 +92,13 @@ class Pictures:
                     decode_picture,
                     encoded,
                     self._rules,
-                    fit,
+                    explainer.input_rules(options.size, options.fit),
                     geometry,
                     max_side,
                 ),
             )
             if decoded.prepared is not None:
+                explainer.check_geometry(decoded.geometry)
                 picture.prepared = decoded.prepared
             if decoded.canvas is not None:
                 picture.canvas = canvas = Canvas(decoded.canvas)

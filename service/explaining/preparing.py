@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
 from legrad_engine.families import Score
-from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.geometry import plan as plan_geometry
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
 from service.batching import QueueReservation, Submission

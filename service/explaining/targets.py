@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from legrad_engine import targets as engine
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.questions import Question
 from service.pool.trace_cache import digest_of

@@ -1,13 +1,13 @@
 """Decoding and fitting one picture. A function for the picture workers."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
-from legrad_engine.images.decoding import PreparedImage, decode, decode_with_stored
+from legrad_engine.images.decoding import decode, decode_with_stored
 from legrad_engine.images.geometry import Geometry, drawing_size
+from legrad_engine.images.inputs import InputRules, PreparedImage
 from service.settings.values import PictureRules
 
 
@@ -60,7 +60,7 @@ def decode_versions(encoded: bytes, rules: PictureRules) -> PictureVersions:
 def decode_picture(
     encoded: bytes,
     rules: PictureRules,
-    fit: Callable[[Image.Image], PreparedImage],
+    input_rules: InputRules,
     geometry: Geometry | None,
     max_side: int | None,
 ) -> DecodedPicture:
@@ -69,18 +69,19 @@ def decode_picture(
     Args:
         encoded: the picture's bytes.
         rules: how pictures are decoded.
-        fit: fits the upright picture to the model.
+        input_rules: how the upright picture is fitted to the model.
         geometry: the picture's geometry, if it was fitted before; it is not fitted again.
         max_side: longest side of the overlay in pixels, or None for no overlay.
 
     Raises:
-        LegradError: see :func:`legrad_engine.images.decoding.decode` and ``fit``.
+        LegradError: see :func:`legrad_engine.images.decoding.decode` and
+            :meth:`InputRules.prepare`.
     """
     began = time.perf_counter()
     versions = decode_versions(encoded, rules)
     prepared = canvas = None
     if geometry is None:
-        prepared = fit(versions.for_model)
+        prepared = input_rules.prepare(versions.for_model)
         geometry = prepared.geometry
     if max_side is not None:
         # The queue holds this canvas, not the whole picture, which may be much larger.

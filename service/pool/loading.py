@@ -15,7 +15,7 @@ from torch import Tensor
 from legrad_engine import Explainer, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models import ModelReference
 from service.settings.values import DtypeName
 

@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.images.geometry import Geometry
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.trace import Trace
 from service.pool.trace_cache import Canvas, TraceKey
 

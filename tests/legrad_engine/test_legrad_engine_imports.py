@@ -29,6 +29,7 @@ def modules_after(code: str) -> set[str]:
         f"import {IMAGES}.formats",
         f"import {IMAGES}.geometry",
         f"import {IMAGES}.heif",
+        f"import {IMAGES}.inputs",
         f"import {IMAGES}.png",
         f"import {IMAGES}.readers",
         f"import {IMAGES}.regions",
@@ -55,16 +56,16 @@ def test_a_picture_is_prepared_and_drawn_without_torch() -> None:
     loaded = modules_after(
         "import numpy as np\n"
         "from PIL import Image\n"
-        f"from {IMAGES}.decoding import decode, to_pixels\n"
-        f"from {IMAGES}.geometry import plan, upsample\n"
+        f"from {IMAGES}.decoding import decode\n"
+        f"from {IMAGES}.geometry import upsample\n"
+        f"from {IMAGES}.inputs import InputRules\n"
         f"from {IMAGES}.regions import find_regions\n"
         f"from {IMAGES}.rendering import encode_png, normalize, overlay\n"
         f"from {IMAGES}.statistics import summarize\n"
-        "from legrad_engine.models import Preprocessing\n"
         "picture = decode(Image.new('RGB', (40, 30), 'red'))\n"
-        "geometry = plan(picture.size, size=32, patch_size=(16, 16), fit='pad')\n"
-        "own = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), source='a test')\n"
-        "assert to_pixels(picture, geometry, own).shape == (3, 32, 32)\n"
+        "prepared = InputRules(32, (16, 16), 'pad', 'bicubic').prepare(picture)\n"
+        "geometry = prepared.geometry\n"
+        "assert prepared.pixels.shape == (24, 32, 3)\n"
         "maps = np.arange(4, dtype=np.float32).reshape(1, 2, 2)\n"
         "heatmap = normalize(upsample(maps, geometry, picture.size))[0]\n"
         "encode_png(overlay(picture, heatmap))\n"

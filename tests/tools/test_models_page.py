@@ -15,7 +15,7 @@ from legrad_engine import Explainer, Geometry
 from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
 from legrad_engine.families import find_tower, refusal
 from legrad_engine.families.registry import families
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models.hugging_face.registry import class_names
 from tests.support.architectures import seeded_explainer, tokenizer
 from tests.support.explicit_legrad import explicit_maps

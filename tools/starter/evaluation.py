@@ -227,8 +227,8 @@ def attention_maps(explainer: Explainer) -> MapMaker:
     @torch.no_grad()
     def one_map(image: Image.Image, grid: tuple[int, int]) -> Maps:
         visual: Any = explainer.model.visual
-        pixels = torch.from_numpy(explainer.prepare(image).pixels)
-        tokens = visual._embeds(pixels[None].to(explainer.device))
+        pixels = explainer.input_of([explainer.prepare(image)])
+        tokens = visual._embeds(pixels)
         for block in visual.transformer.resblocks[:-1]:
             tokens = block(tokens)
         last = visual.transformer.resblocks[-1]

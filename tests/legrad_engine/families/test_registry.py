@@ -75,7 +75,7 @@ def test_a_new_file_is_explained(made_up: Any) -> None:
     prepared = explainer.prepare(Image.effect_noise((32, 32), 90).convert("RGB"))
     target = F.normalize(torch.randn(1, made_up.WIDTH, dtype=torch.float64), dim=-1)
     (found,) = explainer.attribute(explainer.trace([prepared]), target)
-    pixels = torch.from_numpy(prepared.pixels).double()
+    pixels = explainer.input_of([prepared])[0]
     expected = explicit_map(visual, pixels, target[0], made_up.HEADS).detach().view(4, 4).numpy()
     assert expected.max() > 0
     assert np.abs(found.maps[0] - expected).max() <= 1e-9 * expected.max()

@@ -16,7 +16,7 @@ from torch import Tensor
 from legrad_engine import Explainer, Geometry
 from legrad_engine.families.base import KnownBlock
 from legrad_engine.families.openclip_vit import OpenClipVisionTower
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.legrad import closed_form, rectified_product
 from legrad_engine.legrad.closed_form import ClosedFormTrace
 from legrad_engine.legrad.general import GeneralTrace
@@ -90,7 +90,7 @@ def assert_exact(
         # float32 targets are what a float32 model is asked; their float64 copy is the same number.
         expected = explicit_maps(
             exact_visual(variant),
-            torch.from_numpy(image.pixels),
+            explainer.input_of([image])[0],
             vectors.to(explainer.dtype),
             layers,
             score,
@@ -225,7 +225,7 @@ def test_similarities_are_the_cosines_that_the_model_serves(
     model: Any = explainer.model
     encoder: Any = explainer.text
     with torch.no_grad():
-        image = model.encode_image(torch.from_numpy(prepared.pixels).double()[None], normalize=True)
+        image = model.encode_image(explainer.input_of([prepared]), normalize=True)
         text = model.encode_text(encoder._tokenizer(prompts), normalize=True)
     expected = (image @ text.T)[0]
     np.testing.assert_allclose(explanation.similarities, expected, atol=1e-6)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer, Explanation, Geometry
-from legrad_engine.images.decoding import PreparedImage
+from legrad_engine.images.inputs import PreparedImage
 from tests.support.architectures import seeded_checkpoint
 from tests.support.paths import ROOT, TESTS
 

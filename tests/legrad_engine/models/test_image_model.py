@@ -128,7 +128,7 @@ def test_an_image_model_is_explained_for_its_classes_and_for_vectors(
     model = explainer.model
     assert isinstance(model, ImageModel)
     with torch.no_grad():
-        features = model.encode_image(torch.from_numpy(prepared.pixels)[None], normalize=True)
+        features = model.encode_image(explainer.input_of([prepared]), normalize=True)
     torch.testing.assert_close(trace.embeddings, features, atol=1e-6, rtol=1e-4)
     if classes:
         assert explainer.classifier is not None

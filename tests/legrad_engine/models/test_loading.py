@@ -99,7 +99,7 @@ def test_another_resolution_gives_what_open_clip_gives_when_it_loads_at_that_res
     ).eval()
     prepared = explainer.prepare(PICTURE, 112)
     with torch.no_grad():
-        expected = larger.encode_image(torch.from_numpy(prepared.pixels)[None], normalize=True)
+        expected = larger.encode_image(explainer.input_of([prepared]), normalize=True)
     assert torch.allclose(explainer.trace([prepared]).embeddings, expected, atol=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_the_normalisation_is_the_model_s_own(folder: Path, shrunk: str) -> None
         open_clip.transform.PreprocessCfg(size=64, resize_mode="squash"), is_train=False
     )
     prepared = explainer.prepare(PICTURE)
-    np.testing.assert_allclose(prepared.pixels, transform(PICTURE), atol=1e-6)
+    np.testing.assert_allclose(explainer.input_of([prepared])[0], transform(PICTURE), atol=1e-6)
 
 
 @pytest.mark.parametrize(

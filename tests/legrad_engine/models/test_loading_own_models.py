@@ -285,7 +285,7 @@ def test_a_checkpoint_is_explained_as_its_architecture_was_published(
         is_train=False,
     )
     prepared = explainer.prepare(PICTURE)
-    np.testing.assert_allclose(prepared.pixels, transform(PICTURE), atol=1e-6)
+    np.testing.assert_allclose(explainer.input_of([prepared])[0], transform(PICTURE), atol=1e-6)
     assert not [each for each in caplog.records if each.levelname == "WARNING"]
 
 
@@ -322,5 +322,6 @@ def test_padding_has_the_fill_colour_of_the_model_s_config(
     prepared = explainer.prepare(PICTURE, fit="pad")
     _, top, _, bottom = prepared.geometry.content_box
     assert top > 0
-    assert (prepared.pixels[:, :top] == 1).all()
-    assert (prepared.pixels[:, bottom:] == 1).all()
+    pixels = explainer.input_of([prepared])[0]
+    assert (pixels[:, :top] == 1).all()
+    assert (pixels[:, bottom:] == 1).all()

@@ -58,7 +58,7 @@ def test_the_config_says_whether_a_picture_may_have_several_classes(
     assert models.activation_of(explainer.model) == activation
     (explanation,) = explainer.explain(PICTURE, [ClassTarget(label="dog"), ClassTarget(0)])
     with torch.no_grad():
-        logits = original(torch.from_numpy(explainer.prepare(PICTURE).pixels)[None])[0]
+        logits = original(explainer.input_of([explainer.prepare(PICTURE)]))[0]
     whole = logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
     np.testing.assert_allclose(explanation.probabilities, whole[[1, 0]], rtol=1e-4)
 

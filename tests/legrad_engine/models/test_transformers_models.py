@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from legrad_engine import Explainer, models
-from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.images.geometry import plan
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models.hugging_face.registry import class_names
 from legrad_engine.models.image_model import ImageModel
 from tests.support.explicit_transformers import (

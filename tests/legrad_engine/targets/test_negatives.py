@@ -19,8 +19,8 @@ from torch import nn
 from benchmarks.reference_package import ensure_installed
 from legrad_engine import Explainer
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
-from legrad_engine.images.decoding import PreparedImage
 from legrad_engine.images.geometry import Geometry, plan
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets import EmbeddingTarget, ImageTarget, TextTarget
 from legrad_engine.targets.negatives import SIGLIP, Negatives
 from tests.support.architectures import seeded_explainer, tokenizer

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.errors import ImageDecodeError, InvalidTargetError
-from legrad_engine.images.decoding import ImageSource, PreparedImage
+from legrad_engine.images.decoding import ImageSource
+from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     ContrastTarget,
@@ -82,8 +83,8 @@ def test_an_embedding_is_normalised_whatever_its_length(explainer: Explainer, sc
 
 def test_an_image_is_the_embedding_that_the_model_serves(explainer: Explainer) -> None:
     model: Any = explainer.model
-    pixels = torch.from_numpy(explainer.prepare(picture(seed=3)).pixels).double()
-    expected = model.encode_image(pixels[None], normalize=True)
+    pixels = explainer.input_of([explainer.prepare(picture(seed=3))])
+    expected = model.encode_image(pixels, normalize=True)
     sources: list[ImageSource | PreparedImage] = [
         picture(seed=3),
         encoded(picture(seed=3)),
@@ -192,7 +193,7 @@ def test_texts_and_classes_have_probabilities_and_nothing_else_has(explainer: Ex
 
     model, classifier = explainer.model, explainer.classifier
     assert classifier is not None
-    pixels = torch.from_numpy(explainer.prepare(picture()).pixels).double()[None]
+    pixels = explainer.input_of([explainer.prepare(picture())])
     features = model.encode_image(pixels)  # type: ignore[operator]
     logits = features @ classifier.weight.T + classifier.bias
     expected = logits.softmax(-1)[0, [3, 0]].numpy()

@@ -45,7 +45,7 @@ def test_pixels_equal_those_of_the_image_processor(
     image = picture(70, 50)
     expected = by_transformers(tmp_path, "ViTImageProcessor", image)
     explainer = Explainer.load(f"transformers:{tmp_path}")
-    found = explainer.prepare(image).pixels
+    found = explainer.input_of([explainer.prepare(image)])[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
     assert not explainer.preprocessing.is_guess
     assert explainer.preprocessing.resize_mode == "squash"

@@ -1,0 +1,67 @@
+"""Collation of prepared pictures into a batch of normalised model inputs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.models.preprocessing import PerChannel, Preprocessing
+
+
+def collate(images: Sequence[PreparedImage], preprocessing: Preprocessing) -> Tensor:
+    """Copy pictures of one input size into one tensor, each in its content box.
+
+    Args:
+        images: at least one, all with 8-bit pixels or all already normalised.
+        preprocessing: its fill colour becomes the padding.
+
+    Returns:
+        uint8 ``[B, height, width, 3]``, or a float ``[B, 3, height, width]`` of the pictures that
+        are already normalised.
+    """
+    if images[0].pixels.dtype != np.uint8:
+        return torch.stack([torch.from_numpy(image.pixels) for image in images])
+    width, height = images[0].geometry.input_size
+    batch = np.empty((len(images), height, width, 3), np.uint8)
+    for place, image in zip(batch, images, strict=True):
+        left, top, right, bottom = image.geometry.content_box
+        if (right - left, bottom - top) != (width, height):
+            place[:] = preprocessing.fill_color or 0
+        place[top:bottom, left:right] = image.pixels
+    return torch.from_numpy(batch)
+
+
+def normalize(
+    batch: Tensor, images: Sequence[PreparedImage], preprocessing: Preprocessing
+) -> Tensor:
+    """Normalise a batch on its device.
+
+    The values of the pictures equal torchvision's ``ToTensor`` and ``Normalize``, in float32 on the
+    CPU bit for bit. Padding has the fill colour of the preprocessing; without one it is 0, the mean
+    colour.
+
+    Args:
+        batch: from :func:`collate`, on any device.
+        images: the pictures in it.
+        preprocessing: the model's own.
+
+    Returns:
+        float32 ``[B, 3, height, width]``; a float batch as it is.
+    """
+    if batch.dtype != torch.uint8:
+        return batch
+    pixels = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    pixels.div_(255).sub_(_channels(preprocessing.mean, batch.device))
+    pixels.div_(_channels(preprocessing.std, batch.device))
+    if preprocessing.fill_color is None:
+        for place, image in zip(pixels, images, strict=True):
+            left, top, right, bottom = image.geometry.content_box
+            place[:, :top] = place[:, bottom:] = 0
+            place[:, :, :left] = place[:, :, right:] = 0
+    return pixels
+
+
+def _channels(values: PerChannel, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
