@@ -11,6 +11,7 @@ from legrad_engine.targets.templates import Templates, resolve_templates
 from service.errors import LimitExceededError, ServiceError
 from service.explaining.progress import Progress
 from service.explaining.targets import encoded_images
+from service.pictures.drawing import DrawingRules
 from service.schemas.requests import ExplainOptions, OutputOptions
 from service.settings.url_policy import ImageUrl
 from service.settings.values import RequestLimits
@@ -42,6 +43,11 @@ class ExplainInputs:
         """The prompt templates, hashable."""
         templates = self.options.templates
         return tuple(templates) if isinstance(templates, list) else templates
+
+    @property
+    def drawing_rules(self) -> DrawingRules:
+        """The wanted pictures and numbers of the answer."""
+        return DrawingRules(**dict(self.output))
 
 
 @dataclass(frozen=True, slots=True)

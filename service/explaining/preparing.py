@@ -22,7 +22,6 @@ from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
 from service.pictures.decoding import decode_versions
-from service.pictures.drawing import drawings_of_each_target
 from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceKey, digests_of
@@ -204,7 +203,7 @@ class Preparation:
                     )
                 ]
             )
-            drawn = drawings_of_each_target(inputs.output) * len(question.targets)
+            drawn = inputs.drawing_rules.drawings_of_each_target * len(question.targets)
             pixels = drawn * sum(math.prod(each.drawing.size) for each in prepared)
             self._admission.reserve_drawings(reservation, pixels)
             actual = sum(each.cost for each in prepared)

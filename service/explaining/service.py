@@ -6,8 +6,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from legrad_engine import Explanation
 from service.batching import DeadlineExceededError, Submission
+from service.errors import NotFiniteError
 from service.explaining.admission import Admission, Reservation
 from service.explaining.command import ExplainCommand, check_limits
 from service.explaining.outcome import (
@@ -152,9 +155,17 @@ class ExplainingService:
     async def _draw(
         self, plan: Plan, reservation: Reservation, explanation: Explanation, drawing: Drawing
     ) -> DrawnImage:
+        maps = explanation.maps
+        if not (np.isfinite(maps).all() and np.isfinite(explanation.similarities).all()):
+            raise NotFiniteError(
+                "The model's numbers overflow for this picture or target: ask its operator to "
+                "serve it in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
+            )
         canvas = None if drawing.canvas is None else drawing.canvas.picture
         drawn = await self._workers.run(
-            reservation, "draw", partial(draw, explanation, canvas, plan.inputs.output)
+            reservation,
+            "draw",
+            partial(draw, maps, explanation.geometry, canvas, plan.inputs.drawing_rules),
         )
         plan.command.stages.ended("render", drawn.seconds)
         return drawn

@@ -8,13 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from legrad_engine.explanation import Explanation
-from legrad_engine.images.geometry import drawing_size, upsample
+from legrad_engine.images.encoding import HeatmapFormat
+from legrad_engine.images.geometry import Geometry, drawing_size, upsample
 from legrad_engine.images.regions import Region, find_regions
-from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
+from legrad_engine.images.rendering import (
+    Normalization,
+    encode_npy,
+    encode_png,
+    normalize,
+    overlay,
+)
 from legrad_engine.images.statistics import Statistics, summarize
-from service.errors import NotFiniteError
-from service.schemas.requests import OutputOptions
+
+
+@dataclass(frozen=True, slots=True)
+class DrawingRules:
+    """The wanted pictures and numbers: a small value that other processes can use.
+
+    Attributes:
+        heatmap: format of heatmaps.
+        overlay: whether overlays are drawn.
+        colormap: colours of overlays.
+        alpha: opacity of the colours, 0 to 1.
+        normalize: normalisation of heatmaps and overlays.
+        regions_threshold: threshold of regions, above 0 and below 1; None for no regions.
+        max_side: longest side of heatmaps and overlays in pixels.
+    """
+
+    heatmap: HeatmapFormat
+    overlay: bool
+    colormap: str
+    alpha: float
+    normalize: Normalization
+    regions_threshold: float | None
+    max_side: int
+
+    @property
+    def drawings_of_each_target(self) -> int:
+        """The number of full-size pictures for each target."""
+        return (self.heatmap in ("png", "png16")) + self.overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +76,38 @@ class DrawnImage:
     seconds: float
 
 
-def draw(explanation: Explanation, canvas: Image.Image | None, output: OutputOptions) -> DrawnImage:
+def draw(
+    maps: NDArray[np.floating],
+    geometry: Geometry,
+    canvas: Image.Image | None,
+    rules: DrawingRules,
+) -> DrawnImage:
     """Draw and describe every target of a picture.
 
     Args:
-        explanation: the picture's maps.
+        maps: ``[targets, rows, columns]``, the finite raw maps over the patch grid.
+        geometry: how the patch grid maps to the picture.
         canvas: the upright picture in RGB at its
             :func:`~legrad_engine.images.geometry.drawing_size`; None without an overlay.
-        output: the wanted pictures and numbers.
-
-    Raises:
-        NotFiniteError: the maps or similarities are not finite.
+        rules: the wanted pictures and numbers.
     """
     began = time.perf_counter()
-    if not (np.isfinite(explanation.maps).all() and np.isfinite(explanation.similarities).all()):
-        raise NotFiniteError(
-            "The model's numbers overflow for this picture or target: ask its operator to serve it "
-            "in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
-        )
-    as_png = output.heatmap in ("png", "png16")
-    geometry = explanation.geometry
+    as_png = rules.heatmap in ("png", "png16")
     heatmaps = None
-    if as_png or output.overlay:
-        size = drawing_size(geometry.image_size, output.max_side)
-        heatmaps = normalize(upsample(explanation.maps, geometry, size), output.normalize)
+    if as_png or rules.overlay:
+        size = drawing_size(geometry.image_size, rules.max_side)
+        heatmaps = normalize(upsample(maps, geometry, size), rules.normalize)
     targets = []
-    for index, raw in enumerate(explanation.maps):
+    for index, raw in enumerate(maps):
         heatmap = drawn = None
         if heatmaps is not None and as_png:
-            heatmap = encode_png(heatmaps[index], 16 if output.heatmap == "png16" else 8)
-        elif output.heatmap == "npy":
+            heatmap = encode_png(heatmaps[index], 16 if rules.heatmap == "png16" else 8)
+        elif rules.heatmap == "npy":
             heatmap = encode_npy(raw)
         if heatmaps is not None and canvas is not None:
-            drawn = encode_png(overlay(canvas, heatmaps[index], output.colormap, output.alpha))
+            drawn = encode_png(overlay(canvas, heatmaps[index], rules.colormap, rules.alpha))
         regions = None
-        if output.regions_threshold is not None:
-            regions = find_regions(raw, geometry, output.regions_threshold)
+        if rules.regions_threshold is not None:
+            regions = find_regions(raw, geometry, rules.regions_threshold)
         targets.append(DrawnTarget(raw, heatmap, drawn, regions, summarize(raw, geometry)))
     return DrawnImage(targets, time.perf_counter() - began)
-
-
-def drawings_of_each_target(output: OutputOptions) -> int:
-    """Return the number of full-size pictures in an answer for each target."""
-    return (output.heatmap in ("png", "png16")) + output.overlay

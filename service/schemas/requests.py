@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from legrad_engine.families import Score
+from legrad_engine.images.encoding import HeatmapFormat
 from legrad_engine.images.geometry import Fit
 from legrad_engine.images.rendering import (
     DEFAULT_ALPHA,
@@ -25,8 +26,6 @@ from service.schemas.base import (
     UrlImage,
 )
 from service.schemas.targets import NegativePrompts, Targets
-
-HeatmapFormat = Literal["png", "png16", "npy", "none"]
 
 # Upper bounds of the contract, far above the servers' own limits, which are settings.
 _MOST_PIXELS = 65_536

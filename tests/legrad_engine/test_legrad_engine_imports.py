@@ -26,6 +26,7 @@ def modules_after(code: str) -> set[str]:
         f"import {IMAGES}.colors",
         f"import {IMAGES}.decoding",
         f"import {IMAGES}.deep",
+        f"import {IMAGES}.encoding",
         f"import {IMAGES}.formats",
         f"import {IMAGES}.geometry",
         f"import {IMAGES}.heif",
