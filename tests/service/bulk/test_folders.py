@@ -293,7 +293,7 @@ def test_a_run_with_nothing_left_to_do_needs_no_model(
     program = (
         "import sys; from typer.testing import CliRunner; from service.cli import app\n"
         f"result = CliRunner().invoke(app, {arguments!r})\n"
-        "heavy = {'torch', 'open_clip', 'numpy', 'PIL'}\n"
+        "heavy = {'torch', 'open_clip', 'numpy', 'PIL', 'rich'}\n"
         "print(result.exit_code, sorted(heavy & set(sys.modules)))\n"
         "print(result.stdout)"
     )
