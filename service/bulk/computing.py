@@ -10,9 +10,10 @@ from PIL import Image
 from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.images.decoding import decode
+from legrad_engine.images.encoding import encode_npy, encode_png
 from legrad_engine.images.geometry import drawing_size, upsample
 from legrad_engine.images.inputs import PreparedImage
-from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
+from legrad_engine.images.rendering import normalize, overlay
 from legrad_engine.images.statistics import summarize
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
