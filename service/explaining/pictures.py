@@ -113,4 +113,4 @@ class Pictures:
             return picture.canvas
         if picture.key is None:
             return None
-        return self._traces.get(CanvasKey(picture.key.digest, size))
+        return self._traces.get(CanvasKey(picture.key.digest, size, picture.key.caller))

@@ -124,7 +124,7 @@ class ExplainingService:
             model=served.id,
             layers=plan.layers,
             score=plan.score,
-            cached_prompts=queued.texts.known,
+            cached_prompts=queued.cached_prompts,
             images=[
                 _describe(each, result, submission.batch_size or 1, names)
                 for each, result, submission in zip(explained, drawn, submissions, strict=True)
@@ -178,7 +178,9 @@ class ExplainingService:
         for each in drawings:
             if each.key is not None and each.canvas is not None:
                 size = each.canvas.picture.size
-                self._pool.traces.put(CanvasKey(each.key.digest, size), each.canvas)
+                self._pool.traces.put(
+                    CanvasKey(each.key.digest, size, each.key.caller), each.canvas
+                )
 
     def _observe(
         self,

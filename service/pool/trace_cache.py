@@ -34,7 +34,7 @@ def digests_of(images: Sequence[bytes]) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class TraceKey:
-    """Everything that a trace depends on, known before the picture is decoded.
+    """Everything that a trace depends on, known before the picture is decoded, and its owner.
 
     Attributes:
         digest: digest of the encoded picture.
@@ -43,6 +43,8 @@ class TraceKey:
         fit: how the picture is fitted to the input.
         layers: resolved block indices.
         score: the explained score.
+        caller: name of the caller's API key, which shares its entries with no other key; None on a
+            server without keys.
     """
 
     digest: bytes
@@ -51,19 +53,22 @@ class TraceKey:
     fit: Fit
     layers: tuple[int, ...]
     score: Score
+    caller: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class CanvasKey:
-    """Everything that a canvas depends on.
+    """Everything that a canvas depends on, and its owner.
 
     Attributes:
         digest: digest of the encoded picture.
         size: (width, height) of the canvas in pixels.
+        caller: see :class:`TraceKey`.
     """
 
     digest: bytes
     size: tuple[int, int]
+    caller: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class ImageExplanation(Contract):
     )
     cached: bool = Field(
         description="Whether the forward pass of an identical image, of this or another request, "
-        "was reused.",
+        "was reused; on a server with API keys, of a request of the same key.",
         examples=[False],
     )
     targets: list[TargetExplanation] = Field(
@@ -200,7 +200,9 @@ class ExplainResponse(Contract):
     layers: list[int] = Field(description="Indices of the explained blocks.", examples=[[4, 5]])
     score: Score = Field(description="The explained score.", examples=["mean"])
     cached_prompts: int = Field(
-        description="Number of texts whose embedding was cached.", examples=[1]
+        description="Number of texts whose embedding was cached; on a server with API keys, "
+        "number of texts that the same key asked about recently, whatever other keys asked.",
+        examples=[1],
     )
     images: list[ImageExplanation] = Field(
         description="One entry for each image, in order.", examples=[[]]

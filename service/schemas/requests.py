@@ -77,8 +77,8 @@ class ExplainOptions(Request):
     )
     cache: bool = Field(
         True,
-        description="Whether to reuse cached forward passes of the images and to cache new ones; "
-        "false computes every image anew and caches nothing.",
+        description="Whether to reuse cached forward passes of images and embeddings of texts, and "
+        "to cache new ones; false computes every image and text anew and caches nothing.",
         examples=[True],
     )
 

@@ -18,7 +18,7 @@ from service.settings.values import PictureRules
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from tests.support.pictures import encoded, picture
 
-KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean")
+KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean", None)
 GOOD = encoded(picture(90, 40))
 
 
