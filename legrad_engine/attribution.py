@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Tower
 from legrad_engine.families.heads import at_least_float32
+from legrad_engine.legrad.acceleration import Accelerator
 from legrad_engine.legrad.closed_form import FoldedBlock
-from legrad_engine.legrad.route import attribute_block
+from legrad_engine.legrad.route import BlockTrace, attribute_block
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.probabilities import weigh
 from legrad_engine.targets.resolved import ResolvedTargets
@@ -28,12 +30,14 @@ class Attribution:
         tower: its image tower.
         classifier: its classifier, or None.
         folded: from the index of a block with a closed form to its folded weights.
+        accelerator: the way of computing on the model's device.
     """
 
     model: nn.Module
     tower: Tower
     classifier: Classifier | None
     folded: Callable[[int], FoldedBlock]
+    accelerator: Accelerator
 
     def explanations(self, trace: Trace, resolved: Sequence[ResolvedTargets]) -> list[Explanation]:
         """Compute one explanation for each traced image.
@@ -80,10 +84,18 @@ class Attribution:
         head = self.tower.score_head(trace.score)
         width, height = trace.geometries[0].input_size
         tower = self.tower.at((height, width))
-        total: Tensor | None = None
-        for index, block in zip(trace.layers, trace.blocks, strict=True):
-            maps = attribute_block(tower, index, block, head, targets, self.folded)
-            total = maps if total is None else total + maps
-        if total is None:
+
+        def compute(blocks: tuple[BlockTrace, ...], targets: Tensor) -> Tensor:
+            product = self.accelerator.product
+            maps = (
+                attribute_block(tower, index, block, head, targets, self.folded, product)
+                for index, block in zip(trace.layers, blocks, strict=True)
+            )
+            return reduce(torch.add, maps)
+
+        if not trace.layers:
             raise InvalidOptionError("The trace holds no layer.", field="layers")
+        total = self.accelerator.run(
+            (width, height), ("maps", trace.layers, trace.score), compute, trace.blocks, targets
+        )
         return total.reshape(*total.shape[:2], *trace.geometries[0].grid)

@@ -19,8 +19,9 @@ from legrad_engine.images.geometry import Fit, Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
 from legrad_engine.inputs import collate, normalize
 from legrad_engine.layers import Layers, resolve_layers
+from legrad_engine.legrad.acceleration import Acceleration, Accelerator
 from legrad_engine.legrad.closed_form import FoldedBlock
-from legrad_engine.legrad.route import trace_blocks
+from legrad_engine.legrad.route import BlockTrace, trace_blocks
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
@@ -48,6 +49,7 @@ class Explainer:
         name: str,
         preprocessing: models.Preprocessing | None = None,
         licence: str | None = None,
+        accelerate: Acceleration = "off",
     ) -> None:
         """Wrap a loaded model and put it into evaluation mode.
 
@@ -58,10 +60,12 @@ class Explainer:
             preprocessing: the way from pictures to the model's input; None for the one that
                 open_clip or timm attached to the model.
             licence: licence of the weights, if known.
+            accelerate: what CUDA devices use, see :meth:`Accelerator.choose`.
 
         Raises:
             UnsupportedModelError: no family takes the model's image tower.
             ModelLoadError: the attached preprocessing has values outside their range.
+            InvalidOptionError: unknown acceleration.
         """
         self.name = name
         self.licence = licence
@@ -76,6 +80,7 @@ class Explainer:
             model.classifier if isinstance(model, ImageModel) else None
         )
         self.preprocessing = preprocessing or models.preprocessing_of(model)
+        self.accelerator = Accelerator.choose(accelerate, self.device, self.own_size)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
 
@@ -87,6 +92,7 @@ class Explainer:
         *,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
+        accelerate: Acceleration = "off",
     ) -> Self:
         """Load a model by its name.
 
@@ -100,12 +106,13 @@ class Explainer:
                 its weights; with an open_clip architecture or config, None gives random weights.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
             dtype: float32, float16, bfloat16 or float64.
+            accelerate: see the constructor.
 
         Raises:
             UnknownModelError: no such architecture, tag, config, folder or repository.
             ModelLoadError: the weights cannot be obtained or do not fit.
             UnsupportedModelError: the architecture cannot be explained.
-            InvalidOptionError: unknown device or dtype.
+            InvalidOptionError: unknown device, dtype or acceleration.
         """
         loaded = models.load(name, pretrained, device=device, dtype=dtype)
         return cls(
@@ -114,6 +121,7 @@ class Explainer:
             name=loaded.name,
             preprocessing=loaded.preprocessing,
             licence=loaded.licence,
+            accelerate=accelerate,
         )
 
     @property
@@ -263,9 +271,14 @@ class Explainer:
                 field="images",
             )
         tower = self._tower_for(prepared[0].geometry)
-        tokens = tower.embed(self.input_of(prepared))
-        blocks, features = trace_blocks(tower, tokens, indices, head)
+
+        def forward(pixels: Tensor) -> tuple[tuple[BlockTrace, ...], Tensor]:
+            return trace_blocks(tower, tower.embed(pixels), indices, head)
+
         geometries = tuple(image.geometry for image in prepared)
+        blocks, features = self.accelerator.run(
+            geometries[0].input_size, ("trace", indices, score), forward, self.input_of(prepared)
+        )
         return Trace(blocks, indices, score, features, geometries)
 
     def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
@@ -332,7 +345,9 @@ class Explainer:
         resolved = self.resolver.resolve(
             targets, len(trace), templates, resolve_negatives(negatives)
         )
-        attribution = Attribution(self.model, self.tower, self.classifier, self._fold)
+        attribution = Attribution(
+            self.model, self.tower, self.classifier, self._fold, self.accelerator
+        )
         return attribution.explanations(trace, resolved)
 
     def explain(

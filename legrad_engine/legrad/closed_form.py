@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from legrad_engine.families.attention import Attention
 from legrad_engine.families.base import KnownBlock
 from legrad_engine.families.heads import TokenHead, at_least_float32, standardize
-from legrad_engine.legrad.rectified_product import sum_rectified_product
+from legrad_engine.legrad.rectified_product import RectifiedProduct
 
 _CHUNK_ELEMENTS = {"cpu": 2_500_000}
 _CHUNK_ELEMENTS_ELSEWHERE = 256_000_000
@@ -175,7 +175,11 @@ def trace_block(
 
 
 def attribute_block(
-    block: FoldedBlock, trace: ClosedFormTrace, head: TokenHead, targets: Tensor
+    block: FoldedBlock,
+    trace: ClosedFormTrace,
+    head: TokenHead,
+    targets: Tensor,
+    product: RectifiedProduct,
 ) -> Tensor:
     """Compute LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
@@ -184,6 +188,7 @@ def attribute_block(
         trace: the block's trace for B images.
         head: the score head that the trace was made with.
         targets: ``[B, P, e]`` unit vectors.
+        product: computes the sum of ReLU(G V^T).
 
     Returns:
         ``[B, P, N]``, one value per key token, at least float32.
@@ -219,7 +224,7 @@ def attribute_block(
                 through[images, chunk], at_output, trace.inverse_std[images, None]
             )
             per_head = at_output.view(*at_output.shape[:-1], heads, -1).transpose(2, 3)
-            maps[images, chunk] = sum_rectified_product(per_head, trace.values[images])
+            maps[images, chunk] = product(per_head, trace.values[images])
     pooled_rows = rows if head.averaged else 1
     weight: Tensor = size / (pooled_rows * heads * keys)
     return maps * weight.unsqueeze(-1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from legrad_engine.families.base import Tower
 from legrad_engine.families.heads import ScoreHead, at_least_float32
-from legrad_engine.legrad.rectified_product import sum_rectified_product
+from legrad_engine.legrad.rectified_product import RectifiedProduct
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,12 @@ class GeneralTrace:
 
 
 def attribute_block(
-    tower: Tower, index: int, trace: GeneralTrace, head: ScoreHead, targets: Tensor
+    tower: Tower,
+    index: int,
+    trace: GeneralTrace,
+    head: ScoreHead,
+    targets: Tensor,
+    product: RectifiedProduct,
 ) -> Tensor:
     """Compute LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
@@ -43,6 +48,7 @@ def attribute_block(
         trace: the block's trace for B images.
         head: the head of the explained score.
         targets: ``[B, P, e]`` unit vectors.
+        product: computes the sum of ReLU(G V^T).
 
     Returns:
         ``[B * windows, P, N]``, one value per key token, at least float32.
@@ -58,5 +64,5 @@ def attribute_block(
         gradients = [
             torch.autograd.grad(score.sum() * keys, leaf, retain_graph=True)[0] for score in scores
         ]
-    maps = [sum_rectified_product(gradient.unsqueeze(1), values) for gradient in gradients]
+    maps = [product(gradient.unsqueeze(1), values) for gradient in gradients]
     return torch.cat(maps, dim=1) / (heads * keys * keys)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legrad_engine.families.heads import at_least_float32, target_gradient
 from legrad_engine.families.pooler import PoolerHead
-from legrad_engine.legrad.rectified_product import sum_rectified_product
+from legrad_engine.legrad.rectified_product import RectifiedProduct
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,16 @@ class PoolerTrace:
     output: Tensor
 
 
-def attribute_block(trace: PoolerTrace, head: PoolerHead, targets: Tensor) -> Tensor:
+def attribute_block(
+    trace: PoolerTrace, head: PoolerHead, targets: Tensor, product: RectifiedProduct
+) -> Tensor:
     """Compute LeGrad's layer map: the mean over heads and queries of ReLU(d s / d A).
 
     Args:
         trace: the pooler's trace for B images.
         head: the pooler's head.
         targets: ``[B, P, e]`` unit vectors.
+        product: computes the sum of ReLU(G V^T).
 
     Returns:
         ``[B, P, patches]``, at least float32.
@@ -41,4 +44,4 @@ def attribute_block(trace: PoolerTrace, head: PoolerHead, targets: Tensor) -> Te
     gradient = target_gradient(head.features, trace.output, targets)
     values = at_least_float32(trace.values[:, :, head.prefix_keys :])
     heads, queries = trace.output.shape[1:3]
-    return sum_rectified_product(gradient, values) / (heads * queries)
+    return product(gradient, values) / (heads * queries)

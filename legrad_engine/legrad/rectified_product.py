@@ -4,10 +4,15 @@ The product has heads x rows x keys elements for every target. It is computed in
 small enough for a processor's cache on the CPU and large enough to use an accelerator fully.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from legrad_engine.families.heads import at_least_float32
+
+# Of gradient and values, as :func:`sum_rectified_product`.
+RectifiedProduct = Callable[[Tensor, Tensor], Tensor]
 
 _TILE_ELEMENTS = {"cpu": 1_250_000}
 _TILE_ELEMENTS_ELSEWHERE = 64_000_000

@@ -13,6 +13,7 @@ from legrad_engine.legrad import closed_form, general, pooler
 from legrad_engine.legrad.closed_form import ClosedFormTrace, FoldedBlock
 from legrad_engine.legrad.general import GeneralTrace
 from legrad_engine.legrad.pooler import PoolerTrace
+from legrad_engine.legrad.rectified_product import RectifiedProduct
 
 BlockTrace = ClosedFormTrace | GeneralTrace | PoolerTrace
 Route = Literal["closed form", "general", "pooler"]
@@ -96,6 +97,7 @@ def attribute_block(
     head: ScoreHead,
     targets: Tensor,
     folded: Callable[[int], FoldedBlock],
+    product: RectifiedProduct,
 ) -> Tensor:
     """Compute one layer's maps over the patches.
 
@@ -106,6 +108,7 @@ def attribute_block(
         head: the head of the explained score.
         targets: ``[B, P, e]`` unit vectors.
         folded: from a block's index to its folded weights.
+        product: computes the sum of ReLU(G V^T).
 
     Returns:
         ``[B, P, patches]``, at least float32.
@@ -114,11 +117,11 @@ def attribute_block(
         InvalidOptionError: the trace was made by another model.
     """
     if isinstance(trace, PoolerTrace) and isinstance(head, PoolerHead):
-        return pooler.attribute_block(trace, head, targets)
+        return pooler.attribute_block(trace, head, targets, product)
     if isinstance(trace, ClosedFormTrace) and isinstance(head, TokenHead):
-        maps = closed_form.attribute_block(folded(index), trace, head, targets)
+        maps = closed_form.attribute_block(folded(index), trace, head, targets, product)
         return tower.on_grid(maps, index)
     if isinstance(trace, GeneralTrace):
-        maps = general.attribute_block(tower, index, trace, head, targets)
+        maps = general.attribute_block(tower, index, trace, head, targets, product)
         return tower.on_grid(maps, index)
     raise InvalidOptionError("The trace was made by another model.", field="trace")

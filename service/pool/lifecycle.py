@@ -159,6 +159,7 @@ class ModelLifecycle:
             model.reference,
             self._policy.device,
             self._policy.dtype,
+            self._policy.accelerate,
             self._limits.max_batch_items,
         )
         if not model.wanted:

@@ -17,9 +17,11 @@ from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models import ModelReference
-from service.settings.values import DtypeName
+from service.settings.values import Acceleration, DtypeName
 
 _TIMED_PASSES = 2
+# Common numbers of targets; others are computed without a graph.
+_CAPTURED_TARGETS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,11 @@ class WarmModel:
 
 
 def load_warm(
-    reference: ModelReference, device: str, dtype: DtypeName, max_batch_images: int
+    reference: ModelReference,
+    device: str,
+    dtype: DtypeName,
+    accelerate: Acceleration,
+    max_batch_images: int,
 ) -> WarmModel:
     """Load a model and warm it up.
 
@@ -45,13 +51,14 @@ def load_warm(
         reference: the model.
         device: ``auto`` or a torch device.
         dtype: precision of weights and activations.
+        accelerate: what CUDA devices use, see :class:`legrad_engine.Explainer`.
         max_batch_images: most images in one batch, at least 1.
 
     Raises:
         LegradError: see :meth:`legrad_engine.Explainer.load`; or the model computes numbers that
             are not finite.
     """
-    explainer = Explainer.load(reference, device=device, dtype=dtype)
+    explainer = Explainer.load(reference, device=device, dtype=dtype, accelerate=accelerate)
     return _warm_up(explainer, warm_up_batches(explainer.device.type, max_batch_images))
 
 
@@ -119,6 +126,7 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
     largest = 1
     for size in batches:
         try:
+            _capture(explainer, [prepared] * size)
             _compute(explainer, [prepared] * size)
         except Exception as error:
             # The batcher will halve batches of this size, so the model still serves smaller ones.
@@ -133,6 +141,16 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
     # The minimum, because other work on the machine can only slow a pass down.
     seconds = min(_compute(explainer, [prepared] * largest) for _ in range(_TIMED_PASSES))
     return WarmModel(explainer, seconds / largest)
+
+
+def _capture(explainer: Explainer, images: Sequence[PreparedImage]) -> None:
+    """Capture graphs for one size of batches, where the model has them."""
+    if explainer.accelerator.graphs is None:
+        return
+    with explainer.accelerator.graphs.capturing():
+        for targets in _CAPTURED_TARGETS:
+            trace = explainer.trace(images)
+            explainer.attribute(trace, trace.embeddings[:1].expand(targets, -1))
 
 
 def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:

@@ -86,6 +86,7 @@ class Settings(Variables):
             max_bytes=self.max_model_bytes,
             device=self.device,
             dtype=self.dtype,
+            accelerate=self.accelerate,
             trace_cache_bytes=self.trace_cache_bytes,
             stall_seconds=self.stall_timeout_seconds,
         )

@@ -8,6 +8,7 @@ from service.settings.keys import ApiKey
 from service.settings.models import NamedModel
 from service.settings.url_policy import UrlRules
 
+Acceleration = Literal["off", "kernel", "graphs", "all"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
 
@@ -116,6 +117,7 @@ class ModelPolicy:
         max_bytes: most bytes of weights in memory, or None for no limit.
         device: ``auto`` or a torch device.
         dtype: precision of weights and activations.
+        accelerate: what CUDA devices use, see :class:`legrad_engine.Explainer`.
         trace_cache_bytes: most bytes of kept traces and canvases.
         stall_seconds: longest time of one batch before its worker is replaced.
     """
@@ -125,6 +127,7 @@ class ModelPolicy:
     max_bytes: int | None
     device: str
     dtype: DtypeName
+    accelerate: Acceleration
     trace_cache_bytes: int
     stall_seconds: float
 

@@ -21,7 +21,7 @@ from service.settings.origins import check_origins
 from service.settings.prefixes import read_prefix
 from service.settings.proxies import trusted_networks
 from service.settings.url_policy import UrlRules
-from service.settings.values import DtypeName
+from service.settings.values import Acceleration, DtypeName
 
 # Platforms such as Cloud Run, Heroku and Render choose the port and say it in this variable.
 _PLATFORM_PORT = "PORT"
@@ -126,6 +126,12 @@ class Variables(BaseSettings):
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     dtype: DtypeName = Field("float32", description="Precision of weights and activations.")
+    accelerate: Acceleration = Field(
+        "off",
+        description="What CUDA devices use beside torch's own kernels: `kernel`, one fused kernel "
+        "for the heatmaps; `graphs`, captured graphs for the shapes of the warm-up; `all`; or "
+        "`off`. See docs/gpu.md.",
+    )
     compute_threads: int | None = Field(
         None,
         ge=1,

@@ -14,6 +14,7 @@ from legrad_engine.families.any_size_vit import (
     ClassAndPatchesVisionTransformer,
 )
 from legrad_engine.legrad.closed_form import FoldedBlock
+from legrad_engine.legrad.rectified_product import sum_rectified_product
 from legrad_engine.legrad.route import attribute_block, trace_blocks
 from tests.support.architectures import disturb
 from tests.support.explicit_timm import explicit, explicit_timm_maps
@@ -94,7 +95,7 @@ def test_maps_equal_the_definition_at_every_size(variant: str, size: tuple[int, 
         with torch.no_grad():
             blocks, features = trace_blocks(tower, tower.embed(pixels), layers, head)
             maps = sum(
-                attribute_block(tower, index, block, head, targets, folded)
+                attribute_block(tower, index, block, head, targets, folded, sum_rectified_product)
                 for index, block in zip(layers, blocks, strict=True)
             )
             assert isinstance(maps, Tensor)

@@ -1,6 +1,6 @@
 """timm's own image models, without any text tower: their features are what is explained."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from legrad_engine.errors import UnsupportedModelError
 from legrad_engine.families import find_tower
 from legrad_engine.legrad.closed_form import FoldedBlock
+from legrad_engine.legrad.rectified_product import sum_rectified_product
 from legrad_engine.legrad.route import attribute_block, trace_blocks
 from tests.support.architectures import disturb
 from tests.support.explicit_timm import explained_blocks, explicit, explicit_timm_maps
@@ -102,12 +103,13 @@ def test_plain_image_models_equal_the_definition(name: str) -> None:
     layers = tuple(range(tower.depth))
     assert tower.depth == len(explained_blocks(reads.trunk))
     sized = tower.at((size, size))
+    folded = partial(_folded, tower)
     for score in tower.scores:
         head = tower.score_head(score)
         with torch.no_grad():
             blocks, features = trace_blocks(sized, sized.embed(pixels), layers, head)
             maps = sum(
-                attribute_block(sized, index, block, head, targets, lambda i: _folded(tower, i))
+                attribute_block(sized, index, block, head, targets, folded, sum_rectified_product)
                 for index, block in zip(layers, blocks, strict=True)
             )
         assert isinstance(maps, Tensor)
