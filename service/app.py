@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
@@ -58,6 +57,7 @@ from service.schemas.base import component_schemas, without_null_defaults
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.settings import Settings
+from service.settings.cores import available_cores, picture_processes
 from service.telemetry.configuration import configured_tracing
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -122,7 +122,11 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
     pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
-    workers = PictureWorkers(settings.picture_threads, settings.picture_timeout_seconds)
+    workers = PictureWorkers(
+        settings.picture_processes or picture_processes(available_cores()),
+        settings.picture_timeout_seconds,
+        metrics,
+    )
     readiness = Readiness(
         pool,
         settings.request_timeout_seconds,
@@ -134,7 +138,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
     url_images = UrlImages(settings.url_policy, metrics, network or SystemNetwork())
     admission = Admission(
-        settings.admission_limits, settings.max_batch_images, pool, workers, metrics
+        settings.admission_limits, settings.max_batch_images, pool, workers.capacity, metrics
     )
     explaining = ExplainingService(
         settings.request_limits,
@@ -154,15 +158,11 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            # Picture workers enlarge maps by small matrix products. Further BLAS threads speed up
-            # none of them, and use CPU time in a busy loop while they wait for the next one.
-            with threadpool_limits(1, user_api="blas"):
-                async with access.watching():
-                    yield
+            async with access.watching():
+                yield
         finally:
             drained = await pool.close(drain.seconds_left)
-            # Does not wait: a worker that never ends must not block the event loop.
-            workers.close()
+            await workers.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from pickle import PickleBuffer
 from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
@@ -22,7 +23,7 @@ from service.explaining.offloading import offload
 from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
-from service.pictures.decoding import decode_versions
+from service.pictures.jobs import Decode
 from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceKey, digests_of
@@ -123,12 +124,14 @@ class Drawing:
         size: (width, height) of its heatmaps and overlays in pixels.
         key: key of its trace; None if the request does not use the cache.
         canvas: the picture below the overlays; None without overlays.
+        source: decodes the canvas again, in case its picture process ends.
         seconds: seconds of decoding; None if the picture was not decoded.
     """
 
     size: tuple[int, int]
     key: TraceKey | None
     canvas: Canvas | None
+    source: Decode
     seconds: float | None
 
 
@@ -290,13 +293,15 @@ class Preparation:
     async def _prepare_target(
         self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
     ) -> PreparedImage:
-        def prepare() -> PreparedImage:
-            return explainer.prepare_decoded(
-                decode_versions(encoded, self._picture_rules).for_model
-            )
-
+        task = Decode(
+            PickleBuffer(encoded), self._picture_rules, explainer.input_rules(), None, None
+        )
         with naming_fields(image=field):
-            return await self._workers.run(reservation, "decode", prepare)
+            decoded = await self._workers.decode(reservation, task)
+            explainer.check_geometry(decoded.geometry)
+        # Pictures of unknown geometry are always fitted.
+        assert decoded.prepared is not None
+        return decoded.prepared
 
     async def _prepare(
         self,
@@ -311,9 +316,10 @@ class Preparation:
         inputs, served, stages = plan.inputs, plan.served, plan.command.stages
         drawn_side = inputs.output.max_side if inputs.output.overlay else None
         with naming_fields(image=field):
-            geometry, canvas, seconds = await self._pictures.prepare(
+            decoded = await self._pictures.prepare(
                 picture, plan.explainer, encoded, inputs.options, drawn_side, reservation
             )
+        geometry, seconds = decoded.geometry, decoded.seconds
         if seconds is not None:
             stages.ended("decode", seconds)
         item = ExplainItem(
@@ -329,7 +335,9 @@ class Preparation:
         cost = plan.picture_cost(picture, geometry)
         cost += served.target_cost(question, texts) / len(inputs.images)
         size = drawing_size(geometry.image_size, inputs.output.max_side)
-        return _Prepared(item, cost, Drawing(size, picture.key, canvas, seconds))
+        return _Prepared(
+            item, cost, Drawing(size, picture.key, decoded.canvas, decoded.source, seconds)
+        )
 
 
 async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:

@@ -12,14 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
-from PIL import Image
-
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Fit
 from legrad_engine.trace import Trace
-
-# Pillow stores a pixel of an RGB picture in four bytes.
-_BYTES_PER_PIXEL = 4
 
 
 def digest_of(image: bytes) -> bytes:
@@ -71,17 +66,20 @@ class CanvasKey:
     caller: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """A decoded picture at the size of its overlays; immutable."""
+class Canvas(Protocol):
+    """A decoded picture at the size of its overlays, kept elsewhere as long as this object lives.
 
-    picture: Image.Image
+    Attributes:
+        number: its number, unique among all canvases.
+        size: (width, height) in pixels.
+    """
+
+    number: int
+    size: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
         """The size in memory, in bytes."""
-        width, height = self.picture.size
-        return width * height * _BYTES_PER_PIXEL
 
 
 class CacheObserver(Protocol):
