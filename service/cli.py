@@ -14,6 +14,7 @@ import typer
 
 from legrad_engine.errors import LegradError
 from legrad_engine.families.scores import Score
+from legrad_engine.images.file_formats import DEFAULT_QUALITY, PictureFormat
 from legrad_engine.images.fits import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models.schemes import STARTER
@@ -118,7 +119,7 @@ def explain(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder for overlays (PNG), raw maps (npy) and manifest.jsonl."
+            "--output", "-o", help="Folder for overlays, raw maps (npy) and manifest.jsonl."
         ),
     ] = Path("explanations"),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
@@ -130,6 +131,12 @@ def explain(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")] = None,
     fit: Annotated[Fit, typer.Option(help="How pictures are fitted to the input.")] = "squash",
+    format_: Annotated[
+        PictureFormat, typer.Option("--format", help="Format of the overlays; png loses nothing.")
+    ] = "jpeg",
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Quality of overlays in jpeg and webp.")
+    ] = DEFAULT_QUALITY,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Explain pictures without a server.
@@ -157,7 +164,8 @@ def explain(
         asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
         if not asked:
             raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
-        question = Question(model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit)
+        texts = tuple(dict.fromkeys(asked))
+        question = Question(model, texts, chosen_layers, score, size, fit, format_, quality)
         root = image if image.is_dir() else image.parent
         with contextlib.ExitStack() as shown:
             advance: Callable[[], object] = int

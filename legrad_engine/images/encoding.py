@@ -2,7 +2,7 @@
 
 import io
 import struct
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from legrad_engine.errors import InvalidOptionError
+from legrad_engine.images.file_formats import DEFAULT_QUALITY as DEFAULT_QUALITY
+from legrad_engine.images.file_formats import PICTURE_FORMATS as PICTURE_FORMATS
+from legrad_engine.images.file_formats import HeatmapFormat as HeatmapFormat
+from legrad_engine.images.file_formats import PictureFormat as PictureFormat
 from legrad_engine.images.rendering import to_levels
-
-PictureFormat = Literal["jpeg", "webp", "png"]
-PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
-DEFAULT_QUALITY = 85
-
-HeatmapFormat = Literal["png", "png16", "jpeg", "webp", "npy", "none"]
 
 
 def encode_picture(

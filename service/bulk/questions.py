@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from legrad_engine.families.scores import Score
+from legrad_engine.images.file_formats import DEFAULT_QUALITY, PictureFormat
 from legrad_engine.images.fits import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models.reference import ModelReference

@@ -140,7 +140,7 @@ def _multipart_answer(
     boundary = secrets.token_hex(16)
     while any(boundary.encode("ascii") in part.content for part in raw):
         boundary = secrets.token_hex(16)
-    parts = []
+    parts: list[_Part] = []
     for part in raw:
         lead = "\r\n" if parts else ""
         head = (

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from legrad_engine.images.encoding import HeatmapFormat, PictureFormat
+from legrad_engine.images import file_formats
+from legrad_engine.images.file_formats import HeatmapFormat, PictureFormat
 
 PictureType = Literal["image/jpeg", "image/webp", "image/png"]
 HeatmapType = Literal["image/png", "image/jpeg", "image/webp", "application/x-npy"]
@@ -15,8 +16,10 @@ PICTURE_TYPES: dict[PictureFormat, PictureType] = {
 """The media type of each format of overlays, the default one first."""
 
 HEATMAP_TYPES: dict[HeatmapFormat, HeatmapType | None] = {
-    **PICTURE_TYPES,
+    "png": "image/png",
     "png16": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
     # NumPy has not registered one.
     "npy": "application/x-npy",
     "none": None,
@@ -24,9 +27,7 @@ HEATMAP_TYPES: dict[HeatmapFormat, HeatmapType | None] = {
 """The media type of each format of heatmaps."""
 
 ENDINGS: dict[HeatmapType, str] = {
-    "image/jpeg": ".jpg",
-    "image/webp": ".webp",
-    "image/png": ".png",
+    **{PICTURE_TYPES[name]: ending for name, ending in file_formats.ENDINGS.items()},
     "application/x-npy": ".npy",
 }
 """The ending of a file of each media type."""

@@ -56,7 +56,7 @@ def explanation(
     statistics = {
         "peak": 1.0, "peak_position": point, "mean": 0.5, "entropy": 0.5, "border_mass": 0.0,
     }  # fmt: skip
-    targets = [
+    targets: list[dict[str, Any]] = [
         {
             "target": label, "prompt": label, "similarity": 0.1, "probability": None,
             "heatmap": None if heatmap is None else place(heatmap), "heatmap_type": "image/png",
