@@ -21,6 +21,7 @@ from service.routes.bodies.reading import (
     check_asked,
     check_image_count,
     inputs_of,
+    parse,
     question_of,
     read_image,
     read_json,
@@ -108,7 +109,7 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
 async def _read(request: Request, model: str) -> list[_Group]:
     raw = await read_json(request)
-    return await offload(len(raw), _grouped, raw, model, rules_of(request))
+    return await parse(request, len(raw), _grouped, raw, model, rules_of(request))
 
 
 def _grouped(raw: bytes, model: str, rules: BodyRules) -> list[_Group]:

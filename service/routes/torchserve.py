@@ -22,6 +22,7 @@ from service.routes.bodies.reading import (
     form_parts,
     from_texts,
     inputs_of,
+    parse,
     read_body,
     rules_of,
 )
@@ -149,9 +150,9 @@ async def _read(request: Request, model: str) -> ExplainInputs:
     texts = [TextPart(name, text) for name, text in request.query_params.multi_items()]
     if kind != MULTIPART:
         size = sum(len(part.text) for part in texts)
-        return await offload(size, _inputs, raw, texts, model)
+        return await parse(request, size, _inputs, raw, texts, model)
     header, limits = request.headers["Content-Type"], rules_of(request).limits
-    return await offload(len(raw), _from_multipart, raw, header, texts, model, limits)
+    return await parse(request, len(raw), _from_multipart, raw, header, texts, model, limits)
 
 
 def _from_multipart(

@@ -100,7 +100,7 @@ def decoded_transfer(content: bytes, headers: PartHeaders) -> bytes:
         return quopri.decodestring(content)
     if headers.transfer == "base64":
         try:
-            return base64.b64decode(b"".join(content.split()), validate=True)
+            return base64.b64decode(content.translate(None, b" \t\r\n\v\f"), validate=True)
         except binascii.Error as error:
             raise MalformedBodyError(
                 f"The part {headers.name!r} is not base64, as its Content-Transfer-Encoding says: "
