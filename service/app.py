@@ -22,6 +22,7 @@ from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
 from service.explaining.admission import Admission
+from service.explaining.body_threads import BodyThreads
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
@@ -127,10 +128,15 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         settings.picture_timeout_seconds,
         metrics,
     )
+    body_threads = BodyThreads()
     readiness = Readiness(
         pool,
         settings.request_timeout_seconds,
-        blockers=(drain.readiness_problem, workers.readiness_problem),
+        blockers=(
+            drain.readiness_problem,
+            workers.readiness_problem,
+            body_threads.readiness_problem,
+        ),
     )
     metrics.registry.register(
         ServerState(pool, readiness, settings.request_timeout_seconds, settings.max_queue_cost)
@@ -163,6 +169,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         finally:
             drained = await pool.close(drain.seconds_left)
             await workers.close()
+            body_threads.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
@@ -190,6 +197,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         metrics=metrics,
         tracing=tracing,
         drain=drain,
+        body_threads=body_threads,
         routes=routes,
         request_limits=settings.request_limits,
         url_rules=settings.url_policy.rules,

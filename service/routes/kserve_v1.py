@@ -9,7 +9,6 @@ from fastapi import Request, Response
 from legrad_engine.errors import LegradError
 from legrad_engine.targets.questions import Question
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
 from service.http.access import EXPLAIN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
@@ -20,6 +19,7 @@ from service.routes.bodies.reading import (
     check_asked,
     check_image_count,
     inputs_of,
+    parse,
     question_of,
     read_image,
     read_json,
@@ -112,7 +112,7 @@ async def explain(request: Request, model_id: ModelId) -> Response:
 
 async def _read(request: Request, model: str) -> list[_Group]:
     raw = await read_json(request)
-    return await offload(len(raw), _grouped, raw, model, rules_of(request))
+    return await parse(request, len(raw), _grouped, raw, model, rules_of(request))
 
 
 def _grouped(raw: bytes, model: str, rules: BodyRules) -> list[_Group]:

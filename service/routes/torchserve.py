@@ -7,7 +7,6 @@ from fastapi import Depends, Request, Response
 
 from service.errors import UnsupportedMediaTypeError
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
@@ -20,6 +19,7 @@ from service.routes.bodies.reading import (
     form_parts,
     from_texts,
     inputs_of,
+    parse,
     read_body,
     rules_of,
 )
@@ -149,9 +149,9 @@ async def _read(request: Request, model: str) -> ExplainInputs:
     texts = [TextPart(name, text) for name, text in request.query_params.multi_items()]
     if kind != MULTIPART:
         size = sum(len(part.text) for part in texts)
-        return await offload(size, _inputs, raw, texts, model)
+        return await parse(request, size, _inputs, raw, texts, model)
     header, limits = request.headers["Content-Type"], rules_of(request).limits
-    return await offload(len(raw), _from_multipart, raw, header, texts, model, limits)
+    return await parse(request, len(raw), _from_multipart, raw, header, texts, model, limits)
 
 
 def _from_multipart(

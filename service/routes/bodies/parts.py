@@ -99,7 +99,7 @@ def decoded_transfer(content: bytes, headers: PartHeaders) -> bytes:
         return quopri.decodestring(content)
     if headers.transfer == "base64":
         try:
-            return decode_strictly(b"".join(content.split()))
+            return decode_strictly(content.translate(None, b" \t\r\n\v\f"))
         except ValueError as error:
             raise MalformedBodyError(
                 f"The part {headers.name!r} is not base64, as its Content-Transfer-Encoding says: "
