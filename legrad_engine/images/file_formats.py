@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 PictureFormat = Literal["jpeg", "webp", "png"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
-DEFAULT_QUALITY = 85
+DEFAULT_QUALITY = 80
 
 HeatmapFormat = Literal["png", "png16", "jpeg", "webp", "npy", "none"]
 

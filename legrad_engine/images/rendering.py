@@ -112,9 +112,28 @@ def overlay(
     Raises:
         InvalidOptionError: The colour map is unknown or alpha is not in 0 to 1.
     """
+    return blend(image, to_levels(heatmap), colormap, alpha)
+
+
+def blend(
+    image: Image.Image,
+    levels: NDArray[np.uint8],
+    colormap: str = DEFAULT_COLORMAP,
+    alpha: float = DEFAULT_ALPHA,
+) -> Image.Image:
+    """Blend a heatmap in whole levels over a picture, see :func:`overlay`.
+
+    Args:
+        image: RGB, width x height.
+        levels: [height, width].
+        colormap: One of COLORMAPS.
+        alpha: Largest opacity of the colour, 0 to 1.
+
+    Raises:
+        InvalidOptionError: See :func:`overlay`.
+    """
     if not 0 <= alpha <= 1:
         raise InvalidOptionError(f"alpha {alpha} is not in 0 to 1.", field="alpha")
-    levels = to_levels(heatmap)
     opacity = np.rint(255 * alpha * opacity_ramp()).astype(np.uint8)
     mask = Image.fromarray(levels).point(opacity.tolist())
     return Image.composite(_colored(levels, colormap), image, mask)
@@ -154,16 +173,23 @@ def palette(colormap: str) -> bytes:
     return encoded
 
 
+def is_constant(low: float, high: float) -> bool:
+    """Return whether a map with these extremes is constant to within float32 rounding.
+
+    Interpolation of a constant map leaves rounding noise, which must not be stretched.
+    """
+    limits = np.finfo(np.float32)
+    return high - low < max(float(limits.tiny), 16 * float(limits.eps) * max(-low, high))
+
+
 def _stretch(values: NDArray[np.float32]) -> None:
     if values.size == 0:
         return
-    limits = np.finfo(np.float32)
     low, high = float(values.min()), float(values.max())
-    # Interpolation of a constant map leaves rounding noise, which must not be stretched.
-    if high - low < max(limits.tiny, 16 * limits.eps * max(-low, high)):
+    if is_constant(low, high):
         values.fill(0)
         return
-    if high - low > limits.max:
+    if high - low > np.finfo(np.float32).max:
         values /= 2
         low, high = low / 2, high / 2
     values -= low

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +11,17 @@ from PIL import Image
 
 from legrad_engine.images.encoding import (
     DEFAULT_QUALITY,
+    PICTURE_FORMATS,
     HeatmapFormat,
     PictureFormat,
     encode_npy,
     encode_picture,
     encode_png,
 )
-from legrad_engine.images.geometry import Geometry, drawing_size, upsample
-from legrad_engine.images.regions import Region, find_regions
-from legrad_engine.images.rendering import (
-    Normalization,
-    normalize,
-    overlay,
-    to_levels,
-)
+from legrad_engine.images.enlarging import enlarge
+from legrad_engine.images.geometry import Geometry, drawing_size
+from legrad_engine.images.regions import Region, find_all_regions
+from legrad_engine.images.rendering import Normalization, blend
 from legrad_engine.images.statistics import Statistics, summarize
 
 
@@ -107,33 +105,35 @@ def draw(
         rules: the wanted pictures and numbers.
     """
     began = time.perf_counter()
-    heatmaps = None
-    if rules.draws_heatmaps or rules.overlay:
-        size = drawing_size(geometry.image_size, rules.max_side)
-        heatmaps = normalize(upsample(maps, geometry, size), rules.normalize)
+    size = drawing_size(geometry.image_size, rules.max_side)
+    levels = deep = None
+    if rules.overlay or rules.heatmap in PICTURE_FORMATS:
+        levels = enlarge(maps, geometry, size, rules.normalize)
+    if rules.heatmap == "png16":
+        deep = enlarge(maps, geometry, size, rules.normalize, 65535)
+    regions = None
+    if rules.regions_threshold is not None:
+        regions = find_all_regions(maps, geometry, rules.regions_threshold)
     targets = []
     for index, raw in enumerate(maps):
-        heatmap = drawn = None
-        if heatmaps is not None:
-            heatmap = _encode_heatmap(heatmaps[index], rules)
-            if canvas is not None:
-                drawing = overlay(canvas, heatmaps[index], rules.colormap, rules.alpha)
-                drawn = encode_picture(drawing, rules.format, rules.quality)
-        if rules.heatmap == "npy":
-            heatmap = encode_npy(raw)
-        regions = None
-        if rules.regions_threshold is not None:
-            regions = find_regions(raw, geometry, rules.regions_threshold)
-        targets.append(DrawnTarget(raw, heatmap, drawn, regions, summarize(raw, geometry)))
+        drawn = None
+        drawn_map = deep if rules.heatmap == "png16" else levels
+        heatmap = _encode_heatmap(raw, None if drawn_map is None else drawn_map[index], rules)
+        if levels is not None and canvas is not None:
+            drawing = blend(canvas, levels[index], rules.colormap, rules.alpha)
+            drawn = encode_picture(drawing, rules.format, rules.quality)
+        found = None if regions is None else regions[index]
+        targets.append(DrawnTarget(raw, heatmap, drawn, found, summarize(raw, geometry)))
     return DrawnImage(targets, time.perf_counter() - began)
 
 
-def _encode_heatmap(heatmap: NDArray[np.float32], rules: DrawingRules) -> bytes | None:
-    match rules.heatmap:
-        case "png16":
-            return encode_png(heatmap, 16)
-        case "png" | "jpeg" | "webp":
-            grey = Image.fromarray(to_levels(heatmap))
-            return encode_picture(grey, rules.heatmap, rules.quality)
-        case "npy" | "none":
-            return None
+def _encode_heatmap(
+    raw: NDArray[np.floating], levels: NDArray[Any] | None, rules: DrawingRules
+) -> bytes | None:
+    if rules.heatmap == "npy":
+        return encode_npy(raw)
+    if levels is None or rules.heatmap == "none":
+        return None
+    if rules.heatmap == "png16":
+        return encode_png(levels)
+    return encode_picture(levels, rules.heatmap, rules.quality)

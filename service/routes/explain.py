@@ -113,27 +113,8 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
-_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_MULTIPART_ANSWER: dict[str, Any] = {
-    "schema": {
-        "type": "object",
-        "required": [_ANSWER],
-        "properties": {
-            _ANSWER: {
-                "allOf": [{"$ref": "#/components/schemas/ExplainResponse"}],
-                "description": "The first part: the answer as JSON, without heatmaps and overlays.",
-            }
-        },
-        "additionalProperties": {
-            "type": "string",
-            "format": "binary",
-            "description": "A heatmap or an overlay, as raw bytes with its media type and a file "
-            "name. The name of the part is its place in the answer, such as "
-            "`images.0.targets.1.overlay`.",
-        },
-    },
-    "encoding": {_ANSWER: {"contentType": JSON}},
-}
+# Generators of clients know no parts whose names depend on the answer.
+_BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post(
@@ -143,13 +124,11 @@ _MULTIPART_ANSWER: dict[str, Any] = {
     responses={
         200: {
             "description": "The explanations. With `Accept: multipart/form-data` or "
-            "`multipart/mixed`, heatmaps and overlays are parts of their own, without base64; with "
-            "an image type, the answer is one overlay.",
-            "content": {
-                MULTIPART: _MULTIPART_ANSWER,
-                _MIXED: _MULTIPART_ANSWER,
-                **dict.fromkeys(_OVERLAYS, _FILE),
-            },
+            f"`multipart/mixed`, the first part, `{_ANSWER}`, is this JSON without heatmaps and "
+            "overlays. Each of them is a part of its own: raw bytes with a media type and a file "
+            "name, named by its place in the JSON, such as `images.0.targets.1.overlay`. With an "
+            "image type in `Accept`, the answer is one overlay.",
+            "content": dict.fromkeys((MULTIPART, _MIXED, *_OVERLAYS), _BYTES),
         }
     },
     openapi_extra={

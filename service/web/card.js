@@ -43,7 +43,7 @@ export class Card {
 
   /** @param {any} target @param {any} image @param {ImageBitmap} picture @param {string} setting @param {string|null} share @param {(news: string) => void} tell */
   static async make(target, image, picture, setting, share, tell) {
-    return new Card(target, image.size, picture, await levelsOf(target.heatmap), setting, share, tell);
+    return new Card(target, image.size, picture, await levelsOf(target), setting, share, tell);
   }
 
   /** @param {Look} look @param {import("./colours.js").Colours} colours */

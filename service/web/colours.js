@@ -53,13 +53,13 @@ const bytesOfHex = (hex) =>
   );
 
 /**
- * Return the levels of a grey PNG.
- * @param {string} base64
+ * Return the levels of a heatmap.
+ * @param {{heatmap: string, heatmap_type: string}} target
  * @returns {Promise<{levels: Uint8Array, width: number, height: number}>}
  */
-export async function levelsOf(base64) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), {
+export async function levelsOf({ heatmap, heatmap_type }) {
+  const bytes = Uint8Array.from(atob(heatmap), (character) => character.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: heatmap_type }), {
     colorSpaceConversion: "none",
   });
   const { width, height } = bitmap;

@@ -41,14 +41,14 @@ def assert_overlay(path: Path) -> None:
 def test_python(server: Server, tmp_path: Path) -> None:
     said = run(server, tmp_path, sys.executable, CLIENTS / "explain.py", PICTURE, "a cup", "a cat")
     assert said.decode().startswith("a cup: ")
-    assert_overlay(tmp_path / "a cup.png")
-    assert_overlay(tmp_path / "a cat.png")
+    assert_overlay(tmp_path / "a cup.jpg")
+    assert_overlay(tmp_path / "a cat.jpg")
 
 
 def test_curl(server: Server, tmp_path: Path) -> None:
     picture = run(server, tmp_path, CLIENTS / "explain.sh", PICTURE, "a cup")
-    (tmp_path / "overlay.png").write_bytes(picture)
-    assert_overlay(tmp_path / "overlay.png")
+    (tmp_path / "overlay.jpg").write_bytes(picture)
+    assert_overlay(tmp_path / "overlay.jpg")
 
 
 def test_javascript(server: Server, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_javascript(server: Server, tmp_path: Path) -> None:
     assert node, "install Node.js 18 or later"
     said = run(server, tmp_path, node, CLIENTS / "explain.mjs", PICTURE, "a cup", "a cat")
     assert said.decode().startswith("a cup: ")
-    assert_overlay(tmp_path / "a cat.png")
+    assert_overlay(tmp_path / "a cat.jpeg")
 
 
 def test_javascript_comes_back_to_a_busy_server(running: RunningApp, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_javascript_comes_back_to_a_busy_server(running: RunningApp, tmp_path: P
     said, _ = waiting.communicate(timeout=120)
     assert waiting.returncode == 0
     assert said.startswith("a cup: ")
-    assert_overlay(tmp_path / "a cup.png")
+    assert_overlay(tmp_path / "a cup.jpeg")
 
 
 def test_javascript_gives_the_reason_of_a_refusal(running: RunningApp, tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_mlflow_holds_what_was_logged(
     assert -1 <= found.data.metrics["similarity/a cup"] <= 1
     assert 0 <= found.data.metrics["entropy/what_s this_"] <= 1
     files = Path(tracking.download_artifacts(found.info.run_id, "", str(tmp_path)))
-    assert_overlay(files / "overlays" / "a cup.png")
+    assert_overlay(files / "overlays" / "a cup.jpg")
     assert np.load(files / "maps" / "a cup.npy").shape == (4, 4)

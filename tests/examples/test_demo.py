@@ -48,7 +48,7 @@ def test_the_demo_writes_an_overlay_of_the_picture_s_size_for_every_prompt(
     folder, _ = demo
     original = Image.open(ROOT / "examples" / "stickers.png")
     for prompt in STICKERS:
-        overlay = Image.open(folder / f"{prompt.replace(' ', '-')}.png")
+        overlay = Image.open(folder / f"{prompt.replace(' ', '-')}.jpg")
         assert overlay.size == original.size
     assert Image.open(folder / "overview.png").width > original.width
 
@@ -76,7 +76,7 @@ def test_the_demo_explains_a_photograph_with_another_model(tmp_path: Path) -> No
     folder = write_own_folder(tmp_path / "own", own_weights())
     finished = run(["--model", f"local-dir:{folder}", "--output", str(tmp_path / "demo")])
     assert finished.returncode == 0, finished.stderr
-    overlay = Image.open(tmp_path / "demo" / "a-rocket.png")
+    overlay = Image.open(tmp_path / "demo" / "a-rocket.jpg")
     photograph = ImageOps.exif_transpose(Image.open(ROOT / "examples" / "astronaut.jpg"))
     assert overlay.size == photograph.size
     assert "by own;" in finished.stdout

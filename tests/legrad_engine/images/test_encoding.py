@@ -68,20 +68,18 @@ def test_pictures_survive_png(shape: tuple[int, int], color: bool, data: st.Data
 
 def test_16_bit_png_keeps_all_65536_levels() -> None:
     levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
-    reopened = reopen(encode_png(levels.astype(np.float32) / 65_535, bit_depth=16))
+    reopened = reopen(encode_png(levels))
     assert reopened.mode == "I;16"
     np.testing.assert_array_equal(np.asarray(reopened), levels)
 
 
-def test_8_bit_png_of_a_map_rounds() -> None:
-    heatmap = np.array([[0, 0.25, 0.5, 1]], np.float64)
-    assert np.asarray(reopen(encode_png(heatmap))).tolist() == [[0, 64, 128, 255]]
-
-
-def test_16_bits_of_a_picture_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="16 is for maps") as caught:
-        encode_png(Image.new("RGB", (2, 2)), bit_depth=16)
-    assert caught.value.field == "bit_depth"
+@pytest.mark.parametrize(("name", "longest"), [("jpeg", 65_500), ("webp", 16_383)])
+def test_a_side_that_the_format_cannot_hold_is_refused(name: PictureFormat, longest: int) -> None:
+    fits, too_long = (np.zeros((1, side), np.uint8) for side in (longest, longest + 1))
+    assert Image.open(io.BytesIO(encode_picture(fits, name))).size == (longest, 1)
+    with pytest.raises(InvalidOptionError, match=f"at most {longest} pixels") as caught:
+        encode_picture(too_long, name)
+    assert caught.value.field == "format"
 
 
 def test_a_flipped_view_encodes_as_it_looks() -> None:

@@ -45,7 +45,11 @@ def main() -> None:
     encoded = base64.b64encode(Path(picture).read_bytes()).decode()
     text = models.TextTarget("text", text="a dog")
     options = models.ExplainOptions(layers=1, negatives=models.NegativePrompts(["a photo"]))
-    output = models.OutputOptions(heatmap=models.OutputOptionsHeatmap("npy"), overlay=False)
+    output = models.OutputOptions(
+        heatmap=models.OutputOptionsHeatmap("npy"),
+        format_=models.OutputOptionsFormat("webp"),
+        quality=70,
+    )
     request = models.ExplainRequest(
         prompts=["a cat"], targets=[text], options=options, output=output, image=encoded
     )

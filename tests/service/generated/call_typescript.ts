@@ -37,6 +37,8 @@ const output = {
   normalize: "each",
   regions_threshold: null,
   max_side: 512,
+  format: "webp",
+  quality: 70,
 } as const;
 const path = { model_id: model };
 
@@ -85,6 +87,15 @@ const drawn = await client.POST("/explain", {
   parseAs: "blob",
 });
 check((drawn.data as unknown as Blob).type === "image/png");
+const answer = await client.POST("/explain", {
+  body: { image, prompts: ["a cat"] },
+  headers: { Accept: "multipart/form-data" },
+  parseAs: "stream",
+});
+const shown = await new Response(answer.data as unknown as ReadableStream, {
+  headers: { "Content-Type": answer.response.headers.get("Content-Type") ?? "" },
+}).formData();
+check((shown.get("images.0.targets.0.overlay") as File).type === "image/jpeg");
 const progress = await client.GET("/explain/{request_id}/progress", {
   params: { path: { request_id: json(explained.data).request_id } },
 });

@@ -65,3 +65,15 @@ def test_raw_maps_need_no_drawing() -> None:
     (target, _) = draw(MAPS, GEOMETRY, None, rules).targets
     assert target.overlay is None
     assert np.array_equal(np.load(io.BytesIO(target.heatmap or b"")), MAPS[0])
+
+
+def test_deep_heatmaps_are_the_flat_ones_in_more_levels() -> None:
+    flat, deep = (
+        np.asarray(opened(draw(MAPS, GEOMETRY, None, rules).targets[0].heatmap), float)
+        for rules in (
+            replace(RULES, overlay=False),
+            replace(RULES, heatmap="png16", overlay=False),
+        )
+    )
+    assert (deep.min(), deep.max()) == (0, 65535)
+    assert np.abs(deep / 257 - flat).max() <= 0.51

@@ -144,7 +144,7 @@ def test_the_types_of_pictures_are_told(running: RunningApp) -> None:
         assert target["heatmap_type"] == expected
         assert target["overlay_type"] == (None if name == "png" else "image/jpeg")
         if expected is not None and expected.startswith("image/"):
-            assert opened(target["heatmap"]).get_format_mimetype() == expected
+            assert Image.MIME[opened(target["heatmap"]).format or ""] == expected
         if name != "png":
             assert opened(target["overlay"]).format == "JPEG"
 

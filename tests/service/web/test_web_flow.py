@@ -212,8 +212,8 @@ def test_copied_commands_work(visitor: Visitor, tmp_path: Path, own: bool) -> No
         timeout=120,
     )
     assert done.stdout.startswith(awkward)
-    assert len(list(tmp_path.glob("*pizza*.png"))) == 1
-    assert (tmp_path / "a helicopter.png").exists()
+    assert len(list(tmp_path.glob("*pizza*.jpeg"))) == 1
+    assert (tmp_path / "a helicopter.jpeg").exists()
 
 
 def test_a_picture_is_pasted_or_dropped(visitor: Visitor) -> None:
