@@ -9,18 +9,19 @@ from PIL import Image
 
 from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
-from legrad_engine.images.decoding import decode
-from legrad_engine.images.encoding import encode_npy, encode_picture
-from legrad_engine.images.geometry import drawing_size, upsample
+from legrad_engine.images.decoding import DEFAULT_MAX_PIXELS
 from legrad_engine.images.inputs import PreparedImage
-from legrad_engine.images.rendering import normalize, overlay
-from legrad_engine.images.statistics import summarize
+from legrad_engine.images.rendering import DEFAULT_ALPHA, DEFAULT_COLORMAP
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
 from service.bulk.questions import IdentifiedQuestion
+from service.pictures.decoding import decode_picture
+from service.pictures.drawing import DrawingRules, draw
+from service.settings.values import PictureRules
 
+_PICTURES = PictureRules(DEFAULT_MAX_PIXELS)
 # Overlays are for viewing; the raw maps are written too.
-LONGEST_SIDE = 2048
+_LONGEST_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,18 @@ class FolderExplainer:
         """Take a model and a question that the model accepts."""
         self._explainer = explainer
         self._asked = asked
-        self._question = asked.question
+        self._question = question = asked.question
+        self._drawings = DrawingRules(
+            heatmap="npy",
+            overlay=True,
+            colormap=DEFAULT_COLORMAP,
+            alpha=DEFAULT_ALPHA,
+            normalize="each",
+            regions_threshold=None,
+            max_side=_LONGEST_SIDE,
+            format=question.format,
+            quality=question.quality,
+        )
         self._output = output
         self._layers = explainer.resolve_layers(self._question.layers)
         self._score = explainer.resolve_score(self._question.score)
@@ -50,14 +62,13 @@ class FolderExplainer:
         if found.encoded is None:
             return ReadPicture(found, error=found.error)
         question = self._question
+        rules = self._explainer.input_rules(question.size, question.fit)
         try:
-            picture = decode(found.encoded)
-            prepared = self._explainer.prepare_decoded(picture, question.size, question.fit)
+            decoded = decode_picture(found.encoded, _PICTURES, rules, None, _LONGEST_SIDE)
+            self._explainer.check_geometry(decoded.geometry)
         except LegradError as error:
             return ReadPicture(found, error=str(error))
-        size = drawing_size(picture.size, LONGEST_SIDE)
-        canvas = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        return ReadPicture(found, prepared, canvas)
+        return ReadPicture(found, decoded.prepared, decoded.canvas)
 
     def explain(self, read: Sequence[ReadPicture]) -> dict[Path, Explanation | str]:
         """Explain the pictures that could be read; one that exceeds memory gets an error text."""
@@ -120,16 +131,16 @@ class FolderExplainer:
             reason = explanation if isinstance(explanation, str) else read.error
             return [Entry(**about, error=reason)]
         geometry = explanation.geometry
-        heatmaps = normalize(upsample(explanation.maps, geometry, read.canvas.size))
+        targets = draw(explanation.maps, geometry, read.canvas, self._drawings).targets
         (self._output / files[0]).parent.mkdir(parents=True, exist_ok=True)
         entries = []
         for index, (prompt, drawn) in enumerate(zip(question.prompts, files, strict=True)):
             raw = drawn.with_suffix(".npy")
-            picture = overlay(read.canvas, heatmaps[index])
-            encoded = encode_picture(picture, question.format, question.quality)
-            (self._output / drawn).write_bytes(encoded)
-            (self._output / raw).write_bytes(encode_npy(explanation.maps[index]))
-            statistics = summarize(explanation.maps[index], geometry)
+            target = targets[index]
+            for path, content in ((drawn, target.overlay), (raw, target.heatmap)):
+                if content is not None:
+                    (self._output / path).write_bytes(content)
+            statistics = target.statistics
             probability = float(explanation.probabilities[index])
             entries.append(
                 Entry(
