@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,9 @@ ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 # Pillow keeps an address for each row, and resizing more for each row and column: a strip one pixel
 # wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
+
+# How the decoders below Pillow say that memory is short.
+_NO_MEMORY = re.compile(r"out of memory|memory allocation|cannot allocate", re.IGNORECASE)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +59,7 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
         ImageTooLargeError: The picture has more than max_pixels, or a side of more than a million.
         ImageDecodeError: The file cannot be read, or does not hold a whole picture in an accepted
             format.
+        MemoryError: There is not enough memory; the picture may be whole.
     """
     return _read(source, max_pixels, with_stored=False)[0]
 
@@ -132,10 +137,10 @@ def _decode_stream(stream: IO[bytes], max_pixels: int) -> _Decoded:
             return _convert(image, max_pixels)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
-    except (ImageDecodeError, ImageTooLargeError):
+    except (ImageDecodeError, ImageTooLargeError, MemoryError):
         raise
     except Exception as error:
-        raise unreadable(error) from error
+        raise _failure(error) from error
 
 
 def _convert(image: Image.Image, max_pixels: int) -> _Decoded:
@@ -146,9 +151,16 @@ def _convert(image: Image.Image, max_pixels: int) -> _Decoded:
         image.load()
         stored = _to_rgb(image)
     except Exception as error:
-        raise unreadable(error) from error
+        raise _failure(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
     return _Decoded(srgb, stored, _UPRIGHT.get(_orientation(image)))
+
+
+def _failure(error: Exception) -> Exception:
+    """Return the error of a reader that has failed; a lack of memory is not the picture's fault."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return MemoryError(str(error))
+    return unreadable(error)
 
 
 def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:

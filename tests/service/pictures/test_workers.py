@@ -19,6 +19,7 @@ from service.errors import (
 from service.pictures.decoding import decode_picture
 from service.pictures.drawing import DrawingRules, draw
 from service.pictures.workers import PictureWorkers
+from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
 from tests.support.picture_workers import (
     DRAWING,
@@ -287,7 +288,7 @@ def test_canvases_are_dropped_with_the_last_reference() -> None:
             (process,) = workers._running
             for _ in range(3):
                 await workers.decode("a", decoding())
-            await until(lambda: process.canvases == {kept.canvas.number} and not process.dropped)
+            await until(lambda: [*process.canvases] == [kept.canvas.number] and not process.dropped)
             await drawing(workers, kept)
 
     asyncio.run(dropping())
@@ -308,7 +309,7 @@ def test_closed_workers_leave_no_process() -> None:
 
 
 def test_workers_without_a_process_are_not_ready() -> None:
-    assert PictureWorkers(1, 60, Metrics([], [])).readiness_problem() is not None
+    assert PictureWorkers(PictureLimits(1, 60, 1), Metrics([], [])).readiness_problem() is not None
 
     async def ready() -> None:
         async with started() as workers:
