@@ -130,6 +130,11 @@ class PictureWorkers:
         """The process ids of the running processes."""
         return [process.pid for process in self._running]
 
+    @property
+    def busy(self) -> int:
+        """The number of processes that carry out a job."""
+        return len(self._running) - len(self._idle)
+
     def readiness_problem(self) -> str | None:
         """Return the reason why no process can take pictures soon, otherwise None."""
         if not self._running:

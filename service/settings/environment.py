@@ -23,7 +23,7 @@ from service.settings.values import (
 from service.settings.variables import Variables
 
 # Most memory for a pixel that is decoded, and for one that is drawn; docs/settings.md names both.
-_DECODED_BYTES = 16
+_DECODED_BYTES = 24
 _DRAWN_BYTES = 8
 # Buffers of decoders, and pieces of memory between them, whatever the size of the picture.
 _LEAST_PICTURE_BYTES = 64_000_000

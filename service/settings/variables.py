@@ -205,7 +205,7 @@ class Variables(BaseSettings):
         None,
         ge=1,
         description="Most memory that decoding or drawing one picture may take; beyond it the "
-        "request gets 422. By default 16 bytes for each pixel of `LEGRAD_MAX_IMAGE_PIXELS`, or 8 "
+        "request gets 422. By default 24 bytes for each pixel of `LEGRAD_MAX_IMAGE_PIXELS`, or 8 "
         "for each of `LEGRAD_MAX_DRAWN_PIXELS` if that is more, and 64 MB.",
     )
 

@@ -21,6 +21,7 @@ from service.pictures.drawing import DrawingRules, draw
 from service.pictures.workers import PictureWorkers
 from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
+from tests.support.picture_bombs import long_bmp
 from tests.support.picture_workers import (
     DRAWING,
     INPUT,
@@ -184,6 +185,26 @@ def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
         assert ends(metrics) == {"time": 1}
 
     asyncio.run(stuck())
+
+
+def test_a_small_file_that_is_long_work_is_ended_and_others_go_on() -> None:
+    data = long_bmp(6300)
+    assert len(data) < 27_000
+
+    async def attacked() -> None:
+        metrics = Metrics([], [])
+        async with started(2, 0.4, metrics=metrics) as workers:
+            slow = await queued(*[workers.decode("a", decoding(data)) for _ in range(4)])
+            async with asyncio.timeout(60):
+                others = [workers.decode(f"b{number}", decoding()) for number in range(8)]
+                for each in await asyncio.gather(*others):
+                    assert each.prepared is not None
+                for task in slow:
+                    with pytest.raises(PictureTimeoutError, match=r"0\.4 s"):
+                        await task
+        assert ends(metrics) == {"time": 4}
+
+    asyncio.run(attacked())
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_one_core_is_left_to_the_rest_but_one_process_is_needed() -> None:
 def test_a_picture_may_take_what_the_largest_one_needs() -> None:
     small = {"max_image_pixels": 1_000_000, "max_drawn_pixels": 1_000_000}
     for changes, expected in (
-        ({}, 80_000_000),
+        ({}, 88_000_000),
         ({"max_drawn_pixels": 10_000_000}, 144_000_000),
         ({"picture_max_bytes": 5}, 5),
     ):
