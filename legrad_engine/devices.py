@@ -1,5 +1,7 @@
 """Devices, dtypes, threads, and detection of exhausted memory."""
 
+import math
+
 import torch
 
 from legrad_engine.errors import InvalidOptionError
@@ -54,6 +56,21 @@ def dtype_name(dtype: torch.dtype) -> str:
 def use_threads(count: int) -> None:
     """Set the number of CPU threads that one tensor operation may use, for the whole process."""
     torch.set_num_threads(count)
+
+
+def usable_threads(device: torch.device, cores: float) -> int:
+    """Return the number of CPU threads for tensor operations on a device.
+
+    On an accelerator one thread hands it its work, and the other cores are for pictures. On a CPU
+    it is torch's own choice, or the environment's, but no more than the cores.
+
+    Args:
+        device: the device that computes.
+        cores: number of cores that this process may use, such as 1.5.
+    """
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), math.floor(cores)))
 
 
 def is_out_of_memory(error: Exception) -> bool:

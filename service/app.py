@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from legrad_engine import LegradError
-from legrad_engine.devices import use_threads
+from legrad_engine.devices import resolve_device, usable_threads, use_threads
 from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
@@ -58,7 +58,7 @@ from service.schemas.base import component_schemas, without_null_defaults
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.settings import Settings
-from service.settings.cores import available_cores, picture_processes
+from service.settings.cores import available_cores
 from service.telemetry.configuration import configured_tracing
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -123,11 +123,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
     pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
-    workers = PictureWorkers(
-        settings.picture_processes or picture_processes(available_cores()),
-        settings.picture_timeout_seconds,
-        metrics,
-    )
+    workers = PictureWorkers(settings.picture_limits, metrics)
     body_threads = BodyThreads()
     readiness = Readiness(
         pool,
@@ -158,8 +154,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if settings.compute_threads is not None:
-            use_threads(settings.compute_threads)
+        device = resolve_device(settings.device)
+        use_threads(settings.compute_threads or usable_threads(device, available_cores()))
         workers.start()
         pool.start()
         _log.info("started", models=[model.id for model in pool])
@@ -211,6 +207,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         LegradError,
         ServiceError,
         BatchingError,
+        MemoryError,
         RequestValidationError,
         HTTPException,
     ):

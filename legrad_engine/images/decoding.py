@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 # wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
 
+# How the decoders below Pillow say that memory is short.
+_NO_MEMORY = re.compile(r"out of memory|memory allocation|cannot allocate", re.IGNORECASE)
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,6 +66,7 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
         ImageTooLargeError: The picture has more than max_pixels, or a side of more than a million.
         ImageDecodeError: The file cannot be read, or does not hold a whole picture in an accepted
             format.
+        MemoryError: There is not enough memory; the picture may be whole.
     """
     return _read(source, max_pixels, with_stored=False).srgb
 
@@ -164,10 +169,10 @@ def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | N
             return _convert(image, max_pixels, least_size)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
-    except LegradError:
+    except (LegradError, MemoryError):
         raise
     except Exception as error:
-        raise unreadable(error) from error
+        raise _failure(error) from error
 
 
 def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
@@ -182,7 +187,7 @@ def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) 
         image.load()
         stored = _to_rgb(image)
     except Exception as error:
-        raise unreadable(error) from error
+        raise _failure(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
     return _Decoded(srgb, stored, turn, full_size)
 
@@ -190,6 +195,13 @@ def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) 
 def _as_upright(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
     """Exchange width and height where a picture lies on its side."""
     return size[::-1] if turn in _ON_SIDE else size
+
+
+def _failure(error: Exception) -> Exception:
+    """Return the error of a reader that has failed; a lack of memory is not the picture's fault."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return MemoryError(str(error))
+    return unreadable(error)
 
 
 def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:

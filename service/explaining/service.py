@@ -38,6 +38,7 @@ class ExplainingService:
     Attributes:
         admission: grants reservations to requests.
         progress: the progress of accepted requests, by request id.
+        workers: decode and draw the pictures.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ExplainingService:
         self.progress = ProgressBoard()
         self._limits = limits
         self._pool = pool
-        self._workers = workers
+        self.workers = workers
         self._metrics = metrics
         pictures = Pictures(pool.traces, workers, picture_rules)
         self._preparation = Preparation(
@@ -160,7 +161,7 @@ class ExplainingService:
                 "The model's numbers overflow for this picture or target: ask its operator to "
                 "serve it in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
             )
-        drawn = await self._workers.draw(
+        drawn = await self.workers.draw(
             reservation,
             maps,
             explanation.geometry,

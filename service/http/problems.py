@@ -109,6 +109,7 @@ _KINDS: dict[type[Exception], _Kind] = {
     PictureCrashError: _Kind(422, "The picture crashes its decoder"),
     PictureProcessEndedError: _Kind(503, "The process of the picture was ended"),
     OutOfMemoryError: _Kind(503, "The server has no memory left"),
+    MemoryError: _Kind(503, "The server has no memory left", "out-of-memory"),
     NotFiniteError: _Kind(500, "The model's numbers are not finite"),
     MalformedBodyError: _Kind(400, "The request body cannot be read"),
     SlowBodyError: _Kind(408, "The request body came too slowly"),
@@ -163,6 +164,9 @@ def describe(error: Exception) -> Problem | None:
     kind = next((_KINDS[each] for each in type(error).__mro__ if each in _KINDS), None)
     if kind is None:
         return None
+    if isinstance(error, MemoryError):
+        # Python's own error says nothing, and pictures may be decoded in the server itself.
+        error = OutOfMemoryError("The server has no memory left; try again in a moment.")
     slug: str = getattr(error, "code", _INTERNAL) if kind.code is None else kind.code
     return Problem(
         kind.status,

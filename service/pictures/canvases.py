@@ -61,9 +61,10 @@ class Canvases:
 
     def keep(self, number: int, size: tuple[int, int], process: PictureProcess) -> KeptCanvas:
         """Note that a process keeps a canvas, until the returned object is dropped."""
-        process.canvases.add(number)
+        canvas = KeptCanvas(number, size, self._drop)
+        process.canvases[number] = canvas.nbytes
         self._homes[number] = process
-        return KeptCanvas(number, size, self._drop)
+        return canvas
 
     def forget(self, process: PictureProcess) -> None:
         """Forget the canvases of a process that has ended."""
@@ -81,7 +82,7 @@ class Canvases:
         process = self._homes.pop(number, None)
         if process is None:
             return
-        process.canvases.discard(number)
+        process.canvases.pop(number, None)
         if not process.dropped:
             self._tell_later(process)
         process.dropped.append(number)

@@ -99,11 +99,13 @@ class Order:
     Attributes:
         job: the job, which is answered; None for an order that only drops canvases.
         number: number under which a new canvas is kept.
+        max_bytes: most memory of the job and of the kept canvases together, in bytes.
         dropped: numbers of the canvases that are not needed any more.
     """
 
     job: Job | None
     number: int
+    max_bytes: int
     dropped: tuple[int, ...]
 
 

@@ -16,6 +16,8 @@ import struct
 import sys
 from typing import NoReturn
 
+from PIL import AvifImagePlugin
+
 from service.pictures import process
 
 STATUS = struct.Struct("<i")
@@ -34,6 +36,8 @@ def main(descriptor: int) -> NoReturn:
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    # The other cores have processes of their own; each thread would count as memory of a picture.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     # Otherwise the first collection in each process would copy every shared page.
     gc.collect()
     gc.freeze()

@@ -52,17 +52,17 @@ def send(connection: socket.socket, message: object) -> None:
 def receive(connection: socket.socket) -> Any:
     """Receive a message from the server, which is trusted; blocks.
 
+    Each buffer is received as bytes of its own, so that an encoded picture is in memory once.
+
     Returns:
         The message, or None if the server has closed the connection.
     """
-    prefix = bytearray(_PREFIX.size)
-    if not _fill(connection, memoryview(prefix)):
+    try:
+        _, count = _PREFIX.unpack(_receive_exactly(connection, _PREFIX.size))
+        lengths = struct.unpack(f"<{count}Q", _receive_exactly(connection, 8 * count))
+        pickled, *buffers = (_receive_exactly(connection, length) for length in lengths)
+    except EOFError:
         return None
-    nbytes, count = _PREFIX.unpack(prefix)
-    content = memoryview(bytearray(8 * count + nbytes))
-    if not _fill(connection, content):
-        return None
-    pickled, *buffers = _split(content, count)
     return pickle.loads(pickled, buffers=buffers)
 
 
@@ -117,14 +117,15 @@ def _split(content: memoryview, count: int) -> list[memoryview]:
     return parts
 
 
-def _fill(connection: socket.socket, view: memoryview) -> bool:
-    """Fill a buffer; return whether the connection was open long enough."""
-    while view:
-        count = connection.recv_into(view)
-        if not count:
-            return False
-        view = view[count:]
-    return True
+def _receive_exactly(connection: socket.socket, nbytes: int) -> bytes:
+    received = connection.recv(nbytes, socket.MSG_WAITALL) if nbytes else b""
+    while len(received) < nbytes:
+        # A signal interrupted it, or the connection was closed.
+        more = connection.recv(nbytes - len(received), socket.MSG_WAITALL)
+        if not more:
+            raise EOFError
+        received += more
+    return received
 
 
 async def _read(connection: socket.socket, nbytes: int) -> memoryview:

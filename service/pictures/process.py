@@ -9,6 +9,7 @@ from pathlib import Path
 from legrad_engine.errors import LegradError
 from service.errors import ServiceError
 from service.pictures.jobs import Canvases, Done, Failed, Job, Order, OutOfMemory, Ready, Refused
+from service.pictures.memory import MemoryLimit
 from service.pictures.messages import receive, send
 
 # The kernel ends a picture process before the server, if the machine has no memory left.
@@ -24,12 +25,17 @@ def serve(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     canvases: Canvases = {}
+    memory = MemoryLimit()
     send(connection, Ready(os.getpid()))
     while (order := receive(connection)) is not None:
         for number in order.dropped:
             canvases.pop(number, None)
         if order.job is not None:
-            send(connection, _carry_out(order.job, order, canvases))
+            memory.allow(order.max_bytes)
+            answer = _carry_out(order.job, order, canvases)
+            # An answer needs memory as well.
+            memory.lift()
+            send(connection, answer)
 
 
 def _carry_out(job: Job, order: Order, canvases: Canvases) -> Done | Refused | OutOfMemory | Failed:

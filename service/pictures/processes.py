@@ -126,7 +126,7 @@ class PictureProcess:
     Attributes:
         pid: its process id, once it is ready.
         orders: number of jobs that it was given.
-        canvases: numbers of the canvases that it keeps.
+        canvases: the canvases that it keeps: their sizes in bytes, by their numbers.
         dropped: numbers of canvases that it may drop with its next order.
         ended_for: the reason why the server has killed it, or None.
     """
@@ -139,7 +139,7 @@ class PictureProcess:
         self._killed = False
         self.pid = 0
         self.orders = 0
-        self.canvases: set[int] = set()
+        self.canvases: dict[int, int] = {}
         self.dropped: list[int] = []
         self.ended_for: str | None = None
 

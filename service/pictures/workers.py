@@ -29,6 +29,7 @@ from service.pictures.drawing import DrawingRules, DrawnImage
 from service.pictures.jobs import Decode, Decoded, Done, Draw, Failed, Order, OutOfMemory, Refused
 from service.pictures.processes import Launcher, PictureProcess
 from service.pictures.turns import Turns, Work
+from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
 
 _FIELDS: dict[Work, str] = {"draw": "output", "decode": "image"}
@@ -104,19 +105,17 @@ class PictureWorkers:
         capacity: reservations of their time.
     """
 
-    def __init__(self, processes: int, seconds: float, metrics: Metrics) -> None:
+    def __init__(self, limits: PictureLimits, metrics: Metrics) -> None:
         """Create the workers; :meth:`start` starts their processes.
 
         Args:
-            processes: number of processes.
-            seconds: longest time of one job.
+            limits: number of processes, and limits of each job.
             metrics: counts the processes and their ends.
         """
-        self._count = processes
-        self._seconds = seconds
+        self._limits = limits
         self._metrics = metrics
         self._turns: Turns[_Job] = Turns()
-        self.capacity = PictureCapacity(processes, partial(self._turns.count, "decode"))
+        self.capacity = PictureCapacity(limits.processes, partial(self._turns.count, "decode"))
         self._numbers = itertools.count()
         self._running: set[PictureProcess] = set()
         # Idle processes; a job, or None to drop canvases, wakes them.
@@ -131,6 +130,11 @@ class PictureWorkers:
         """The process ids of the running processes."""
         return [process.pid for process in self._running]
 
+    @property
+    def busy(self) -> int:
+        """The number of processes that carry out a job."""
+        return len(self._running) - len(self._idle)
+
     def readiness_problem(self) -> str | None:
         """Return the reason why no process can take pictures soon, otherwise None."""
         if not self._running:
@@ -143,7 +147,8 @@ class PictureWorkers:
         self._launcher = Launcher.use()
         self._canvases.start(loop)
         self._keepers = [
-            loop.create_task(self._keep_process(self._launcher)) for _ in range(self._count)
+            loop.create_task(self._keep_process(self._launcher))
+            for _ in range(self._limits.processes)
         ]
 
     async def close(self) -> None:
@@ -347,7 +352,7 @@ class PictureWorkers:
                 # The process had ended before.
                 self._repeat(job)
             elif process.dropped:
-                order = Order(None, 0, process.take_dropped())
+                order = Order(None, 0, 0, process.take_dropped())
                 with contextlib.suppress(OSError):
                     await process.tell(order)
         return None
@@ -360,9 +365,11 @@ class PictureWorkers:
             job.answer.cancel()
             return
         number = next(self._numbers)
-        order = Order(self._task(job, process), number, process.take_dropped())
+        dropped = process.take_dropped()
+        max_bytes = self._limits.max_bytes + sum(process.canvases.values())
+        order = Order(self._task(job, process), number, max_bytes, dropped)
         began = time.monotonic()
-        timer = loop.call_later(self._seconds, process.kill, "time")
+        timer = loop.call_later(self._limits.seconds, process.kill, "time")
         try:
             answer = await process.ask(order)
         except asyncio.CancelledError:
@@ -398,8 +405,8 @@ class PictureWorkers:
         """Return the error of a job whose process has ended."""
         if process.ended_for == "time":
             return PictureTimeoutError(
-                f"It takes longer than {self._seconds:g} s to {job.work} the picture: send a "
-                "smaller one, or ask for a smaller max_side.",
+                f"It takes longer than {self._limits.seconds:g} s to {job.work} the picture: "
+                "send a smaller one, or ask for a smaller max_side.",
                 field=_FIELDS[job.work],
             )
         if status in _CRASHES or process.ended_for == "broken":

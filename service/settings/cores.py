@@ -1,4 +1,4 @@
-"""The processor cores of this process, and the number of workers that follows from them."""
+"""The processor cores of this process, and the number of picture processes."""
 
 import math
 import os
@@ -24,17 +24,6 @@ def available_cores(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float:
 def picture_processes(cores: float) -> int:
     """Return the number of picture processes: all cores but one, which is left for the rest."""
     return max(1, math.floor(cores) - 1)
-
-
-def compute_threads(cores: float, device: str) -> int:
-    """Return the number of threads that compute.
-
-    Args:
-        cores: number of available cores.
-        device: type of the torch device. On an accelerator one thread gives it its work, and the
-            other cores are for pictures.
-    """
-    return max(1, math.floor(cores)) if device == "cpu" else 1
 
 
 def _quotas(root: Path, own: Path) -> list[float]:

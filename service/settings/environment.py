@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from service.batching import BatchLimits
+from service.settings.cores import available_cores, picture_processes
 from service.settings.keys import read_keys
 from service.settings.models import NamedModel, named_models
 from service.settings.url_policy import UrlRules
@@ -14,11 +15,18 @@ from service.settings.values import (
     BodyLimits,
     ConnectionLimits,
     ModelPolicy,
+    PictureLimits,
     PictureRules,
     RequestLimits,
     UrlPolicy,
 )
 from service.settings.variables import Variables
+
+# Most memory for a pixel that is decoded, and for one that is drawn; docs/settings.md names both.
+_DECODED_BYTES = 24
+_DRAWN_BYTES = 8
+# Buffers of decoders, and pieces of memory between them, whatever the size of the picture.
+_LEAST_PICTURE_BYTES = 64_000_000
 
 
 class Settings(Variables):
@@ -107,6 +115,16 @@ class Settings(Variables):
     def picture_rules(self) -> PictureRules:
         """How pictures are decoded."""
         return PictureRules(self.max_image_pixels, self.srgb_for_model, self.decoding)
+
+    @property
+    def picture_limits(self) -> PictureLimits:
+        """The picture processes and their limits."""
+        pixels = max(_DECODED_BYTES * self.max_image_pixels, _DRAWN_BYTES * self.max_drawn_pixels)
+        return PictureLimits(
+            processes=self.picture_processes or picture_processes(available_cores()),
+            seconds=self.picture_timeout_seconds,
+            max_bytes=self.picture_max_bytes or pixels + _LEAST_PICTURE_BYTES,
+        )
 
     @property
     def url_policy(self) -> UrlPolicy:

@@ -113,6 +113,21 @@ class PictureRules:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """The processes that decode and draw pictures.
+
+    Attributes:
+        processes: number of processes.
+        seconds: longest time of decoding or drawing one picture.
+        max_bytes: most memory of decoding or drawing one picture, beyond that of an idle process.
+    """
+
+    processes: int
+    seconds: float
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPolicy:
     """The served models and how they are kept in memory.
 

@@ -137,7 +137,8 @@ class Variables(BaseSettings):
         None,
         ge=1,
         le=_MOST_THREADS,
-        description="CPU threads for tensor work; unset lets torch choose.",
+        description="CPU threads for tensor work; by default torch's choice, but no more than "
+        "the cores that the container has, and one if an accelerator computes.",
     )
 
     max_batch_images: int = Field(16, ge=1, description="Most images in one batch.")
@@ -205,6 +206,13 @@ class Variables(BaseSettings):
         le=_LONGEST_SECONDS,
         description="Longest decoding or drawing of one picture. Beyond it the request gets 422, "
         "and the process is killed and replaced.",
+    )
+    picture_max_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most memory that decoding or drawing one picture may take; beyond it the "
+        "request gets 422. By default 24 bytes for each pixel of `LEGRAD_MAX_IMAGE_PIXELS`, or 8 "
+        "for each of `LEGRAD_MAX_DRAWN_PIXELS` if that is more, and 64 MB.",
     )
 
     trace_cache_bytes: int = Field(

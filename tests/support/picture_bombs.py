@@ -40,6 +40,20 @@ def _bmp(bits: int, compression: int) -> bytes:
     )
 
 
+def long_bmp(side: int) -> bytes:
+    """Return a run-length encoded BMP, four bytes for each row, that takes Pillow seconds."""
+    # One pixel, and the end of the row, again and again; the rest of each row is left out.
+    rows = b"\x01\x00\x00\x00" * side + b"\x00\x01"
+    offset = 54 + 1024
+    return (
+        b"BM"
+        + struct.pack("<IHHI", offset + len(rows), 0, 0, offset)
+        + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 0, 0, 256, 0)
+        + bytes(1024)
+        + rows
+    )
+
+
 def _tiff(size: int, tags: list[tuple[int, int]], data: bytes) -> bytes:
     """Return a grey deflated TIFF; a tag value of 0 stands for the offset of the data."""
     every = sorted(

@@ -15,7 +15,7 @@ from legrad_engine.images.inputs import InputRules
 from service.pictures.drawing import DrawingRules, DrawnImage
 from service.pictures.jobs import Decode
 from service.pictures.workers import DecodedPicture, PictureWorkers
-from service.settings.values import PictureRules
+from service.settings.values import PictureLimits, PictureRules
 from service.telemetry.metrics import Metrics
 from tests.support.pictures import encoded
 
@@ -36,10 +36,14 @@ _PATIENCE_SECONDS = 60.0
 
 @contextlib.asynccontextmanager
 async def started(
-    processes: int = 1, seconds: float = 60, metrics: Metrics | None = None, **limits: Any
+    processes: int = 1,
+    seconds: float = 60,
+    max_bytes: int = 1_000_000_000,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[PictureWorkers]:
     """Start workers and wait until all their processes run; close them afterwards."""
-    workers = PictureWorkers(processes, seconds, metrics or Metrics([], []), **limits)
+    limits = PictureLimits(processes, seconds, max_bytes)
+    workers = PictureWorkers(limits, metrics or Metrics([], []))
     workers.start()
     try:
         await until(lambda: len(workers.pids) == processes)

@@ -12,6 +12,7 @@ import uvicorn
 from service.app import create_app
 from service.explaining.network import Network
 from service.http.application import application_of
+from service.pictures.workers import PictureWorkers
 from service.pool.served_model import ServedModel
 from service.server.process import server_config
 from service.server.sockets import listen_for
@@ -77,6 +78,11 @@ class RunningApp:
     def model(self) -> ServedModel:
         """The default model as it is loaded now."""
         return self.served()
+
+    @property
+    def workers(self) -> PictureWorkers:
+        """The picture processes."""
+        return self.state.explaining.workers
 
     def served(self, model: str | None = None) -> ServedModel:
         """Return a model, the default one if none is named, as it is loaded now."""

@@ -15,7 +15,7 @@ from service.explaining.pictures import DecodedImage, Pictures
 from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import TraceCache, TraceKey
 from service.schemas.requests import ExplainOptions
-from service.settings.values import PictureRules
+from service.settings.values import PictureLimits, PictureRules
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from tests.support.picture_workers import paused, started, until
 from tests.support.pictures import encoded, picture
@@ -141,7 +141,7 @@ def test_equal_pictures_of_two_models_are_not_shared(explainer: Explainer, tiny_
     name, _, weights = tiny_model.partition("@")
     reloaded = Explainer.load(name, weights)
     cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
-    workers = PictureWorkers(1, 60, Metrics([], []))
+    workers = PictureWorkers(PictureLimits(1, 60, 1), Metrics([], []))
     pictures = Pictures(cache, workers, PictureRules(1_000_000))
     one = pictures.find(explainer, KEY)
     assert pictures.find(explainer, KEY) is one

@@ -33,7 +33,7 @@ def answered(message: object) -> Any:
 def test_large_arrays_and_encoded_pictures_are_not_copied_into_the_pickle() -> None:
     data = os.urandom(1_000_000)
     array = np.zeros((1000, 1000), np.float32)
-    for message, large in ((Order(decoding(data), 0, ()), data), (array, array.tobytes())):
+    for message, large in ((Order(decoding(data), 0, 0, ()), data), (array, array.tobytes())):
         head, pickled, buffer = pack(message)
         assert len(head) + len(pickled) < 1500
         assert bytes(buffer) == large
@@ -42,9 +42,9 @@ def test_large_arrays_and_encoded_pictures_are_not_copied_into_the_pickle() -> N
 def test_orders_and_answers_arrive_as_they_were_sent() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        send(ours, Order(decoding(b"a picture"), 3, (1, 2)))
+        send(ours, Order(decoding(b"a picture"), 3, 9, (1, 2)))
         order = receive(theirs)
-        assert (order.number, order.dropped) == (3, (1, 2))
+        assert (order.number, order.max_bytes, order.dropped) == (3, 9, (1, 2))
         assert isinstance(order.job, Decode)
         assert bytes(order.job.encoded) == b"a picture"
         ours.close()

@@ -19,7 +19,9 @@ from service.errors import (
 from service.pictures.decoding import decode_picture
 from service.pictures.drawing import DrawingRules, draw
 from service.pictures.workers import PictureWorkers
+from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
+from tests.support.picture_bombs import long_bmp
 from tests.support.picture_workers import (
     DRAWING,
     INPUT,
@@ -185,6 +187,26 @@ def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
     asyncio.run(stuck())
 
 
+def test_a_small_file_that_is_long_work_is_ended_and_others_go_on() -> None:
+    data = long_bmp(6300)
+    assert len(data) < 27_000
+
+    async def attacked() -> None:
+        metrics = Metrics([], [])
+        async with started(2, 0.4, metrics=metrics) as workers:
+            slow = await queued(*[workers.decode("a", decoding(data)) for _ in range(4)])
+            async with asyncio.timeout(60):
+                others = [workers.decode(f"b{number}", decoding()) for number in range(8)]
+                for each in await asyncio.gather(*others):
+                    assert each.prepared is not None
+                for task in slow:
+                    with pytest.raises(PictureTimeoutError, match=r"0\.4 s"):
+                        await task
+        assert ends(metrics) == {"time": 4}
+
+    asyncio.run(attacked())
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGKILL, PictureProcessEndedError), (signal.SIGSEGV, PictureCrashError)],
@@ -287,7 +309,7 @@ def test_canvases_are_dropped_with_the_last_reference() -> None:
             (process,) = workers._running
             for _ in range(3):
                 await workers.decode("a", decoding())
-            await until(lambda: process.canvases == {kept.canvas.number} and not process.dropped)
+            await until(lambda: [*process.canvases] == [kept.canvas.number] and not process.dropped)
             await drawing(workers, kept)
 
     asyncio.run(dropping())
@@ -308,7 +330,7 @@ def test_closed_workers_leave_no_process() -> None:
 
 
 def test_workers_without_a_process_are_not_ready() -> None:
-    assert PictureWorkers(1, 60, Metrics([], [])).readiness_problem() is not None
+    assert PictureWorkers(PictureLimits(1, 60, 1), Metrics([], [])).readiness_problem() is not None
 
     async def ready() -> None:
         async with started() as workers:
