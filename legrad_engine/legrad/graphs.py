@@ -118,6 +118,11 @@ class Graphs:
         # One replay at a time: all graphs share their memory.
         self._using = threading.Lock()
 
+    @property
+    def captured(self) -> int:
+        """Number of captured graphs."""
+        return len(self._graphs)
+
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Capture every new shape that this thread computes in the block."""
