@@ -35,6 +35,19 @@ _SMALL: dict[str, Any] = {
     },
 }
 
+# Costs next to nothing, so that what remains is the service. The text tower is that of a CLIP.
+_NEARLY_FREE: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {
+        "image_size": 224,
+        "patch_size": 16,
+        "width": 64,
+        "layers": 1,
+        "head_width": 32,
+    },
+    "text_cfg": _SMALL["text_cfg"],
+}
+
 
 def write_weights(path: Path) -> None:
     """Save seeded random weights of ViT-B/16."""
@@ -45,10 +58,19 @@ def write_weights(path: Path) -> None:
 
 def write_small_model(folder: Path) -> str:
     """Save a small CLIP with seeded random weights; return its ``CONFIG@PATH`` reference."""
-    config, weights = folder / "small.json", folder / "small.safetensors"
-    config.write_text(json.dumps(_SMALL))
+    return _write_model(folder, "small", _SMALL)
+
+
+def write_nearly_free_model(folder: Path) -> str:
+    """Save a CLIP of one block of width 64; return its ``CONFIG@PATH`` reference."""
+    return _write_model(folder, "nearly-free", _NEARLY_FREE)
+
+
+def _write_model(folder: Path, name: str, architecture: dict[str, Any]) -> str:
+    config, weights = folder / f"{name}.json", folder / f"{name}.safetensors"
+    config.write_text(json.dumps(architecture))
     torch.manual_seed(0)
-    save_file(open_clip.CLIP(**_SMALL).state_dict(), weights)
+    save_file(open_clip.CLIP(**architecture).state_dict(), weights)
     return f"{config}@{weights}"
 
 

@@ -58,7 +58,8 @@ def main(
     captioned = [("the picture", image)]
     table = Table("Prompt", "Similarity", "Probability", "Peak at x, y", "Overlay")
     for target in answer["images"][0]["targets"]:
-        path = output / (re.sub(r"\W+", "-", target["prompt"].lower()).strip("-") + ".png")
+        name = re.sub(r"\W+", "-", target["prompt"].lower()).strip("-")
+        path = output / f"{name}.jpg"
         path.write_bytes(base64.b64decode(target["overlay"]))
         captioned.append((f"{target['prompt']}: {target['similarity']:.2f}", path))
         peak = target["statistics"]["peak_position"]
@@ -113,7 +114,7 @@ def ask(address: str, image: Path, prompts: list[str]) -> dict[str, Any]:
     response = httpx.post(
         f"{address}/explain",
         files={"image": image.read_bytes()},
-        data={"prompts": prompts, "output": '{"heatmap": "none"}'},
+        data={"prompts": prompts, "output": '{"heatmap": "none", "format": "jpeg"}'},
         timeout=60,
     )
     if response.is_error:

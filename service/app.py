@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
 from legrad_engine.devices import use_threads
@@ -23,6 +22,7 @@ from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
 from service.explaining.admission import Admission
+from service.explaining.body_threads import BodyThreads
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
@@ -58,6 +58,7 @@ from service.schemas.base import component_schemas, without_null_defaults
 from service.schemas.protocols import InferenceRequest, InstancesRequest
 from service.schemas.requests import ExplainRequest
 from service.settings import Settings
+from service.settings.cores import available_cores, picture_processes
 from service.telemetry.configuration import configured_tracing
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -122,11 +123,20 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
     pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
-    workers = PictureWorkers(settings.picture_threads, settings.picture_timeout_seconds)
+    workers = PictureWorkers(
+        settings.picture_processes or picture_processes(available_cores()),
+        settings.picture_timeout_seconds,
+        metrics,
+    )
+    body_threads = BodyThreads()
     readiness = Readiness(
         pool,
         settings.request_timeout_seconds,
-        blockers=(drain.readiness_problem, workers.readiness_problem),
+        blockers=(
+            drain.readiness_problem,
+            workers.readiness_problem,
+            body_threads.readiness_problem,
+        ),
     )
     metrics.registry.register(
         ServerState(pool, readiness, settings.request_timeout_seconds, settings.max_queue_cost)
@@ -134,7 +144,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
     url_images = UrlImages(settings.url_policy, metrics, network or SystemNetwork())
     admission = Admission(
-        settings.admission_limits, settings.max_batch_images, pool, workers, metrics
+        settings.admission_limits, settings.max_batch_images, pool, workers.capacity, metrics
     )
     explaining = ExplainingService(
         settings.request_limits,
@@ -154,15 +164,12 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         pool.start()
         _log.info("started", models=[model.id for model in pool])
         try:
-            # Picture workers enlarge maps by small matrix products. Further BLAS threads speed up
-            # none of them, and use CPU time in a busy loop while they wait for the next one.
-            with threadpool_limits(1, user_api="blas"):
-                async with access.watching():
-                    yield
+            async with access.watching():
+                yield
         finally:
             drained = await pool.close(drain.seconds_left)
-            # Does not wait: a worker that never ends must not block the event loop.
-            workers.close()
+            await workers.close()
+            body_threads.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
@@ -190,6 +197,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         metrics=metrics,
         tracing=tracing,
         drain=drain,
+        body_threads=body_threads,
         routes=routes,
         request_limits=settings.request_limits,
         url_rules=settings.url_policy.rules,

@@ -4,7 +4,9 @@ Only the program's own options are imported here. Each command imports the rest 
 that ``--help``, ``key``, wrong settings and a folder run with nothing left to do answer at once.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -12,12 +14,13 @@ import typer
 
 from legrad_engine.errors import LegradError
 from legrad_engine.families.scores import Score
+from legrad_engine.images.file_formats import DEFAULT_QUALITY, PictureFormat
 from legrad_engine.images.fits import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models.schemes import STARTER
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from legrad_engine import Explainer
     from service.bulk.folders import Outcome
@@ -116,7 +119,7 @@ def explain(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder for overlays (PNG), raw maps (npy) and manifest.jsonl."
+            "--output", "-o", help="Folder for overlays, raw maps (npy) and manifest.jsonl."
         ),
     ] = Path("explanations"),
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = STARTER,
@@ -128,6 +131,12 @@ def explain(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")] = None,
     fit: Annotated[Fit, typer.Option(help="How pictures are fitted to the input.")] = "squash",
+    format_: Annotated[
+        PictureFormat, typer.Option("--format", help="Format of the overlays; png loses nothing.")
+    ] = "jpeg",
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Quality of overlays in jpeg and webp.")
+    ] = DEFAULT_QUALITY,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Explain pictures without a server.
@@ -135,22 +144,19 @@ def explain(
     A folder is explained in batches. The same command resumes an interrupted run and tries failed
     pictures again.
     """
-    from rich.progress import track
-
     from service.bulk.discovery import find_pictures
     from service.bulk.folders import explain_pictures
     from service.bulk.manifest import ManifestError
     from service.bulk.prompts import UnreadablePromptsError, read_prompts
     from service.bulk.questions import Question
 
-    errors = _terminal(stderr=True)
     if image.is_dir() and output.resolve() == image.resolve():
         raise typer.BadParameter("explanations need a folder of their own: set one with -o.")
     pictures, skipped = find_pictures(image, output)
     if skipped:
-        errors.print(_name_skipped(skipped, image), markup=False)
+        typer.echo(_name_skipped(skipped, image), err=True)
     if not pictures:
-        errors.print(f"There is no picture in {image}.", markup=False)
+        typer.echo(f"There is no picture in {image}.", err=True)
         raise typer.Exit(2)
     chosen_layers = _layers(layers)
     outcomes: list[Outcome] = []
@@ -158,26 +164,32 @@ def explain(
         asked = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
         if not asked:
             raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
-        question = Question(model, tuple(dict.fromkeys(asked)), chosen_layers, score, size, fit)
+        texts = tuple(dict.fromkeys(asked))
+        question = Question(model, texts, chosen_layers, score, size, fit, format_, quality)
         root = image if image.is_dir() else image.parent
-        for outcome in track(
-            explain_pictures(question, pictures, root, output, lambda asked: _load(asked, device)),
-            "Explaining",
-            total=len(pictures),
-            console=errors,
-            disable=len(pictures) == 1,
-        ):
-            outcomes.append(outcome)
-            if outcome.error:
-                errors.print(f"{outcome.path}: {outcome.error}", markup=False)
+        with contextlib.ExitStack() as shown:
+            advance: Callable[[], object] = int
+
+            def load(asked: Question) -> "Explainer":
+                nonlocal advance
+                # Only now, because a run with nothing left to do is over before rich is imported.
+                if len(pictures) > 1:
+                    advance = shown.enter_context(_progress_bar(len(pictures)))
+                return _load(asked, device)
+
+            for outcome in explain_pictures(question, pictures, root, output, load):
+                outcomes.append(outcome)
+                advance()
+                if outcome.error:
+                    typer.echo(f"{outcome.path}: {outcome.error}", err=True)
     except (LegradError, ManifestError, OSError, UnreadablePromptsError) as error:
         _fail(error)
     except KeyboardInterrupt:
         explained = sum(outcome.error is None for outcome in outcomes)
-        errors.print(
+        typer.echo(
             f"Interrupted: {explained} of {len(pictures)} explained; "
             "run the same command again to go on.",
-            markup=False,
+            err=True,
         )
         raise typer.Exit(_INTERRUPTED) from None
     _summarize(outcomes, len(skipped), output)
@@ -204,7 +216,7 @@ def report(
         target.write_text(contact_sheet(folder), encoding="utf-8")
     except (ManifestError, OSError) as error:
         _fail(error)
-    _terminal().print(str(target), markup=False, soft_wrap=True)
+    typer.echo(str(target))
 
 
 @app.command()
@@ -228,7 +240,7 @@ def models(
         elif everything:
             table.add_row(f"[dim]{entry.name}[/]", f"[dim]{entry.refusal}[/]")
     table.add_row("transformers:FOLDER or :ORG/REPO", f"models of {', '.join(class_names())}")
-    _terminal().print(table)
+    _print(table)
 
 
 @app.command()
@@ -306,13 +318,13 @@ def _name_skipped(skipped: Sequence[Path], root: Path) -> str:
 
 def _summarize(outcomes: "Sequence[Outcome]", skipped: int, output: Path) -> None:
     """Print the numbers of a single picture, or the counts of several."""
-    from rich.table import Table
-
     from service.bulk.manifest import FILE_NAME
 
     new = [outcome for outcome in outcomes if outcome.entries and not outcome.error]
     known = sum(not outcome.entries for outcome in outcomes)
     if len(outcomes) == len(new) == 1:
+        from rich.table import Table
+
         table = Table("Prompt", "Similarity", "Probability", "Peak at", "Overlay")
         for entry in new[0].entries:
             table.add_row(
@@ -322,14 +334,14 @@ def _summarize(outcomes: "Sequence[Outcome]", skipped: int, output: Path) -> Non
                 "{}, {}".format(*entry.peak_position),
                 str(output / entry.overlay),
             )
-        _terminal().print(table)
+        _print(table)
         return
     failed = len(outcomes) - len(new) - known
     counts = [f"{len(new)} explained"]
     counts += [f"{known} done before"] if known else []
     counts += [f"{failed} failed"] if failed else []
     counts += [f"{skipped} skipped"] if skipped else []
-    _terminal().print(f"{', '.join(counts)}: {output / FILE_NAME}", markup=False, soft_wrap=True)
+    typer.echo(f"{', '.join(counts)}: {output / FILE_NAME}")
 
 
 def _layers(text: str | None) -> Layers | None:
@@ -357,11 +369,22 @@ def _load(question: "Question", device: str) -> "Explainer":
     return explainer
 
 
-def _terminal(*, stderr: bool = False) -> "Console":
+def _print(table: "Table") -> None:
     from rich.console import Console
 
-    # Messages are not wrapped, so that paths in them can be copied.
-    return Console(stderr=stderr, soft_wrap=stderr)
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int) -> "Iterator[Callable[[], object]]":
+    """Show a progress bar on stderr and yield the function that advances it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Messages that are printed meanwhile are not wrapped, so that paths in them can be copied.
+    with Progress(console=Console(stderr=True, soft_wrap=True)) as progress:
+        task = progress.add_task("Explaining", total=total)
+        yield partial(progress.advance, task)
 
 
 def _fail(error: Exception) -> NoReturn:

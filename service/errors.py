@@ -158,6 +158,30 @@ class PictureTimeoutError(ServiceError):
     code = "picture-timeout"
 
 
+class PictureMemoryError(ServiceError):
+    """Decoding or drawing a picture needed more memory than one picture may have."""
+
+    code = "picture-memory"
+
+
+class PictureCrashError(ServiceError):
+    """Decoding or drawing a picture crashed its process."""
+
+    code = "picture-crash"
+
+
+class PictureProcessEndedError(TryLaterError):
+    """Something outside the server ended the process of a picture."""
+
+    code = "picture-process-ended"
+
+
+class OutOfMemoryError(TryLaterError):
+    """The machine or the container has no memory left."""
+
+    code = "out-of-memory"
+
+
 class NotFiniteError(ServiceError):
     """The model computed numbers that are not finite."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from service.pictures.processes import Launcher
 from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
 from tests.support.tiny_model import save_model
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the `NAME@PATH` reference of a model that computes in milliseconds."""
     return save_model(tmp_path_factory.mktemp("model"), "tiny")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _launcher() -> Iterator[None]:
+    """Let all applications in this process share one launcher of picture processes."""
+    launcher = Launcher.use()
+    yield
+    launcher.release()
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,10 @@ for (const prompt of prompts) form.append("prompts", prompt);
 
 const url = process.env.LEGRAD_URL ?? "http://localhost:8000";
 const answer = await explain(form);
-for (const { target, similarity, overlay } of answer.images[0].targets) {
+for (const { target, similarity, overlay, overlay_type } of answer.images[0].targets) {
   console.log(`${target}: ${similarity.toFixed(3)}`);
-  await writeFile(`${target}.png`, Buffer.from(overlay, "base64"));
+  // image/jpeg, unless the request asks for another format.
+  await writeFile(`${target.replaceAll("/", " ")}.${overlay_type.split("/")[1]}`, Buffer.from(overlay, "base64"));
 }
 
 /** Send the form, and again while the server is busy (429) or not ready (503). */

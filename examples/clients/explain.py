@@ -13,4 +13,4 @@ with LegradClient(os.environ.get("LEGRAD_URL", "http://localhost:8000")) as clie
 for target in explanation:
     print(f"{target.target}: {target.similarity:.3f}, peak at {target.statistics.peak_position}")
     if target.overlay is not None:
-        target.overlay.save(f"{target.target}.png")
+        target.save_overlay(target.target.replace("/", " "))

@@ -1,6 +1,6 @@
 """Log explanations to MLflow: python examples/clients/log_to_mlflow.py PICTURE PROMPT...
 
-One run for each picture: similarities and statistics as metrics, overlays as images, raw maps as
+One run for each picture: similarities and statistics as metrics, overlays and raw maps as
 artifacts. Needs ``pip install ./clients/python mlflow``; MLflow chooses the destination
 (``MLFLOW_TRACKING_URI``).
 """
@@ -28,9 +28,12 @@ def log(picture: str, explanation: Explanation) -> None:
                 "request_id": explanation.request_id,
             }
         )
+        overlays, maps = Path(folder, "overlays"), Path(folder, "maps")
+        overlays.mkdir()
+        maps.mkdir()
         for target in explanation:
-            # MLflow allows only these characters in names.
-            name = re.sub(r"[^\w./ -]", "_", target.target)
+            # MLflow allows only these characters in names, and a slash would need a folder.
+            name = re.sub(r"[^\w. -]", "_", target.target)
             mlflow.log_metrics(
                 {
                     f"similarity/{name}": target.similarity,
@@ -39,9 +42,9 @@ def log(picture: str, explanation: Explanation) -> None:
                 }
             )
             if target.overlay is not None:
-                mlflow.log_image(target.overlay, f"overlays/{name}.png")
-            np.save(Path(folder) / f"{name}.npy", target.map)
-        mlflow.log_artifacts(folder, "maps")
+                target.save_overlay(overlays / name)
+            np.save(maps / f"{name}.npy", target.map)
+        mlflow.log_artifacts(folder)
 
 
 def main() -> None:

@@ -14,9 +14,11 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
 from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.colors import to_srgb
+from legrad_engine.images.containers import Parts
 from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.heif import HeifFile
+from legrad_engine.images.readers import AvifFile
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -161,10 +163,8 @@ def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiles(image, max_pixels)
-    if isinstance(image, HeifFile) and math.prod(image.largest_part) > max_pixels:
-        # It is decoded whole, even if the file crops it.
-        width, height = image.largest_part
-        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
+    if isinstance(image, AvifFile | HeifFile):
+        _check_parts(image.parts, max_pixels)
     if image.width * image.height > max_pixels:
         raise _too_large(f"The image is {image.width} x {image.height} pixels", max_pixels)
     if max(image.size) > _LONGEST_SIDE:
@@ -175,6 +175,15 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
     if 0 in image.size:
         raise ImageDecodeError("The image has no pixels: send one that does.", field="image")
+
+
+def _check_parts(parts: Parts, max_pixels: int) -> None:
+    """Refuse parts beyond the pixel limit: they are decoded whole, even if the file crops them."""
+    if math.prod(parts.largest) > max_pixels:
+        width, height = parts.largest
+        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
+    if parts.pixels > max_pixels:
+        raise _too_large(f"The image has cells of {parts.pixels} pixels", max_pixels)
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:

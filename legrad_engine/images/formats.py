@@ -4,16 +4,10 @@ import re
 from collections.abc import Callable
 from typing import IO
 
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    PpmImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, Image, ImageFile, PpmImagePlugin, WebPImagePlugin
 
 from legrad_engine.errors import ImageDecodeError
+from legrad_engine.images.gif import GifFile
 from legrad_engine.images.heif import HeifFile
 from legrad_engine.images.png import PngFile
 from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
@@ -31,7 +25,7 @@ _READERS: dict[str, Reader] = {
     "JPEG": JpegFile,
     "PNG": PngFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
+    "GIF": GifFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffFile,
     "PPM": PpmImagePlugin.PpmImageFile,

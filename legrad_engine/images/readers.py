@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import AvifImagePlugin, Image, JpegImagePlugin, TiffImagePlugin
 
-from legrad_engine.images.heif import boxes
+from legrad_engine.images.containers import Parts, metadata_ranges, parts_of
 
 _COMMENT, _START_OF_SCAN, _FIRST_WITH_LENGTH = 0xFE, 0xDA, 0xC0
 # Segments that Pillow reads up to this length without asking for theirs.
@@ -30,8 +30,12 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 class AvifFile(AvifImagePlugin.AvifImageFile):
     """AVIF whose EXIF may be damaged. Its orientation is a property of the picture itself."""
 
+    parts: Parts
+    """Sizes that the file and its coded pictures state; Pillow knows only the former."""
+
     def _open(self) -> None:
         data = b"" if self.fp is None else self.fp.read()
+        self.parts = parts_of(data)
         self.fp = io.BytesIO(data)
         try:
             super()._open()
@@ -94,7 +98,7 @@ def _without_short_segments(data: bytes) -> bytes:
 def _without_exif(data: bytes) -> bytes:
     """Return an AVIF file whose EXIF has become an item of an unknown type."""
     changed = bytearray(data)
-    for start, stop in boxes(data, b"meta"):
+    for start, stop in metadata_ranges(data):
         changed[start:stop] = _EXIF_ITEM.sub(rb"\1none", data[start:stop])
     return bytes(changed)
 

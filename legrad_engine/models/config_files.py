@@ -25,6 +25,24 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def refuse_own_code(settings: object, path: Path) -> None:
+    """Refuse the config of a model with code of its own, which transformers would offer to run.
+
+    Args:
+        settings: the content of the config file.
+        path: the file, for the error.
+
+    Raises:
+        ModelLoadError: the config names such code.
+    """
+    if isinstance(settings, dict) and "auto_map" in settings:
+        raise ModelLoadError(
+            f"The model config {str(path)!r} requires code of its own (auto_map), which is never "
+            "run: use a model whose class is part of transformers.",
+            field="model",
+        )
+
+
 def folder_with(file: str, folder: Path, *, taken: str) -> Path:
     """Check that a folder holds a config file, and return the folder.
 

@@ -31,9 +31,7 @@ class ImageModel(nn.Module):
             UnsupportedModelError: the model's input does not have three channels.
         """
         super().__init__()
-        channels = _channels(visual)
-        if channels != _RGB:
-            raise UnsupportedModelError(f"This model reads {channels} channels; pictures have 3.")
+        require_rgb(_channels(visual))
         self.visual = visual
         self.classifier = Classifier.of(visual, multi_label=multi_label)
         self._multi_label = multi_label
@@ -66,6 +64,18 @@ class ImageModel(nn.Module):
         """Run the timm model itself on ``[B, 3, height, width]``."""
         output: Tensor = self.visual(pixels)
         return output
+
+
+def require_rgb(channels: int) -> None:
+    """Refuse models whose input does not have three channels.
+
+    Raises:
+        UnsupportedModelError: another number of channels.
+    """
+    if channels != _RGB:
+        raise UnsupportedModelError(
+            f"This model reads {channels} channels; pictures have 3.", field="model"
+        )
 
 
 def _channels(visual: nn.Module) -> int:

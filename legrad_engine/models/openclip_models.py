@@ -5,7 +5,6 @@ weights when a download fails, and does not build timm towers at another input s
 """
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from legrad_engine.errors import (
 )
 from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints
-from legrad_engine.models.config_files import folder_with, read_json
+from legrad_engine.models.config_files import folder_with, read_json, refuse_own_code
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.openclip_facts import (
@@ -231,7 +230,8 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             text["hf_model_name"] = str(
                 Repository(text["hf_model_name"]).file("config.json").parent
             )
-        _refuse_code(Path(text["hf_model_name"]) / "config.json")
+        own_config = Path(text["hf_model_name"]) / "config.json"
+        refuse_own_code(read_json(own_config), own_config)
     if settings.pop("custom_text", False) or is_hugging_face:
         kind = open_clip.CoCa if "multimodal_cfg" in settings else open_clip.CustomTextCLIP
     else:
@@ -244,22 +244,6 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             field="model",
         ) from error
     return model
-
-
-def _refuse_code(path: Path) -> None:
-    """Refuse a text tower with code of its own, which transformers would offer to run."""
-    try:
-        settings = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"The text tower's config {str(path)!r} cannot be read: {error}.", field="model"
-        ) from error
-    if not isinstance(settings, dict) or "auto_map" in settings:
-        raise ModelLoadError(
-            f"The text tower's config {str(path)!r} requires code of its own (auto_map), which is "
-            "never run: use a text tower that is part of transformers.",
-            field="model",
-        )
 
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:

@@ -36,7 +36,7 @@ Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
 class PromptEncoder(Protocol):
     """Interface of :class:`legrad_engine.targets.text.TextEncoder` that a resolver uses."""
 
-    def check(self, prompt: str, templates: Templates = None) -> None:
+    def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:
         """Refuse a prompt that cannot be encoded."""
         ...
 
@@ -44,7 +44,9 @@ class PromptEncoder(Protocol):
         """Tell whether the prompt's vector is cached."""
         ...
 
-    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
+    def encode(
+        self, prompts: Sequence[str], templates: Templates = None, *, cache: bool = True
+    ) -> Tensor:
         """Encode prompts as unit vectors ``[P, e]``."""
         ...
 
@@ -98,8 +100,13 @@ class TargetResolver:
     device: torch.device
     dtype: torch.dtype
 
-    def check(self, question: Question, templates: Templates = None) -> None:
+    def check(self, question: Question, templates: Templates = None, *, cache: bool = True) -> None:
         """Refuse invalid questions before any computation.
+
+        Args:
+            question: the targets.
+            templates: templates of the targets' texts.
+            cache: whether a text with a cached vector needs no check.
 
         Raises:
             InvalidTargetError: no target, or a target that this model does not support.
@@ -107,19 +114,34 @@ class TargetResolver:
         """
         if not question.targets:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
-        self._check_parts(question.target_parts, templates)
-        self._check_parts(question.negative_parts, None)
+        self._check_parts(question.target_parts, templates, cache)
+        self._check_parts(question.negative_parts, None, cache)
 
-    def count_texts(self, question: Question, templates: Templates = None) -> TextCount:
-        """Count the question's texts that are cached and those that must be encoded."""
+    def count_texts(
+        self, question: Question, templates: Templates = None, *, cache: bool = True
+    ) -> TextCount:
+        """Count the question's texts that are cached and those that must be encoded.
+
+        Args:
+            question: the targets.
+            templates: templates of the targets' texts.
+            cache: whether cached vectors are used; otherwise every text must be encoded.
+        """
         asked = {(text, resolve_templates(templates)) for text in question.texts}
         asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
-        missing = [each for each in asked if not self.text.is_cached(*each)]
+        missing = [each for each in asked if not (cache and self.text.is_cached(*each))]
         strings = sum(len(through) for _, through in missing)
         return TextCount(len(asked) - len(missing), len(missing), strings)
 
-    def embed(self, questions: Sequence[Question], templates: Templates = None) -> Embedded:
+    def embed(
+        self, questions: Sequence[Question], templates: Templates = None, *, cache: bool = True
+    ) -> Embedded:
         """Encode every distinct text and picture once, each kind in one batch.
+
+        Args:
+            questions: the questions.
+            templates: templates of the targets' texts.
+            cache: whether vectors of texts are looked up and kept.
 
         Raises:
             InvalidTargetError: a text is blank or too long.
@@ -129,11 +151,11 @@ class TargetResolver:
         texts = [text for question in questions for text in question.texts]
         negative_texts = [text for question in questions for text in question.negative_texts]
         if templates is None:
-            encoded = self._encode([*texts, *negative_texts], None)
+            encoded = self._encode([*texts, *negative_texts], None, cache)
             encoded_negatives = encoded
         else:
-            encoded = self._encode(texts, templates)
-            encoded_negatives = self._encode(negative_texts, None)
+            encoded = self._encode(texts, templates, cache)
+            encoded_negatives = self._encode(negative_texts, None, cache)
         images = {
             image_key(part): part.image
             for question in questions
@@ -235,7 +257,7 @@ class TargetResolver:
         if not vectors.isfinite().all():
             raise InvalidTargetError("The target vectors are not all finite.", field="targets")
         question = Question((), negatives)
-        self._check_parts(question.negative_parts, None)
+        self._check_parts(question.negative_parts, None, cache=True)
         return ResolvedTargets(
             vectors.to(self.device, self.dtype),
             tuple[TargetKind, ...](["text"] * len(vectors)),
@@ -256,15 +278,19 @@ class TargetResolver:
     def _composer(self) -> TargetComposer:
         return TargetComposer(self.classifier, self.device, self.dtype)
 
-    def _check_parts(self, parts: Sequence[tuple[SimpleTarget, str]], templates: Templates) -> None:
+    def _check_parts(
+        self, parts: Sequence[tuple[SimpleTarget, str]], templates: Templates, cache: bool
+    ) -> None:
         for part, field in parts:
-            self._check_part(part, field, templates)
+            self._check_part(part, field, templates, cache)
 
-    def _check_part(self, part: SimpleTarget, field: str, templates: Templates) -> None:
+    def _check_part(
+        self, part: SimpleTarget, field: str, templates: Templates, cache: bool
+    ) -> None:
         match part:
             case TextTarget(texts=texts):
                 for text in texts:
-                    self._check_text(text, field, templates)
+                    self._check_text(text, field, templates, cache)
             case EmbeddingTarget():
                 self._check_embedding(part, f"{field}.embedding")
             case ClassTarget():
@@ -279,9 +305,9 @@ class TargetResolver:
                     name = "index" if part.label is None else "label"
                     raise InvalidTargetError(str(error), field=f"{field}.{name}") from error
 
-    def _check_text(self, text: str, field: str, templates: Templates) -> None:
+    def _check_text(self, text: str, field: str, templates: Templates, cache: bool) -> None:
         try:
-            self.text.check(text, templates)
+            self.text.check(text, templates, cache=cache)
         except InvalidTargetError as error:
             raise InvalidTargetError(str(error), field=field) from error
 
@@ -300,11 +326,11 @@ class TargetResolver:
                 "The embedding is all zeros, so it has no direction.", field=field
             )
 
-    def _encode(self, texts: Iterable[str], templates: Templates) -> dict[str, Tensor]:
+    def _encode(self, texts: Iterable[str], templates: Templates, cache: bool) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        return dict(zip(distinct, self.text.encode(distinct, templates), strict=True))
+        return dict(zip(distinct, self.text.encode(distinct, templates, cache=cache), strict=True))
 
     def _stack(self, vectors: Sequence[Tensor]) -> Tensor:
         if not vectors:

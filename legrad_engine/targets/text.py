@@ -87,8 +87,13 @@ class TextEncoder:
         self._tokenizing = threading.Lock()
         self._added_tokens = RecentlyUsed[tuple[str, ...], int](_TEMPLATES_REMEMBERED)
 
-    def check(self, prompt: str, templates: Templates = None) -> None:
+    def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:
         """Refuse a prompt that is blank or that the text tower would truncate.
+
+        Args:
+            prompt: the prompt.
+            templates: its templates.
+            cache: whether a prompt with a cached vector needs no check.
 
         Raises:
             InvalidTargetError: the prompt is blank, or longer than the text tower's context, by
@@ -99,7 +104,7 @@ class TextEncoder:
             raise InvalidTargetError(
                 "A prompt is empty: say in words what to look for.", field="prompts"
             )
-        if self.is_cached(prompt, templates):
+        if cache and self.is_cached(prompt, templates):
             return
         count, limit = self._count(prompt)
         if limit is None:
@@ -153,8 +158,15 @@ class TextEncoder:
         return (prompt, resolve_templates(templates)) in self._vectors
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:
+    def encode(
+        self, prompts: Sequence[str], templates: Templates = None, *, cache: bool = True
+    ) -> Tensor:
         """Encode prompts as the normalised mean over templates of the unit text features.
+
+        Args:
+            prompts: the prompts.
+            templates: their templates.
+            cache: whether vectors are looked up and kept.
 
         Returns:
             Unit vectors ``[P, e]``.
@@ -166,14 +178,16 @@ class TextEncoder:
         if not prompts:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
         strings = resolve_templates(templates)
-        known = {prompt: self._vectors.get((prompt, strings)) for prompt in prompts}
+        known = {
+            prompt: self._vectors.get((prompt, strings)) if cache else None for prompt in prompts
+        }
         missing = [prompt for prompt, vector in known.items() if vector is None]
         for prompt in missing:
-            self.check(prompt, strings)
+            self.check(prompt, strings, cache=cache)
         if missing:
             encoded = self._encode_all(missing, strings)
             known |= dict(zip(missing, encoded, strict=True))
-            for prompt, vector in zip(missing, encoded, strict=True):
+            for prompt, vector in zip(missing, encoded, strict=True) if cache else ():
                 self._vectors.put((prompt, strings), vector)
         return torch.stack([vector for prompt in prompts if (vector := known[prompt]) is not None])
 
@@ -201,7 +215,7 @@ class TextEncoder:
 class NoText:
     """Stand-in for :class:`TextEncoder` in models without a text tower: refuses every prompt."""
 
-    def check(self, prompt: str, templates: Templates = None) -> None:  # noqa: ARG002
+    def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:  # noqa: ARG002
         """Refuse the prompt.
 
         Raises:
@@ -213,7 +227,13 @@ class NoText:
         """Return False: no prompt is ever cached."""
         return False
 
-    def encode(self, prompts: Sequence[str], templates: Templates = None) -> Tensor:  # noqa: ARG002
+    def encode(
+        self,
+        prompts: Sequence[str],  # noqa: ARG002
+        templates: Templates = None,  # noqa: ARG002
+        *,
+        cache: bool = True,  # noqa: ARG002
+    ) -> Tensor:
         """Refuse the prompts.
 
         Raises:

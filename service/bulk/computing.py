@@ -10,9 +10,10 @@ from PIL import Image
 from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
 from legrad_engine.images.decoding import decode
+from legrad_engine.images.encoding import encode_npy, encode_picture
 from legrad_engine.images.geometry import drawing_size, upsample
 from legrad_engine.images.inputs import PreparedImage
-from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
+from legrad_engine.images.rendering import normalize, overlay
 from legrad_engine.images.statistics import summarize
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
@@ -124,7 +125,9 @@ class FolderExplainer:
         entries = []
         for index, (prompt, drawn) in enumerate(zip(question.prompts, files, strict=True)):
             raw = drawn.with_suffix(".npy")
-            (self._output / drawn).write_bytes(encode_png(overlay(read.canvas, heatmaps[index])))
+            picture = overlay(read.canvas, heatmaps[index])
+            encoded = encode_picture(picture, question.format, question.quality)
+            (self._output / drawn).write_bytes(encoded)
             (self._output / raw).write_bytes(encode_npy(explanation.maps[index]))
             statistics = summarize(explanation.maps[index], geometry)
             probability = float(explanation.probabilities[index])

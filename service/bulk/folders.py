@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from legrad_engine.images.file_formats import ENDINGS
 from legrad_engine.models.identity import ModelIdentity
 from service.bulk.manifest import Entry, Manifest
 from service.bulk.questions import IdentifiedQuestion, Question, identified
@@ -207,7 +208,7 @@ def _output_files(
         names: the names of the pictures in the manifest.
         earlier: overlays that the folder holds for this question, by the name of the picture.
     """
-    slugs = asked.question.slugs()
+    slugs, ending = asked.question.slugs(), ENDINGS[asked.question.format]
     owner = {overlay: picture for picture, drawn in earlier.items() for overlay in drawn}
     stems = Counter(path.relative_to(root).with_suffix("") for path in pictures)
     files: dict[Path, list[Path]] = {}
@@ -221,7 +222,7 @@ def _output_files(
         number = 1
         stem = plain if stems[plain] == 1 else relative
         while True:
-            named = [Path(asked.folder, f"{stem}-{slug}.png") for slug in slugs]
+            named = [Path(asked.folder, f"{stem}-{slug}{ending}") for slug in slugs]
             if all(owner.get(each.as_posix(), name) == name for each in named):
                 break
             stem = relative if number == 1 else relative.with_name(f"{relative.name}-{number}")

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from legrad_engine.families.scores import Score
+from legrad_engine.images.file_formats import DEFAULT_QUALITY, PictureFormat
 from legrad_engine.images.fits import Fit
 from legrad_engine.layers import Layers
 from legrad_engine.models.reference import ModelReference
@@ -32,6 +33,8 @@ class Question:
         score: the explained score, or None for the model's default.
         size: side of the model's input in pixels, or None for the model's own.
         fit: how pictures are fitted to the input.
+        format: format of the overlays.
+        quality: quality of JPEG and WebP, 1 to 100.
     """
 
     model: str
@@ -40,6 +43,8 @@ class Question:
     score: Score | None = None
     size: int | None = None
     fit: Fit = "squash"
+    format: PictureFormat = "jpeg"
+    quality: int = DEFAULT_QUALITY
 
     @property
     def reference(self) -> ModelReference:
@@ -60,6 +65,9 @@ class Question:
         # Without folders: the content of local files is in the weights.
         name = self.reference.without_folders(self.model)
         asked = [name, weights, self.prompts, self.layers, self.score, self.size, self.fit]
+        if self.format != "png":
+            # The digests of PNG are those of folders that are older than the other formats.
+            asked += [self.format, self.quality]
         software = [_version(package) for package in _SOFTWARE]
         return hashlib.blake2b(json.dumps([asked, software]).encode(), digest_size=8).hexdigest()
 

@@ -4,7 +4,7 @@ This module and those below it use three verbs. ``check`` refuses a request that
 reservation now, and reserves nothing. ``reserve`` makes a reservation, or refuses. ``release`` ends
 a reservation.
 
-A request reserves in this order: a slot, before its body is read; time of the picture workers,
+A request reserves in this order: a slot, before its body is read; time of the picture processes,
 before any work; work in the queue of its model, priced by an estimate before decoding and by the
 actual geometry after it; and the pixels of its heatmaps and overlays, before the model computes.
 """
@@ -15,7 +15,7 @@ from typing import Self
 
 from service.batching import QueueReservation
 from service.errors import LimitExceededError, TooManyRequestsError
-from service.pictures.workers import PictureWorkers
+from service.pictures.capacity import PictureCapacity
 from service.pool.model_pool import ModelPool
 from service.pool.served_model import ServedModel
 from service.settings.values import AdmissionLimits
@@ -30,13 +30,13 @@ class Admission:
         limits: AdmissionLimits,
         max_batch_images: int,
         pool: ModelPool,
-        workers: PictureWorkers,
+        pictures: PictureCapacity,
         metrics: Metrics,
     ) -> None:
         self._limits = limits
         self._max_batch_images = max_batch_images
         self._pool = pool
-        self._workers = workers
+        self._pictures = pictures
         self._metrics = metrics
         self._requests = 0
         self._drawn_pixels = 0
@@ -48,12 +48,12 @@ class Admission:
             deadline: on the monotonic clock in seconds.
 
         Raises:
-            TooManyRequestsError: every slot is taken, or the picture workers are busy until the
+            TooManyRequestsError: every slot is taken, or the picture processes are busy until the
                 deadline.
             QueueFullError: no loaded model has room and time for more work.
         """
         self._check_slots()
-        self._workers.check(deadline)
+        self._pictures.check(deadline)
         self._pool.check(self._compute_deadline(deadline))
 
     def reserve(self) -> "Reservation":
@@ -75,16 +75,16 @@ class Admission:
     def reserve_pictures(
         self, deadline: float, pictures: int
     ) -> contextlib.AbstractContextManager[None]:
-        """Reserve time of the picture workers, until the context ends.
+        """Reserve time of the picture processes, until the context ends.
 
         Args:
             deadline: of the request, on the monotonic clock in seconds.
             pictures: number of pictures to decode and draw.
 
         Raises:
-            TooManyRequestsError: the picture workers are busy until the deadline.
+            TooManyRequestsError: the picture processes are busy until the deadline.
         """
-        return self._workers.reserve(deadline, pictures)
+        return self._pictures.reserve(deadline, pictures)
 
     def reserve_drawings(self, reservation: "Reservation", pixels: int) -> None:
         """Reserve pixels of heatmaps and overlays, until the slot is released.
@@ -148,7 +148,7 @@ class Admission:
 
     def _compute_deadline(self, deadline: float) -> float:
         """Return the deadline of the computation, which leaves time to draw a full batch."""
-        return deadline - self._workers.drawing_seconds(self._max_batch_images)
+        return deadline - self._pictures.drawing_seconds(self._max_batch_images)
 
     def _check_slots(self) -> None:
         if self._requests >= self._limits.max_requests:

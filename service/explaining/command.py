@@ -51,6 +51,25 @@ class ExplainInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of a request.
+
+    Attributes:
+        key: name of its API key, or None on a server without keys. Callers share nothing with
+            other keys, neither cached pictures nor what answers tell of cached texts.
+        address: its address, as trusted proxies tell it.
+    """
+
+    key: str | None
+    address: str
+
+    @property
+    def owner(self) -> str:
+        """The name under which its work is queued: its key, else its address."""
+        return f"key {self.key}" if self.key is not None else f"address {self.address}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainCommand:
     """Inputs with the times, progress and stages of their request.
 
@@ -60,6 +79,7 @@ class ExplainCommand:
         deadline: time after which the answer is useless, on the same clock.
         progress: updated when a stage begins.
         stages: records the seconds of each stage when it ends.
+        caller: the sender of the request.
     """
 
     inputs: ExplainInputs
@@ -67,6 +87,7 @@ class ExplainCommand:
     deadline: float
     progress: Progress
     stages: Stages
+    caller: Caller
 
 
 def check_limits(inputs: ExplainInputs, limits: RequestLimits) -> None:

@@ -83,10 +83,6 @@ class ExplainOutcome:
     seconds: StageSeconds
 
     @property
-    def encoded_bytes(self) -> int:
-        """Size in bytes of all encoded heatmaps and overlays, which are most of an answer."""
-        return sum(
-            len(target.drawn.heatmap or b"") + len(target.drawn.overlay or b"")
-            for image in self.images
-            for target in image.targets
-        )
+    def target_count(self) -> int:
+        """Number of targets, those of all pictures."""
+        return sum(len(image.targets) for image in self.images)

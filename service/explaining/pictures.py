@@ -1,16 +1,34 @@
 """Look-up and decoding of pictures, shared by requests with equal pictures."""
 
-from functools import partial
+from dataclasses import dataclass, replace
+from pickle import PickleBuffer
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from legrad_engine.explainer import Explainer
 from legrad_engine.images.geometry import Geometry, drawing_size
-from service.pictures.decoding import decode_picture
+from service.pictures.jobs import Decode
 from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import Canvas, CanvasKey, TraceCache, TraceKey
 from service.pool.traced_picture import TracedPicture
 from service.schemas.requests import ExplainOptions
 from service.settings.values import PictureRules
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A picture whose geometry is known, with its canvas if its overlay needs one.
+
+    Attributes:
+        geometry: how the patch grid maps to the picture.
+        canvas: the canvas; None for no overlay.
+        source: decodes the canvas again, in case its picture process ends.
+        seconds: seconds of decoding; None if the picture was not decoded.
+    """
+
+    geometry: Geometry
+    canvas: Canvas | None
+    source: Decode
+    seconds: float | None
 
 
 class Pictures:
@@ -60,7 +78,7 @@ class Pictures:
         options: ExplainOptions,
         max_side: int | None,
         owner: object,
-    ) -> tuple[Geometry, Canvas | None, float | None]:
+    ) -> DecodedImage:
         """Decode a picture, as far as the computation and the overlay need it.
 
         Args:
@@ -71,46 +89,35 @@ class Pictures:
             max_side: longest side of the overlay in pixels, or None for no overlay.
             owner: the request; picture workers are shared fairly among requests.
 
-        Returns:
-            The picture's geometry; its canvas, or None for no overlay; and the seconds of decoding,
-            or None if the picture was not decoded.
-
         Raises:
             LegradError: see :func:`~legrad_engine.images.decoding.decode` and
                 :meth:`Explainer.prepare`.
-            PictureTimeoutError: decoding took too long.
+            ServiceError: see :meth:`PictureWorkers.decode`.
         """
+        rules = explainer.input_rules(options.size, options.fit)
         async with picture.decoding:
             geometry = picture.geometry
+            source = Decode(PickleBuffer(encoded), self._rules, rules, geometry, max_side)
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
-                return geometry, canvas, None
-            decoded = await self._workers.run(
-                owner,
-                "decode",
-                partial(
-                    decode_picture,
-                    encoded,
-                    self._rules,
-                    explainer.input_rules(options.size, options.fit),
-                    geometry,
-                    max_side,
-                ),
-            )
+                return DecodedImage(geometry, canvas, source, None)
+            decoded = await self._workers.decode(owner, source)
             if decoded.prepared is not None:
                 explainer.check_geometry(decoded.geometry)
                 picture.prepared = decoded.prepared
             if decoded.canvas is not None:
-                picture.canvas = canvas = Canvas(decoded.canvas)
-            return decoded.geometry, canvas, decoded.seconds
+                picture.canvas = canvas = decoded.canvas
+            source = replace(source, geometry=decoded.geometry)
+            return DecodedImage(decoded.geometry, canvas, source, decoded.seconds)
 
     def _known_canvas(self, picture: TracedPicture, max_side: int | None) -> Canvas | None:
         geometry = picture.geometry
         if geometry is None or max_side is None:
             return None
         size = drawing_size(geometry.image_size, max_side)
-        if picture.canvas is not None and picture.canvas.picture.size == size:
-            return picture.canvas
-        if picture.key is None:
+        kept = picture.canvas
+        if (kept is None or kept.size != size) and picture.key is not None:
+            kept = self._traces.get(CanvasKey(picture.key.digest, size, picture.key.caller))
+        if kept is None or kept.size != size or not self._workers.keeps(kept.number):
             return None
-        return self._traces.get(CanvasKey(picture.key.digest, size))
+        return kept

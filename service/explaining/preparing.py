@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from pickle import PickleBuffer
 from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
@@ -16,12 +17,13 @@ from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
 from service.batching import QueueReservation, Submission
 from service.explaining.admission import Admission, Reservation
+from service.explaining.asked_texts import AskedTexts
 from service.explaining.command import ExplainCommand, ExplainInputs, naming_fields
 from service.explaining.offloading import offload
 from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
-from service.pictures.decoding import decode_versions
+from service.pictures.jobs import Decode
 from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceKey, digests_of
@@ -122,12 +124,14 @@ class Drawing:
         size: (width, height) of its heatmaps and overlays in pixels.
         key: key of its trace; None if the request does not use the cache.
         canvas: the picture below the overlays; None without overlays.
+        source: decodes the canvas again, in case its picture process ends.
         seconds: seconds of decoding; None if the picture was not decoded.
     """
 
     size: tuple[int, int]
     key: TraceKey | None
     canvas: Canvas | None
+    source: Decode
     seconds: float | None
 
 
@@ -138,12 +142,12 @@ class Queued:
     Attributes:
         submissions: one for each picture, in order.
         drawings: one for each picture, in order.
-        texts: numbers of texts with a cached embedding, and of texts to embed.
+        cached_prompts: number of cached texts, as far as the caller may know.
     """
 
     submissions: list[Submission[Explained]]
     drawings: list[Drawing]
-    texts: TextCount
+    cached_prompts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class Preparation:
         self._workers = workers
         self._picture_rules = picture_rules
         self._metrics = metrics
+        self._asked_texts = AskedTexts()
 
     async def queue(self, plan: Plan, reservation: Reservation) -> Queued:
         """Queue all pictures of a command, or none.
@@ -209,17 +214,19 @@ class Preparation:
             actual = sum(each.cost for each in prepared)
             self._admission.reserve_actual_work(work, served, actual, deadline)
             submissions = _submit_all(served, prepared, deadline, work)
-        return Queued(submissions, [each.drawing for each in prepared], texts)
+        return Queued(
+            submissions, [each.drawing for each in prepared], self._cached_prompts(plan, texts)
+        )
 
     async def _find(self, plan: Plan, encoded: Sequence[bytes]) -> list[TracedPicture]:
         """Return the shared picture of each encoded one, with its cached trace if there is one."""
         options = plan.inputs.options
         if not options.cache:
             return [TracedPicture() for _ in encoded]
-        size = plan.usual.input_size
+        size, key = plan.usual.input_size, plan.command.caller.key
         digests = await offload(sum(map(len, encoded)), digests_of, encoded)
         keys = (
-            TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score)
+            TraceKey(digest, plan.served.id, size, options.fit, plan.layers, plan.score, key)
             for digest in digests
         )
         return [self._pictures.find(plan.explainer, key) for key in keys]
@@ -242,21 +249,33 @@ class Preparation:
         return encoded, [picture or next(fetched) for picture in known]
 
     def _count_texts(self, plan: Plan) -> TextCount:
+        inputs, resolver = plan.inputs, plan.explainer.resolver
         with naming_fields():
-            return plan.explainer.resolver.count_texts(plan.inputs.question, plan.inputs.templates)
+            return resolver.count_texts(
+                inputs.question, inputs.templates, cache=inputs.options.cache
+            )
+
+    def _cached_prompts(self, plan: Plan, texts: TextCount) -> int:
+        inputs, key = plan.inputs, plan.command.caller.key
+        if key is None or not inputs.options.cache:
+            return texts.known
+        return self._asked_texts.count_repeated(
+            key, plan.served.id, inputs.question, inputs.templates
+        )
 
     async def _check_question(self, plan: Plan, texts: TextCount) -> None:
         """Refuse targets that the model does not support."""
         question, templates = plan.inputs.question, plan.inputs.templates
-        resolver = plan.explainer.resolver
+        resolver, cache = plan.explainer.resolver, plan.inputs.options.cache
         with naming_fields():
             if texts.missing:
                 # Tokenization is slow, and may wait for other users of the tokenizer.
-                await asyncio.to_thread(resolver.check, question, templates)
+                await asyncio.to_thread(resolver.check, question, templates, cache=cache)
             else:
-                resolver.check(question, templates)
-        self._metrics.cache_hits.labels("prompts").inc(texts.known)
-        self._metrics.cache_misses.labels("prompts").inc(texts.missing)
+                resolver.check(question, templates, cache=cache)
+        if cache:
+            self._metrics.cache_hits.labels("prompts").inc(texts.known)
+            self._metrics.cache_misses.labels("prompts").inc(texts.missing)
 
     async def _prepare_targets(
         self, explainer: Explainer, question: Question, reservation: Reservation
@@ -274,13 +293,15 @@ class Preparation:
     async def _prepare_target(
         self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
     ) -> PreparedImage:
-        def prepare() -> PreparedImage:
-            return explainer.prepare_decoded(
-                decode_versions(encoded, self._picture_rules).for_model
-            )
-
+        task = Decode(
+            PickleBuffer(encoded), self._picture_rules, explainer.input_rules(), None, None
+        )
         with naming_fields(image=field):
-            return await self._workers.run(reservation, "decode", prepare)
+            decoded = await self._workers.decode(reservation, task)
+            explainer.check_geometry(decoded.geometry)
+        # Pictures of unknown geometry are always fitted.
+        assert decoded.prepared is not None
+        return decoded.prepared
 
     async def _prepare(
         self,
@@ -295,19 +316,28 @@ class Preparation:
         inputs, served, stages = plan.inputs, plan.served, plan.command.stages
         drawn_side = inputs.output.max_side if inputs.output.overlay else None
         with naming_fields(image=field):
-            geometry, canvas, seconds = await self._pictures.prepare(
+            decoded = await self._pictures.prepare(
                 picture, plan.explainer, encoded, inputs.options, drawn_side, reservation
             )
+        geometry, seconds = decoded.geometry, decoded.seconds
         if seconds is not None:
             stages.ended("decode", seconds)
         item = ExplainItem(
-            picture, question, plan.layers, plan.score, inputs.templates, stages.link()
+            picture,
+            question,
+            plan.layers,
+            plan.score,
+            inputs.templates,
+            inputs.options.cache,
+            stages.link(),
         )
         # Embeddings are computed once for all pictures of the command.
         cost = plan.picture_cost(picture, geometry)
         cost += served.target_cost(question, texts) / len(inputs.images)
         size = drawing_size(geometry.image_size, inputs.output.max_side)
-        return _Prepared(item, cost, Drawing(size, picture.key, canvas, seconds))
+        return _Prepared(
+            item, cost, Drawing(size, picture.key, decoded.canvas, decoded.source, seconds)
+        )
 
 
 async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:

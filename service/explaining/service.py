@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from service.explaining.preparing import Drawing, Plan, Preparation, all_or_none
 from service.explaining.progress import ProgressBoard
 from service.explaining.targets import TargetName, name_target
 from service.explaining.url_images import UrlImages
-from service.pictures.drawing import DrawnImage, draw
+from service.pictures.drawing import DrawnImage
 from service.pictures.workers import PictureWorkers
 from service.pool.model_pool import ModelPool
 from service.pool.served_model import Explained, ServedModel
@@ -124,7 +123,7 @@ class ExplainingService:
             model=served.id,
             layers=plan.layers,
             score=plan.score,
-            cached_prompts=queued.texts.known,
+            cached_prompts=queued.cached_prompts,
             images=[
                 _describe(each, result, submission.batch_size or 1, names)
                 for each, result, submission in zip(explained, drawn, submissions, strict=True)
@@ -161,11 +160,13 @@ class ExplainingService:
                 "The model's numbers overflow for this picture or target: ask its operator to "
                 "serve it in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
             )
-        canvas = None if drawing.canvas is None else drawing.canvas.picture
-        drawn = await self._workers.run(
+        drawn = await self._workers.draw(
             reservation,
-            "draw",
-            partial(draw, maps, explanation.geometry, canvas, plan.inputs.drawing_rules),
+            maps,
+            explanation.geometry,
+            plan.inputs.drawing_rules,
+            None if drawing.canvas is None else drawing.canvas.number,
+            drawing.source,
         )
         plan.command.stages.ended("render", drawn.seconds)
         return drawn
@@ -177,8 +178,8 @@ class ExplainingService:
         """
         for each in drawings:
             if each.key is not None and each.canvas is not None:
-                size = each.canvas.picture.size
-                self._pool.traces.put(CanvasKey(each.key.digest, size), each.canvas)
+                key = CanvasKey(each.key.digest, each.canvas.size, each.key.caller)
+                self._pool.traces.put(key, each.canvas)
 
     def _observe(
         self,

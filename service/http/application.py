@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from service.explaining.body_threads import BodyThreads
 from service.explaining.service import ExplainingService
 from service.http.access import AccessControl
 from service.http.drain import Drain
@@ -29,6 +30,7 @@ class ApplicationState:
         metrics: Prometheus metrics.
         tracing: spans, exported if a collector is configured.
         drain: state of the shutdown.
+        body_threads: threads that parse large bodies.
         routes: all routes; errors look up the methods of a path in them.
         request_limits: limits on the content of one request.
         url_rules: the hosts from which pictures are fetched.
@@ -42,6 +44,7 @@ class ApplicationState:
     metrics: Metrics
     tracing: Tracing
     drain: Drain
+    body_threads: BodyThreads
     routes: Sequence[Route]
     request_limits: RequestLimits
     url_rules: UrlRules

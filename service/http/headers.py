@@ -50,8 +50,9 @@ def single(headers: Headers, name: str) -> str | None:
 class OneRequestId:
     """ASGI middleware that keeps the first ``X-Request-ID`` of an answer, which is the server's.
 
-    Middleware that is added around the server's own, such as that of asgi-correlation-id, appends
-    another one.
+    Middleware such as that of asgi-correlation-id appends another one. The application has this
+    class around all middleware that is added to it. A program that wraps the finished application
+    puts this class around its wrapper: only the outermost layer can see the last headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -8,15 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from legrad_engine.images.encoding import HeatmapFormat
+from legrad_engine.images.encoding import (
+    DEFAULT_QUALITY,
+    HeatmapFormat,
+    PictureFormat,
+    encode_npy,
+    encode_picture,
+    encode_png,
+)
 from legrad_engine.images.geometry import Geometry, drawing_size, upsample
 from legrad_engine.images.regions import Region, find_regions
 from legrad_engine.images.rendering import (
     Normalization,
-    encode_npy,
-    encode_png,
     normalize,
     overlay,
+    to_levels,
 )
 from legrad_engine.images.statistics import Statistics, summarize
 
@@ -33,6 +39,8 @@ class DrawingRules:
         normalize: normalisation of heatmaps and overlays.
         regions_threshold: threshold of regions, above 0 and below 1; None for no regions.
         max_side: longest side of heatmaps and overlays in pixels.
+        format: format of overlays.
+        quality: quality of JPEG and WebP, 1 to 100.
     """
 
     heatmap: HeatmapFormat
@@ -42,11 +50,18 @@ class DrawingRules:
     normalize: Normalization
     regions_threshold: float | None
     max_side: int
+    format: PictureFormat = "jpeg"
+    quality: int = DEFAULT_QUALITY
 
     @property
     def drawings_of_each_target(self) -> int:
         """The number of full-size pictures for each target."""
-        return (self.heatmap in ("png", "png16")) + self.overlay
+        return self.draws_heatmaps + self.overlay
+
+    @property
+    def draws_heatmaps(self) -> bool:
+        """Whether heatmaps are pictures."""
+        return self.heatmap not in ("npy", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +70,8 @@ class DrawnTarget:
 
     Attributes:
         map: float32 ``[rows, columns]``, the raw map over the patch grid.
-        heatmap: the heatmap as PNG or npy file, or None.
-        overlay: the overlay as PNG file, or None.
+        heatmap: the heatmap as a picture or npy file, or None.
+        overlay: the overlay as a picture file, or None.
         regions: regions above the threshold, or None where none were asked for.
         statistics: numbers that describe the map.
     """
@@ -92,22 +107,33 @@ def draw(
         rules: the wanted pictures and numbers.
     """
     began = time.perf_counter()
-    as_png = rules.heatmap in ("png", "png16")
     heatmaps = None
-    if as_png or rules.overlay:
+    if rules.draws_heatmaps or rules.overlay:
         size = drawing_size(geometry.image_size, rules.max_side)
         heatmaps = normalize(upsample(maps, geometry, size), rules.normalize)
     targets = []
     for index, raw in enumerate(maps):
         heatmap = drawn = None
-        if heatmaps is not None and as_png:
-            heatmap = encode_png(heatmaps[index], 16 if rules.heatmap == "png16" else 8)
-        elif rules.heatmap == "npy":
+        if heatmaps is not None:
+            heatmap = _encode_heatmap(heatmaps[index], rules)
+            if canvas is not None:
+                drawing = overlay(canvas, heatmaps[index], rules.colormap, rules.alpha)
+                drawn = encode_picture(drawing, rules.format, rules.quality)
+        if rules.heatmap == "npy":
             heatmap = encode_npy(raw)
-        if heatmaps is not None and canvas is not None:
-            drawn = encode_png(overlay(canvas, heatmaps[index], rules.colormap, rules.alpha))
         regions = None
         if rules.regions_threshold is not None:
             regions = find_regions(raw, geometry, rules.regions_threshold)
         targets.append(DrawnTarget(raw, heatmap, drawn, regions, summarize(raw, geometry)))
     return DrawnImage(targets, time.perf_counter() - began)
+
+
+def _encode_heatmap(heatmap: NDArray[np.float32], rules: DrawingRules) -> bytes | None:
+    match rules.heatmap:
+        case "png16":
+            return encode_png(heatmap, 16)
+        case "png" | "jpeg" | "webp":
+            grey = Image.fromarray(to_levels(heatmap))
+            return encode_picture(grey, rules.heatmap, rules.quality)
+        case "npy" | "none":
+            return None

@@ -44,6 +44,7 @@ class ExplainItem:
         layers: resolved block indices.
         score: the explained score.
         templates: prompt templates.
+        cache: whether embeddings of its texts are looked up and kept.
         link: span of the request.
     """
 
@@ -52,6 +53,7 @@ class ExplainItem:
     layers: tuple[int, ...]
     score: Score
     templates: Templates
+    cache: bool
     link: SpanLink | None
 
     @property
@@ -302,15 +304,16 @@ def _resolve(
 ) -> list[ResolvedTargets | LegradError]:
     """Resolve the targets of items; an invalid question fails only its own items."""
     resolver = explainer.resolver
-    questions = list(dict.fromkeys(item.question for item in items))
-    embedded = resolver.embed(questions, items[0].templates)
-    composed: dict[Question, ResolvedTargets | LegradError] = {}
-    for question in questions:
-        try:
-            composed[question] = resolver.compose(question, embedded)
-        except InvalidTargetError as error:
-            composed[question] = error
-    return [composed[item.question] for item in items]
+    composed: dict[tuple[bool, Question], ResolvedTargets | LegradError] = {}
+    for cache in (True, False):
+        questions = list(dict.fromkeys(item.question for item in items if item.cache is cache))
+        embedded = resolver.embed(questions, items[0].templates, cache=cache)
+        for question in questions:
+            try:
+                composed[cache, question] = resolver.compose(question, embedded)
+            except InvalidTargetError as error:
+                composed[cache, question] = error
+    return [composed[item.cache, item.question] for item in items]
 
 
 def _joined(

@@ -12,14 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
-from PIL import Image
-
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Fit
 from legrad_engine.trace import Trace
-
-# Pillow stores a pixel of an RGB picture in four bytes.
-_BYTES_PER_PIXEL = 4
 
 
 def digest_of(image: bytes) -> bytes:
@@ -34,7 +29,7 @@ def digests_of(images: Sequence[bytes]) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class TraceKey:
-    """Everything that a trace depends on, known before the picture is decoded.
+    """Everything that a trace depends on, known before the picture is decoded, and its owner.
 
     Attributes:
         digest: digest of the encoded picture.
@@ -43,6 +38,8 @@ class TraceKey:
         fit: how the picture is fitted to the input.
         layers: resolved block indices.
         score: the explained score.
+        caller: name of the caller's API key, which shares its entries with no other key; None on a
+            server without keys.
     """
 
     digest: bytes
@@ -51,32 +48,38 @@ class TraceKey:
     fit: Fit
     layers: tuple[int, ...]
     score: Score
+    caller: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class CanvasKey:
-    """Everything that a canvas depends on.
+    """Everything that a canvas depends on, and its owner.
 
     Attributes:
         digest: digest of the encoded picture.
         size: (width, height) of the canvas in pixels.
+        caller: see :class:`TraceKey`.
     """
 
     digest: bytes
     size: tuple[int, int]
+    caller: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """A decoded picture at the size of its overlays; immutable."""
+class Canvas(Protocol):
+    """A decoded picture at the size of its overlays, kept elsewhere as long as this object lives.
 
-    picture: Image.Image
+    Attributes:
+        number: its number, unique among all canvases.
+        size: (width, height) in pixels.
+    """
+
+    number: int
+    size: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
         """The size in memory, in bytes."""
-        width, height = self.picture.size
-        return width * height * _BYTES_PER_PIXEL
 
 
 class CacheObserver(Protocol):

@@ -12,6 +12,7 @@ _PARAMETER = re.compile(r'(?:[^;"]|"(?:\\.|[^"\\])*"?)+')
 _WEIGHT = re.compile(r"0?\.\d{1,9}|[01]\.?|1\.0{1,9}")
 # Old versions of Java write "*" for "*/*".
 _ANYTHING = ("*/*", "*")
+_PAGE = "text/html"
 
 
 class _Rank(NamedTuple):
@@ -28,6 +29,9 @@ def choose(accept: Sequence[str], offered: Sequence[str]) -> str:
     The weight of a type is that of the most precise range that matches it. Of types with equal
     weights, the one that is named more precisely wins, then the one that is named earlier.
 
+    Browsers and Java list the images that they can show beside ``text/html``, whatever they ask
+    for; such a client gets an image only if it accepts no other type.
+
     Args:
         accept: values of all ``Accept`` headers of the request.
         offered: the media types that the route can answer, the default one first.
@@ -39,11 +43,18 @@ def choose(accept: Sequence[str], offered: Sequence[str]) -> str:
     if not ranges:
         return offered[0]
     ranks = {kind: _rank(kind, ranges) for kind in offered}
+    asks_for_a_page = any(kind == _PAGE for kind, _ in ranges)
+
+    def preference(kind: str) -> tuple[bool, _Rank]:
+        is_listed = asks_for_a_page and kind.startswith("image/")
+        return ranks[kind].weight > 0 and not is_listed, ranks[kind]
+
     # The first of equal ones.
-    best = max(offered, key=ranks.__getitem__)
+    best = max(offered, key=preference)
     if not ranks[best].weight:
         raise NotAcceptableError(
-            f"Answers are {' or '.join(offered)}, not {', '.join(accept)!r}.", field="Accept"
+            f"Answers are {', '.join(offered[:-1])} or {offered[-1]}, not {', '.join(accept)!r}.",
+            field="Accept",
         )
     return best
 

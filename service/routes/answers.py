@@ -1,10 +1,10 @@
-"""Conversion of the raw outcome to the contract: base64, boxes and points."""
+"""Conversion of the raw outcome to the contract: pictures, boxes and points."""
 
-import base64
 from dataclasses import asdict
 
 from legrad_engine.images.regions import Region
 from service.explaining.outcome import ExplainedImage, ExplainedTarget, StageSeconds
+from service.routes.writing import Place
 from service.schemas.answers import (
     Box,
     Grid,
@@ -16,10 +16,20 @@ from service.schemas.answers import (
     TargetExplanation,
     Timings,
 )
+from service.schemas.media_types import HEATMAP_TYPES, PICTURE_TYPES
+from service.schemas.requests import OutputOptions
 
 
-def image_explanation(image: ExplainedImage) -> ImageExplanation:
-    """Return one explained picture as the contract has it."""
+def image_explanation(
+    image: ExplainedImage, output: OutputOptions, place: Place
+) -> ImageExplanation:
+    """Return one explained picture as the contract has it.
+
+    Args:
+        image: the explained picture.
+        output: the options that its heatmaps and overlays were drawn with.
+        place: returns what stands for a heatmap or an overlay.
+    """
     geometry = image.geometry
     rows, columns = geometry.grid
     return ImageExplanation(
@@ -28,7 +38,7 @@ def image_explanation(image: ExplainedImage) -> ImageExplanation:
         grid=Grid(rows=rows, columns=columns),
         batch_size=image.batch_size,
         cached=image.cached,
-        targets=[_target(target) for target in image.targets],
+        targets=[_target(target, output, place) for target in image.targets],
     )
 
 
@@ -37,7 +47,7 @@ def timings(seconds: StageSeconds) -> Timings:
     return Timings(**asdict(seconds))
 
 
-def _target(target: ExplainedTarget) -> TargetExplanation:
+def _target(target: ExplainedTarget, output: OutputOptions, place: Place) -> TargetExplanation:
     drawn = target.drawn
     statistics = asdict(drawn.statistics) | {
         "peak_position": _point(drawn.statistics.peak_position)
@@ -47,8 +57,10 @@ def _target(target: ExplainedTarget) -> TargetExplanation:
         prompt=target.name.prompt,
         similarity=target.similarity,
         probability=target.probability,
-        heatmap=_base64(drawn.heatmap),
-        overlay=_base64(drawn.overlay),
+        heatmap=None if drawn.heatmap is None else place(drawn.heatmap),
+        heatmap_type=HEATMAP_TYPES[output.heatmap],
+        overlay=None if drawn.overlay is None else place(drawn.overlay),
+        overlay_type=PICTURE_TYPES[output.format] if output.overlay else None,
         regions=None if drawn.regions is None else [_region(each) for each in drawn.regions],
         statistics=HeatmapStatistics(**statistics),
     )
@@ -67,7 +79,3 @@ def _region(region: Region) -> HeatmapRegion:
 
 def _point(position: tuple[int, int]) -> Point:
     return Point(x=position[0], y=position[1])
-
-
-def _base64(encoded: bytes | None) -> str | None:
-    return None if encoded is None else base64.b64encode(encoded).decode("ascii")

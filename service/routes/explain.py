@@ -1,6 +1,8 @@
 """`POST /explain`."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
@@ -8,7 +10,6 @@ from pydantic import TypeAdapter
 
 from service.errors import NotAcceptableError
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
 from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
@@ -17,7 +18,10 @@ from service.routes.accept import choose
 from service.routes.answers import image_explanation, timings
 from service.routes.bodies.reading import JSON, MULTIPART, read_request
 from service.routes.requests import TIMEOUT_PARAMETER, accept
+from service.routes.writing import Place, RawPart, json_answer, multipart_answer
 from service.schemas.answers import ExplainProgress, ExplainResponse
+from service.schemas.media_types import ENDINGS, HEATMAP_TYPES, PICTURE_TYPES, HeatmapType
+from service.schemas.requests import OutputOptions
 from service.schemas.targets import Targets
 
 router = AccessRouter(needs=EXPLAIN, tags=["explain"])
@@ -34,7 +38,11 @@ RequestId = Annotated[
     ),
 ]
 
-_PNG = "image/png"
+_MIXED = "multipart/mixed"
+_OVERLAYS = tuple(PICTURE_TYPES.values())
+_OFFERED = (JSON, MULTIPART, _MIXED, *_OVERLAYS)
+# The part of a multipart answer that holds everything but the pictures.
+_ANSWER = "answer"
 
 _TARGETS_SCHEMA = TypeAdapter(Targets).json_schema(ref_template="#/components/schemas/{model}")
 # The JSON body has already added them to the components.
@@ -105,14 +113,43 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
+_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_MULTIPART_ANSWER: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "required": [_ANSWER],
+        "properties": {
+            _ANSWER: {
+                "allOf": [{"$ref": "#/components/schemas/ExplainResponse"}],
+                "description": "The first part: the answer as JSON, without heatmaps and overlays.",
+            }
+        },
+        "additionalProperties": {
+            "type": "string",
+            "format": "binary",
+            "description": "A heatmap or an overlay, as raw bytes with its media type and a file "
+            "name. The name of the part is its place in the answer, such as "
+            "`images.0.targets.1.overlay`.",
+        },
+    },
+    "encoding": {_ANSWER: {"contentType": JSON}},
+}
+
+
 @router.post(
     "/explain",
     summary="Explain pictures",
     response_model=ExplainResponse,
     responses={
         200: {
-            "description": "The explanations; with `Accept: image/png`, one overlay.",
-            "content": {_PNG: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The explanations. With `Accept: multipart/form-data` or "
+            "`multipart/mixed`, heatmaps and overlays are parts of their own, without base64; with "
+            "an image type, the answer is one overlay.",
+            "content": {
+                MULTIPART: _MULTIPART_ANSWER,
+                _MIXED: _MULTIPART_ANSWER,
+                **dict.fromkeys(_OVERLAYS, _FILE),
+            },
         }
     },
     openapi_extra={
@@ -124,20 +161,54 @@ async def explain(request: Request) -> Response:
     """Show where a model looks in each picture for each prompt or other target.
 
     Send JSON with base64 or data URLs, or `multipart/form-data` with files. If `Accept` prefers
-    `image/png`, the answer to one picture and one target is the overlay itself.
+    `image/jpeg`, `image/webp` or `image/png`, the answer to one picture and one target is the
+    overlay itself.
     """
-    wants_png = choose(request.headers.getlist("accept"), (JSON, _PNG)) == _PNG
+    given = request.headers.getlist("accept")
+    # Refused before the body is read; the body may leave fewer types.
+    choose(given, _OFFERED)
     accepted = accept(request)
     inputs = await accepted.read(read_request(request))
-    outcome = await accepted.explain(_only_overlay(inputs) if wants_png else inputs)
-    if wants_png:
-        return Response(outcome.images[0].targets[0].drawn.overlay, media_type=_PNG)
-    content = await offload(outcome.encoded_bytes, _serialize, accepted.record.request_id, outcome)
-    return Response(content, media_type=JSON)
+    kind = _kind_of_answer(given, inputs.output)
+    if kind in _OVERLAYS:
+        outcome = await accepted.explain(_only_overlay(inputs, kind))
+        return Response(outcome.images[0].targets[0].drawn.overlay, media_type=kind)
+    outcome = await accepted.explain(inputs)
+
+    def answer(place: Place) -> ExplainResponse:
+        return _answer(accepted.record.request_id, outcome, inputs.output, place)
+
+    if kind == JSON:
+        return await json_answer(outcome.target_count, answer)
+    pictures = list(_picture_parts(kind, outcome, inputs.output))
+    return await multipart_answer(kind, partial(_json_part, kind, answer), pictures)
 
 
-def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
+def _kind_of_answer(accept: Sequence[str], output: OutputOptions) -> str:
+    """Return the media type of the answer; an overlay has the requested format, if there is one.
+
+    Raises:
+        NotAcceptableError: `Accept` allows only other formats than the requested one.
+    """
+    if "format" not in output.model_fields_set:
+        return choose(accept, _OFFERED)
+    requested = PICTURE_TYPES[output.format]
+    try:
+        return choose(accept, (JSON, MULTIPART, _MIXED, requested))
+    except NotAcceptableError as error:
+        raise NotAcceptableError(
+            f"output.format is {output.format!r}, but Accept is {', '.join(accept)!r}: leave one "
+            "of them out.",
+            field="output.format",
+        ) from error
+
+
+def _only_overlay(inputs: ExplainInputs, kind: str) -> ExplainInputs:
     """Return the inputs with an overlay as the only output, of one picture and one target.
+
+    Args:
+        inputs: the inputs of the request.
+        kind: media type of the overlay.
 
     Raises:
         NotAcceptableError: there are several pictures or targets.
@@ -146,12 +217,55 @@ def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
     if len(inputs.images) != 1 or targets != 1:
         asked = "prompts" if (inputs.question.fields or ())[-1:] == ("prompts",) else "targets"
         raise NotAcceptableError(
-            "Accept: image/png is for one picture and one prompt or target, not "
+            f"Accept: {kind} is for one picture and one prompt or target, not "
             f"{len(inputs.images)} and {targets}: ask for application/json.",
             field=asked if len(inputs.images) == 1 else "images",
         )
-    only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
+    (format_,) = (name for name, media_type in PICTURE_TYPES.items() if media_type == kind)
+    only_overlay = {
+        "heatmap": "none",
+        "overlay": True,
+        "format": format_,
+        "regions_threshold": None,
+    }
     return replace(inputs, output=inputs.output.model_copy(update=only_overlay))
+
+
+def _answer(
+    request_id: str, outcome: ExplainOutcome, output: OutputOptions, place: Place
+) -> ExplainResponse:
+    return ExplainResponse(
+        request_id=request_id,
+        model=outcome.model,
+        layers=list(outcome.layers),
+        score=outcome.score,
+        cached_prompts=outcome.cached_prompts,
+        images=[image_explanation(image, output, place) for image in outcome.images],
+        timings=timings(outcome.seconds),
+    )
+
+
+def _json_part(kind: str, answer: Callable[[Place], ExplainResponse]) -> RawPart:
+    """Return the part of a multipart answer that holds everything but the pictures."""
+    disposition = "form-data" if kind == MULTIPART else "inline"
+    json = answer(lambda _: None).model_dump_json().encode()
+    return RawPart(f'{disposition}; name="{_ANSWER}"', JSON, json)
+
+
+def _picture_parts(kind: str, outcome: ExplainOutcome, output: OutputOptions) -> Iterator[RawPart]:
+    """Yield the heatmaps and overlays as parts of a multipart answer."""
+    disposition = "form-data" if kind == MULTIPART else "attachment"
+    for image, explained in enumerate(outcome.images):
+        for target, drawn in enumerate(each.drawn for each in explained.targets):
+            pictures: tuple[tuple[str, bytes | None, HeatmapType | None], ...] = (
+                ("heatmap", drawn.heatmap, HEATMAP_TYPES[output.heatmap]),
+                ("overlay", drawn.overlay, PICTURE_TYPES[output.format]),
+            )
+            for field, content, media_type in pictures:
+                if content is not None and media_type is not None:
+                    name = f"images.{image}.targets.{target}.{field}"
+                    names = f'name="{name}"; filename="{name}{ENDINGS[media_type]}"'
+                    yield RawPart(f"{disposition}; {names}", media_type, content)
 
 
 @progress_router.get("/explain/{request_id}/progress", summary="Read the progress of a request")
@@ -165,16 +279,3 @@ async def explain_progress(request: Request, request_id: RequestId) -> ExplainPr
     return ExplainProgress(
         stage=reading.stage, position=reading.position, estimated_seconds=reading.seconds
     )
-
-
-def _serialize(request_id: str, outcome: ExplainOutcome) -> bytes:
-    response = ExplainResponse(
-        request_id=request_id,
-        model=outcome.model,
-        layers=list(outcome.layers),
-        score=outcome.score,
-        cached_prompts=outcome.cached_prompts,
-        images=[image_explanation(image) for image in outcome.images],
-        timings=timings(outcome.seconds),
-    )
-    return response.model_dump_json().encode()

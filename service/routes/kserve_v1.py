@@ -9,8 +9,6 @@ from fastapi import Request, Response
 from legrad_engine.errors import LegradError
 from legrad_engine.targets.questions import Question
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
-from service.explaining.outcome import ExplainedImage
 from service.http.access import EXPLAIN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
@@ -21,6 +19,7 @@ from service.routes.bodies.reading import (
     check_asked,
     check_image_count,
     inputs_of,
+    parse,
     question_of,
     read_image,
     read_json,
@@ -30,6 +29,7 @@ from service.routes.bodies.validation import validated
 from service.routes.models import ModelId
 from service.routes.protocol_errors import kserve_error
 from service.routes.requests import TIMEOUT_PARAMETER, accept
+from service.routes.writing import json_answer
 from service.schemas.protocols import (
     INSTANCES_NAMES,
     Explanations,
@@ -97,18 +97,22 @@ async def explain(request: Request, model_id: ModelId) -> Response:
     groups = await accepted.read(_read(request, model_id))
     outcomes = await accepted.explain_all([group.inputs for group in groups])
     explained = {
-        position: image
+        position: (image, group.inputs.output)
         for group, outcome in zip(groups, outcomes, strict=True)
         for position, image in zip(group.positions, outcome.images, strict=True)
     }
-    size = sum(outcome.encoded_bytes for outcome in outcomes)
-    content = await offload(size, _serialize, [explained[key] for key in sorted(explained)])
-    return Response(content, media_type=JSON)
+    in_order = [explained[key] for key in sorted(explained)]
+    return await json_answer(
+        sum(outcome.target_count for outcome in outcomes),
+        lambda place: Explanations(
+            explanations=[image_explanation(image, output, place) for image, output in in_order]
+        ),
+    )
 
 
 async def _read(request: Request, model: str) -> list[_Group]:
     raw = await read_json(request)
-    return await offload(len(raw), _grouped, raw, model, rules_of(request))
+    return await parse(request, len(raw), _grouped, raw, model, rules_of(request))
 
 
 def _grouped(raw: bytes, model: str, rules: BodyRules) -> list[_Group]:
@@ -140,8 +144,3 @@ def _question(instance: Instance, position: int) -> Question:
     except LegradError as error:
         error.field = f"instances.{position}.{error.field}"
         raise
-
-
-def _serialize(images: Sequence[ExplainedImage]) -> bytes:
-    explanations = [image_explanation(image) for image in images]
-    return Explanations(explanations=explanations).model_dump_json().encode()

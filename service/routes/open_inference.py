@@ -22,6 +22,7 @@ from service.routes.bodies.reading import (
     JSON,
     check_image_count,
     image_bytes,
+    parse,
     read_json,
     rules_of,
 )
@@ -221,7 +222,8 @@ async def infer(request: Request, model_id: ModelId) -> Response:
 async def _read(request: Request, model: str) -> _Inference:
     raw = await read_json(request)
     json_length = single(request.headers, JSON_LENGTH_HEADER)
-    asked = await offload(len(raw), _parse, raw, json_length, model, rules_of(request).limits)
+    limits = rules_of(request).limits
+    asked = await parse(request, len(raw), _parse, raw, json_length, model, limits)
     pool = application_of(request.app).pool
     if asked.model_name is not None and pool.get(asked.model_name) is not pool.get(model):
         raise invalid(

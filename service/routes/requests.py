@@ -10,7 +10,7 @@ from fastapi import Request
 
 from service.errors import ClientLeftError, SlowBodyError
 from service.explaining.admission import Reservation
-from service.explaining.command import ExplainCommand, ExplainInputs
+from service.explaining.command import Caller, ExplainCommand, ExplainInputs
 from service.explaining.outcome import ExplainOutcome, StageSeconds
 from service.explaining.progress import Progress
 from service.http.application import ApplicationState, application_of
@@ -50,6 +50,12 @@ class AcceptedRequest:
     progress: Progress
     record: RequestRecord
     application: ApplicationState
+
+    @property
+    def caller(self) -> Caller:
+        """The sender of the request."""
+        client = self.request.client
+        return Caller(self.record.key, client.host if client else "")
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
         """Read the body before the deadline.
@@ -96,7 +102,7 @@ class AcceptedRequest:
         # Set before the work, so that the log line of a failed request has its stages too.
         self.record.stages = stages = Stages(self.application.tracing)
         commands = [
-            ExplainCommand(each, self.received, self.deadline, self.progress, stages)
+            ExplainCommand(each, self.received, self.deadline, self.progress, stages, self.caller)
             for each in inputs
         ]
         outcomes = await self._unless_client_leaves(

@@ -7,8 +7,6 @@ from fastapi import Depends, Request, Response
 
 from service.errors import UnsupportedMediaTypeError
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
-from service.explaining.outcome import ExplainedImage
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
@@ -16,12 +14,12 @@ from service.http.problems import invalid
 from service.routes.answers import image_explanation
 from service.routes.bodies.multipart import TextPart
 from service.routes.bodies.reading import (
-    JSON,
     MULTIPART,
     content_type_of,
     form_parts,
     from_texts,
     inputs_of,
+    parse,
     read_body,
     rules_of,
 )
@@ -29,6 +27,7 @@ from service.routes.explain import TEXT_ENCODING, TEXT_PARTS
 from service.routes.models import ModelId
 from service.routes.protocol_errors import only_version, torchserve_error
 from service.routes.requests import TIMEOUT_PARAMETER, accept
+from service.routes.writing import json_answer
 from service.schemas.answers import ImageExplanation
 from service.schemas.protocols import Ping, TorchServeError, errors_of
 from service.schemas.requests import ExplainBody
@@ -130,10 +129,11 @@ async def explain(request: Request, model_id: ModelId) -> Response:
     Send prompts, targets and options in the query, or in other parts of the multipart body.
     """
     accepted = accept(request)
-    outcome = await accepted.explain(await accepted.read(_read(request, model_id)))
-    (image,) = outcome.images
-    content = await offload(outcome.encoded_bytes, _serialize, image)
-    return Response(content, media_type=JSON)
+    inputs = await accepted.read(_read(request, model_id))
+    (image,) = (await accepted.explain(inputs)).images
+    return await json_answer(
+        len(image.targets), lambda place: image_explanation(image, inputs.output, place)
+    )
 
 
 async def _read(request: Request, model: str) -> ExplainInputs:
@@ -149,9 +149,9 @@ async def _read(request: Request, model: str) -> ExplainInputs:
     texts = [TextPart(name, text) for name, text in request.query_params.multi_items()]
     if kind != MULTIPART:
         size = sum(len(part.text) for part in texts)
-        return await offload(size, _inputs, raw, texts, model)
+        return await parse(request, size, _inputs, raw, texts, model)
     header, limits = request.headers["Content-Type"], rules_of(request).limits
-    return await offload(len(raw), _from_multipart, raw, header, texts, model, limits)
+    return await parse(request, len(raw), _from_multipart, raw, header, texts, model, limits)
 
 
 def _from_multipart(
@@ -170,7 +170,3 @@ def _from_multipart(
 def _inputs(image: bytes, texts: list[TextPart], model: str) -> ExplainInputs:
     body, question = from_texts(texts, ExplainBody)
     return inputs_of(body, [image], [_PART], question, model)
-
-
-def _serialize(image: ExplainedImage) -> bytes:
-    return image_explanation(image).model_dump_json().encode()

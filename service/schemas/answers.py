@@ -8,6 +8,7 @@ from legrad_engine.families import Score
 from legrad_engine.models.preprocessing import Interpolation, ResizeMode
 from legrad_engine.targets.templates import TemplateSet
 from service.schemas.base import Contract
+from service.schemas.media_types import HeatmapType, PictureType
 
 Activation = Literal["softmax", "sigmoid"]
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
@@ -99,10 +100,21 @@ class TargetExplanation(Contract):
         examples=[0.97],
     )
     heatmap: str | None = Field(
-        description="The heatmap in the requested format, base64.", examples=["iVBORw0KGgo..."]
+        description="The heatmap in the requested format, base64; null in a multipart answer, "
+        "where it is a part of its own.",
+        examples=["iVBORw0KGgo..."],
+    )
+    heatmap_type: HeatmapType | None = Field(
+        description="Media type of the heatmap; null without one.", examples=["image/png"]
     )
     overlay: str | None = Field(
-        description="The overlay as PNG, base64.", examples=["iVBORw0KGgo..."]
+        description="The overlay in the requested format, base64; null in a multipart answer, "
+        "where it is a part of its own.",
+        examples=["/9j/4AAQSkZJRg..."],
+    )
+    overlay_type: PictureType | None = Field(
+        description="Media type of the overlay, as a data URL needs it; null without one.",
+        examples=["image/jpeg"],
     )
     regions: list[HeatmapRegion] | None = Field(
         description="Regions above the threshold, the heaviest first.",
@@ -149,7 +161,7 @@ class ImageExplanation(Contract):
     )
     cached: bool = Field(
         description="Whether the forward pass of an identical image, of this or another request, "
-        "was reused.",
+        "was reused; on a server with API keys, of a request of the same key.",
         examples=[False],
     )
     targets: list[TargetExplanation] = Field(
@@ -188,7 +200,9 @@ class ExplainResponse(Contract):
     layers: list[int] = Field(description="Indices of the explained blocks.", examples=[[4, 5]])
     score: Score = Field(description="The explained score.", examples=["mean"])
     cached_prompts: int = Field(
-        description="Number of texts whose embedding was cached.", examples=[1]
+        description="Number of texts whose embedding was cached; on a server with API keys, "
+        "number of texts that the same key asked about recently, whatever other keys asked.",
+        examples=[1],
     )
     images: list[ImageExplanation] = Field(
         description="One entry for each image, in order.", examples=[[]]

@@ -134,6 +134,9 @@ class Settings(Variables):
 _SERVICE_LINKS = re.compile(r"LEGRAD_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))(_\w+)?")
 
 
+_RENAMED = {"LEGRAD_PICTURE_THREADS": "LEGRAD_PICTURE_PROCESSES"}
+
+
 def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:
     """Return the variables with the prefix that are no settings, each with the most similar one.
 
@@ -143,7 +146,8 @@ def unknown_variables(variables: Iterable[str]) -> dict[str, str | None]:
     prefix = Settings.model_config["env_prefix"]
     known = [f"{prefix}{field}".upper() for field in Settings.model_fields]
     return {
-        name: next(iter(get_close_matches(name.upper(), known, 1, 0.8)), None)
+        name: _RENAMED.get(name.upper())
+        or next(iter(get_close_matches(name.upper(), known, 1, 0.8)), None)
         for name in sorted(variables)
         if name.upper().startswith(prefix)
         and name.upper() not in known

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from service.settings.keys import ApiKey
-from service.settings.models import NamedModel
-from service.settings.url_policy import UrlRules
+if TYPE_CHECKING:
+    # Picture processes import this module, and need none of these.
+    from service.settings.keys import ApiKey
+    from service.settings.models import NamedModel
+    from service.settings.url_policy import UrlRules
 
 Acceleration = Literal["off", "kernel", "graphs", "all"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -22,7 +24,7 @@ class AccessPolicy:
         admin_port: port of the operators' own address, or None where one address answers all.
     """
 
-    keys: tuple[ApiKey, ...] | None
+    keys: "tuple[ApiKey, ...] | None"
     keys_file: Path | None
     admin_port: int | None
 
@@ -122,7 +124,7 @@ class ModelPolicy:
         stall_seconds: longest time of one batch before its worker is replaced.
     """
 
-    models: tuple[NamedModel, ...]
+    models: "tuple[NamedModel, ...]"
     on_demand: bool
     max_bytes: int | None
     device: str
@@ -144,7 +146,7 @@ class UrlPolicy:
         max_fetches: most pictures fetched at once, for all requests together.
     """
 
-    rules: UrlRules
+    rules: "UrlRules"
     max_bytes: int
     max_redirects: int
     timeout_seconds: float

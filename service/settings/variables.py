@@ -28,6 +28,7 @@ _PLATFORM_PORT = "PORT"
 # About 30 years: beyond it, clocks and timers overflow.
 _LONGEST_SECONDS = 1e9
 _MOST_THREADS = 4096
+_MOST_PROCESSES = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_BREAKS = {"\r": "a carriage return", "\n": "a line break", "\t": "a tab"}
@@ -191,15 +192,19 @@ class Variables(BaseSettings):
         description="Most requests that are read, decoded, queued, computed, drawn or sent at "
         "once.",
     )
-    picture_threads: int = Field(
-        2, ge=1, le=_MOST_THREADS, description="Threads that decode and draw pictures."
+    picture_processes: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST_PROCESSES,
+        description="Processes that decode and draw pictures; by default one less than the "
+        "processor cores that the container has, but at least one.",
     )
     picture_timeout_seconds: float = Field(
         10.0,
         gt=0,
         le=_LONGEST_SECONDS,
-        description="Longest decoding or drawing of one picture. Beyond it the request gets 422; "
-        "the thread stays busy until the picture is done.",
+        description="Longest decoding or drawing of one picture. Beyond it the request gets 422, "
+        "and the process is killed and replaced.",
     )
 
     trace_cache_bytes: int = Field(

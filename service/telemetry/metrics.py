@@ -27,6 +27,11 @@ LoadOutcome = Literal["loaded", "failed", "refused"]
 
 ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many", "idle"]
 
+ProcessEnd = Literal["time", "memory", "crashed", "broken", "cancelled", "closed"]
+"""Why a picture process ended. The server kills it for the time or memory of a picture, for an
+answer that is none (``broken``), for a request that was cancelled, and when the server stops
+(``closed``); it crashes by itself."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
 _STAGES = ("decode", "text", "forward", "backward", "render")
@@ -104,6 +109,12 @@ class Metrics:
         self.worker_stalls = self._counter(
             "worker_stalls", "Workers that hung and were abandoned.", "model"
         )
+        self.picture_processes = self._gauge(
+            "picture_processes", "Processes that decode and draw pictures and are running."
+        )
+        self.picture_process_ends = self._counter(
+            "picture_process_ends", "Picture processes that ended and were replaced.", "reason"
+        )
         self.url_fetch = self._histogram(
             "url_fetch_seconds", "Time to fetch an image by URL, failures included.", _SECONDS
         )
@@ -139,6 +150,8 @@ class Metrics:
             self.connections_closed.labels(closed)
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)
+        for end in get_args(ProcessEnd):
+            self.picture_process_ends.labels(end)
         for outcome in URL_OUTCOMES:
             self.url_fetches.labels(outcome)
         for cache in ("prompts", TRACES):
@@ -191,6 +204,9 @@ REJECTION_REASONS = (
     "body-too-large",
     "image-too-large",
     "picture-timeout",
+    "picture-memory",
+    "picture-crash",
+    "picture-process-ended",
     "out-of-memory",
     "no-room",
     "model-too-large",

@@ -70,7 +70,9 @@ ${data.join("\n")}
 response.raise_for_status()
 for target in response.json()["images"][0]["targets"]:
     print(target["target"], round(target["similarity"], 2), target["statistics"]["peak_position"])
-    Path(f"{target['target'].replace('/', ' ')}.png").write_bytes(base64.b64decode(target["overlay"]))
+    name = target["target"].replace("/", " ")
+    ending = target["overlay_type"].partition("/")[2]
+    Path(f"{name}.{ending}").write_bytes(base64.b64decode(target["overlay"]))
 `;
 }
 

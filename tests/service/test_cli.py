@@ -33,13 +33,13 @@ def test_a_picture_is_explained_into_overlays(tiny_model: str, tmp_path: Path) -
     assert question.name.startswith("tiny-tiny-")
     assert question.name in done.output
     assert sorted(path.relative_to(question).name for path in question.iterdir()) == [
+        "cat-a-cat.jpg",
         "cat-a-cat.npy",
-        "cat-a-cat.png",
+        "cat-a-dog.jpg",
         "cat-a-dog.npy",
-        "cat-a-dog.png",
     ]
     assert [path.name for path in output.iterdir() if path.is_file()] == ["manifest.jsonl"]
-    with Image.open(question / "cat-a-cat.png") as overlay:
+    with Image.open(question / "cat-a-cat.jpg") as overlay:
         assert overlay.size == (90, 60)
 
 

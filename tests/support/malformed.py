@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.picture_bombs import DAMAGED, TOO_LARGE
+from tests.support.picture_bombs import CODED_LARGER, TOO_LARGE
 from tests.support.pictures import base64_of, data_url, encoded, picture, request_of
 
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 _PICTURES = {kind: encoded(picture(24, 20), kind) for kind in _KINDS}
 # Small bombs only: the cost of large ones has a test of its own.
-_BOMBS = [data for data in (*TOO_LARGE.values(), *DAMAGED.values()) if len(data) < 20_000]
+_BOMBS = [data for data in (*TOO_LARGE.values(), *CODED_LARGER.values()) if len(data) < 20_000]
 _JUNK: list[Any] = [
     None, True, -1, 0, 1e400, float("nan"), 10**40, "", "x" * 300, "\0", [], {}, [None],
     [[]], {"a": 1},

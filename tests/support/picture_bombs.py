@@ -27,8 +27,8 @@ def _jpeg(**options: bool) -> bytes:
     return bytes(data)
 
 
-def _gif(screen: int, frame: int) -> bytes:
-    head = b"GIF89a" + struct.pack("<HH", screen, screen) + b"\x80\0\0" + b"\0" * 6
+def _gif(screen: int, frame: int, blocks: bytes = b"") -> bytes:
+    head = b"GIF89a" + struct.pack("<HH", screen, screen) + b"\x80\0\0" + b"\0" * 6 + blocks
     return head + b"," + struct.pack("<HHHH", 0, 0, frame, frame) + b"\0\2\2\x4c\x01\0;"
 
 
@@ -105,6 +105,37 @@ def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
 
 _COMMENTS = b"#\n" * 200_000
 
+
+def _coded_larger(kind: str, mode: str = "L", side: int = 4_000) -> bytes:
+    """Return a picture whose file says 64 x 64, and whose coded frame has side x side pixels."""
+    return _resized(encoded_at_most(Image.new(mode, (side, side)), kind), 64)
+
+
+def encoded_at_most(image: Image.Image, kind: str) -> bytes:
+    """Return AVIF, or HEIC, encoded as fast as possible."""
+    return heic(image, quality=1) if kind == "HEIC" else encoded(image, kind, quality=1, speed=10)
+
+
+def _sequence_coded_larger() -> bytes:
+    """Return an AVIF sequence that says 64 x 64 wherever the file, not the frames, says a size."""
+    large = Image.new("L", (3_000, 3_000))
+    data = bytearray(
+        encoded(large, "AVIF", quality=1, speed=10, save_all=True, append_images=[large])
+    )
+    for name, offset, form in (
+        (b"ispe", 8, ">II"),
+        (b"tkhd", 92, ">II"),
+        (b"av01", 28, ">HH"),
+    ):
+        sizes = (64, 64) if name != b"tkhd" else (64 << 16, 64 << 16)
+        place = data.find(name)
+        while place >= 0:
+            if struct.unpack_from(form, data, place + offset)[0] in (3_000, 3_000 << 16):
+                struct.pack_into(form, data, place + offset, *sizes)
+            place = data.find(name, place + 1)
+    return bytes(data)
+
+
 # Small files that take many seconds to decode.
 SLOW = {
     "jpeg scans": _jpeg_scans(5_000),
@@ -120,6 +151,9 @@ TOO_LARGE = {
     "jpeg progressive": _jpeg(progressive=True),
     "gif screen": _gif(65_535, 8),
     "gif frame": _gif(8, 9_000),
+    # Pillow prepares an area for the next frame when it opens the file.
+    "gif frame to be cleared": _gif(8, 12_000, b"!\xf9\x04\x08\0\0\0\0"),
+    "gif frame to be restored": _gif(8, 12_000, b"!\xf9\x04\x0d\0\0\0\0"),
     "bmp": _bmp(24, 0),
     "bmp run-length": _bmp(8, 1),
     "ppm": b"P6\n60000 60000\n255\n",
@@ -135,9 +169,12 @@ TOO_LARGE = {
     "png line": encoded(Image.new("L", (2_000_000, 1))),
 }
 
-DAMAGED = {
-    # The coded picture is larger than the file says.
-    "heic": _resized(heic(Image.new("L", (1_000, 1_000)), quality=1), 64),
+# Files that state a small size, and whose coded pictures state another one.
+CODED_LARGER = {
+    "avif": _coded_larger("AVIF"),
+    "avif with alpha": _coded_larger("AVIF", "LA"),
+    "avif sequence": _sequence_coded_larger(),
+    "heic": _coded_larger("HEIC", side=3_000),
 }
 
 _EXIF = b"II*\0" + struct.pack("<IH", 8, 60_000) + struct.pack("<HHII", 274, 3, 1, 6) * 60_000

@@ -104,6 +104,11 @@ class Server:
         return [json.loads(line) for line in self._errors]
 
     @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the process is running."""
         return self._process.poll() is None

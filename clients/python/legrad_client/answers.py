@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,8 @@ class TargetExplanation:
             model; of a class, among the model's classes; None for other targets.
         map: raw float32 [rows, columns] over the patch grid, neither upsampled nor normalised.
         overlay: the heatmap drawn over the picture, RGB; None if it was not requested.
+        encoded_overlay: the overlay's file, as the server has encoded it; None without one.
+        overlay_type: media type of this file, such as ``image/jpeg``; None without one.
         regions: regions of the heatmap above the threshold, heaviest first; None if they were not
             requested.
         statistics: statistics of the map.
@@ -96,6 +100,31 @@ class TargetExplanation:
     overlay: Image.Image | None
     regions: tuple[Region, ...] | None
     statistics: Statistics
+    encoded_overlay: bytes | None = field(default=None, metadata={JSON_NAME: "overlay"}, repr=False)
+    # Servers that do not tell it send PNG.
+    overlay_type: str | None = "image/png"
+
+    def save_overlay(self, path: str | PathLike[str]) -> Path:
+        """Write the overlay's file as the server has encoded it, without encoding it again.
+
+        Args:
+            path: the file without its ending, which its format decides.
+
+        Returns:
+            The path of the file, with its ending.
+
+        Raises:
+            ValueError: there is no overlay, or its format is unknown.
+            OSError: the file cannot be written.
+        """
+        if self.encoded_overlay is None:
+            raise ValueError("There is no overlay: it was not requested.")
+        ending = _ENDINGS.get(self.overlay_type or "")
+        if ending is None:
+            raise ValueError(f"Overlays of type {self.overlay_type} have no known ending.")
+        file = Path(f"{fspath(path)}{ending}")
+        file.write_bytes(self.encoded_overlay)
+        return file
 
 
 @dataclass(frozen=True)
@@ -223,6 +252,7 @@ class ModelClass:
     label: str | None
 
 
+_ENDINGS = {"image/jpeg": ".jpg", "image/webp": ".webp", "image/png": ".png"}
 _SHARED = ("model", "layers", "score", "request_id", "timings")
 
 

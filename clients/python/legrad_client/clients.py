@@ -15,6 +15,7 @@ from legrad_client.answers import (
     parse_models,
 )
 from legrad_client.errors import UnreachableError
+from legrad_client.multipart import content_of
 from legrad_client.requests import ImageLike, Options, explain_body
 from legrad_client.retrying import (
     Deadline,
@@ -25,6 +26,8 @@ from legrad_client.retrying import (
 )
 
 DEADLINE_SECONDS = 60.0
+# A server without multipart answers sends JSON.
+_MULTIPART = "multipart/form-data, application/json;q=0.5"
 _CONNECT_SECONDS = 5.0
 
 _Parsed = TypeVar("_Parsed")
@@ -33,16 +36,23 @@ _Parsed = TypeVar("_Parsed")
 class _Base:
     """Everything but the sending of requests, which both clients share."""
 
-    def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        api_key: str | None = None,
+        multipart: bool = False,
+    ) -> None:
         if httpx.URL(url).scheme not in ("http", "https"):
             raise ValueError(f"Write the server's address like http://localhost:8000, not {url!r}.")
         headers = {"Accept": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
         self._settings: dict[str, Any] = {"base_url": url, "headers": headers}
+        self._explain_headers = {"Accept": _MULTIPART} if multipart else {}
 
-    @staticmethod
     def _explain_request(
+        self,
         images: Sequence[ImageLike],
         prompts: Sequence[str] | None,
         targets: Sequence[Mapping[str, Any]] | None,
@@ -53,6 +63,7 @@ class _Base:
             "method": "POST",
             "url": "/explain",
             "json": explain_body(images, prompts, targets, model, options),
+            "headers": self._explain_headers,
         }
 
     @staticmethod
@@ -64,18 +75,20 @@ class _Base:
         }
 
     @staticmethod
-    def _attempt(deadline: Deadline) -> dict[str, Any]:
-        """Return the arguments of one attempt: the remaining time, for the server and for httpx."""
+    def _attempt(request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Return the arguments of one attempt, with the remaining time for the server and httpx."""
         left = deadline.left
+        timeout = {"X-Request-Timeout-Ms": str(max(1, int(1000 * left)))}
         return {
-            "headers": {"X-Request-Timeout-Ms": str(max(1, int(1000 * left)))},
+            **request,
+            "headers": {**request.get("headers", {}), **timeout},
             "timeout": httpx.Timeout(left, connect=min(left, _CONNECT_SECONDS)),
         }
 
     @staticmethod
     def _parsed(parse: Callable[[Any], _Parsed], response: httpx.Response) -> _Parsed:
         try:
-            return parse(response.json())
+            return parse(content_of(response))
         except (LookupError, TypeError, ValueError, OSError) as error:
             raise UnreachableError("The answer is not one of legrad-service.") from error
 
@@ -87,17 +100,25 @@ class LegradClient(_Base):
     after the server's ``Retry-After`` or a growing random wait.
     """
 
-    def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        api_key: str | None = None,
+        multipart: bool = False,
+    ) -> None:
         """Create a client without sending anything.
 
         Args:
             url: address of the server or of the load balancer in front of it.
             api_key: key for a server that requires one.
+            multipart: whether maps and overlays are sent as raw bytes instead of base64, which are
+                a quarter fewer. The results are the same.
 
         Raises:
             ValueError: the address does not start with http:// or https://.
         """
-        super().__init__(url, api_key=api_key)
+        super().__init__(url, api_key=api_key, multipart=multipart)
         self._client = httpx.Client(**self._settings)
 
     def __enter__(self) -> Self:
@@ -192,7 +213,7 @@ class LegradClient(_Base):
             for attempt in deadline.attempts():
                 with attempt:
                     try:
-                        response = self._client.request(**request, **self._attempt(deadline))
+                        response = self._client.request(**self._attempt(request, deadline))
                     except httpx.TransportError as error:
                         raise connection_error(error) from error
                     check(response)
@@ -205,9 +226,15 @@ class LegradClient(_Base):
 class AsyncLegradClient(_Base):
     """Asynchronous client with the methods of :class:`LegradClient`."""
 
-    def __init__(self, url: str = "http://localhost:8000", *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        api_key: str | None = None,
+        multipart: bool = False,
+    ) -> None:
         """See :class:`LegradClient`."""
-        super().__init__(url, api_key=api_key)
+        super().__init__(url, api_key=api_key, multipart=multipart)
         self._client = httpx.AsyncClient(**self._settings)
 
     async def __aenter__(self) -> Self:
@@ -276,7 +303,7 @@ class AsyncLegradClient(_Base):
             async for attempt in deadline.async_attempts():
                 with attempt:
                     try:
-                        response = await self._client.request(**request, **self._attempt(deadline))
+                        response = await self._client.request(**self._attempt(request, deadline))
                     except httpx.TransportError as error:
                         raise connection_error(error) from error
                     check(response)

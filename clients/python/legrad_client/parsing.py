@@ -24,11 +24,12 @@ def parse(kind: Any, value: Any) -> Any:
 
     Members of an object that the dataclass does not declare are ignored, so that newer servers may
     add some. Those that older servers lack have defaults in the dataclass. An array is read from
-    base64 of an npy file, an image from base64 of an image file.
+    an npy file, an image from an image file; files are in base64, or bytes that were parts of a
+    multipart answer.
 
     Args:
-        kind: a dataclass, a scalar type, ``datetime``, an array type, ``PIL.Image.Image``,
-            ``tuple[X, ...]`` of these, or a union of one of these with None.
+        kind: a dataclass, a scalar type, ``bytes``, ``datetime``, an array type,
+            ``PIL.Image.Image``, ``tuple[X, ...]`` of these, or a union of one of these with None.
         value: the parsed JSON.
 
     Raises:
@@ -45,11 +46,13 @@ def parse(kind: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(parse(get_args(kind)[0], each) for each in _typed(list, value))
     if origin is np.ndarray:
-        return np.load(_decoded(value), allow_pickle=False)
+        return np.load(io.BytesIO(_decoded(value)), allow_pickle=False)
     if kind is Image.Image:
-        image = Image.open(_decoded(value))
+        image = Image.open(io.BytesIO(_decoded(value)))
         image.load()
         return image
+    if kind is bytes:
+        return _decoded(value)
     if kind is datetime:
         return datetime.fromisoformat(_typed(str, value))
     if kind is float and type(value) is int:
@@ -74,5 +77,5 @@ def _typed(kind: Any, value: Any) -> Any:
     return value
 
 
-def _decoded(value: Any) -> io.BytesIO:
-    return io.BytesIO(base64.b64decode(_typed(str, value)))
+def _decoded(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else base64.b64decode(_typed(str, value))

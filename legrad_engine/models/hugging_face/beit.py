@@ -17,10 +17,10 @@ from legrad_engine.models.hugging_face.conversion import (
     mlp_ratio,
     own_size,
     rename,
-    require_rgb,
     sides,
 )
 from legrad_engine.models.hugging_face.registry import ModelClass, Size, Weights, register
+from legrad_engine.models.image_model import require_rgb
 
 _TABLE = "relative_position_bias_table"
 _RULES: Rules = (
@@ -39,7 +39,7 @@ _UNUSED = r"^embeddings\.mask_token$|relative_position_index$"
 
 
 def _build(config: Any, size: Size) -> nn.Module:
-    require_rgb(config)
+    require_rgb(config.num_channels)
     model: Any = Beit(
         img_size=size,
         patch_size=sides(config.patch_size),

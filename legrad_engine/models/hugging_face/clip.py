@@ -13,9 +13,9 @@ from legrad_engine.models.hugging_face.conversion import (
     mlp_ratio,
     own_size,
     rename,
-    require_rgb,
 )
 from legrad_engine.models.hugging_face.registry import ModelClass, Size, Weights, register
+from legrad_engine.models.image_model import require_rgb
 
 # Configs before transformers 4.31 have this number for the end token, whatever it is.
 _WRONG_END_TOKEN = 2
@@ -48,7 +48,7 @@ _RULES: Rules = (
 
 def _build(config: Any, size: Size) -> nn.Module:
     vision, text = config.vision_config, config.text_config
-    require_rgb(vision)
+    require_rgb(vision.num_channels)
     end = text.eos_token_id
     # Where the end token is the greatest id, its first place is that of the maximum.
     finds_maximum = end in (_WRONG_END_TOKEN, text.vocab_size - 1)

@@ -26,7 +26,6 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "swish": nn.SiLU,
 }
-_RGB = 3
 
 
 def activation(name: str) -> Callable[[], nn.Module]:
@@ -60,19 +59,6 @@ def sides(value: Any) -> Size:
 def own_size(config: Any) -> Size:
     """Return (height, width) in pixels of ``image_size`` in the config of the image half."""
     return sides(getattr(config, "vision_config", config).image_size)
-
-
-def require_rgb(config: Any) -> None:
-    """Refuse models whose input does not have three channels.
-
-    Raises:
-        UnsupportedModelError: another number of channels.
-    """
-    channels = getattr(config, "num_channels", _RGB)
-    if channels != _RGB:
-        raise UnsupportedModelError(
-            f"This model reads {channels} channels; pictures have 3.", field="model"
-        )
 
 
 def rename(weights: Weights, rules: Rules) -> Weights:

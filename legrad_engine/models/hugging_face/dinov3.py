@@ -15,10 +15,10 @@ from legrad_engine.models.hugging_face.conversion import (
     mlp_ratio,
     own_size,
     rename,
-    require_rgb,
     sides,
 )
 from legrad_engine.models.hugging_face.registry import ModelClass, Size, Weights, register
+from legrad_engine.models.image_model import require_rgb
 
 _RULES: Rules = (
     (r"^(model\.)?layer\.(\d+)\.", r"blocks.\2."),
@@ -41,7 +41,7 @@ _PLAIN: Rules = (
 
 
 def _build(config: Any, size: Size) -> nn.Module:
-    require_rgb(config)
+    require_rgb(config.num_channels)
     model: Any = Eva(
         img_size=size,
         patch_size=sides(config.patch_size),

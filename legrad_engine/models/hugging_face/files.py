@@ -9,7 +9,7 @@ from typing import Any
 
 from legrad_engine.errors import ModelLoadError, UnsupportedModelError, in_one_line
 from legrad_engine.models import checkpoints
-from legrad_engine.models.config_files import folder_with, read_json
+from legrad_engine.models.config_files import folder_with, read_json, refuse_own_code
 from legrad_engine.models.hub import Repository
 from legrad_engine.models.hugging_face.registry import ModelClass, Weights, find_class
 from legrad_engine.models.schemes import TRANSFORMERS, transformers_folder
@@ -75,12 +75,7 @@ class ModelFiles:
                 '{"architectures": ["CLIPModel"], ...}.',
                 field="model",
             )
-        if "auto_map" in settings:
-            raise ModelLoadError(
-                f"The model config {str(path)!r} requires code of its own (auto_map), which is "
-                "never run: use a model whose class is part of transformers.",
-                field="model",
-            )
+        refuse_own_code(settings, path)
         model_class = find_class(names[0])
         if settings.get("quantization_config"):
             raise UnsupportedModelError(

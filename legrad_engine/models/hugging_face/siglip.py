@@ -24,10 +24,10 @@ from legrad_engine.models.hugging_face.conversion import (
     mlp_ratio,
     own_size,
     rename,
-    require_rgb,
     sides,
 )
 from legrad_engine.models.hugging_face.registry import ModelClass, Size, Weights, register
+from legrad_engine.models.image_model import require_rgb
 
 _VISION_RULES: Rules = (
     (r"^vision_model\.encoder\.layers\.(\d+)\.", r"visual.blocks.\1."),
@@ -75,7 +75,7 @@ class TwoTowers(nn.Module):
 
 
 def _vision_settings(vision: Any) -> dict[str, Any]:
-    require_rgb(vision)
+    require_rgb(vision.num_channels)
     # Configs of transformers 4 have the setting only where it is stated.
     if not getattr(vision, "vision_use_head", True):
         raise UnsupportedModelError(

@@ -17,10 +17,10 @@ from legrad_engine.models.hugging_face.conversion import (
     mlp_ratio,
     own_size,
     rename,
-    require_rgb,
     sides,
 )
 from legrad_engine.models.hugging_face.registry import ModelClass, Size, Weights, register
+from legrad_engine.models.image_model import require_rgb
 
 # Names in files of every version; transformers 5 has some others in memory (`layers.0.`, `q_proj`,
 # `o_proj`, `mlp.fc1`), which are in files that `torch.save` wrote.
@@ -50,7 +50,7 @@ UNUSED = r"^(embeddings\.mask_token|pooler\.)"
 
 def settings_of(config: Any, size: Size) -> dict[str, Any]:
     """Return the arguments of timm's VisionTransformer that these configs have in common."""
-    require_rgb(config)
+    require_rgb(config.num_channels)
     return {
         "img_size": size,
         "patch_size": sides(config.patch_size),

@@ -5,6 +5,8 @@ import binascii
 import string
 from urllib.parse import unquote_to_bytes
 
+import pybase64
+
 # Of the alphabet for URLs to the usual one.
 _USUAL = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = string.whitespace.encode("ascii")
@@ -43,11 +45,25 @@ def decode_base64(text: str | bytes) -> bytes:
     Raises:
         ValueError: it is not base64.
     """
-    encoded = text.encode("ascii") if isinstance(text, str) else text
+    try:
+        # Most clients write it without whitespace, in the usual alphabet and with padding.
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:
+        encoded = text.encode("ascii") if isinstance(text, str) else text
     encoded = encoded.translate(_USUAL, _WHITESPACE)
     if not encoded.endswith(b"="):
         encoded += b"=" * (-len(encoded) % _QUANTUM)
+    return decode_strictly(encoded)
+
+
+def decode_strictly(encoded: bytes) -> bytes:
+    """Decode base64 with the usual alphabet, without whitespace.
+
+    Raises:
+        ValueError: it is not base64; the message says why.
+    """
     try:
+        return pybase64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        # It names the reason, and accepts padding after a whole quantum.
         return base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error

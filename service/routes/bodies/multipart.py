@@ -1,16 +1,14 @@
 """Parsing of `multipart/form-data`: in memory, within limits, without temporary files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
 from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer
+from service.routes.bodies.splitting import split_parts
 
-_MOST_HEADERS = 8
-_LONGEST_HEADER = 4096
 _LONGEST_NAME = 256
 
 
@@ -88,123 +86,83 @@ def read_form(body: bytes, content_type: str, rules: FormRules) -> Form:
     if not parameters.get(b"boundary"):
         raise _unreadable("the content type has no boundary.")
     reader = _Reader(rules)
-    try:
-        parser = MultipartParser(
-            parameters[b"boundary"],
-            {
-                "on_part_begin": reader.begin_part,
-                "on_header_field": reader.add_header_name,
-                "on_header_value": reader.add_header_value,
-                "on_header_end": reader.end_header,
-                "on_headers_finished": reader.end_headers,
-                "on_part_data": reader.add_data,
-                "on_part_end": reader.end_part,
-                "on_end": reader.end,
-            },
-            max_header_count=_MOST_HEADERS,
-            max_header_size=_LONGEST_HEADER,
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise _unreadable(f"{error}.") from error
-    if not reader.ended:
-        raise _unreadable("it ends before its last boundary.")
-    return reader.form
+    parts = split_parts(body, parameters[b"boundary"])
+    while True:
+        try:
+            part = next(parts, None)
+        except ValueError as error:
+            raise _unreadable(f"{error}.") from error
+        if part is None:
+            return reader.form
+        reader.add(part.headers, memoryview(body)[part.start : part.stop])
 
 
 class _Reader:
-    """Callbacks of the parser; they check each part as soon as its headers are known."""
+    """Adds parts to a form, after checking each by its headers."""
 
     def __init__(self, rules: FormRules) -> None:
         self.form = Form()
-        self.ended = False
         self._rules = rules
-        self._pictures = 0
-        self._texts = 0
-        self.begin_part()
 
-    def begin_part(self) -> None:
-        self._header_name = self._header_value = b""
-        self._given: dict[bytes, bytes] = {}
-        self._name = ""
-        self._is_picture = False
-        self._pieces: list[bytes] = []
-        self._size = 0
+    def add(self, given: Mapping[bytes, bytes], content: memoryview) -> None:
+        """Add a part.
 
-    def add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def end_header(self) -> None:
-        name = self._header_name.lower()
-        if name in self._given:
-            raise _unreadable(f"a part has the header {name.decode('latin-1')} twice.")
-        self._given[name] = self._header_value
-        self._header_name = self._header_value = b""
-
-    def end_headers(self) -> None:
-        _, parameters = parse_options_header(self._given.get(b"content-disposition"))
+        Raises:
+            MalformedBodyError: the part is of the wrong kind, or exceeds a limit.
+            UnsupportedMediaTypeError: its charset or transfer encoding is not accepted.
+        """
+        _, parameters = parse_options_header(given.get(b"content-disposition"))
         name = parameters.get(b"name")
         if name is None:
             raise _unreadable("a part has no name in its Content-Disposition.")
         if len(name) > _LONGEST_NAME:
             raise _unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
-        self._name = _utf8(name, "The name of a part")
-        self._headers = PartHeaders.read(self._name, self._given)
-        self._is_picture = self._name in self._rules.pictures
-        self._check_kind()
-        self._pictures += self._is_picture
-        self._texts += not self._is_picture
-        most = self._rules.most_pictures, self._rules.most_texts
-        if self._pictures > most[0] or self._texts > most[1]:
-            raise _unreadable(f"it has more than {most[0]} files or {most[1]} other fields.")
+        headers = PartHeaders.read(_utf8(name, "The name of a part"), given)
+        is_picture = headers.name in self._rules.pictures
+        self._check_kind(headers, is_picture)
+        self._check_count(is_picture)
+        if not is_picture and len(content) > self._rules.text_bytes:
+            raise MalformedBodyError(
+                f"The field {headers.name!r} has more than {self._rules.text_bytes} bytes: send "
+                "pictures as files.",
+                field=headers.name,
+            )
+        decoded = decoded_transfer(bytes(content), headers)
+        if is_picture:
+            self.form.pictures.append(decoded)
+        else:
+            text = decoded_text(decoded, headers)
+            kind = headers.is_json, headers.has_file_name
+            self.form.texts.append(TextPart(headers.name, text, *kind))
 
-    def _check_kind(self) -> None:
+    def _check_count(self, is_picture: bool) -> None:
+        form, rules = self.form, self._rules
+        pictures, texts = len(form.pictures) + is_picture, len(form.texts) + (not is_picture)
+        if pictures > rules.most_pictures or texts > rules.most_texts:
+            raise _unreadable(
+                f"it has more than {rules.most_pictures} files or {rules.most_texts} other fields."
+            )
+
+    def _check_kind(self, headers: PartHeaders, is_picture: bool) -> None:
         preferred = next(iter(self._rules.pictures))
-        if self._is_picture:
-            if not self._headers.may_be_picture:
+        if is_picture:
+            if not headers.may_be_picture:
                 raise MalformedBodyError(
                     f"The picture must be sent as a file: curl -F {preferred}=@picture.jpg",
-                    field=self._name,
+                    field=headers.name,
                 )
-        elif self._name not in self._rules.texts:
-            if self._headers.is_file:
+        elif headers.name not in self._rules.texts:
+            if headers.is_file:
                 raise MalformedBodyError(
-                    f"The field {self._name!r} is not for files: pictures go into {preferred!r}.",
-                    field=self._name,
+                    f"The field {headers.name!r} is not for files: pictures go into {preferred!r}.",
+                    field=headers.name,
                 )
-        elif not self._headers.may_be_text:
+        elif not headers.may_be_text:
             raise MalformedBodyError(
-                f"The field {self._name!r} is for text or JSON, not for "
-                f"{self._headers.media_type}: pictures go into {preferred!r}.",
-                field=self._name,
+                f"The field {headers.name!r} is for text or JSON, not for "
+                f"{headers.media_type}: pictures go into {preferred!r}.",
+                field=headers.name,
             )
-
-    def add_data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
-        if not self._is_picture and self._size > self._rules.text_bytes:
-            raise MalformedBodyError(
-                f"The field {self._name!r} has more than {self._rules.text_bytes} bytes: send "
-                "pictures as files.",
-                field=self._name,
-            )
-        self._pieces.append(data[start:end])
-
-    def end_part(self) -> None:
-        content = decoded_transfer(b"".join(self._pieces), self._headers)
-        if self._is_picture:
-            self.form.pictures.append(content)
-        else:
-            text = decoded_text(content, self._headers)
-            kind = self._headers.is_json, self._headers.has_file_name
-            self.form.texts.append(TextPart(self._name, text, *kind))
-        self._pieces = []
-
-    def end(self) -> None:
-        self.ended = True
 
 
 def _utf8(encoded: bytes, subject: str) -> str:

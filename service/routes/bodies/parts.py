@@ -1,7 +1,5 @@
 """One part of a multipart body: its kind, its charset and its transfer encoding."""
 
-import base64
-import binascii
 import quopri
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Self
 from python_multipart.multipart import parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
+from service.routes.bodies.base64_text import decode_strictly
 
 # Codecs that take time in proportion to the text, and raise nothing but Unicode errors.
 _CHARSETS = {
@@ -100,8 +99,8 @@ def decoded_transfer(content: bytes, headers: PartHeaders) -> bytes:
         return quopri.decodestring(content)
     if headers.transfer == "base64":
         try:
-            return base64.b64decode(b"".join(content.split()), validate=True)
-        except binascii.Error as error:
+            return decode_strictly(content.translate(None, b" \t\r\n\v\f"))
+        except ValueError as error:
             raise MalformedBodyError(
                 f"The part {headers.name!r} is not base64, as its Content-Transfer-Encoding says: "
                 f"{error}.",

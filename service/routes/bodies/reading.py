@@ -1,6 +1,6 @@
 """Reading of bodies, JSON or multipart, into the checked inputs of a command."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,6 @@ from service.errors import (
     UnsupportedMediaTypeError,
 )
 from service.explaining.command import ExplainInputs
-from service.explaining.offloading import offload
 from service.http.application import application_of
 from service.http.bodies import ACCEPTED_CODINGS, coding_of
 from service.http.headers import single
@@ -47,6 +46,7 @@ _LONGEST_TEXT_PART = 1_000_000
 
 _Image = TypeVar("_Image")
 _Body = TypeVar("_Body", bound=ExplainBody)
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,25 @@ async def read_request(request: Request) -> ExplainInputs:
         )
     if content_type == JSON:
         raw = await read_json(request)
-        return await offload(len(raw), _from_json, raw, rules_of(request))
+        return await parse(request, len(raw), _from_json, raw, rules_of(request))
     raw = await read_body(request)
     header = request.headers["Content-Type"]
-    return await offload(len(raw), _from_multipart, raw, header, rules_of(request))
+    return await parse(request, len(raw), _from_multipart, raw, header, rules_of(request))
+
+
+async def parse(
+    request: Request, size: int, function: Callable[..., _Parsed], *arguments: object
+) -> _Parsed:
+    """Run a function that parses a body, outside the event loop if the body is large.
+
+    Args:
+        request: the request.
+        size: number of bytes that the function reads.
+        function: the function.
+        arguments: its arguments.
+    """
+    threads = application_of(request.app).body_threads
+    return await threads.run(size, function, *arguments)
 
 
 def content_type_of(request: Request) -> tuple[str, str]:

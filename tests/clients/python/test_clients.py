@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -274,7 +274,9 @@ def test_the_client_is_typed_as_the_contract() -> None:
     options = set(Options.__annotations__)
     assert options - OUTPUT_OPTIONS == set(requests.ExplainOptions.model_fields)
     assert set(requests.OutputOptions.model_fields) - {"heatmap"} == OUTPUT_OPTIONS
-    assert fields(TargetExplanation) == set(answers.TargetExplanation.model_fields)
+    # The client always asks for raw maps.
+    theirs_of_target = set(answers.TargetExplanation.model_fields) - {"heatmap_type"}
+    assert fields(TargetExplanation) == theirs_of_target
     assert fields(ModelDescription) == set(answers.ModelInfo.model_fields)
     for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box", "ModelClass"):
         ours = getattr(sys.modules["legrad_client.answers"], name)
@@ -347,6 +349,46 @@ def test_an_older_server_describes_its_models_without_classes(client: LegradClie
     assert parse(ModelDescription, older) == dataclasses.replace(
         described, classes=None, activation=None, preprocessing=None
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("jpeg", ".jpg"), ("webp", ".webp"), ("png", ".png"), (None, ".jpg")]
+)
+def test_an_overlay_is_saved_as_the_server_encoded_it(
+    client: LegradClient, tmp_path: Path, name: Literal["jpeg", "webp", "png"] | None, ending: str
+) -> None:
+    chosen: Options = {} if name is None else {"format": name, "quality": 90}
+    (target,) = client.explain(PICTURE, ["a cat"], **chosen)
+    kind = name or "jpeg"
+    assert target.overlay_type == f"image/{kind}"
+    path = target.save_overlay(tmp_path / "a cat v2.1")
+    assert path == tmp_path / f"a cat v2.1{ending}"
+    assert path.read_bytes() == target.encoded_overlay
+    assert target.overlay is not None
+    with Image.open(path) as saved:
+        assert saved.format == kind.upper()
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(target.overlay))
+
+
+def test_an_overlay_that_was_not_requested_is_not_saved(
+    client: LegradClient, tmp_path: Path
+) -> None:
+    (target,) = client.explain(PICTURE, ["a cat"], overlay=False)
+    assert (target.encoded_overlay, target.overlay_type) == (None, None)
+    with pytest.raises(ValueError, match="not requested"):
+        target.save_overlay(tmp_path / "cat")
+
+
+def test_an_older_server_sends_overlays_in_png(running: RunningApp, tmp_path: Path) -> None:
+    body = {"image": base64.b64encode(encoded()).decode(), "prompts": ["a cat"]}
+    older = running.explain({**body, "output": {"heatmap": "npy", "format": "png"}}).json()
+    for name in ("overlay_type", "heatmap_type"):
+        del older["images"][0]["targets"][0][name]
+    reply: Reply = (200, {"Content-Type": "application/json"}, json.dumps(older).encode())
+    for multipart in (False, True):
+        with scripted(reply) as (url, _), LegradClient(url, multipart=multipart) as client:
+            (target,) = client.explain(PICTURE, ["a cat"])
+        assert target.save_overlay(tmp_path / "cat").name == "cat.png"
 
 
 def test_the_client_imports_neither_torch_nor_the_engine() -> None:

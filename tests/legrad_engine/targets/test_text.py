@@ -182,3 +182,14 @@ def test_the_tokenizer_does_not_remember_words_without_end(
     encoder.encode(["something else"])
     assert len(words.cache) < 30
     assert torch.equal(encoder.encode(["marmalade"]), before)
+
+
+def test_without_the_cache_vectors_are_neither_looked_up_nor_kept(
+    encoder: TextEncoder, model: CountingModel
+) -> None:
+    fresh = encoder.encode(["a cat"], cache=False)
+    assert not encoder.is_cached("a cat")
+    assert torch.equal(encoder.encode(["a cat"]), fresh)
+    assert model.texts == 2
+    assert torch.equal(encoder.encode(["a cat"], cache=False), fresh)
+    assert model.texts == 3

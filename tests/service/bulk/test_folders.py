@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -60,7 +61,7 @@ def test_a_folder_becomes_overlays_maps_and_a_manifest(
     found = lines(output)
     good = [line for line in found if line["error"] is None]
     assert below_question(good) == {
-        f"{stem}-a-{animal}.png"
+        f"{stem}-a-{animal}.jpg"
         for stem in ("a.png", "a.jpg", "b", "more/c")
         for animal in ("cat", "dog")
     }
@@ -88,7 +89,7 @@ def test_it_goes_on_where_it_ended_and_tries_failures_again(
 
     assert explain().exit_code == 1
     (question,) = (path for path in output.iterdir() if path.is_dir())
-    kept = (question / "b-a-cat.png").stat().st_mtime_ns
+    kept = (question / "b-a-cat.jpg").stat().st_mtime_ns
     # One picture changes, one explanation is lost, one picture is repaired, the last line is cut.
     (folder / "a.png").write_bytes(encoded(picture(120, 60, seed=9)))
     (question / "more" / "c-a-cat.npy").unlink()
@@ -98,7 +99,7 @@ def test_it_goes_on_where_it_ended_and_tries_failures_again(
     again = explain()
     assert again.exit_code == 0, again.output
     assert "3 explained, 2 done before" in again.stdout
-    assert (question / "b-a-cat.png").stat().st_mtime_ns == kept
+    assert (question / "b-a-cat.jpg").stat().st_mtime_ns == kept
     found = lines(output)
     assert len(found) == len({line["overlay"] for line in found}) == 5
     assert "0 explained, 5 done before" in explain().stdout
@@ -119,6 +120,31 @@ def test_explanations_below_their_own_pictures_are_not_explained(
     assert "folder of their own" in refused.output
 
 
+def test_overlays_have_the_chosen_format(folder: Path, tiny_model: str, tmp_path: Path) -> None:
+    output, source = tmp_path / "out", folder / "b.png"
+
+    def explain(*arguments: str) -> tuple[Path, str]:
+        done = run("explain", source, "a cat", "-o", output, "--model", tiny_model, *arguments)
+        assert done.exit_code == 0, done.output
+        return output / lines(output)[-1]["overlay"], done.stdout
+
+    small, _ = explain("--quality", "20")
+    kinds = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
+    paths = {name: explain("--format", name)[0] for name in kinds}
+    for name, path in paths.items():
+        with Image.open(path) as overlay:
+            assert (overlay.format, overlay.size) == (kinds[name], (110, 60))
+            assert Image.registered_extensions()[path.suffix] == kinds[name]
+    assert small.stat().st_size < paths["jpeg"].stat().st_size
+    _, said = explain()
+    assert "0 explained, 1 done before" in said
+    # Quality means nothing for PNG.
+    _, said = explain("--format", "png", "--quality", "20")
+    assert "0 explained, 1 done before" in said
+    assert run("explain", source, "a cat", "--quality", "101").exit_code == 2
+    assert run("explain", source, "a cat", "--format", "gif").exit_code == 2
+
+
 def test_results_of_another_question_are_kept_apart(
     folder: Path, tiny_model: str, tmp_path: Path
 ) -> None:
@@ -130,6 +156,8 @@ def test_results_of_another_question_are_kept_apart(
         ["a cat", "--score", "cls"],
         ["a cat", "--size", "96"],
         ["a cat", "--fit", "pad"],
+        ["a cat", "--format", "webp"],
+        ["a cat", "--format", "webp", "--quality", "20"],
         ["a cat", "--model", "starter"],
     ]
     config, _, weights = tiny_model.partition("@")
@@ -293,7 +321,7 @@ def test_a_run_with_nothing_left_to_do_needs_no_model(
     program = (
         "import sys; from typer.testing import CliRunner; from service.cli import app\n"
         f"result = CliRunner().invoke(app, {arguments!r})\n"
-        "heavy = {'torch', 'open_clip', 'numpy', 'PIL'}\n"
+        "heavy = {'torch', 'open_clip', 'numpy', 'PIL', 'rich'}\n"
         "print(result.exit_code, sorted(heavy & set(sys.modules)))\n"
         "print(result.stdout)"
     )
@@ -308,9 +336,9 @@ def test_prompts_that_look_alike_have_files_of_their_own(
     output = tmp_path / "out"
     run("explain", folder / "b.png", "a cat", "a cat!", "?", "-o", output, "--model", tiny_model)
     assert [line["overlay"].partition("/")[2] for line in lines(output)] == [
-        "b-a-cat.png",
-        "b-a-cat-2.png",
-        "b-prompt.png",
+        "b-a-cat.jpg",
+        "b-a-cat-2.jpg",
+        "b-prompt.jpg",
     ]
 
 

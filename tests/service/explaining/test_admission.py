@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from legrad_engine.images.decoding import decode
 from service.batching import QueueFullError
+from service.pictures.jobs import Decode
+from service.pictures.workers import PictureWorkers
 from tests.support.answers import refused
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.raw_requests import HEAD
@@ -80,13 +81,14 @@ def test_a_queue_smaller_than_a_picture_says_so(tiny_model: str) -> None:
 def test_nothing_is_decoded_that_is_then_refused(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded: list[bytes] = []
+    decoded: list[Decode] = []
+    decode = PictureWorkers.decode
 
-    def counting(source: bytes, **options: Any) -> Any:
-        decoded.append(source)
-        return decode(source, **options)
+    async def counting(self: PictureWorkers, owner: object, task: Decode) -> Any:
+        decoded.append(task)
+        return await decode(self, owner, task)
 
-    monkeypatch.setattr("service.pictures.decoding.decode", counting)
+    monkeypatch.setattr(PictureWorkers, "decode", counting)
     with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
         with Held(running):
             answers = [running.explain_in_background(unlike(number)) for number in range(40)]

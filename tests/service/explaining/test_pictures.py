@@ -2,23 +2,25 @@
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from legrad_engine import Explainer
 from legrad_engine.errors import ImageDecodeError
-from service.explaining.pictures import Pictures
+from service.explaining.pictures import DecodedImage, Pictures
 from service.pictures.workers import PictureWorkers
 from service.pool.trace_cache import TraceCache, TraceKey
 from service.schemas.requests import ExplainOptions
 from service.settings.values import PictureRules
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
+from tests.support.picture_workers import paused, started, until
 from tests.support.pictures import encoded, picture
 
-KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean")
+KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean", None)
 GOOD = encoded(picture(90, 40))
 
 
@@ -28,30 +30,11 @@ def explainer(tiny_model: str) -> Explainer:
     return Explainer.load(name, weights)
 
 
-@pytest.fixture
-def threads() -> Iterator[PictureWorkers]:
-    one = PictureWorkers(1, 60)
-    one.start()
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def pictures(threads: PictureWorkers) -> Pictures:
-    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
-    return Pictures(cache, threads, PictureRules(1_000_000))
-
-
-@contextlib.contextmanager
-def occupied(threads: PictureWorkers) -> Iterator[threading.Event]:
-    """Keep the only thread busy until the event is set."""
-    free = threading.Event()
-    busy = asyncio.ensure_future(threads.run(object(), "decode", lambda: free.wait(60)))
-    try:
-        yield free
-    finally:
-        free.set()
-        busy.add_done_callback(lambda done: done.result())
+@contextlib.asynccontextmanager
+async def one_process() -> AsyncIterator[tuple[Pictures, PictureWorkers]]:
+    async with started() as workers:
+        cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
+        yield Pictures(cache, workers, PictureRules(1_000_000)), workers
 
 
 async def preparing(
@@ -61,74 +44,71 @@ async def preparing(
     task = asyncio.ensure_future(
         pictures.prepare(shared, explainer, data, ExplainOptions(), max_side, object())
     )
-    # Each task runs until it waits for the thread or for another task.
+    # Each task runs until it waits for the process or for another task.
     await asyncio.sleep(0)
     return task
 
 
-def test_pictures_on_their_way_are_decoded_once(
-    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
-) -> None:
-    async def several() -> list[Any]:
-        with occupied(threads) as free:
-            tasks = [await preparing(pictures, explainer) for _ in range(4)]
-            free.set()
-            return await asyncio.gather(*tasks)
+def test_pictures_on_their_way_are_decoded_once(explainer: Explainer) -> None:
+    async def several() -> list[DecodedImage]:
+        async with one_process() as (pictures, workers):
+            with paused(workers):
+                tasks = [await preparing(pictures, explainer) for _ in range(4)]
+            return list(await asyncio.gather(*tasks))
 
     answers = asyncio.run(several())
-    assert [seconds is not None for _, _, seconds in answers] == [True, False, False, False]
-    assert {geometry.image_size for geometry, _, _ in answers} == {(90, 40)}
-    assert len({id(canvas) for _, canvas, _ in answers}) == 1
-    assert answers[0][1].picture.size == (50, 22)
+    assert [each.seconds is not None for each in answers] == [True, False, False, False]
+    assert {each.geometry.image_size for each in answers} == {(90, 40)}
+    assert len({id(each.canvas) for each in answers}) == 1
+    assert answers[0].canvas is not None
+    assert answers[0].canvas.size == (50, 22)
 
 
-def test_where_the_first_leaves_the_next_decodes(
-    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
-) -> None:
-    async def first_leaves() -> Any:
-        with occupied(threads) as free:
-            leaving = await preparing(pictures, explainer)
-            staying = await preparing(pictures, explainer)
-            leaving.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await leaving
-            free.set()
-            return await staying
+def test_where_the_first_leaves_the_next_decodes(explainer: Explainer) -> None:
+    async def first_leaves() -> DecodedImage:
+        async with one_process() as (pictures, workers):
+            with paused(workers):
+                leaving = await preparing(pictures, explainer)
+                staying = await preparing(pictures, explainer)
+                leaving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await leaving
+            found: DecodedImage = await staying
+            return found
 
-    geometry, canvas, seconds = asyncio.run(first_leaves())
-    assert geometry.image_size == (90, 40)
-    assert canvas.picture.size == (50, 22)
-    assert seconds > 0
+    found = asyncio.run(first_leaves())
+    assert found.geometry.image_size == (90, 40)
+    assert found.canvas is not None
+    assert found.canvas.size == (50, 22)
+    assert found.seconds is not None
 
 
-def test_where_the_first_fails_the_next_decodes(
-    pictures: Pictures, threads: PictureWorkers, explainer: Explainer
-) -> None:
-    async def first_fails() -> Any:
-        with occupied(threads) as free:
-            failing = await preparing(pictures, explainer, b"no picture")
-            staying = await preparing(pictures, explainer)
-            free.set()
+def test_where_the_first_fails_the_next_decodes(explainer: Explainer) -> None:
+    async def first_fails() -> DecodedImage:
+        async with one_process() as (pictures, workers):
+            with paused(workers):
+                failing = await preparing(pictures, explainer, b"no picture")
+                staying = await preparing(pictures, explainer)
             with pytest.raises(ImageDecodeError):
                 await failing
-            return await staying
+            found: DecodedImage = await staying
+            return found
 
-    geometry, _, seconds = asyncio.run(first_fails())
-    assert geometry.image_size == (90, 40)
-    assert seconds > 0
+    found = asyncio.run(first_fails())
+    assert found.geometry.image_size == (90, 40)
+    assert found.seconds is not None
 
 
-def test_a_drawing_of_another_size_is_decoded_but_not_fitted_again(
-    pictures: Pictures, explainer: Explainer
-) -> None:
+def test_a_drawing_of_another_size_is_decoded_but_not_fitted_again(explainer: Explainer) -> None:
     async def two_sizes() -> list[Any]:
-        shared = pictures.find(explainer, KEY)
-        found = []
-        for max_side in (None, 50, 50, 30):
-            task = await preparing(pictures, explainer, max_side=max_side)
-            _, canvas, seconds = await task
-            found.append((canvas and canvas.picture.size, seconds is not None, shared.prepared))
-        return found
+        async with one_process() as (pictures, _):
+            shared = pictures.find(explainer, KEY)
+            found = []
+            for max_side in (None, 50, 50, 30):
+                each = await (await preparing(pictures, explainer, max_side=max_side))
+                size = None if each.canvas is None else each.canvas.size
+                found.append((size, each.seconds is not None, shared.prepared))
+            return found
 
     found = asyncio.run(two_sizes())
     assert [each[:2] for each in found] == [
@@ -140,11 +120,29 @@ def test_a_drawing_of_another_size_is_decoded_but_not_fitted_again(
     assert len({id(each[2]) for each in found}) == 1
 
 
-def test_equal_pictures_of_two_models_are_not_shared(
-    pictures: Pictures, explainer: Explainer, tiny_model: str
-) -> None:
+def test_a_canvas_whose_process_has_ended_is_decoded_again(explainer: Explainer) -> None:
+    async def ended() -> list[DecodedImage]:
+        async with one_process() as (pictures, workers):
+            shared = pictures.find(explainer, KEY)
+            found = [await (await preparing(pictures, explainer))]
+            (pid,) = workers.pids
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: workers.pids not in ([], [pid]))
+            found += [await (await preparing(pictures, explainer)) for _ in range(2)]
+            assert shared.canvas is found[1].canvas
+            return found
+
+    found = asyncio.run(ended())
+    assert [each.seconds is not None for each in found] == [True, True, False]
+    assert found[0].canvas is not found[1].canvas
+
+
+def test_equal_pictures_of_two_models_are_not_shared(explainer: Explainer, tiny_model: str) -> None:
     name, _, weights = tiny_model.partition("@")
     reloaded = Explainer.load(name, weights)
+    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
+    workers = PictureWorkers(1, 60, Metrics([], []))
+    pictures = Pictures(cache, workers, PictureRules(1_000_000))
     one = pictures.find(explainer, KEY)
     assert pictures.find(explainer, KEY) is one
     assert pictures.find(reloaded, KEY) is not one

@@ -1,10 +1,7 @@
 """Full queues, late answers, lost clients, dying workers: each request is answered once."""
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,37 +110,6 @@ def test_a_server_whose_model_is_stuck_is_not_ready_once_its_requests_are_late(
         running.eventually(lambda: running.client.get("/health/ready").status_code == 200)
         assert [running.client.get(path).status_code for path in of_the_model] == [200] * 3
         assert running.explain().status_code == 200
-
-
-@pytest.mark.slow
-def test_pictures_take_no_threads_from_the_model() -> None:
-    program = """
-import asyncio
-from threadpoolctl import threadpool_info
-from service.app import create_app
-from service.settings import Settings
-
-def threads():
-    return sorted(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
-
-async def serve():
-    app = create_app(Settings(load_models="on-demand"))
-    before = threads()
-    async with app.router.lifespan_context(app):
-        print(before, threads())
-
-asyncio.run(serve())
-"""
-    many = str(min(2, os.cpu_count() or 1))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"OPENBLAS_NUM_THREADS": many},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert f"[{many}, {many}] [1, 1]" in done.stdout.splitlines()
 
 
 def test_more_requests_than_the_server_holds_are_refused(tiny_model: str) -> None:

@@ -1,14 +1,17 @@
 """Requests that other software around the application cancels, or gives an id."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service.app import create_app
 from service.http.application import application_of
+from service.http.headers import OneRequestId
 from service.settings import Settings
 
 LEFT: tuple[int, str] = (499, "client-left")
@@ -90,10 +93,21 @@ def test_a_request_that_a_shutdown_cancels_is_answered_and_counted() -> None:
     assert (sent[0]["status"], abandoned) == (503, 1)
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/nowhere"])
-def test_the_request_id_is_there_once_whatever_middleware_is_added(path: str) -> None:
-    app = create_app(Settings(models=("starter",)))
+def added(app: FastAPI) -> ASGIApp:
     app.add_middleware(_Appending)
+    return app
+
+
+def wrapped(app: FastAPI) -> ASGIApp:
+    return OneRequestId(_Appending(app))
+
+
+@pytest.mark.parametrize("around", [added, wrapped])
+@pytest.mark.parametrize("path", ["/health/live", "/nowhere"])
+def test_the_request_id_is_there_once_whatever_middleware_stands_around(
+    path: str, around: Callable[[FastAPI], ASGIApp]
+) -> None:
+    app = around(create_app(Settings(models=("starter",))))
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -102,6 +116,9 @@ def test_the_request_id_is_there_once_whatever_middleware_is_added(path: str) ->
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope_of("GET", path), receive, send))
+    async def ask() -> None:
+        await app(scope_of("GET", path), receive, send)
+
+    asyncio.run(ask())
     ids = [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
     assert ids == [b"given"]

@@ -1,172 +1,317 @@
-"""Picture workers: fair turns among requests, a time limit, no work for cancelled requests."""
+"""Picture workers: fair turns, limits of time, processes that end, no work for the cancelled."""
 
 import asyncio
-import threading
-import time
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import Coroutine
 from typing import Any
 
+import numpy as np
 import pytest
 
-from legrad_engine.images.decoding import decode
-from service.batching import whole_seconds
-from service.errors import PictureTimeoutError, TooManyRequestsError
-from service.pictures.workers import PictureWorkers, Work
-from tests.support.answers import refused
-from tests.support.pictures import data_url, encoded, picture, request_of
-from tests.support.running_app import RunningApp
+from legrad_engine.errors import ImageDecodeError
+from service.errors import (
+    PictureCrashError,
+    PictureProcessEndedError,
+    PictureTimeoutError,
+    ServiceError,
+)
+from service.pictures.decoding import decode_picture
+from service.pictures.drawing import DrawingRules, draw
+from service.pictures.workers import PictureWorkers
+from service.telemetry.metrics import Metrics
+from tests.support.picture_workers import (
+    DRAWING,
+    INPUT,
+    MAPS,
+    RULES,
+    children,
+    decoding,
+    drawing,
+    paused,
+    runs,
+    started,
+    until,
+)
+from tests.support.pictures import encoded, picture
+from tests.support.running_app import samples
 
-WORKS: tuple[Work, ...] = ("decode", "draw")
 Tasks = list["asyncio.Task[Any]"]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[PictureWorkers]:
-    threads = PictureWorkers(1, 60)
-    threads.start()
-    yield threads
-    threads.close()
-
-
-async def queued(
-    threads: PictureWorkers, owner: object, *functions: Callable[[], Any], work: Work = "decode"
-) -> Tasks:
-    tasks = [asyncio.create_task(threads.run(owner, work, each)) for each in functions]
+async def queued(*jobs: Coroutine[Any, Any, Any]) -> Tasks:
+    tasks = [asyncio.create_task(job) for job in jobs]
     await asyncio.sleep(0)
     return tasks
 
 
-def test_requests_take_turns_and_drawing_comes_before_decoding(
-    one_thread: PictureWorkers,
-) -> None:
+def ends(metrics: Metrics) -> dict[str, float]:
+    name = "legrad_picture_process_ends_total"
+    found = samples(metrics.exposition().decode())
+    return {
+        sample.split('"')[1]: value
+        for sample, value in found.items()
+        if sample.startswith(name) and value
+    }
+
+
+def test_processes_decode_and_draw_as_the_functions_do() -> None:
+    data = encoded(picture(90, 60))
+
+    async def both() -> Any:
+        async with started() as workers:
+            decoded = await workers.decode("a", decoding(data, 50))
+            assert decoded.canvas is not None
+            assert decoded.canvas.nbytes == 4 * 50 * 33
+            return decoded, await drawing(workers, decoded)
+
+    decoded, drawn = asyncio.run(both())
+    expected = decode_picture(data, RULES, INPUT, None, 50)
+    assert expected.prepared is not None
+    assert decoded.geometry == expected.geometry
+    np.testing.assert_array_equal(decoded.prepared.pixels, expected.prepared.pixels)
+    assert decoded.canvas.size == (50, 33)
+    (target,) = draw(
+        MAPS, expected.geometry, expected.canvas, DrawingRules(**DRAWING | {"max_side": 50})
+    ).targets
+    again = drawn.targets[0]
+    np.testing.assert_array_equal(again.map, target.map)
+    assert again.statistics == target.statistics
+    assert again.overlay is not None
+
+
+def test_requests_take_turns_and_drawing_comes_before_decoding() -> None:
     done: list[str] = []
-    free = threading.Event()
 
-    async def three_requests() -> None:
-        tasks = await queued(one_thread, "first", lambda: free.wait(60))
-        for owner, count in (("many", 4), ("few", 2), ("one", 1)):
-            tasks += await queued(one_thread, owner, *[lambda o=owner: done.append(o)] * count)
-        tasks += await queued(one_thread, "ready", lambda: done.append("ready"), work="draw")
-        free.set()
-        await asyncio.gather(*tasks)
+    async def named(owner: str, job: Coroutine[Any, Any, Any]) -> None:
+        await job
+        done.append(owner)
 
-    asyncio.run(three_requests())
+    async def several() -> None:
+        async with started() as workers:
+            ready = await workers.decode("ready", decoding())
+            with paused(workers):
+                tasks = await queued(workers.decode("first", decoding()))
+                for owner, count in (("many", 4), ("few", 2), ("one", 1)):
+                    jobs = [named(owner, workers.decode(owner, decoding())) for _ in range(count)]
+                    tasks += await queued(*jobs)
+                tasks += await queued(named("ready", drawing(workers, ready, owner="ready")))
+            await asyncio.gather(*tasks)
+
+    asyncio.run(several())
     assert done == ["ready", "many", "few", "one", "many", "few", "many", "many"]
 
 
-def test_work_of_cancelled_requests_is_not_run(one_thread: PictureWorkers) -> None:
-    ran: list[int] = []
-    free = threading.Event()
-
+def test_waiting_work_of_cancelled_requests_is_not_carried_out() -> None:
     async def one_leaves() -> None:
-        tasks = await queued(one_thread, "first", lambda: free.wait(60))
-        leaving = await queued(one_thread, "leaving", *[lambda: ran.append(1)] * 3)
-        staying = await queued(one_thread, "staying", lambda: ran.append(2))
-        for task in leaving:
-            task.cancel()
-        free.set()
-        await asyncio.gather(*tasks, *staying)
+        async with started() as workers:
+            with paused(workers):
+                tasks = await queued(workers.decode("first", decoding()))
+                leaving = await queued(*[workers.decode("leaving", decoding()) for _ in range(3)])
+                staying = await queued(workers.decode("staying", decoding()))
+                for task in leaving:
+                    task.cancel()
+                await asyncio.wait(leaving)
+            # One process, and numbers are given to what is carried out.
+            await asyncio.gather(*tasks)
+            decoded = await staying[0]
+            assert decoded.canvas.number == 1
 
     asyncio.run(one_leaves())
-    assert ran == [2]
 
 
-def test_a_timeout_is_answered_while_the_thread_is_still_busy() -> None:
-    threads = PictureWorkers(1, 0.05)
-    threads.start()
-    free = threading.Event()
+def test_a_cancelled_request_ends_once_its_picture_does() -> None:
+    async def one_leaves() -> None:
+        metrics = Metrics([], [])
+        async with started(metrics=metrics) as workers:
+            (pid,) = workers.pids
+            with paused(workers):
+                (leaving,) = await queued(workers.decode("leaving", decoding()))
+                await asyncio.sleep(0.05)
+                leaving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await leaving
+                assert not runs(pid)
+            await workers.decode("next", decoding())
+            assert workers.pids != [pid]
+        assert ends(metrics) == {"cancelled": 1}
 
-    async def stuck() -> int:
-        (hanging,) = await queued(threads, "a", lambda: free.wait(60))
-        (after,) = await queued(threads, "b", lambda: 7)
-        with pytest.raises(PictureTimeoutError, match=r"0\.05 s"):
-            await hanging
-        assert not after.done()
-        free.set()
-        late: int = await after
-        return late
-
-    assert asyncio.run(stuck()) == 7
-    threads.close()
-
-
-def test_errors_reach_the_waiting_request(one_thread: PictureWorkers) -> None:
-    def fail() -> None:
-        raise KeyError("this one")
-
-    async def failing() -> int:
-        with pytest.raises(KeyError, match="this one"):
-            await one_thread.run("a", "decode", fail)
-        return await one_thread.run("a", "decode", lambda: 7)
-
-    assert asyncio.run(failing()) == 7
+    asyncio.run(one_leaves())
 
 
-def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused(
-    one_thread: PictureWorkers,
+def test_a_request_that_leaves_shortly_before_its_picture_is_done_keeps_the_process() -> None:
+    async def one_leaves() -> None:
+        async with started() as workers:
+            pids = workers.pids
+            (leaving,) = await queued(workers.decode("leaving", decoding()))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            await workers.decode("next", decoding())
+            assert workers.pids == pids
+
+    asyncio.run(one_leaves())
+
+
+def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
+    async def stuck() -> None:
+        metrics = Metrics([], [])
+        async with started(2, 0.5, metrics=metrics) as workers:
+            kept = await workers.decode("a", decoding())
+            hanging = [await workers.decode("b", decoding())]
+            (first, second) = (
+                workers._canvases.home(each.canvas.number)
+                for each in (kept, hanging[0])
+                if each.canvas
+            )
+            assert first is not None
+            assert second is not None
+            assert first is not second
+            os.kill(first.pid, signal.SIGSTOP)
+            source = decoding(geometry=kept.geometry)
+            (slow,) = await queued(drawing(workers, kept, source))
+            for _ in range(3):
+                await workers.decode("c", decoding())
+            with pytest.raises(PictureTimeoutError, match=r"0\.5 s") as caught:
+                await slow
+            assert caught.value.field == "output"
+            assert not runs(first.pid)
+            # Its canvas is lost; the picture is decoded again for the overlay.
+            again = await drawing(workers, kept, source)
+            assert again.targets[0].overlay is not None
+            await until(lambda: len(workers.pids) == 2)
+        assert ends(metrics) == {"time": 1}
+
+    asyncio.run(stuck())
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGKILL, PictureProcessEndedError), (signal.SIGSEGV, PictureCrashError)],
+)
+def test_a_process_that_ends_while_it_works_costs_its_own_picture_alone(
+    number: int, error: type[ServiceError]
 ) -> None:
-    free = threading.Event()
+    async def killed() -> None:
+        metrics = Metrics([], [])
+        async with started(metrics=metrics) as workers:
+            (pid,) = workers.pids
+            with paused(workers):
+                (failing,) = await queued(workers.decode("a", decoding()))
+                others = await queued(*[workers.decode("b", decoding()) for _ in range(3)])
+                await asyncio.sleep(0.05)
+                os.kill(pid, number)
+            with pytest.raises(error):
+                await failing
+            for each in await asyncio.gather(*others):
+                assert each.prepared is not None
+        assert ends(metrics) == {"crashed": 1}
 
-    async def busy() -> None:
-        for work in WORKS:
-            await one_thread.run("a", work, lambda: threading.Event().wait(0.1))
-        one_thread.check(time.monotonic())
-        with one_thread.reserve(time.monotonic() + 60, 10):
-            # Ten drawings, one more decoding and drawing, 0.1 s each, plus a margin of one half.
-            one_thread.check(time.monotonic() + 60)
-            for deadline in (0.1, 1.0, 1.7):
-                with pytest.raises(TooManyRequestsError) as caught:
-                    one_thread.check(time.monotonic() + deadline)
-            assert caught.value.retry_after_seconds is not None
-            assert whole_seconds(caught.value.retry_after_seconds) >= 1
-            tasks = await queued(one_thread, "b", *[lambda: free.wait(60)] * 11)
-            with pytest.raises(TooManyRequestsError), one_thread.reserve(time.monotonic() + 3.0, 1):
-                raise AssertionError
-        one_thread.check(time.monotonic())
-        free.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(busy())
+    asyncio.run(killed())
 
 
-def test_a_picture_that_takes_too_long_is_named_and_others_are_answered(
-    tiny_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow, free = encoded(picture(seed=99)), threading.Event()
+def test_a_process_that_ends_idle_is_replaced_and_costs_nothing() -> None:
+    async def killed() -> None:
+        async with started() as workers:
+            decoded = await workers.decode("a", decoding())
+            assert decoded.canvas is not None
+            for _ in range(3):
+                (pid,) = workers.pids
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda pid=pid: workers.pids and workers.pids != [pid])
+                assert not workers.keeps(decoded.canvas.number)
+                drawn = await drawing(workers, decoded)
+                assert drawn.targets[0].overlay is not None
 
-    def hang(data: bytes, **limits: Any) -> Any:
-        if data == slow:
-            free.wait(60)
-        return decode(data, **limits)
-
-    monkeypatch.setattr("service.pictures.decoding.decode", hang)
-    with RunningApp(tiny_model, picture_timeout_seconds=0.3) as running:
-        try:
-            body = {"images": [data_url(encoded()), data_url(slow)], "prompts": ["a cat"]}
-            refused(running.explain(body), 422, "picture-timeout", "images.1")
-            assert running.client.get("/health/ready").status_code == 200
-            assert running.metric('legrad_rejected_total{reason="picture-timeout"}') == 1
-            assert running.explain(request_of(prompts=["a dog"])).status_code == 200
-        finally:
-            free.set()
+    asyncio.run(killed())
 
 
-def test_a_server_whose_picture_threads_are_all_stuck_is_not_ready(
-    tiny_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = threading.Event()
+def test_drawings_that_wait_for_a_process_that_ends_are_drawn_by_another() -> None:
+    async def killed() -> None:
+        async with started(2) as workers:
+            decoded = await workers.decode("a", decoding())
+            assert decoded.canvas is not None
+            home = workers._canvases.home(decoded.canvas.number)
+            assert home is not None
+            os.kill(home.pid, signal.SIGSTOP)
+            waiting = await queued(*[drawing(workers, decoded) for _ in range(3)])
+            await asyncio.sleep(0.05)
+            os.kill(home.pid, signal.SIGKILL)
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(each).__name__ for each in answers] == [
+                "PictureProcessEndedError",
+                "DrawnImage",
+                "DrawnImage",
+            ]
 
-    def hang(data: bytes, **limits: Any) -> Any:
-        free.wait(60)
-        return decode(data, **limits)
+    asyncio.run(killed())
 
-    monkeypatch.setattr("service.pictures.decoding.decode", hang)
-    with RunningApp(tiny_model, picture_threads=1, picture_timeout_seconds=0.3) as running:
-        try:
-            refused(running.explain(), 422, "picture-timeout", "image")
-            assert running.client.get("/health/ready").status_code == 503
-            assert running.metric("legrad_ready") == 0
-        finally:
-            free.set()
-        running.eventually(lambda: running.client.get("/health/ready").status_code == 200)
-        assert running.explain().status_code == 200
+
+def test_many_drawings_of_one_canvas_do_not_leave_other_processes_idle() -> None:
+    async def popular() -> None:
+        async with started(2) as workers:
+            decoded = await workers.decode("a", decoding())
+            assert decoded.canvas is not None
+            home = workers._canvases.home(decoded.canvas.number)
+            assert home is not None
+            os.kill(home.pid, signal.SIGSTOP)
+            waiting = await queued(*[drawing(workers, decoded, owner=n) for n in range(12)])
+            # The other process draws all but the one in progress and those that may wait.
+            await until(lambda: sum(each.done() for each in waiting) == 9)
+            os.kill(home.pid, signal.SIGCONT)
+            await asyncio.gather(*waiting)
+
+    asyncio.run(popular())
+
+
+def test_errors_reach_the_waiting_request() -> None:
+    async def failing() -> None:
+        async with started() as workers:
+            pids = workers.pids
+            with pytest.raises(ImageDecodeError) as caught:
+                await workers.decode("a", decoding(b"no picture"))
+            assert caught.value.field == "image"
+            with pytest.raises(RuntimeError, match="AttributeError"):
+                await workers.decode("a", decoding(rules=None))
+            await workers.decode("a", decoding())
+            assert workers.pids == pids
+
+    asyncio.run(failing())
+
+
+def test_canvases_are_dropped_with_the_last_reference() -> None:
+    async def dropping() -> None:
+        async with started() as workers:
+            kept = await workers.decode("a", decoding())
+            assert kept.canvas is not None
+            (process,) = workers._running
+            for _ in range(3):
+                await workers.decode("a", decoding())
+            await until(lambda: process.canvases == {kept.canvas.number} and not process.dropped)
+            await drawing(workers, kept)
+
+    asyncio.run(dropping())
+
+
+def test_closed_workers_leave_no_process() -> None:
+    async def closing() -> list[int]:
+        async with started(3) as workers:
+            pids = [*workers.pids, *children(os.getpid())]
+            with paused(workers):
+                await queued(workers.decode("a", decoding()))
+                await asyncio.sleep(0.05)
+                await workers.close()
+                assert not any(map(runs, workers.pids))
+            return pids
+
+    assert not any(map(runs, asyncio.run(closing())[:3]))
+
+
+def test_workers_without_a_process_are_not_ready() -> None:
+    assert PictureWorkers(1, 60, Metrics([], [])).readiness_problem() is not None
+
+    async def ready() -> None:
+        async with started() as workers:
+            assert workers.readiness_problem() is None
+
+    asyncio.run(ready())

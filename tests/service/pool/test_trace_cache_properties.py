@@ -34,12 +34,12 @@ class Reports:
 
 
 def key_of(number: int, model: str = "a") -> TraceKey:
-    return TraceKey(bytes([number]), model, (64, 64), "squash", (1, 2), "mean")
+    return TraceKey(bytes([number]), model, (64, 64), "squash", (1, 2), "mean", None)
 
 
 KEYS: list[Any] = [
     *(key_of(number, model) for model in ("a", "b") for number in range(3)),
-    *(CanvasKey(bytes([number]), (8, 8)) for number in range(2)),
+    *(CanvasKey(bytes([number]), (8, 8), None) for number in range(2)),
 ]
 STEPS = st.one_of(
     st.tuples(st.just("put"), st.sampled_from(KEYS), st.integers(1, 60)),

@@ -9,8 +9,8 @@ from service.routes.accept import choose
 from tests.support.answers import refused
 from tests.support.running_app import RunningApp
 
-JSON, PNG = "application/json", "image/png"
-OFFERED = (JSON, PNG)
+JSON, JPEG, WEBP, PNG = "application/json", "image/jpeg", "image/webp", "image/png"
+OFFERED = (JSON, JPEG, WEBP, PNG)
 
 
 @pytest.mark.parametrize(
@@ -19,25 +19,32 @@ OFFERED = (JSON, PNG)
         ("", JSON),
         ("*/*", JSON),
         ("application/*", JSON),
-        ("image/*", PNG),
+        ("image/*", JPEG),
+        ("image/jpeg", JPEG),
+        ("image/webp, image/png", WEBP),
+        ("image/png, image/*;q=0.5", PNG),
         ("IMAGE/PNG", PNG),
         ("image/png;q=0, application/json", JSON),
         ("image/png;q=0, */*", JSON),
-        ("application/json;q=0, */*;q=0.1", PNG),
-        ("application/json;q=0.4, image/*;q=0.5", PNG),
+        ("application/json;q=0, */*;q=0.1", JPEG),
+        ("application/json;q=0.4, image/*;q=0.5", JPEG),
         ("application/json;q=0.5, image/*;q=0.4", JSON),
-        ("image/*;q=0.9, image/png;q=0.1, application/json;q=0.5", JSON),
+        ("image/*;q=0.9, image/png;q=0.1, application/json;q=0.5", JPEG),
+        ("image/*;q=0.4, image/png;q=0.1, application/json;q=0.5", JSON),
         ("application/json, image/png", JSON),
         ("image/png, application/json", PNG),
         ("application/json; charset=utf-8, text/plain, */*", JSON),
         ("image/png, */*", PNG),
         ('text/plain;a="b,image/png", application/json;q=0.1', JSON),
         # Images of pages in Chromium, Firefox and Safari.
-        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", PNG),
-        ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", PNG),
-        ("image/webp,image/avif,image/jxl,image/heic,video/*;q=0.8,image/*;q=0.8,*/*;q=0.5", PNG),
-        # A page in a browser, and Java's HttpURLConnection.
+        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", WEBP),
+        ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", WEBP),
+        ("image/webp,image/avif,image/jxl,image/heic,video/*;q=0.8,image/*;q=0.8,*/*;q=0.5", WEBP),
+        # A page in Firefox and in Chromium, and Java's HttpURLConnection.
         ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", JSON),
+        ("text/html,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8", JSON),
+        ("text/html, image/gif, image/jpeg, */*; q=0.2", JSON),
+        ("text/html, image/png", PNG),
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", JSON),
     ],
 )
@@ -54,7 +61,10 @@ def test_several_headers_are_one_list() -> None:
     "accept", ["text/html", "*/*;q=0", "image/png;q=0, image/*;q=0", "image/png;q=0"]
 )
 def test_no_accepted_type_is_refused(accept: str) -> None:
-    with pytest.raises(NotAcceptableError, match="Answers are application/json or image/png"):
+    with pytest.raises(
+        NotAcceptableError,
+        match="Answers are application/json, image/jpeg, image/webp or image/png",
+    ):
         choose([accept], OFFERED)
 
 
@@ -73,7 +83,7 @@ def test_a_long_header_is_read_in_linear_time(piece: str) -> None:
 
 
 def test_the_answer_has_the_chosen_type(running: RunningApp) -> None:
-    for accept, chosen in (("image/png;q=0, application/json", JSON), ("image/*,*/*;q=0.8", PNG)):
+    for accept, chosen in (("image/png;q=0, application/json", JSON), ("image/*,*/*;q=0.8", JPEG)):
         answer = running.explain(None, Accept=accept)
         assert answer.headers["content-type"] == chosen
-    refused(running.explain(None, Accept="image/jpeg"), 406, "not-acceptable", "Accept")
+    refused(running.explain(None, Accept="image/avif"), 406, "not-acceptable", "Accept")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.answers import check_against_contract
+from tests.support.answers import check_against_contract, refused
 from tests.support.pictures import base64_of, data_url, encoded, opened, picture, request_of
 from tests.support.running_app import RunningApp
 
@@ -117,7 +117,7 @@ def test_heatmaps_come_in_every_format(running: RunningApp) -> None:
 
 def test_an_overlay_shows_the_picture(running: RunningApp) -> None:
     original = picture()
-    clear = opened(targets_of(running, output={"alpha": 0.0})[0]["overlay"])
+    clear = opened(targets_of(running, output={"alpha": 0.0, "format": "png"})[0]["overlay"])
     assert np.array_equal(np.asarray(clear), np.asarray(original))
     colours = {
         name: targets_of(running, output={"colormap": name})[0]["overlay"]
@@ -132,6 +132,37 @@ def test_drawings_are_no_larger_than_asked(running: RunningApp) -> None:
     (target,) = targets_of(running, image=image, output={"max_side": 100})
     assert opened(target["overlay"]).size == opened(target["heatmap"]).size == (100, 25)
     assert max(region["box"]["right"] for region in target["regions"]) > 100
+
+
+def test_the_types_of_pictures_are_told(running: RunningApp) -> None:
+    kinds = {
+        "png": "image/png", "png16": "image/png", "jpeg": "image/jpeg", "webp": "image/webp",
+        "npy": "application/x-npy", "none": None,
+    }  # fmt: skip
+    for name, expected in kinds.items():
+        (target,) = targets_of(running, output={"heatmap": name, "overlay": name != "png"})
+        assert target["heatmap_type"] == expected
+        assert target["overlay_type"] == (None if name == "png" else "image/jpeg")
+        if expected is not None and expected.startswith("image/"):
+            assert opened(target["heatmap"]).get_format_mimetype() == expected
+        if name != "png":
+            assert opened(target["overlay"]).format == "JPEG"
+
+
+def test_quality_decides_the_size_of_lossy_pictures(running: RunningApp) -> None:
+    image = data_url(encoded(picture(300, 200)))
+
+    def sizes(**output: Any) -> tuple[int, int]:
+        (target,) = targets_of(running, image=image, output=output)
+        return len(target["overlay"]), len(target["heatmap"])
+
+    for name in ("jpeg", "webp"):
+        good, poor = (sizes(format=name, heatmap=name, quality=each) for each in (95, 10))
+        assert poor[0] < good[0]
+        assert poor[1] < good[1]
+    for quality in (0, 101, 50.5, "85"):
+        assert running.explain(request_of(output={"quality": quality})).status_code == 422
+    assert running.explain(request_of(output={"format": "gif"})).status_code == 422
 
 
 def test_unwanted_outputs_are_not_sent(running: RunningApp) -> None:
@@ -164,12 +195,32 @@ def test_regions_shrink_with_the_threshold(running: RunningApp) -> None:
     assert 1 >= area(0.1) > area(0.5) > area(0.9) > 0
 
 
-def test_a_png_is_the_overlay_itself(running: RunningApp) -> None:
-    (target,) = targets_of(running)
-    for accept in ("image/png", "image/*", "image/png, */*;q=0.1"):
-        response = running.explain(None, Accept=accept)
-        assert response.headers["content-type"] == "image/png"
+@pytest.mark.parametrize("name", ["jpeg", "webp", "png"])
+def test_an_image_is_the_overlay_itself(running: RunningApp, name: str) -> None:
+    (target,) = targets_of(running, output={"format": name, "quality": 60})
+    accepted = [f"image/{name}", f"image/{name}, */*;q=0.1", *(["image/*"] * (name == "jpeg"))]
+    for accept in accepted:
+        response = running.explain(request_of(output={"quality": 60}), Accept=accept)
+        assert response.headers["content-type"] == target["overlay_type"] == f"image/{name}"
         assert response.content == base64.b64decode(target["overlay"])
+        assert Image.open(io.BytesIO(response.content)).format == name.upper()
+
+
+def test_a_requested_format_and_accept_agree_or_are_refused(running: RunningApp) -> None:
+    png = request_of(output={"format": "png"})
+    for accept in ("image/*", "image/jpeg, image/png;q=0.1", "image/png"):
+        assert running.explain(png, Accept=accept).headers["content-type"] == "image/png"
+    # An answer in JSON has the overlay in any format.
+    both = running.explain(png, Accept="image/jpeg, application/json;q=0.1")
+    assert both.json()["images"][0]["targets"][0]["overlay_type"] == "image/png"
+    for accept in ("image/jpeg", "image/*, image/png;q=0"):
+        detail = refused(
+            running.explain(png, Accept=accept), 406, "not-acceptable", "output.format"
+        )
+        assert "leave one of them out" in detail
+
+
+def test_an_image_without_an_overlay_is_one_all_the_same(running: RunningApp) -> None:
     quiet = running.explain(request_of(output={"overlay": False}), Accept="image/png")
     assert Image.open(io.BytesIO(quiet.content)).size == (80, 60)
 

@@ -1,12 +1,16 @@
 """Base64 and data URLs in every spelling that clients use, in all picture fields."""
 
 import base64
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets import EmbeddingTarget as EngineTarget
+from service.routes.bodies.base64_text import decode_base64, decode_strictly
 from service.routes.bodies.reading import image_bytes
 from service.routes.bodies.targets import read_question
 from service.schemas.base import EncodedImage
@@ -77,3 +81,29 @@ def test_a_server_takes_what_a_browser_or_a_library_sends(running: RunningApp) -
         answer = running.explain(request_of(image=image))
         assert answer.status_code == 200, answer.text
         assert answer.json()["images"][0]["targets"] == expected["images"][0]["targets"]
+
+
+def outcome(decode: Callable[[bytes], bytes], text: bytes) -> bytes | str:
+    try:
+        return decode(text)
+    except ValueError as error:
+        return str(error)
+
+
+# Few characters, so that padding in all places and almost valid texts are frequent.
+@given(st.text("AQ/+-_=\n ", max_size=12).map(str.encode))
+@settings(max_examples=500, deadline=None)
+def test_exactly_the_same_is_accepted_and_refused_as_by_the_standard_library(text: bytes) -> None:
+    def strictly(encoded: bytes) -> bytes:
+        return base64.b64decode(encoded, validate=True)
+
+    def tolerantly(encoded: bytes) -> bytes:
+        encoded = b"".join(encoded.split()).replace(b"-", b"+").replace(b"_", b"/")
+        return strictly(encoded if encoded.endswith(b"=") else _padded(encoded))
+
+    assert outcome(decode_strictly, text) == outcome(strictly, text)
+    assert outcome(decode_base64, text) == outcome(tolerantly, text)
+
+
+def _padded(encoded: bytes) -> bytes:
+    return encoded + b"=" * (-len(encoded) % 4)

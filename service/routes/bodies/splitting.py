@@ -1,0 +1,81 @@
+"""Splitting of multipart bodies (RFC 2046) into parts, in a time linear in their bytes.
+
+The parser of python-multipart compares byte by byte wherever a body looks like a boundary, which
+takes 12 s for 30 MB of such look-alikes. Only its parser of single headers is used here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_MOST_HEADERS = 8
+_LONGEST_HEADER = 4096
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class RawPart:
+    """One part of a body.
+
+    Attributes:
+        headers: values of its headers, by name in lower case.
+        start: where its content starts in the body.
+        stop: where its content stops.
+    """
+
+    headers: Mapping[bytes, bytes]
+    start: int
+    stop: int
+
+
+def split_parts(body: bytes, boundary: bytes) -> Iterator[RawPart]:
+    """Yield the parts of a body, each once its headers are checked.
+
+    Args:
+        body: the whole body.
+        boundary: the parameter of its content type.
+
+    Raises:
+        ValueError: the body is not multipart, or is cut off; a part has too many or too long
+            headers, or one twice. Raised when the iteration reaches the mistake.
+    """
+    delimiter = re.compile(rb"\r\n--" + re.escape(boundary) + rb"(?:(--)|[ \t]*\r\n)")
+    first = re.compile(rb"(?:\r\n){0,8}--" + re.escape(boundary) + rb"(?:(--)|[ \t]*\r\n)").match(
+        body
+    )
+    if first is None:
+        raise ValueError("it does not begin with the boundary of its content type")
+    found: re.Match[bytes] = first
+    while found[1] is None:
+        headers, start = _headers(body, found.end())
+        following = delimiter.search(body, start)
+        if following is None:
+            raise ValueError("it ends before its last boundary")
+        yield RawPart(headers, start, following.start())
+        found = following
+
+
+def _headers(body: bytes, start: int) -> tuple[dict[bytes, bytes], int]:
+    """Return the headers of a part, and where its content starts."""
+    headers: dict[bytes, bytes] = {}
+    while True:
+        end = body.find(b"\r\n", start, start + _LONGEST_HEADER + 2)
+        if end < 0:
+            raise ValueError(
+                f"a part has a header of more than {_LONGEST_HEADER} bytes"
+                if len(body) - start > _LONGEST_HEADER
+                else "it ends within the headers of a part"
+            )
+        line = body[start:end]
+        start = end + 2
+        if not line:
+            return headers, start
+        if len(headers) == _MOST_HEADERS:
+            raise ValueError(f"a part has more than {_MOST_HEADERS} headers")
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or _NAME.fullmatch(name) is None:
+            raise ValueError("a part has a line that is no header")
+        if name in headers:
+            raise ValueError(f"a part has the header {name.decode()} twice")
+        headers[name] = value.strip(b" \t")
