@@ -12,6 +12,7 @@ ONE_TARGET, EIGHT_TARGETS = 1, 8
 OVER_FORWARD = {ONE_TARGET: 1.15, EIGHT_TARGETS: 1.6}
 # Smallest rate over HTTP over that of the engine, for pictures of 256 pixels and numbers out.
 OVER_ENGINE = 0.8
+NUMBERS = "numbers out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Serving:
     Attributes:
         processes: picture processes.
         answer: form of the answer.
-        output: the wanted output.
+        output: the wanted output, see :data:`benchmarks.http.OUTPUTS`.
         images_per_second: answered requests of one picture.
         p50: median seconds of an answer.
         p99: 99th percentile of the seconds.

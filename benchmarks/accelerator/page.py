@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.accelerator.findings import (
     EIGHT_TARGETS,
+    NUMBERS,
     ONE_TARGET,
     OVER_ENGINE,
     OVER_FORWARD,
@@ -97,7 +98,7 @@ def _aims(findings: Findings) -> list[tuple[str, str, str]]:
                 )
             )
     case = f"HTTP at least {OVER_ENGINE:g} x the engine, 256 pixels, numbers out"
-    rates = [each.images_per_second for each in findings.servings if each.output == "numbers"]
+    rates = [each.images_per_second for each in findings.servings if each.output == NUMBERS]
     engine = findings.engine_images_per_second
     if rates and engine:
         share = max(rates) / engine

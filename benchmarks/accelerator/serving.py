@@ -15,6 +15,7 @@ from benchmarks import servers, workload
 from benchmarks.accelerator.budget import Budget
 from benchmarks.accelerator.cards import synchronize
 from benchmarks.accelerator.findings import Findings, Serving
+from benchmarks.http import OUTPUTS, PROMPTS, SATURATION_SIDE
 from benchmarks.load import Load, closed_loop, raw_request
 from benchmarks.timing import timed
 from legrad_engine import Explainer
@@ -24,12 +25,6 @@ from service.schemas.requests import OutputOptions
 # The most first: if the time is not enough, the middle is left out.
 PROCESSES = (16, 1, 4, 8, 2)
 ANSWERS = {"JSON": "application/json", "multipart": "multipart/mixed"}
-OUTPUTS = {
-    "numbers": OutputOptions(heatmap="npy", overlay=False),
-    "heatmaps and overlays": OutputOptions(),
-}
-PROMPTS = ["a cat", "a dog", "a car", "a tree"]
-SIDE = 256
 _CLIENTS = 96
 # Far more than are in the server at once, so that no two in a batch are equal.
 _PICTURES = 512
@@ -71,7 +66,9 @@ def measure(device: torch.device, dtype: torch.dtype, budget: Budget, findings: 
 
 def encoded_pictures(count: int) -> list[bytes]:
     """Encode different JPEG pictures; only the bytes after a few drawn ones differ."""
-    drawn = [workload.jpeg(SIDE, SIDE, seed) for seed in range(min(count, 16))]
+    drawn = [
+        workload.jpeg(SATURATION_SIDE, SATURATION_SIDE, seed) for seed in range(min(count, 16))
+    ]
     # Decoders ignore what follows the picture.
     return [drawn[place % len(drawn)] + os.urandom(8) for place in range(count)]
 
@@ -79,7 +76,7 @@ def encoded_pictures(count: int) -> list[bytes]:
 def engine_rate(weights: Path, device: torch.device, dtype: torch.dtype) -> float:
     """Measure the images per second of the engine alone, with prepared pictures."""
     explainer = Explainer.load(workload.ARCHITECTURE, str(weights), device=device, dtype=dtype)
-    prepared = explainer.prepare(workload.picture(SIDE, SIDE))
+    prepared = explainer.prepare(workload.picture(SATURATION_SIDE, SATURATION_SIDE))
     vectors = workload.targets(len(PROMPTS)).to(device)
     rates = []
     for batch in _ENGINE_BATCHES:

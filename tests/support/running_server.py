@@ -114,11 +114,6 @@ class Server:
         return self._process.poll() is None
 
     @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    @property
     def resident_bytes(self) -> int:
         """Resident memory of the process, in bytes; on Linux only."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()

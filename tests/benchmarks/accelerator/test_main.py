@@ -14,8 +14,9 @@ from torch import nn
 from benchmarks.accelerator import __main__ as program
 from benchmarks.accelerator import accuracy, cards, page, serving, speed
 from benchmarks.accelerator.budget import Budget, TimeUp
-from benchmarks.accelerator.findings import Agreement, Findings, Serving, Speed
+from benchmarks.accelerator.findings import NUMBERS, Agreement, Findings, Serving, Speed
 from benchmarks.accelerator.models import FAMILIES
+from benchmarks.http import OUTPUTS
 from benchmarks.servers import RunningServer
 from legrad_engine.families.registry import families
 from legrad_engine.models.image_model import ImageModel
@@ -28,7 +29,7 @@ SPEED = Speed("ViT-B-16", "bfloat16", 64, 0.01, 0.4, {1: {"off": 0.0120}, 8: {"o
 SERVING = Serving(
     processes=4,
     answer="JSON",
-    output="numbers",
+    output=NUMBERS,
     images_per_second=900.0,
     p50=0.05,
     p99=0.09,
@@ -131,14 +132,14 @@ def test_a_running_service_is_driven_and_its_parts_are_watched(tmp_path: Path) -
         pictures = serving.encoded_pictures(8)
         assert len(set(pictures)) == 8
         serving.drive(running, 2, pictures, Budget(60), found, seconds=0.2)
-    json_answers = [each for each in found.servings if each.answer == "JSON"]
-    assert [each.output for each in json_answers] == list(serving.OUTPUTS)
-    for each in json_answers:
+    assert found.not_measured == []
+    cases = [(each.output, each.answer) for each in found.servings]
+    assert cases == [(output, answer) for output in OUTPUTS for answer in ("JSON", "multipart")]
+    assert NUMBERS in OUTPUTS
+    for each in found.servings:
         assert each.images_per_second > 0
         assert 0 < each.p50 <= each.p99
         assert all(share > 0 for share in each.busy.values())
-    numbers, drawn = (each.busy["pictures"] for each in json_answers)
-    assert numbers < drawn
 
 
 def test_the_limit_is_the_busiest_part() -> None:
