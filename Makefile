@@ -21,7 +21,7 @@ LOCKED ?= yes
 LINTS := lint-style lint-format lint-types lint-imports lint-security lint-contract lint-javascript \
 	audit-if-possible
 
-.PHONY: help install demo serve test test-quick lint $(LINTS) format bench soak audit fuzz lock \
+.PHONY: help install demo serve test test-quick lint $(LINTS) format bench accelerator soak audit fuzz lock \
 	openapi docs docs-pictures models-page screenshots starter-eval clean
 
 help:
@@ -41,6 +41,8 @@ help:
 	@echo "make models-page   write docs/models.md: support for every open_clip model"
 	@echo "make screenshots   write screenshots of the page to build/screenshots (needs Chromium)"
 	@echo "make bench         compare speed with the reference and with plain forward passes"
+	@echo "make accelerator   on a machine with a GPU: compare, time and serve for MINUTES=8, and write"
+	@echo "                   docs/figures-accelerator.md"
 	@echo "make soak          mixed traffic for MINUTES=10: memory, threads, descriptors, latency;"
 	@echo "                   then the same engine behind other servers (10 minutes)"
 	@echo "make starter-eval  evaluate the built-in model's heatmaps against exact ground truth"
@@ -170,6 +172,10 @@ screenshots: $(TOOLS)
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks
+
+accelerator: MINUTES = 8
+accelerator: $(TOOLS)
+	$(BIN)/python -m benchmarks.accelerator --minutes $(MINUTES)
 
 soak: $(TOOLS)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

@@ -8,10 +8,10 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CustomTextCLIP
 
 from benchmarks import workload
 from benchmarks.report import Row
+from benchmarks.seeded_models import open_clip_model
 from benchmarks.timing import details, interleave, ratio, timed
 from legrad_engine import Explainer
 from legrad_engine.images.inputs import PreparedImage
@@ -22,7 +22,6 @@ ARCHITECTURES: dict[str, tuple[str, dict[int, float | None]]] = {
     "ViT-B-16-SigLIP": ("SigLIP ViT-B/16, pooler route", {1: 1.10, 8: 1.10}),
     "EVA02-B-16": ("EVA02-B/16, general route", {1: 1.50, 8: None}),
 }
-_TEXT = {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 
 
 def measure(repeats: int) -> list[Row]:
@@ -57,13 +56,7 @@ def measure(repeats: int) -> list[Row]:
 
 
 def _explainer(architecture: str) -> Explainer:
-    """Build the architecture with a minimal text tower, because no row encodes text."""
-    config = open_clip.get_model_config(architecture)
-    vision = config["vision_cfg"]
-    torch.manual_seed(0)
-    model = CustomTextCLIP(config["embed_dim"], vision, _TEXT).eval().requires_grad_(False)
-    preprocessing = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": vision.get("image_size", 224)}
-    open_clip.set_model_preprocess_cfg(model, preprocessing)
+    model = open_clip_model(architecture)
     return Explainer(model, open_clip.get_tokenizer(workload.ARCHITECTURE), name=architecture)
 
 

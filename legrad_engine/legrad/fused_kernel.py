@@ -55,7 +55,7 @@ class _Blocks:
         return cls(16, 16, width, stages=1)
 
 
-@triton.jit(do_not_specialize=["targets", "heads", "rows", "keys", "head_width", "heads_each"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["targets", "heads", "rows", "keys", "heads_each"])  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     gradient,
     values,
@@ -64,7 +64,6 @@ def _kernel(  # type: ignore[no-untyped-def]
     heads,
     rows,
     keys,
-    head_width,
     heads_each,
     gradient_image,
     gradient_target,
@@ -75,6 +74,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     values_head,
     values_key,
     values_item,
+    WIDTH: tl.constexpr,  # noqa: N803
     BLOCK_ROWS: tl.constexpr,  # noqa: N803
     BLOCK_KEYS: tl.constexpr,  # noqa: N803
     BLOCK_WIDTH: tl.constexpr,  # noqa: N803
@@ -94,7 +94,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     row_places = tl.arange(0, BLOCK_ROWS)
     items = tl.arange(0, BLOCK_WIDTH)
     key_exists = key_places < keys
-    item_exists = items < head_width
+    item_exists = items < WIDTH
 
     totals = tl.zeros((BLOCK_ROWS, BLOCK_KEYS), dtype=tl.float32)
     first_head = group * heads_each
@@ -165,10 +165,11 @@ def sum_rectified_product(gradient: Tensor, values: Tensor) -> Tensor:
             heads,
             rows,
             keys,
-            width,
             heads_each,
             *gradient.stride(),
             *values.stride(),
+            # Known when compiled: a mask of unknown width would keep loads from being wide.
+            WIDTH=width,
             BLOCK_ROWS=blocks.rows,
             BLOCK_KEYS=blocks.keys,
             BLOCK_WIDTH=blocks.width,

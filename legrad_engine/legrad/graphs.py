@@ -46,6 +46,10 @@ class Recorder(Protocol):
         """Return the memory that this process has of the device."""
 
 
+# A capture begins by waiting for the whole device, which is an error while another one goes on.
+_capturing = threading.Lock()
+
+
 class CudaRecorder:
     """Captures CUDA graphs. They share one pool of memory, because they never run at once."""
 
@@ -57,7 +61,7 @@ class CudaRecorder:
     def capture(self, run: Callable[[], _Result]) -> tuple[Callable[[], object], _Result]:
         """See :meth:`Recorder.capture`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
+        with _capturing, torch.cuda.device(self._device):
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -117,6 +121,11 @@ class Graphs:
         self._stopped = False
         # One replay at a time: all graphs share their memory.
         self._using = threading.Lock()
+
+    @property
+    def captured(self) -> int:
+        """Number of captured graphs."""
+        return len(self._graphs)
 
     @contextmanager
     def capturing(self) -> Iterator[None]:

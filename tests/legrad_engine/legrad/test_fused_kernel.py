@@ -1,9 +1,11 @@
-"""The fused kernel against float64, by Triton's interpreter on the CPU."""
+"""The fused kernel against float64, by Triton's interpreter on the CPU; and compiled for cards."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,57 @@ def test_every_route_makes_the_same_maps_with_the_kernel() -> None:
     errors = interpreted("maps")
     assert set(errors) == {"closed form", "general", "pooler"}
     assert max(errors.values()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "product"),
+    [(80, "bf16", 64, "mma.sync"), (80, "fp16", 72, "mma.sync"), (90, "bf16", 80, "wgmma.mma")],
+)
+def test_cards_multiply_on_tensor_cores_and_load_ahead(
+    capability: int,
+    dtype: str,
+    width: int,
+    product: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from legrad_engine.legrad import fused_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel: Any = fused_kernel._kernel
+    blocks = fused_kernel._Blocks.of(width, 2)
+    constants = {
+        "WIDTH": width,
+        "BLOCK_ROWS": blocks.rows,
+        "BLOCK_KEYS": blocks.keys,
+        "BLOCK_WIDTH": blocks.width,
+        "PRECISION": "ieee",
+        "gradient_item": 1,
+        "values_item": 1,
+    }
+    pointers = {"gradient": f"*{dtype}", "values": f"*{dtype}", "sums": "*fp32"}
+    signature = {
+        name: "constexpr" if name in constants else pointers.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    # As Triton finds them at a call: addresses, and strides of whole tokens.
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if name.startswith(("gradient", "values", "sums")) and name not in constants
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": blocks.warps, "num_stages": blocks.stages},
+    )
+    assert product in compiled.asm["ptx"]
+    assert "cp.async" in compiled.asm["ptx"]
+    # No register is spilled, and the blocks fit on every card.
+    assert ".local" not in compiled.asm["ptx"]
+    assert compiled.metadata.shared <= 48 << 10
