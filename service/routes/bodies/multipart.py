@@ -7,7 +7,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
-from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer
+from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer, parse_header
 
 _MOST_HEADERS = 8
 _LONGEST_HEADER = 4096
@@ -146,7 +146,7 @@ class _Reader:
         self._header_name = self._header_value = b""
 
     def end_headers(self) -> None:
-        _, parameters = parse_options_header(self._given.get(b"content-disposition"))
+        _, parameters = parse_header(self._given.get(b"content-disposition", b""))
         name = parameters.get(b"name")
         if name is None:
             raise _unreadable("a part has no name in its Content-Disposition.")
