@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -38,9 +38,9 @@ class ProcessorTime:
             thread["os_thread_id"]: _spender(thread["thread_name"]) for thread in found
         }
 
-    def read(self) -> Counter[Spender]:
+    def read(self) -> dict[Spender, float]:
         """Return the seconds spent until now. Child processes work on pictures."""
-        seconds: Counter[Spender] = Counter()
+        seconds: defaultdict[Spender, float] = defaultdict(float)
         for thread in self._server.threads():
             spent = thread.user_time + thread.system_time
             seconds[self._spenders.get(thread.id, "others")] += spent

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.targets import (
@@ -27,9 +28,9 @@ KINDS: dict[type, TargetKind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Question:
-    """Targets and negatives of one picture.
+    """Targets and negatives of one picture. Its parts are found once, because many steps read them.
 
     Attributes:
         targets: the targets.
@@ -70,33 +71,33 @@ class Question:
         negatives = self.negatives.targets if self.negatives is not None else ()
         return ((_as_target(each), "negatives") for each in negatives)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of vectors to attribute: targets and negatives."""
         return len(self.targets) + len(list(self.named_negatives))
 
-    @property
-    def parts(self) -> list[tuple[SimpleTarget, str]]:
+    @cached_property
+    def parts(self) -> Sequence[tuple[SimpleTarget, str]]:
         """Every simple target and negative, nested ones included, with its field name."""
         return [*self.target_parts, *self.negative_parts]
 
-    @property
-    def target_parts(self) -> list[tuple[SimpleTarget, str]]:
+    @cached_property
+    def target_parts(self) -> Sequence[tuple[SimpleTarget, str]]:
         """Every simple target, nested ones included, with its field name."""
         return _parts_of_all(self.named_targets)
 
-    @property
-    def negative_parts(self) -> list[tuple[SimpleTarget, str]]:
+    @cached_property
+    def negative_parts(self) -> Sequence[tuple[SimpleTarget, str]]:
         """Every simple target of the negatives, nested ones included, with its field name."""
         return _parts_of_all(self.named_negatives)
 
-    @property
-    def texts(self) -> list[str]:
+    @cached_property
+    def texts(self) -> Sequence[str]:
         """Texts of the targets."""
         return _texts_of(self.named_targets)
 
-    @property
-    def negative_texts(self) -> list[str]:
+    @cached_property
+    def negative_texts(self) -> Sequence[str]:
         """Texts of the negatives."""
         return _texts_of(self.named_negatives)
 

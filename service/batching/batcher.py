@@ -207,6 +207,7 @@ class MicroBatcher(Generic[Item, Result]):
                 )
             )
             self._condition.notify_all()
+        self._endings.report_queue()
         return submission
 
     def check(self, cost: float, deadline: float | None = None) -> None:
@@ -405,9 +406,10 @@ class MicroBatcher(Generic[Item, Result]):
                     self._require_time(cost, deadline, held)
                 yield
         finally:
-            self._endings.report_cancelled(cancelled)
-            self._endings.fail_expired(expired)
-            self._endings.report_queue()
+            if cancelled or expired:
+                self._endings.report_cancelled(cancelled)
+                self._endings.fail_expired(expired)
+                self._endings.report_queue()
 
     def _withdraw(self, ticket: int, _future: Future[Result]) -> None:
         with self._condition:

@@ -342,6 +342,9 @@ class Preparation:
 
 async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]:
     """Await all concurrently; the first error, or cancellation, cancels the rest."""
+    if len(awaitables) <= 1:
+        # Most requests have one picture, and a task costs more than the steps that it would run.
+        return [await each for each in awaitables]
     tasks = [asyncio.ensure_future(each) for each in awaitables]
     try:
         return await asyncio.gather(*tasks)

@@ -1,6 +1,7 @@
 """The use case, without HTTP: explain pictures for targets."""
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from service.pool.model_pool import ModelPool
 from service.pool.served_model import Explained, ServedModel
 from service.pool.trace_cache import CanvasKey
 from service.settings.values import PictureRules, RequestLimits
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, PictureMetrics
 
 
 class ExplainingService:
@@ -56,7 +57,7 @@ class ExplainingService:
         self._limits = limits
         self._pool = pool
         self.workers = workers
-        self._metrics = metrics
+        self._metrics_of = functools.cache(functools.partial(PictureMetrics, metrics))
         pictures = Pictures(pool.traces, workers, picture_rules)
         self._preparation = Preparation(
             admission, url_images, pictures, workers, picture_rules, metrics
@@ -189,17 +190,17 @@ class ExplainingService:
         drawings: Sequence[Drawing],
         drawn: Sequence[DrawnImage],
     ) -> None:
-        metrics = self._metrics
+        metrics = self._metrics_of(model)
         for drawing in drawings:
             if drawing.seconds is not None:
-                metrics.compute.labels(model, "decode").observe(drawing.seconds)
+                metrics.decode.observe(drawing.seconds)
         for each, image in zip(explained, drawn, strict=True):
-            metrics.compute.labels(model, "render").observe(image.seconds)
+            metrics.render.observe(image.seconds)
             for similarity in each.explanation.similarities:
-                metrics.similarity.labels(model).observe(float(similarity))
+                metrics.similarity.observe(float(similarity))
             for target in image.targets:
-                metrics.heatmap_entropy.labels(model).observe(target.statistics.entropy)
-                metrics.heatmap_border_mass.labels(model).observe(target.statistics.border_mass)
+                metrics.entropy.observe(target.statistics.entropy)
+                metrics.border_mass.observe(target.statistics.border_mass)
 
 
 def _describe(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -112,18 +112,36 @@ class AcceptedRequest:
         self.record.timings = _slowest(outcomes)
         return outcomes
 
-    async def _unless_client_leaves(self, answering: Coroutine[Any, Any, _Answer]) -> _Answer:
-        work = asyncio.create_task(answering)
+    async def _unless_client_leaves(self, answering: Awaitable[_Answer]) -> _Answer:
+        """Await an answer; cancel it if the client leaves.
+
+        Raises:
+            ClientLeftError: the client closed the connection.
+        """
+        working = asyncio.current_task()
+        if working is None:
+            raise RuntimeError("Requests are handled by tasks.")
         leaving = asyncio.create_task(_disconnected(self.request))
+        left = False
+
+        def leave(watched: asyncio.Task[None]) -> None:
+            nonlocal left
+            if not watched.cancelled():
+                left = True
+                # Marks an error of the connection, which counts as leaving, as seen.
+                watched.exception()
+                working.cancel()
+
+        leaving.add_done_callback(leave)
         try:
-            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientLeftError
-            return work.result()
+            return await answering
+        except asyncio.CancelledError:
+            if left and not working.uncancel():
+                raise ClientLeftError from None
+            raise
         finally:
-            for task in (work, leaving):
-                task.cancel()
-            await asyncio.gather(work, leaving, return_exceptions=True)
+            leaving.remove_done_callback(leave)
+            leaving.cancel()
 
 
 def accept(request: Request) -> AcceptedRequest:

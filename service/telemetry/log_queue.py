@@ -2,15 +2,17 @@
 
 import logging
 import os
-import queue
 import select
 import threading
+from collections import deque
 
 LOG_THREAD = "log"
 
 # About 2 MB of lines of usual length.
 _MOST_LINES = 4096
 _MOST_BYTES_AT_ONCE = 65_536
+# Lines of so long a time are written together: waking the thread costs as much as rendering a line.
+_PAUSE_SECONDS = 0.05
 
 
 class LogQueue(logging.Handler):
@@ -29,7 +31,12 @@ class LogQueue(logging.Handler):
         """
         super().__init__()
         self._descriptor = descriptor
-        self._lines: queue.Queue[bytes] = queue.Queue(most_lines)
+        self._most_lines = most_lines
+        self._lines: deque[bytes] = deque()
+        self._any = threading.Event()
+        self._urgent = threading.Event()
+        self._written = threading.Condition()
+        self._writing = False
         self._counting = threading.Lock()
         self._dropped = 0
         # The interpreter does not wait for it: the reader may never come back.
@@ -43,35 +50,54 @@ class LogQueue(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line of an entry; drop it if the queue is full."""
         try:
-            self._lines.put_nowait(f"{self.format(record)}\n".encode(errors="backslashreplace"))
-        except queue.Full:
-            self._drop(1)
+            self.put(self.format(record))
         except Exception:
             self.handleError(record)
 
+    def put(self, line: str) -> None:
+        """Queue a line; drop it if the queue is full."""
+        waiting = len(self._lines)
+        if waiting >= self._most_lines:
+            self._drop(1)
+            return
+        self._lines.append(f"{line}\n".encode(errors="backslashreplace"))
+        # Setting an event that is set would still take its lock.
+        if not self._any.is_set():
+            self._any.set()
+        if 2 * waiting > self._most_lines and not self._urgent.is_set():
+            self._urgent.set()
+
     def wait_until_written(self, seconds: float) -> None:
         """Wait until every queued line is written or dropped, but not longer than this."""
-        lines = self._lines
-        with lines.all_tasks_done:
-            lines.all_tasks_done.wait_for(lambda: not lines.unfinished_tasks, seconds)
+        self._urgent.set()
+        with self._written:
+            self._written.wait_for(lambda: not (self._lines or self._writing), seconds)
 
     def _write_lines(self) -> None:
         while True:
-            lines = [self._lines.get()]
-            size = len(lines[0])
-            while size < _MOST_BYTES_AT_ONCE:
-                try:
-                    lines.append(self._lines.get_nowait())
-                except queue.Empty:
-                    break
-                size += len(lines[-1])
-            try:
-                _write(self._descriptor, b"".join(lines))
-            except OSError:
-                # The disk is full, or the reader has gone.
-                self._drop(len(lines))
-            for _ in lines:
-                self._lines.task_done()
+            self._any.wait()
+            # Cleared first: a line that is queued from now on sets it again.
+            self._any.clear()
+            self._urgent.clear()
+            self._writing = True
+            while self._lines:
+                self._write_some()
+            with self._written:
+                self._writing = False
+                self._written.notify_all()
+            self._urgent.wait(_PAUSE_SECONDS)
+
+    def _write_some(self) -> None:
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size < _MOST_BYTES_AT_ONCE:
+            lines.append(self._lines.popleft())
+            size += len(lines[-1])
+        try:
+            _write(self._descriptor, b"".join(lines))
+        except OSError:
+            # The disk is full, or the reader has gone.
+            self._drop(len(lines))
 
     def _drop(self, lines: int) -> None:
         with self._counting:

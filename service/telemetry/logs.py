@@ -4,6 +4,7 @@ import atexit
 import logging
 import sys
 import threading
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -43,16 +44,18 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
             )
         )
         renderer = structlog.processors.JSONRenderer()
+    handler = LogQueue(sys.stderr.fileno())
+    atexit.register(handler.wait_until_written, _END_SECONDS)
+    # The service's own entries go straight to the queue: on the way through `logging`, the line of
+    # each request would take three times as long.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, renderer],
+        logger_factory=partial(_QueueLogger, handler),
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
         cache_logger_on_first_use=True,
     )
-    handler = LogQueue(sys.stderr.fileno())
-    atexit.register(handler.wait_until_written, _END_SECONDS)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -74,6 +77,14 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     # open_clip logs every step of building a model at `info`.
     logging.getLogger("open_clip").setLevel(logging.WARNING)
+
+
+class _QueueLogger:
+    """Logger of structlog that queues rendered lines; the name is read by ``add_logger_name``."""
+
+    def __init__(self, lines: LogQueue, name: str) -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.critical = lines.put
 
 
 def dropped_lines() -> int:

@@ -247,6 +247,26 @@ class TraceCacheMetrics:
         self._metrics.cache_evictions.labels(TRACES).inc(count)
 
 
+class PictureMetrics:
+    """Metrics of the pictures that one model explains.
+
+    Attributes:
+        decode: seconds of decoding a picture.
+        render: seconds of drawing a picture.
+        similarity: cosine between a picture and a target.
+        entropy: normalised entropy of a heatmap.
+        border_mass: share of a heatmap in the outermost patches.
+    """
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        # Looked up once: each lookup takes a lock.
+        self.decode = metrics.compute.labels(model, "decode")
+        self.render = metrics.compute.labels(model, "render")
+        self.similarity = metrics.similarity.labels(model)
+        self.entropy = metrics.heatmap_entropy.labels(model)
+        self.border_mass = metrics.heatmap_border_mass.labels(model)
+
+
 class BatchMetrics:
     """Metrics of one model's batcher. See :class:`service.batching.BatchObserver`."""
 

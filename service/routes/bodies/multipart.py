@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from python_multipart.multipart import parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
-from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer
+from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer, parse_header
 from service.routes.bodies.splitting import split_parts
 
 _LONGEST_NAME = 256
@@ -111,7 +111,7 @@ class _Reader:
             MalformedBodyError: the part is of the wrong kind, or exceeds a limit.
             UnsupportedMediaTypeError: its charset or transfer encoding is not accepted.
         """
-        _, parameters = parse_options_header(given.get(b"content-disposition"))
+        _, parameters = parse_header(given.get(b"content-disposition", b""))
         name = parameters.get(b"name")
         if name is None:
             raise _unreadable("a part has no name in its Content-Disposition.")

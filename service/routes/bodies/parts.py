@@ -3,6 +3,7 @@
 import quopri
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from python_multipart.multipart import parse_options_header
@@ -23,6 +24,16 @@ _CHARSETS = {
 _SAME_BYTES = ("", "7bit", "8bit", "binary")
 _TRANSFERS = (*_SAME_BYTES[1:], "base64", "quoted-printable")
 _ANY_BYTES = "application/octet-stream"
+# Callers send the same few headers again and again. Longer ones are not worth the memory.
+_MOST_HEADERS = 256
+_LONGEST_HEADER = 256
+
+_parse_again = lru_cache(_MOST_HEADERS)(parse_options_header)
+
+
+def parse_header(value: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
+    """Parse a header of a part into its value and its parameters."""
+    return (_parse_again if len(value) <= _LONGEST_HEADER else parse_options_header)(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +62,17 @@ class PartHeaders:
             name: name of the field.
             headers: the values by name in lower case.
         """
-        media_type, parameters = parse_options_header(headers.get(b"content-type"))
-        _, disposition = parse_options_header(headers.get(b"content-disposition"))
+        media_type, parameters = parse_header(headers.get(b"content-type", b""))
+        disposition = headers.get(b"content-disposition", b"")
+        _, options = parse_header(disposition)
         # The parser leaves out the extended form (RFC 5987), which .NET and others send.
-        extended = b"filename*=" in headers.get(b"content-disposition", b"").replace(b" ", b"")
+        extended = b"filename*=" in disposition.replace(b" ", b"")
         return cls(
             name,
             media_type.decode("latin-1"),
             parameters.get(b"charset", b"").decode("latin-1").strip().lower(),
             headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower(),
-            b"filename" in disposition or extended,
+            b"filename" in options or extended,
         )
 
     @property
