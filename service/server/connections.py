@@ -50,7 +50,7 @@ class _AbortedError(Exception):
     """Ends the parsing of the received bytes."""
 
 
-class _RefusalLog:
+class RefusalLog:
     """Logs connections that are refused because too many are open, at most once in a while."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class GuardedConnection(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
         metrics: Metrics,
-        refusals: _RefusalLog,
+        refusals: RefusalLog,
         **uvicorn: Any,
     ) -> None:
         super().__init__(**uvicorn)
@@ -326,4 +326,4 @@ def _head_size(cycle: RequestResponseCycle) -> int:
 
 def guarded(limits: ConnectionLimits, metrics: Metrics) -> Any:
     """Return the connection class for uvicorn, with its limits and metrics bound."""
-    return partial(GuardedConnection, limits=limits, metrics=metrics, refusals=_RefusalLog())
+    return partial(GuardedConnection, limits=limits, metrics=metrics, refusals=RefusalLog())
