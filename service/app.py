@@ -36,7 +36,7 @@ from service.http.drain import Drain
 from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
-from service.http.proxies import ForwardedRequests, redirect_relatively
+from service.http.proxies import ForwardedRequests, refuse_last_slashes
 from service.http.requests import RequestMiddleware, TraceMiddleware
 from service.pictures.workers import PictureWorkers
 from service.pool.background import run_in_own_thread
@@ -224,7 +224,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
     app.add_middleware(ForwardedRequests, proxies=settings.trusted_proxies, root_path=root)
-    redirect_relatively(app.router)
+    refuse_last_slashes(app.router)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     # Around middleware that is added later, too.
     build = app.build_middleware_stack

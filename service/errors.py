@@ -22,6 +22,12 @@ class ServiceError(Exception):
         self.field = field
 
 
+class WrongPathError(ServiceError):
+    """Nothing is at this path, but something is at the path without its last slash."""
+
+    code = "not-found"
+
+
 class TryLaterError(ServiceError):
     """The same request may succeed later.
 

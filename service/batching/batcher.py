@@ -164,6 +164,7 @@ class MicroBatcher(Generic[Item, Result]):
         cost: float,
         deadline: float | None = None,
         reservation: QueueReservation | None = None,
+        owner: Hashable = None,
     ) -> Submission[Result]:
         """Queue an item and return at once.
 
@@ -179,6 +180,7 @@ class MicroBatcher(Generic[Item, Result]):
             deadline: instant on the batcher's clock. An item whose computation has not begun by
                 then is dropped; one that is predicted to begin later is refused.
             reservation: covers the item; the checks of room and time then pass.
+            owner: owners share batches fairly by cost.
 
         Raises:
             WorkerUnavailableError: no worker is ready.
@@ -202,6 +204,7 @@ class MicroBatcher(Generic[Item, Result]):
                     cost=cost,
                     deadline=deadline,
                     enqueued_at=self._clock(),
+                    owner=owner,
                     item=item,
                     submission=submission,
                 )

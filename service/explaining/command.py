@@ -1,6 +1,7 @@
 """The command of the use case: pictures, targets, options, and the limits on them."""
 
 import contextlib
+import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -65,8 +66,19 @@ class Caller:
 
     @property
     def owner(self) -> str:
-        """The name under which its work is queued: its key, else its address."""
-        return f"key {self.key}" if self.key is not None else f"address {self.address}"
+        """The name under which its work is queued: its key, else its address.
+
+        One household has a whole network of IPv6 addresses, which counts as one.
+        """
+        if self.key is not None:
+            return f"key {self.key}"
+        try:
+            address = ipaddress.ip_address(self.address)
+        except ValueError:
+            return f"address {self.address}"
+        if address.version == 6:
+            address = ipaddress.ip_network((address, 64), strict=False).network_address
+        return f"address {address}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ class Preparation:
             self._admission.reserve_drawings(reservation, pixels)
             actual = sum(each.cost for each in prepared)
             self._admission.reserve_actual_work(work, served, actual, deadline)
-            submissions = _submit_all(served, prepared, deadline, work)
+            submissions = _submit_all(plan, prepared, work)
         return Queued(
             submissions, [each.drawing for each in prepared], self._cached_prompts(plan, texts)
         )
@@ -354,22 +354,20 @@ async def all_or_none(awaitables: Sequence[Awaitable[_Answer]]) -> list[_Answer]
 
 
 def _submit_all(
-    served: ServedModel,
-    prepared: Sequence[_Prepared],
-    deadline: float,
-    reservation: QueueReservation,
+    plan: Plan, prepared: Sequence[_Prepared], reservation: QueueReservation
 ) -> list[Submission[Explained]]:
     """Submit all pictures of a command to the batcher, or none."""
     submissions: list[Submission[Explained]] = []
     try:
         for each in prepared:
             submissions.append(
-                served.batcher.submit(
+                plan.served.batcher.submit(
                     each.item,
                     bucket=each.item.bucket,
                     cost=each.cost,
-                    deadline=deadline,
+                    deadline=plan.command.deadline,
                     reservation=reservation,
+                    owner=plan.command.caller.owner,
                 )
             )
     except BaseException:

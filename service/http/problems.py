@@ -59,6 +59,7 @@ from service.errors import (
     UrlTimeoutError,
     UrlTooLargeError,
     UrlUnreachableError,
+    WrongPathError,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -99,6 +100,7 @@ _KINDS: dict[type[Exception], _Kind] = {
     ImageTooLargeError: _Kind(413, "The image has too many pixels"),
     InvalidOptionError: _Kind(422, "An option is not valid"),
     InvalidTargetError: _Kind(422, "A prompt or target is not valid"),
+    WrongPathError: _Kind(404, "Not Found"),
     UnknownModelError: _Kind(404, "There is no such model"),
     UnsupportedModelError: _Kind(422, "The model cannot be explained"),
     ModelLoadError: _Kind(503, "The model could not be loaded"),
@@ -199,6 +201,15 @@ def _headers_of(error: Exception) -> dict[str, str]:
     return {}
 
 
+WRONG_HOST = Problem(
+    400,
+    "malformed-request",
+    "The request is not valid HTTP/1.1",
+    "A request has exactly one Host header (RFC 9112, section 3.2).",
+    "Host",
+    # Where the next request begins may be disputed, too.
+    headers={"Connection": "close"},
+)
 INTERNAL_ERROR = Problem(
     500,
     _INTERNAL,

@@ -1,4 +1,4 @@
-"""Service behind proxies: the client, scheme and prefix that they say; relative redirects."""
+"""Service behind proxies: the client, scheme and prefix that they say; paths with a last slash."""
 
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -9,6 +9,7 @@ from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from service.errors import WrongPathError
 from service.http.access_routes import ENCODED_SLASH, with_encoded_slashes
 from service.settings.prefixes import read_prefix
 from service.settings.proxies import UNIX, trusted_networks
@@ -90,42 +91,45 @@ def _forwarded_prefix(scope: Scope) -> str:
         return ""
 
 
-def redirect_relatively(router: Router) -> None:
-    """Let a router redirect by relative addresses, in place of absolute ones.
+def refuse_last_slashes(router: Router) -> None:
+    """Let a router name the right path where only a slash at the end is too much.
 
-    An absolute address names the scheme, host and path that this server sees. Behind a proxy they
-    differ from those of the client.
+    A redirect would take a request to the right path, too, but clients drop the body or the key of
+    a redirected request, or take its answer for an error.
     """
     not_found = router.default
 
-    async def redirect_or_not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    async def named_or_not_found(scope: Scope, receive: Receive, send: Send) -> None:
         path: str = with_encoded_slashes(scope)["path"]
-        below = path.removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "http" and below != "/":
-            other = path.rstrip("/") if path.endswith("/") else f"{path}/"
-            if any(
-                route.matches({**scope, "path": other, "raw_path": b""})[0] is not Match.NONE
-                for route in router.routes
-            ):
-                response = RedirectResponse(_relative(path, scope["query_string"].decode()))
-                await response(scope, receive, send)
-                return
+        root: str = scope.get("root_path", "")
+        if scope["type"] == "http" and root and path == root:
+            # The page's links are relative to the prefix with its slash.
+            await RedirectResponse(_page_of(path, scope["query_string"].decode()))(
+                scope, receive, send
+            )
+            return
+        bare = path.rstrip("/")
+        if scope["type"] == "http" and bare not in (path, root) and _exists(router, scope, bare):
+            raise WrongPathError(
+                f"There is nothing at this path, but at {_readable(bare.removeprefix(root))}: "
+                "leave out the slash at the end."
+            )
         await not_found(scope, receive, send)
 
     router.redirect_slashes = False
-    router.default = redirect_or_not_found
+    router.default = named_or_not_found
 
 
-def _relative(path: str, query: str) -> str:
-    """Return the relative address of a path with the last slash changed.
+def _exists(router: Router, scope: Scope, path: str) -> bool:
+    changed = {**scope, "path": path, "raw_path": b""}
+    return any(route.matches(changed)[0] is not Match.NONE for route in router.routes)
 
-    Args:
-        path: the path, decoded but for slashes inside its segments.
-        query: the query, as it was sent.
-    """
-    bare = path.rstrip("/")
-    name = quote(bare.rpartition("/")[2].replace(ENCODED_SLASH, "/"), safe="")
-    # From `/a/b` the sibling `b/` is meant; from `/a/b/` that of the folder.
-    slashes = len(path) - len(bare)
-    target = f"{'../' * slashes}{name}" if slashes else f"./{name}/"
-    return f"{target}?{query}" if query else target
+
+def _readable(path: str) -> str:
+    return quote(path.replace(ENCODED_SLASH, "%2F"), safe="/%")
+
+
+def _page_of(prefix: str, query: str) -> str:
+    """Return the relative address of a prefix with a slash at its end."""
+    name = quote(prefix.rpartition("/")[2], safe="")
+    return f"./{name}/?{query}" if query else f"./{name}/"

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +17,7 @@ from service.errors import ClientLeftError
 from service.http.answers import AnswerReporter, problem_response
 from service.http.bodies import BodyBudget
 from service.http.drain import Drain
-from service.http.problems import CUT_SHORT, INTERNAL_ERROR
+from service.http.problems import CUT_SHORT, INTERNAL_ERROR, WRONG_HOST
 from service.http.record import record_of, route_of
 from service.telemetry.tracing import Tracing
 
@@ -55,8 +56,13 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
         record = record_of(scope)
+        if scope["http_version"] == "1.1" and len(record.headers.getlist("host")) != 1:
+            record.problem = WRONG_HOST.code
+            respond = partial(problem_response, WRONG_HOST)
+            await self._reporter.respond(respond, scope, receive, send)
+            return
+        began = time.perf_counter()
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -15,11 +15,13 @@ This module also mends three faults of uvicorn:
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from functools import partial
 from typing import Any
 
 import httptools
+import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -36,20 +38,47 @@ _READ_BYTES = 262_144
 _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A body sent in chunks of one byte has a size line and line ends for each byte.
 _CHUNKED_BYTES = 8
+_SILENT_SECONDS = 10.0
 
 # A counter, because many connections can become idle at the same time of the event loop's clock.
 _turns = itertools.count()
+
+_log = structlog.get_logger("legrad.service")
 
 
 class _AbortedError(Exception):
     """Ends the parsing of the received bytes."""
 
 
+class RefusalLog:
+    """Logs connections that are refused because too many are open, at most once in a while."""
+
+    def __init__(self) -> None:
+        self._refused = 0
+        self._silent_until = float("-inf")
+
+    def note(self, most: int) -> None:
+        """Note one refused connection."""
+        self._refused += 1
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SILENT_SECONDS
+            _log.warning("connections refused", count=self._refused, max_connections=most)
+            self._refused = 0
+
+
 class GuardedConnection(HttpToolsProtocol):
     """One connection, with a time limit on each state in which it waits for its client."""
 
-    def __init__(self, *, limits: ConnectionLimits, metrics: Metrics, **uvicorn: Any) -> None:
+    def __init__(
+        self,
+        *,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+        refusals: RefusalLog,
+        **uvicorn: Any,
+    ) -> None:
         super().__init__(**uvicorn)
+        self._refusals = refusals
         self._limits = limits
         self._closed = metrics.connections_closed
         self._awaiting_request: asyncio.TimerHandle | None = None
@@ -65,6 +94,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._graceful = GracefulTransport(transport, self.loop, self._limits, self._closed)
         super().connection_made(self._graceful)  # type: ignore[arg-type]
         if len(self.connections) > self._limits.max_connections and not self._close_idle():
+            self._refusals.note(self._limits.max_connections)
             self._abort("too-many")
         else:
             self._await_request()
@@ -296,4 +326,4 @@ def _head_size(cycle: RequestResponseCycle) -> int:
 
 def guarded(limits: ConnectionLimits, metrics: Metrics) -> Any:
     """Return the connection class for uvicorn, with its limits and metrics bound."""
-    return partial(GuardedConnection, limits=limits, metrics=metrics)
+    return partial(GuardedConnection, limits=limits, metrics=metrics, refusals=RefusalLog())

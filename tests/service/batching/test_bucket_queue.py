@@ -15,9 +15,15 @@ def entry(
     cost: float = 1.0,
     deadline: float | None = None,
     enqueued_at: float = 0.0,
+    owner: str | None = None,
 ) -> QueueEntry:
     return QueueEntry(
-        ticket=ticket, bucket=bucket, cost=cost, deadline=deadline, enqueued_at=enqueued_at
+        ticket=ticket,
+        bucket=bucket,
+        cost=cost,
+        deadline=deadline,
+        enqueued_at=enqueued_at,
+        owner=owner,
     )
 
 
@@ -217,3 +223,120 @@ class TestPacing:
         rate.record(cost=100.0, seconds=10.0)
         rate.record(cost=0.1, seconds=0.1)  # ten times as slow per unit
         assert rate.seconds_for(1.0) == pytest.approx(0.1, rel=0.01)
+
+
+class TestFairness:
+    """Owners share batches by cost, whatever they have queued."""
+
+    BATCHES = BatchLimits(max_batch_items=8, max_batch_cost=16.0, max_queue_cost=10_000.0)
+
+    def heavy(self, owners: int, items: int = 16, cost: float = 2.0) -> list[QueueEntry]:
+        return [
+            entry(100 * owner + item, cost=cost, owner=f"heavy {owner}")
+            for owner in range(owners)
+            for item in range(items)
+        ]
+
+    @pytest.mark.parametrize("owners", [1, 4, 24])
+    def test_a_light_owner_is_in_the_next_batch_beside_any_number_of_heavy_ones(
+        self, owners: int
+    ) -> None:
+        queue = queue_of(self.BATCHES, *self.heavy(owners, items=60))
+        for light in range(10_000, 10_003):
+            queue.take_batch(0.0)
+            queue.append(entry(light, owner="light"))
+            batch = tickets(queue.take_batch(0.0))
+            assert light in batch
+            # The other places are not wasted.
+            assert len(batch) == self.BATCHES.max_batch_items
+
+    def test_a_light_owner_of_another_bucket_has_the_next_batch(self) -> None:
+        queue = queue_of(self.BATCHES, *self.heavy(24))
+        queue.take_batch(0.0)
+        queue.append(entry(10_000, bucket="another", owner="light"))
+        assert tickets(queue.take_batch(0.0)) == [10_000]
+
+    def test_owners_receive_equal_cost_however_many_and_large_their_entries_are(self) -> None:
+        limits = BatchLimits(max_batch_items=4, max_batch_cost=8.0, max_queue_cost=10_000.0)
+        small = [entry(n, cost=1.0, owner="small") for n in range(400)]
+        large = [entry(1_000 + n, cost=4.0, owner="large") for n in range(100)]
+        queue = queue_of(limits, *small, *large)
+        received = {"small": 0.0, "large": 0.0}
+        for _ in range(30):
+            for each in queue.take_batch(0.0):
+                received[str(each.owner)] += each.cost
+        assert received["small"] == pytest.approx(received["large"], abs=8.0)
+
+    def test_an_absence_earns_no_turns(self) -> None:
+        limits = BatchLimits(max_batch_items=1, max_batch_cost=1.0, max_queue_cost=10_000.0)
+        queue = queue_of(limits, *self.heavy(2, items=50, cost=1.0))
+        for _ in range(20):
+            queue.take_batch(0.0)
+        for late in range(10):
+            queue.append(entry(10_000 + late, owner="late"))
+        served = [queue.take_batch(0.0)[0].owner for _ in range(9)]
+        assert served.count("late") == 3
+
+    def test_single_entries_one_after_the_other_get_no_more_than_a_share(self) -> None:
+        limits = BatchLimits(max_batch_items=1, max_batch_cost=3.0, max_queue_cost=10_000.0)
+        queue = queue_of(limits, *self.heavy(2, items=200, cost=1.0))
+        received = {"heavy 0": 0.0, "heavy 1": 0.0, "greedy": 0.0}
+        for turn in range(200):
+            if not any(each.owner == "greedy" for each in queue._entries.values()):
+                queue.append(entry(10_000 + turn, cost=3.0, owner="greedy"))
+            (served,) = queue.take_batch(0.0)
+            received[str(served.owner)] += served.cost
+        assert received["greedy"] == pytest.approx(sum(received.values()) / 3, abs=6.0)
+
+    def test_a_short_queue_leads_even_where_long_ones_came_at_the_same_time(self) -> None:
+        queue = queue_of(self.BATCHES, *self.heavy(24), entry(10_000, owner="light"))
+        assert tickets(queue.take_batch(0.0))[0] == 10_000
+
+    def test_an_owner_s_buckets_take_turns(self) -> None:
+        queue = queue_of(
+            BatchLimits(max_batch_items=2, max_batch_cost=100.0, max_queue_cost=100.0),
+            *(entry(n, bucket="a", owner="x") for n in range(6)),
+            *(entry(10 + n, bucket="b", owner="x") for n in range(2)),
+        )
+        assert tickets(queue.take_batch(0.0)) == [0, 1]
+        assert tickets(queue.take_batch(0.0)) == [10, 11]
+        assert tickets(queue.take_batch(0.0)) == [2, 3]
+
+    def test_an_empty_queue_remembers_nobody(self) -> None:
+        queue = queue_of(self.BATCHES, *self.heavy(3))
+        while queue.take_batch(0.0):
+            pass
+        assert (queue._ahead, queue._served, queue._flows) == ({}, 0.0, {})
+
+    def test_the_expected_place_counts_what_others_receive_meanwhile(self) -> None:
+        queue = queue_of(self.BATCHES, *self.heavy(24), entry(10_000, owner="light"))
+        assert queue.cost_until(10_000) == (25, 24 * 2.0 + 1.0)
+        assert queue.cost_until(0) == (25, 24 * 2.0 + 1.0)
+        last = queue.cost_until(15)
+        assert last is not None
+        assert last[0] == 24 * 16 + 1
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "y"]), st.floats(0.1, 5.0)),
+            max_size=60,
+        )
+    )
+    def test_every_entry_is_handed_out_once_and_no_batch_exceeds_its_limits(
+        self, given_entries: list[tuple[str, str, float]]
+    ) -> None:
+        queue = queue_of(
+            self.BATCHES,
+            *(
+                entry(ticket, bucket=bucket, cost=cost, owner=owner)
+                for ticket, (owner, bucket, cost) in enumerate(given_entries)
+            ),
+        )
+        seen = []
+        while batch := queue.take_batch(0.0):
+            assert len({each.bucket for each in batch}) == 1
+            assert len(batch) <= 8
+            assert len(batch) == 1 or sum(each.cost for each in batch) <= 16.0 + 1e-9
+            seen += tickets(batch)
+        assert sorted(seen) == list(range(len(given_entries)))
+        assert (len(queue), queue.cost) == (0, 0.0)

@@ -1,6 +1,7 @@
 """Requests that other software around the application cancels, or gives an id."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from service.app import create_app
 from service.http.application import application_of
 from service.http.headers import OneRequestId
 from service.settings import Settings
+from tests.support.raw_connections import connect
+from tests.support.running_app import RunningApp
 
 LEFT: tuple[int, str] = (499, "client-left")
 
@@ -43,7 +46,11 @@ def scope_of(method: str, path: str) -> dict[str, Any]:
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json"), (b"x-request-id", b"given")],
+        "headers": [
+            (b"host", b"a"),
+            (b"content-type", b"application/json"),
+            (b"x-request-id", b"given"),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
@@ -122,3 +129,37 @@ def test_the_request_id_is_there_once_whatever_middleware_stands_around(
     asyncio.run(ask())
     ids = [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
     assert ids == [b"given"]
+
+
+def exchange(running: RunningApp, head: bytes) -> bytes:
+    """Send the head of a request; return all that the server answers before it closes."""
+    with connect(running) as connection:
+        connection.sendall(head + b"\r\n")
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        return received
+
+
+@pytest.mark.parametrize(
+    "hosts", [b"", b"Host: a\r\nHost: a\r\n", b"Host: a\r\nX: y\r\nhost: b\r\n"]
+)
+@pytest.mark.parametrize("line", [b"GET /health/live", b"POST /explain", b"GET /nothing"])
+def test_a_request_without_a_host_or_with_two_is_refused_and_its_connection_closed(
+    running: RunningApp, line: bytes, hosts: bytes
+) -> None:
+    head, _, body = exchange(running, line + b" HTTP/1.1\r\n" + hosts).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head.lower()
+    problem = json.loads(body)
+    assert (problem["error"], problem["field"]) == ("malformed-request", "Host")
+
+
+def test_http_1_0_needs_no_host(running: RunningApp) -> None:
+    answer = exchange(running, b"GET /health/live HTTP/1.0\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_empty_host_is_one(running: RunningApp) -> None:
+    head = b"GET /health/live HTTP/1.1\r\nHost:\r\nConnection: close\r\n"
+    assert exchange(running, head).startswith(b"HTTP/1.1 200 ")

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.responses import Response
 from uvicorn.server import ServerState
 
-from service.server.connections import GuardedConnection
+from service.server.connections import GuardedConnection, RefusalLog
 from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import Metrics
 from tests.support.answers import refused
@@ -100,6 +100,7 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
                 max_connections=1000, head_seconds=15.0, send_seconds=0.05, idle_seconds=75.0
             ),
             metrics=metrics,
+            refusals=RefusalLog(),
             config=uvicorn.Config(Response("the end"), ws="none", log_config=None),
             server_state=ServerState(),
             app_state={},

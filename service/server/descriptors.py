@@ -1,0 +1,45 @@
+"""File descriptors of the process: how many connections they are enough for."""
+
+import resource
+from pathlib import Path
+
+import structlog
+
+# Beside connections: models being loaded, the log, picture processes, images by URL.
+_RESERVE = 40
+_LEAST_CONNECTIONS = 8
+_UNLIMITED = resource.RLIM_INFINITY
+
+_log = structlog.get_logger("legrad.service")
+
+
+def possible_connections(wanted: int) -> int:
+    """Return how many connections the process may have; warn if it is fewer than wanted.
+
+    Raises the process's own limit on descriptors as far as it may. Without free descriptors the
+    event loop would close new connections without a word, instead of idle ones.
+
+    Args:
+        wanted: most open connections by the settings.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _open_descriptors() + _RESERVE
+    if soft != _UNLIMITED and soft < needed:
+        soft = needed if hard == _UNLIMITED else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == _UNLIMITED or soft >= needed:
+        return wanted
+    possible = max(_LEAST_CONNECTIONS, wanted - (needed - soft))
+    _log.warning(
+        "too few file descriptors",
+        limit=soft,
+        needed=needed,
+        max_connections=possible,
+        remedy="raise the limit (ulimit -n), or lower LEGRAD_MAX_CONNECTIONS",
+    )
+    return possible
+
+
+def _open_descriptors() -> int:
+    listing = Path("/proc/self/fd")
+    return sum(1 for _ in listing.iterdir()) if listing.exists() else _RESERVE
