@@ -21,7 +21,7 @@ from service.explaining.offloading import offload
 from service.explaining.pictures import Pictures
 from service.explaining.targets import encoded_images, with_prepared
 from service.explaining.url_images import UrlImages
-from service.pictures.decoding import decode_versions
+from service.pictures.decoding import decode_picture
 from service.pictures.workers import PictureWorkers
 from service.pool.served_model import Explained, ExplainItem, ServedModel
 from service.pool.trace_cache import Canvas, TraceKey, digests_of
@@ -275,9 +275,11 @@ class Preparation:
         self, explainer: Explainer, encoded: bytes, field: str, reservation: Reservation
     ) -> PreparedImage:
         def prepare() -> PreparedImage:
-            return explainer.prepare_decoded(
-                decode_versions(encoded, self._picture_rules).for_model
-            )
+            rules = explainer.input_rules()
+            decoded = decode_picture(encoded, self._picture_rules, rules, None, None)
+            assert decoded.prepared is not None
+            explainer.check_geometry(decoded.geometry)
+            return decoded.prepared
 
         with naming_fields(image=field):
             return await self._workers.run(reservation, "decode", prepare)

@@ -9,6 +9,7 @@ from service.settings.models import NamedModel
 from service.settings.url_policy import UrlRules
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
+DecodingName = Literal["fast", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,12 @@ class PictureRules:
     Attributes:
         max_pixels: most pixels of one image.
         srgb_for_model: whether the model, too, gets pictures in sRGB by their ICC profile.
+        decoding: whether large JPEGs are decoded smaller.
     """
 
     max_pixels: int
     srgb_for_model: bool = True
+    decoding: DecodingName = "fast"
 
 
 @dataclass(frozen=True, slots=True)
