@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 import httpx
@@ -32,6 +32,7 @@ from rich.console import Console
 from benchmarks import against_peers, report, servers, workload
 from benchmarks.load import raw_request
 from benchmarks.report import Row
+from legrad_engine.images.file_formats import PICTURE_FORMATS, HeatmapFormat
 from legrad_engine.models import STARTER, ModelReference
 
 CALLERS = 4
@@ -115,22 +116,30 @@ class Caller:
     def _body(self, pictures: int) -> dict[str, Any]:
         images = [base64.b64encode(self._picture()).decode() for _ in range(pictures)]
         given = {"image": images[0]} if pictures == 1 else {"images": images}
-        return {**given, "prompts": self._prompts(), "output": {"heatmap": self._heatmap()}}
+        return {
+            **given,
+            "prompts": self._prompts(),
+            "output": {"heatmap": self._heatmap(), "format": self._format()},
+        }
 
     def _heatmap(self) -> str:
-        return self._random.choice(("png", "png16", "npy", "none"))
+        return self._random.choice(get_args(HeatmapFormat))
+
+    def _format(self) -> str:
+        return self._random.choice(PICTURE_FORMATS)
 
     def _multipart(self) -> int:
         return self._post(
             files={"image": ("picture", self._picture(), "image/jpeg")},
             data={"prompts": self._prompts()},
+            headers={"Accept": self._random.choice(("application/json", "multipart/form-data"))},
         )
 
     def _overlay_alone(self) -> int:
         return self._post(
             files={"image": ("picture", self._picture(), "image/jpeg")},
             data={"prompts": self._prompts()[:1]},
-            headers={"Accept": "image/png"},
+            headers={"Accept": f"image/{self._format()}"},
         )
 
     def _post(self, **request: Any) -> int:

@@ -1,7 +1,7 @@
 """Explain the pictures of a folder run in batches, and write their files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +21,15 @@ from service.settings.values import PictureRules
 
 _PICTURES = PictureRules(DEFAULT_MAX_PIXELS)
 # Overlays are for viewing; the raw maps are written too.
-_LONGEST_SIDE = 2048
+_DRAWINGS = DrawingRules(
+    heatmap="npy",
+    overlay=True,
+    colormap=DEFAULT_COLORMAP,
+    alpha=DEFAULT_ALPHA,
+    normalize="each",
+    regions_threshold=None,
+    max_side=2048,
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,7 @@ class FolderExplainer:
         """Take a model and a question that the model accepts."""
         self._explainer = explainer
         self._asked = asked
-        self._question = question = asked.question
-        self._drawings = DrawingRules(
-            heatmap="npy",
-            overlay=True,
-            colormap=DEFAULT_COLORMAP,
-            alpha=DEFAULT_ALPHA,
-            normalize="each",
-            regions_threshold=None,
-            max_side=_LONGEST_SIDE,
-            format=question.format,
-            quality=question.quality,
-        )
+        self._question = asked.question
         self._output = output
         self._layers = explainer.resolve_layers(self._question.layers)
         self._score = explainer.resolve_score(self._question.score)
@@ -64,7 +61,7 @@ class FolderExplainer:
         question = self._question
         rules = self._explainer.input_rules(question.size, question.fit)
         try:
-            decoded = decode_picture(found.encoded, _PICTURES, rules, None, _LONGEST_SIDE)
+            decoded = decode_picture(found.encoded, _PICTURES, rules, None, _DRAWINGS.max_side)
             self._explainer.check_geometry(decoded.geometry)
         except LegradError as error:
             return ReadPicture(found, error=str(error))
@@ -131,7 +128,8 @@ class FolderExplainer:
             reason = explanation if isinstance(explanation, str) else read.error
             return [Entry(**about, error=reason)]
         geometry = explanation.geometry
-        targets = draw(explanation.maps, geometry, read.canvas, self._drawings).targets
+        rules = replace(_DRAWINGS, format=question.format, quality=question.quality)
+        targets = draw(explanation.maps, geometry, read.canvas, rules).targets
         (self._output / files[0]).parent.mkdir(parents=True, exist_ok=True)
         entries = []
         for index, (prompt, drawn) in enumerate(zip(question.prompts, files, strict=True)):

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from httpx import Response
+from PIL import Image
 
 from tests.support.answers import check_against_contract
 from tests.support.api_keys import bearer, entry, listed
-from tests.support.pictures import base64_of, bomb, data_url, encoded, picture
+from tests.support.pictures import base64_of, bomb, data_url, encoded, opened, picture
 from tests.support.protocols import RAW_MAPS, explained, map_of, refused_as_kserve_does
 from tests.support.running_app import Held, RunningApp
 from tests.support.tiny_model import save_model
@@ -72,6 +73,18 @@ def test_each_instance_may_ask_something_else(running: RunningApp) -> None:
         for together, single in zip(answer["targets"], alone["targets"], strict=True):
             assert together["prompt"] == single["prompt"]
             assert together["similarity"] == pytest.approx(single["similarity"], abs=1e-5)
+
+
+def test_each_instance_may_have_its_own_format(running: RunningApp) -> None:
+    outputs: list[dict[str, Any]] = [
+        {"format": "png"}, {}, {"format": "webp", "heatmap": "jpeg"}, {"format": "png"},
+    ]  # fmt: skip
+    answers = explanations(running, *(instance(encoded(), output=output) for output in outputs))
+    kinds = ["image/png", "image/jpeg", "image/webp", "image/png"]
+    for answer, output, kind in zip(answers, outputs, kinds, strict=True):
+        (target,) = answer["targets"]
+        assert target["overlay_type"] == Image.MIME[opened(target["overlay"]).format or ""] == kind
+        assert target["heatmap_type"] == f"image/{output.get('heatmap', 'png')}"
 
 
 def test_every_different_question_takes_a_place(tiny_model: str) -> None:

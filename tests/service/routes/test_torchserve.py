@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.support.answers import check_against_contract
-from tests.support.pictures import bomb, encoded, picture
+from tests.support.pictures import bomb, encoded, opened, picture
 from tests.support.protocols import RAW_MAPS, explained
 from tests.support.running_app import RunningApp
 
@@ -49,6 +50,14 @@ def test_maps_are_those_of_explain(running: RunningApp) -> None:
         assert answer.status_code == 200, answer.text
         check_against_contract(answer.json(), "ImageExplanation")
         assert answer.json()["targets"] == expected["targets"]
+
+
+def test_overlays_have_the_chosen_format(running: RunningApp) -> None:
+    for output, expected in (({}, "image/jpeg"), ({"format": "webp"}, "image/webp")):
+        answer = send(running, {**QUERY, "output": json.dumps(output)})
+        (target,) = answer.json()["targets"]
+        assert target["overlay_type"] == expected
+        assert Image.MIME[opened(target["overlay"]).format or ""] == expected
 
 
 def test_parts_of_a_form_mean_what_the_query_does(running: RunningApp) -> None:
