@@ -300,7 +300,8 @@ class PictureWorkers:
                     await process.wait_until_ready()
                     await self._use(process)
                 failures = 0 if process.orders else failures + 1
-            except (OSError, EOFError) as error:
+            # Whatever fails here, for example for lack of memory: the server needs the process.
+            except Exception as error:
                 failures += 1
                 _log.error("a picture process could not be started", reason=repr(error))
             # One that ends without a job is not replaced at once, again and again.
