@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import signal
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,23 +15,17 @@ from numpy.typing import NDArray
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.inputs import PreparedImage
 from service.batching.pacing import RestartBackoff
-from service.errors import (
-    OutOfMemoryError,
-    PictureCrashError,
-    PictureMemoryError,
-    PictureProcessEndedError,
-    PictureTimeoutError,
-)
+from service.errors import OutOfMemoryError
 from service.pictures.canvases import Canvases, KeptCanvas
 from service.pictures.capacity import PictureCapacity
 from service.pictures.drawing import DrawingRules, DrawnImage
+from service.pictures.faults import error_of_end, error_of_memory
 from service.pictures.jobs import Decode, Decoded, Done, Draw, Failed, Order, OutOfMemory, Refused
 from service.pictures.processes import Launcher, PictureProcess
 from service.pictures.turns import Turns, Work
 from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
 
-_FIELDS: dict[Work, str] = {"draw": "output", "decode": "image"}
 # A job whose request was cancelled may end within this time; then its process is killed. Most jobs
 # do, and a new process would lack the canvases of the old one.
 _GRACE_SECONDS = 0.25
@@ -41,11 +34,6 @@ _END_SECONDS = 1.0
 # Drawings that may wait for the process that has their canvas, while another one is idle. Beyond
 # it, the idle one decodes the picture again.
 _MOST_BEHIND = 2
-# How a decoder that fails ends its process. Other signals come from outside.
-_CRASHES = frozenset(
-    -number
-    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
-)
 
 _log = structlog.get_logger("legrad.service")
 
@@ -300,7 +288,8 @@ class PictureWorkers:
                     await process.wait_until_ready()
                     await self._use(process)
                 failures = 0 if process.orders else failures + 1
-            except (OSError, EOFError) as error:
+            # Whatever fails here, for example for lack of memory: the server needs the process.
+            except Exception as error:
                 failures += 1
                 _log.error("a picture process could not be started", reason=repr(error))
             # One that ends without a job is not replaced at once, again and again.
@@ -391,7 +380,9 @@ class PictureWorkers:
             if not ended.done():
                 process.kill("broken")
             status = await ended
-            answer = answer or self._reason(job, process, status)
+            answer = answer or error_of_end(
+                job.work, process.ended_for, status, self._limits.seconds
+            )
         self.capacity.record(job.work, time.monotonic() - began)
         self._settle(job, process, number, answer)
 
@@ -400,22 +391,6 @@ class PictureWorkers:
             return job.task
         kept = job.canvas in process.canvases
         return replace(job.task, canvas=job.canvas if kept else job.source)
-
-    def _reason(self, job: _Job, process: PictureProcess, status: int | None) -> Exception:
-        """Return the error of a job whose process has ended."""
-        if process.ended_for == "time":
-            return PictureTimeoutError(
-                f"It takes longer than {self._limits.seconds:g} s to {job.work} the picture: "
-                "send a smaller one, or ask for a smaller max_side.",
-                field=_FIELDS[job.work],
-            )
-        if status in _CRASHES or process.ended_for == "broken":
-            return PictureCrashError(
-                f"The process that should {job.work} the picture crashed: save the picture again, "
-                "in another format.",
-                field=_FIELDS[job.work],
-            )
-        return PictureProcessEndedError("The process of the picture was ended; send it again.")
 
     def _repeat(self, job: _Job) -> None:
         """Let another process carry out a job, before all that wait."""
@@ -441,13 +416,7 @@ class PictureWorkers:
                     job.again = True
                     self._repeat(job)
                 else:
-                    job.answer.set_exception(
-                        PictureMemoryError(
-                            f"It takes more memory than is allowed to {job.work} the picture: "
-                            "send a smaller one, or ask for a smaller max_side.",
-                            field=_FIELDS[job.work],
-                        )
-                    )
+                    job.answer.set_exception(error_of_memory(job.work))
             case Failed(trace):
                 job.answer.set_exception(RuntimeError(f"in a picture process:\n{trace}"))
             case Exception():
