@@ -9,7 +9,17 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import against_peers, engine, families, http, memory, overload, report, workload
+from benchmarks import (
+    against_peers,
+    engine,
+    families,
+    feed,
+    http,
+    memory,
+    overload,
+    report,
+    workload,
+)
 from benchmarks.report import Row
 
 
@@ -21,6 +31,7 @@ class Part(StrEnum):
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
+    FEED = "feed"
     PEERS = "peers"
     OVERLOAD = "overload"
 
@@ -56,6 +67,7 @@ def main(
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
+            Part.FEED: lambda: feed.measure(rounds),
             Part.PEERS: lambda: against_peers.measure(rounds),
             Part.OVERLOAD: lambda: overload.measure(weights, rounds),
         }
