@@ -162,7 +162,7 @@ def main(port: int) -> None:
         port=port,
         log_level="warning",
         lifespan="off",
-        # Work on the event loop delays the reading of requests, but not the end of idle connections.
+        # Work delays the reading of requests, but not the end of idle connections.
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
 
