@@ -13,6 +13,7 @@ from benchmarks import (
     against_peers,
     engine,
     families,
+    feed,
     fidelity,
     http,
     memory,
@@ -32,6 +33,7 @@ class Part(StrEnum):
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
+    FEED = "feed"
     PEERS = "peers"
     OVERLOAD = "overload"
 
@@ -68,6 +70,7 @@ def main(
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
+            Part.FEED: lambda: feed.measure(rounds),
             Part.PEERS: lambda: against_peers.measure(rounds),
             Part.OVERLOAD: lambda: overload.measure(weights, rounds),
         }

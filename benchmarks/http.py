@@ -3,7 +3,6 @@
 Server and clients share the machine, as in a test on a laptop; a remote client would cost it less.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ import httpx
 import numpy as np
 
 from benchmarks import servers, timing, workload
-from benchmarks.load import closed_loop
+from benchmarks.load import closed_loop, multipart_request
 from benchmarks.report import Row
 from legrad_engine import Explainer
 from legrad_engine.models import STARTER, ModelReference
@@ -69,7 +68,10 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
             explainer.explain(pictures[start : start + BATCH], PROMPTS)
 
     def over_http(output: OutputOptions) -> None:
-        requests = [_raw_request(client, _unseen(picture), output) for picture in pictures]
+        requests = [
+            multipart_request(workload.unseen(picture), PROMPTS, output.model_dump_json())
+            for picture in pictures
+        ]
         load = closed_loop(
             str(client.base_url),
             requests,
@@ -117,7 +119,9 @@ def _at_rest(client: httpx.Client, requests: int) -> list[Row]:
     samples: dict[str, list[float]] = {}
     for turn in range(-2, requests):
         start = time.perf_counter()
-        answer = _explain(client, _unseen(picture), prompts=PROMPTS[:1], output=OVERLAY_ONLY)
+        answer = _explain(
+            client, workload.unseen(picture), prompts=PROMPTS[:1], output=OVERLAY_ONLY
+        )
         waited = time.perf_counter() - start
         if turn < 0:
             continue
@@ -154,7 +158,7 @@ def _second_question(client: httpx.Client, rounds: int) -> list[Row]:
     for name, output in OUTPUTS.items():
         samples: timing.Samples = {"first": [], "second": []}
         for turn in range(-2, rounds):
-            unseen = _unseen(picture)
+            unseen = workload.unseen(picture)
             for question, prompts in (("first", PROMPTS), ("second", OTHER_PROMPTS)):
                 start = time.perf_counter()
                 answer = _explain(client, unseen, prompts=prompts, output=output)
@@ -187,26 +191,6 @@ def _explain(
     response.raise_for_status()
     answer: dict[str, Any] = response.json()
     return answer
-
-
-def _raw_request(client: httpx.Client, picture: bytes, output: OutputOptions) -> bytes:
-    """Build a whole request before the clock starts: the client shares the server's cores."""
-    request = client.build_request(
-        "POST",
-        "/explain",
-        files={"image": ("picture.jpg", picture, "image/jpeg")},
-        data={"prompts": PROMPTS, "output": output.model_dump_json()},
-    )
-    head = [
-        b"POST /explain HTTP/1.1",
-        *(name + b": " + value for name, value in request.headers.raw),
-    ]
-    return b"\r\n".join(head) + b"\r\n\r\n" + request.read()
-
-
-def _unseen(picture: bytes) -> bytes:
-    """Append random bytes to a JPEG, so that no cache knows it; decoders ignore them."""
-    return picture + os.urandom(8)
 
 
 @contextmanager

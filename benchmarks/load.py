@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import uvloop
 
@@ -282,3 +283,14 @@ def raw_request(
         *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def multipart_request(picture: bytes, prompts: Sequence[str], output: str) -> bytes:
+    """Build the bytes of one explain request: a JPEG, prompts and the options of the answer."""
+    request = httpx.Request(
+        "POST",
+        "http://benchmark/explain",
+        files={"image": ("picture.jpg", picture, "image/jpeg")},
+        data={"prompts": list(prompts), "output": output},
+    )
+    return raw_request("/explain", request.read(), request.headers["Content-Type"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,8 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
     buffer = io.BytesIO()
     picture(width, height, seed).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def unseen(picture: bytes) -> bytes:
+    """Append random bytes to a JPEG, so that no cache knows it; decoders ignore them."""
+    return picture + os.urandom(8)

@@ -1,0 +1,171 @@
+"""The floor: the work of the service by bare library calls.
+
+``python -m benchmarks.peers.floor PORT`` runs one process with one thread, without a model,
+validation, limits, metrics or logs. It takes the fastest kept library for each step and answers the
+same outputs; its maps are always the same.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import pybase64
+import simplejpeg
+import uvicorn
+from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
+
+_SIDE = 224
+_CELLS = 14
+# Regions are found on a few samples per cell.
+_SAMPLED_SIDE = 4 * _CELLS
+_OPACITY = 0.6
+# Fast deflate, as libpng has it; the default level takes three times as long.
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+_KEEP_ALIVE_SECONDS = 600
+
+Pixels = NDArray[np.uint8]
+
+
+class Floor:
+    """ASGI application."""
+
+    def __init__(self) -> None:
+        cv2.setNumThreads(1)
+        generator = np.random.default_rng(0)
+        self._maps = generator.random((8, _CELLS, _CELLS), np.float32)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = bytearray()
+        while scope["type"] == "http":
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        content = b"{}"
+        if scope.get("method") == "POST":
+            content = self._explain(dict(scope["headers"])[b"content-type"], bytes(body))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def _explain(self, content_type: bytes, body: bytes) -> bytes:
+        prompts, output, encoded = _read(content_type, body)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        scale = min(1.0, output["max_side"] / max(width, height))
+        size = round(width * scale), round(height * scale)
+        drawn = output["overlay"] or output["heatmap"] not in ("npy", "none")
+        least = size if drawn else (_SIDE, _SIDE)
+        # At the smallest scale of the DCT that still has all the pixels which are needed.
+        picture = simplejpeg.decode_jpeg(
+            encoded, fastdct=True, min_width=least[0], min_height=least[1], min_factor=1
+        )
+        cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).tobytes()
+        canvas = None
+        if output["overlay"]:
+            canvas = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        targets = [
+            {
+                "target": prompt,
+                "similarity": 0.1,
+                **_described(map_, output["regions_threshold"]),
+                **_drawn(map_, canvas, size, output),
+            }
+            for prompt, map_ in zip(prompts, self._maps, strict=False)
+        ]
+        return json.dumps({"images": [{"targets": targets}]}).encode()
+
+
+def _read(content_type: bytes, body: bytes) -> tuple[list[str], dict[str, Any], bytes]:
+    """Return the prompts, the options of the answer and the picture of a multipart body."""
+    boundary = content_type.partition(b"boundary=")[2]
+    prompts: list[str] = []
+    output: dict[str, Any] = {}
+    picture = b""
+    for part in body.split(b"--" + boundary)[1:-1]:
+        head, _, content = part[2:-2].partition(b"\r\n\r\n")
+        if b'name="prompts"' in head:
+            prompts.append(content.decode())
+        elif b'name="output"' in head:
+            output = json.loads(content)
+        else:
+            picture = content
+    return prompts, output, picture
+
+
+def _described(map_: NDArray[np.float32], threshold: float | None) -> dict[str, object]:
+    total = float(map_.sum())
+    shares = map_.ravel() / total
+    described: dict[str, object] = {
+        "peak": float(map_.max()),
+        "position": int(map_.argmax()),
+        "mean": float(map_.mean()),
+        "entropy": float(-(shares * np.log(shares + 1e-9)).sum()),
+        "border_mass": 1 - float(map_[1:-1, 1:-1].sum()) / total,
+    }
+    if threshold is not None:
+        sampled = cv2.resize(map_, (_SAMPLED_SIDE, _SAMPLED_SIDE))
+        high = (sampled >= threshold).view(np.uint8)
+        _, _, boxes, _ = cv2.connectedComponentsWithStats(high, connectivity=8)
+        described["regions"] = boxes.tolist()
+    return described
+
+
+def _drawn(
+    map_: NDArray[np.float32],
+    canvas: Pixels | None,
+    size: tuple[int, int],
+    output: Mapping[str, Any],
+) -> dict[str, object]:
+    drawn: dict[str, object] = {}
+    if output["heatmap"] == "npy":
+        drawn["heatmap"] = pybase64.b64encode_as_string(map_.tobytes())
+    levels = None
+    if canvas is not None or output["heatmap"] not in ("npy", "none"):
+        levels = cv2.resize((255 * map_).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    if levels is not None and output["heatmap"] not in ("npy", "none"):
+        drawn["heatmap"] = _encoded(levels, output["heatmap"].removesuffix("16"), output)
+    if levels is not None and canvas is not None:
+        colors = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
+        blended = cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0)
+        drawn["overlay"] = _encoded(blended, output.get("format", "png"), output)
+    return drawn
+
+
+def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
+    if format == "jpeg":
+        colors = "GRAY" if pixels.ndim == 2 else "RGB"
+        encoded = simplejpeg.encode_jpeg(
+            pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis],
+            quality=output["quality"],
+            colorspace=colors,
+            colorsubsampling="Gray" if colors == "GRAY" else "420",
+        )
+    else:
+        encoded = cv2.imencode(f".{format}", pixels, _PNG if format == "png" else ())[1]
+    return pybase64.b64encode_as_string(encoded)
+
+
+def main(port: int) -> None:
+    """Serve until the process ends."""
+    uvicorn.run(
+        Floor(),
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        lifespan="off",
+        # Work delays the reading of requests, but not the end of idle connections.
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
