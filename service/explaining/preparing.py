@@ -196,8 +196,8 @@ class Preparation:
 
         Raises:
             LegradError: the pictures or targets cannot be explained.
-            ServiceError: a limit is exceeded, that of the key's work included, or a picture could not
-                be fetched.
+            ServiceError: a limit of the server or of the key's work is exceeded, or a picture could
+                not be fetched.
             BatchingError: the queue is full, or the worker failed.
         """
         inputs, served, deadline = plan.inputs, plan.served, plan.command.deadline
