@@ -14,6 +14,7 @@ IMAGE ?=
 PROMPTS ?=
 MINUTES ?= 10
 SECONDS ?= 60
+ONLY ?=
 
 # `no` makes pip resolve pyproject.toml instead of installing a lock.
 LOCKED ?= yes
@@ -21,7 +22,8 @@ LOCKED ?= yes
 LINTS := lint-style lint-format lint-types lint-imports lint-security lint-contract lint-javascript \
 	audit-if-possible
 
-.PHONY: help install demo serve test test-quick lint $(LINTS) format bench accelerator soak audit fuzz lock \
+.PHONY: help install demo serve test test-quick lint $(LINTS) format bench accelerator soak audit \
+	attack fuzz lock \
 	openapi docs docs-pictures models-page screenshots starter-eval clean
 
 help:
@@ -35,6 +37,7 @@ help:
 	@echo "                   and known vulnerabilities"
 	@echo "make format        fix style and formatting"
 	@echo "make audit         check the locked packages for known vulnerabilities"
+	@echo "make attack        attack a server on this machine: a table of cases, seconds, memory, verdict"
 	@echo "make fuzz          fuzz decoding and request bodies, SECONDS=60 for each target"
 	@echo "make lock          pin the dependencies with hashes: requirements*.lock"
 	@echo "make docs          build the documentation site in build/site"
@@ -135,10 +138,14 @@ audit: $(TOOLS)
 audit-if-possible: $(TOOLS)
 	$(BIN)/python -m tools.audit $(LOCKS) || [ $$? -eq 2 ]
 
+# The exit status is 1 if a case does not hold. ONLY=multipart runs some of the cases.
+attack: $(TOOLS)
+	$(BIN)/python -m tests.attack $(if $(ONLY),--only '$(ONLY)')
+
 # A finding ends the run, and its input is in build/fuzz. The lock has the fuzzer.
 fuzz: $(TOOLS)
 	$(BIN)/python -c 'import atheris' 2> /dev/null || $(PIP_INSTALL) --editable '.[fuzz]'
-	for target in decode multipart json text; do \
+	for target in decode avif gif tiff bmp multipart json text; do \
 		$(BIN)/python -m tests.fuzz $$target $(SECONDS) || exit 1; \
 	done
 

@@ -256,6 +256,10 @@ def key(
     rate: Annotated[
         str | None, typer.Option(help="Limit on the rate of requests, such as 10/second.")
     ] = None,
+    max_cost_per_minute: Annotated[
+        float | None,
+        typer.Option(help="Limit on the work in a minute, in forward passes of one image."),
+    ] = None,
 ) -> None:
     """Create an API key: print the key, which is not stored, and its entry for the list of keys.
 
@@ -273,6 +277,7 @@ def key(
         "scopes": sorted(set(scope)),
         "max_concurrent": max_concurrent,
         "rate": rate,
+        "max_cost_per_minute": max_cost_per_minute,
     }
     entry = {field: value for field, value in fields.items() if value is not None}
     try:

@@ -137,6 +137,12 @@ class KeyConcurrencyError(TryLaterError):
     code = "key-concurrency"
 
 
+class KeyCostError(TryLaterError):
+    """The API key has asked for all the work that it may in a minute."""
+
+    code = "key-cost"
+
+
 class KeyRateError(TryLaterError):
     """The API key has reached its request rate."""
 

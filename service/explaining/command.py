@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from legrad_engine.errors import LegradError
@@ -59,10 +59,12 @@ class Caller:
         key: name of its API key, or None on a server without keys. Callers share nothing with
             other keys, neither cached pictures nor what answers tell of cached texts.
         address: its address, as trusted proxies tell it.
+        charge: charges the cost of a command to the key, or refuses it; None without a limit.
     """
 
     key: str | None
     address: str
+    charge: Callable[[float], Awaitable[None]] | None = None
 
     @property
     def owner(self) -> str:

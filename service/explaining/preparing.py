@@ -103,6 +103,16 @@ class Plan:
         )
         return sum(costs) + self.served.target_cost(self.inputs.question, texts)
 
+    def uncached_cost(self) -> float:
+        """Return the cost of the command for square pictures if nothing is cached.
+
+        Keys are charged this: what is cached, for whatever caller, must not show in their limits.
+        """
+        question, templates = self.inputs.question, self.inputs.templates
+        with naming_fields():
+            texts = self.explainer.resolver.count_texts(question, templates, cache=False)
+        return self.estimate([None] * len(self.inputs.images), texts)
+
     def picture_cost(self, picture: TracedPicture, geometry: Geometry) -> float:
         """Return the cost of one picture, without the embeddings of the targets.
 
@@ -189,10 +199,13 @@ class Preparation:
 
         Raises:
             LegradError: the pictures or targets cannot be explained.
-            ServiceError: a limit is exceeded, or a picture could not be fetched.
+            ServiceError: a limit of the server or of the key's work is exceeded, or a picture could
+                not be fetched.
             BatchingError: the queue is full, or the worker failed.
         """
         inputs, served, deadline = plan.inputs, plan.served, plan.command.deadline
+        if plan.command.caller.charge is not None:
+            await plan.command.caller.charge(plan.uncached_cost())
         sent = iter(await self._find(plan, [i for i in inputs.images if isinstance(i, bytes)]))
         known = [next(sent) if isinstance(image, bytes) else None for image in inputs.images]
         texts = self._count_texts(plan)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -78,7 +79,8 @@ class AccessControl:
             yield
         else:
             key = _identify(scope, self._ring)
-            record_of(scope).key = key.name
+            record = record_of(scope)
+            record.key, record.charge = key.name, partial(self._limits.charge, key)
             if not needs & key.scopes:
                 raise ForbiddenError(
                     f"The key {key.name!r} does not have the scope {' or '.join(sorted(needs))}.",

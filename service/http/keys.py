@@ -12,7 +12,7 @@ import structlog
 from aiolimiter import AsyncLimiter
 
 from legrad_engine.errors import InvalidOptionError
-from service.errors import KeyConcurrencyError, KeyRateError
+from service.errors import KeyConcurrencyError, KeyCostError, KeyRateError, LimitExceededError
 from service.settings.keys import ApiKey, digest, read_keys
 
 _CHECK_SECONDS = 1.0
@@ -129,12 +129,14 @@ class _Use:
         mean_seconds: moving average of the duration of its requests.
         rate: the rate that ``bucket`` enforces.
         bucket: leaky bucket of its requests.
+        work: leaky bucket of the cost of its explanations.
     """
 
     in_flight: int = 0
     mean_seconds: float = 0.0
     rate: str | None = None
     bucket: AsyncLimiter | None = None
+    work: AsyncLimiter | None = None
 
 
 class KeyLimits:
@@ -169,6 +171,37 @@ class KeyLimits:
         finally:
             use.in_flight -= 1
             use.mean_seconds += _WEIGHT * (time.monotonic() - began - use.mean_seconds)
+
+    async def charge(self, key: ApiKey, cost: float) -> None:
+        """Charge the work of one explanation to a key.
+
+        Args:
+            key: the key.
+            cost: the work, in forward passes of one image at the model's own size.
+
+        Raises:
+            KeyCostError: the key has asked for too much work in the last minute.
+            LimitExceededError: the work is more than the key may ask for in a whole minute.
+        """
+        most = key.max_cost_per_minute
+        if most is None:
+            return
+        if cost > most:
+            raise LimitExceededError(
+                f"The request costs {cost:.1f}, but the key {key.name!r} may ask for {most:g} in a "
+                "minute: send fewer or smaller images or fewer prompts at once."
+            )
+        use = self._uses.setdefault(key.name, _Use())
+        if use.work is None or use.work.max_rate != most:
+            use.work = AsyncLimiter(most, _SECONDS["minute"])
+        if not use.work.has_capacity(cost):
+            raise KeyCostError(
+                f"The key {key.name!r} may ask for work of {most:g} in a minute, and this request "
+                f"costs {cost:.1f}: slow down.",
+                # The longest time until a full bucket has room for so much.
+                retry_after_seconds=_SECONDS["minute"] * cost / most,
+            )
+        await use.work.acquire(cost)
 
     async def _take_from_rate(self, key: ApiKey, use: _Use) -> None:
         if key.rate is None:

@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -34,6 +34,7 @@ class RequestRecord:
         headers: the request's headers.
         until_sent: callbacks and contexts, closed once the answer is sent.
         key: name of its API key.
+        charge: charges the cost of an explanation to that key; None without one.
         model: id of the model that answered.
         stages: the stages that have ended; None before a command is carried out.
         timings: seconds of each stage, for the answer; None before the outcome.
@@ -45,6 +46,7 @@ class RequestRecord:
     headers: Headers
     until_sent: ExitStack = field(default_factory=ExitStack)
     key: str | None = None
+    charge: Callable[[float], Awaitable[None]] | None = None
     model: str | None = None
     stages: Stages | None = None
     timings: Mapping[str, float] | None = None

@@ -55,7 +55,7 @@ class AcceptedRequest:
     def caller(self) -> Caller:
         """The sender of the request."""
         client = self.request.client
-        return Caller(self.record.key, client.host if client else "")
+        return Caller(self.record.key, client.host if client else "", self.record.charge)
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
         """Read the body before the deadline.

@@ -31,6 +31,12 @@ class ApiKey(BaseModel):
     )
     scopes: frozenset[KeyScope] = Field(min_length=1, description="Routes that the key opens.")
     max_concurrent: int | None = Field(None, ge=1, description="Most requests at once.")
+    max_cost_per_minute: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most work in a minute, in forward passes of one image.",
+    )
     rate: str | None = Field(
         None,
         pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",

@@ -216,6 +216,7 @@ REJECTION_REASONS = (
     "shutting-down",
     "client-left",
     "key-concurrency",
+    "key-cost",
     "key-rate",
 )
 

@@ -232,3 +232,39 @@ def test_a_key_may_send_again_after_the_time_it_was_told(tiny_model: str) -> Non
 
         assert ask().status_code == 200
         running.eventually(lambda: ask().status_code == 200)
+
+
+def test_a_key_asks_for_no_more_work_in_a_minute_than_it_may(tiny_model: str) -> None:
+    with limited(tiny_model, max_cost_per_minute=12) as running:
+        one = request_of()
+        several = {**one, "images": [one["image"]] * 4}
+        del several["image"]
+        # Four images with gradients of one prompt: a little more than four, cached or not.
+        assert running.explain(several, **bearer("asker")).status_code == 200
+        assert running.explain(several, **bearer("asker")).status_code == 200
+        refused = running.explain(several, **bearer("asker"))
+        assert problem(refused) == (429, "key-cost")
+        assert 24 <= int(refused.headers["retry-after"]) < 45
+        assert running.metric('legrad_rejected_total{reason="key-cost"}') == 1
+        # Requests that explain nothing cost nothing, and other keys have their own work.
+        assert running.client.get("/models", headers=bearer("asker")).status_code == 200
+        assert running.explain(several).status_code == 200
+
+
+def test_every_instance_of_another_protocol_counts_as_work(tiny_model: str) -> None:
+    with limited(tiny_model, max_cost_per_minute=12) as running:
+        path = f"/v1/models/{running.model.id}:explain"
+        # Four questions of their own, each a command.
+        instances = [request_of(prompts=[f"prompt {number}"]) for number in range(4)]
+        statuses = [
+            running.client.post(path, json={"instances": instances}, headers=bearer("asker"))
+            for _ in range(3)
+        ]
+        assert [each.status_code for each in statuses] == [200, 200, 429]
+
+
+def test_a_request_above_a_whole_minute_of_work_is_told_so(tiny_model: str) -> None:
+    with limited(tiny_model, max_cost_per_minute=0.5) as running:
+        refused = running.explain(None, **bearer("asker"))
+        assert problem(refused) == (422, "limit-exceeded")
+        assert "may ask for 0.5 in a minute" in refused.json()["detail"]

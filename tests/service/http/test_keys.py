@@ -39,6 +39,7 @@ HASH = GOOD["sha256"]
         (listed(GOOD | {HASH: "a key"}), "entry 1"),
         (listed(GOOD | {"name": "A key"}), "entry 1, name"),
         (listed(GOOD | {"max_concurrent": 0}), "entry 1, max_concurrent"),
+        (listed(GOOD | {"max_cost_per_minute": 0}), "entry 1, max_cost_per_minute"),
         (listed(GOOD | {"max_concurrent": "4"}), "entry 1, max_concurrent"),
         (listed(GOOD | {"rate": "10"}), "entry 1, rate"),
         (listed(GOOD | {"rate": "0/second"}), "entry 1, rate"),
@@ -95,12 +96,14 @@ def test_an_empty_list_refuses_every_key(tiny_model: str) -> None:
 
 def test_a_new_key_opens_the_scopes_of_its_entry(tiny_model: str) -> None:
     options = ["--scope", "metrics", "--scope", "explain", "--rate", "9/minute"]
-    made = CliRunner().invoke(app, ["key", "ci", *options, "--max-concurrent", "2"])
+    made = CliRunner().invoke(
+        app, ["key", "ci", *options, "--max-concurrent", "2", "--max-cost-per-minute", "50"]
+    )
     assert made.exit_code == 0, made.output
     key, written = made.stdout.splitlines()
     assert key not in written
     assert json.loads(written) == entry(
-        "ci", key, "explain", "metrics", max_concurrent=2, rate="9/minute"
+        "ci", key, "explain", "metrics", max_concurrent=2, rate="9/minute", max_cost_per_minute=50.0
     )
     with RunningApp(tiny_model, api_keys=f"[{written}]") as running:
         assert running.explain(None, **bearer(key)).status_code == 200

@@ -52,6 +52,7 @@ FROM_THE_START = [
             "body-too-large",
             "client-left",
             "key-rate",
+            "key-cost",
         )
     ),
     *(

@@ -1,0 +1,1 @@
+"""Attacks on a server of its own on the loopback interface: `make attack`."""
