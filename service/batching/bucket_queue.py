@@ -122,11 +122,14 @@ class BucketQueue(Generic[Entry]):
         """Remove all entries, oldest first."""
         return self._remove_all_of(list(self._entries.values()))
 
-    def take_batch(self, now: float, *, without_waiting: bool = False) -> list[Entry]:
+    def take_batch(
+        self, now: float, *, without_waiting: bool = False, only_full: bool = False
+    ) -> list[Entry]:
         """Remove the next batch that is full or has waited long enough; empty if none is due."""
         for bucket, entries in self._buckets.items():
             batch, full = self._leading_batch(entries)
-            if full or without_waiting or now >= self._dispatch_at(entries):
+            due = without_waiting or now >= self._dispatch_at(entries)
+            if full or (due and not only_full):
                 # Move the bucket first: removing its last entry removes the bucket.
                 self._buckets.move_to_end(bucket)
                 return self._remove_all_of(batch)
