@@ -43,7 +43,7 @@ async def started(
 ) -> AsyncIterator[PictureWorkers]:
     """Start workers and wait until all their processes run; close them afterwards."""
     limits = PictureLimits(processes, seconds, max_bytes)
-    workers = PictureWorkers(limits, metrics or Metrics([], []))
+    workers = PictureWorkers(limits, metrics or Metrics([], [], []))
     workers.start()
     try:
         await until(lambda: len(workers.pids) == processes)

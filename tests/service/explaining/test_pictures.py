@@ -33,7 +33,7 @@ def explainer(tiny_model: str) -> Explainer:
 @contextlib.asynccontextmanager
 async def one_process() -> AsyncIterator[tuple[Pictures, PictureWorkers]]:
     async with started() as workers:
-        cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
+        cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [], [])))
         yield Pictures(cache, workers, PictureRules(1_000_000)), workers
 
 
@@ -140,8 +140,8 @@ def test_a_canvas_whose_process_has_ended_is_decoded_again(explainer: Explainer)
 def test_equal_pictures_of_two_models_are_not_shared(explainer: Explainer, tiny_model: str) -> None:
     name, _, weights = tiny_model.partition("@")
     reloaded = Explainer.load(name, weights)
-    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
-    workers = PictureWorkers(PictureLimits(1, 60, 1), Metrics([], []))
+    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [], [])))
+    workers = PictureWorkers(PictureLimits(1, 60, 1), Metrics([], [], []))
     pictures = Pictures(cache, workers, PictureRules(1_000_000))
     one = pictures.find(explainer, KEY)
     assert pictures.find(explainer, KEY) is one

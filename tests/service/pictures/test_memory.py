@@ -83,7 +83,7 @@ def test_every_format_is_decoded_within_the_promised_memory(name: str) -> None:
 
 
 def test_a_picture_beyond_the_limit_fails_alone_and_others_go_on() -> None:
-    data, metrics = FILES["PNG, alpha"](), Metrics([], [])
+    data, metrics = FILES["PNG, alpha"](), Metrics([], [], [])
 
     async def limited() -> None:
         async with started(max_bytes=24_000_000, metrics=metrics) as workers:

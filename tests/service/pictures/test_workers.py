@@ -124,7 +124,7 @@ def test_waiting_work_of_cancelled_requests_is_not_carried_out() -> None:
 
 def test_a_cancelled_request_ends_once_its_picture_does() -> None:
     async def one_leaves() -> None:
-        metrics = Metrics([], [])
+        metrics = Metrics([], [], [])
         async with started(metrics=metrics) as workers:
             (pid,) = workers.pids
             with paused(workers):
@@ -157,7 +157,7 @@ def test_a_request_that_leaves_shortly_before_its_picture_is_done_keeps_the_proc
 
 def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
     async def stuck() -> None:
-        metrics = Metrics([], [])
+        metrics = Metrics([], [], [])
         async with started(2, 0.5, metrics=metrics) as workers:
             kept = await workers.decode("a", decoding())
             hanging = [await workers.decode("b", decoding())]
@@ -192,7 +192,7 @@ def test_a_small_file_that_is_long_work_is_ended_and_others_go_on() -> None:
     assert len(data) < 27_000
 
     async def attacked() -> None:
-        metrics = Metrics([], [])
+        metrics = Metrics([], [], [])
         async with started(2, 0.4, metrics=metrics) as workers:
             slow = await queued(*[workers.decode("a", decoding(data)) for _ in range(4)])
             async with asyncio.timeout(60):
@@ -215,7 +215,7 @@ def test_a_process_that_ends_while_it_works_costs_its_own_picture_alone(
     number: int, error: type[ServiceError]
 ) -> None:
     async def killed() -> None:
-        metrics = Metrics([], [])
+        metrics = Metrics([], [], [])
         async with started(metrics=metrics) as workers:
             (pid,) = workers.pids
             with paused(workers):
@@ -330,7 +330,9 @@ def test_closed_workers_leave_no_process() -> None:
 
 
 def test_workers_without_a_process_are_not_ready() -> None:
-    assert PictureWorkers(PictureLimits(1, 60, 1), Metrics([], [])).readiness_problem() is not None
+    assert (
+        PictureWorkers(PictureLimits(1, 60, 1), Metrics([], [], [])).readiness_problem() is not None
+    )
 
     async def ready() -> None:
         async with started() as workers:
