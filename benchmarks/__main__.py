@@ -9,7 +9,17 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import against_peers, engine, families, http, memory, overload, report, workload
+from benchmarks import (
+    against_peers,
+    engine,
+    families,
+    fidelity,
+    http,
+    memory,
+    overload,
+    report,
+    workload,
+)
 from benchmarks.report import Row
 
 
@@ -18,6 +28,7 @@ class Part(StrEnum):
 
     ENGINE = "engine"
     FAMILIES = "families"
+    FIDELITY = "fidelity"
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
@@ -52,6 +63,7 @@ def main(
         measures = {
             Part.ENGINE: lambda: engine.measure_over_plain(weights, rounds),
             Part.FAMILIES: lambda: families.measure(rounds),
+            Part.FIDELITY: lambda: fidelity.measure(),
             # A third of the rounds, because the reference is slow and its ratio is large.
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),

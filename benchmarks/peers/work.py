@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks import workload
 from legrad_engine import Explainer
-from legrad_engine.images.rendering import encode_npy
+from legrad_engine.images.encoding import encode_npy
 
 
 def load(name: str, pretrained: str | None) -> Explainer:

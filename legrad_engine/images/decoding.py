@@ -4,6 +4,7 @@ import io
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,14 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
+from legrad_engine.errors import ImageDecodeError, ImageTooLargeError, LegradError
 from legrad_engine.images.arrays import picture_of
 from legrad_engine.images.colors import to_srgb
 from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.heif import HeifFile
+from legrad_engine.images.readers import JpegFile
 
 DEFAULT_MAX_PIXELS = 64_000_000
+
+LeastSize = Callable[[tuple[int, int]], tuple[int, int]]
+"""Returns the (width, height) that is enough of an upright picture of (width, height) pixels."""
 
 ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 
@@ -40,6 +45,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_SIDE = frozenset(_UPRIGHT[value] for value in (5, 6, 7, 8))
 
 
 def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -61,26 +67,47 @@ def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Imag
             format.
         MemoryError: There is not enough memory; the picture may be whole.
     """
-    return _read(source, max_pixels, with_stored=False)[0]
+    return _read(source, max_pixels, with_stored=False).srgb
 
 
-def decode_with_stored(
-    source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> tuple[Image.Image, Image.Image]:
-    """Read a picture twice: as :func:`decode` does, and in RGB without regard to its ICC profile.
+@dataclass(frozen=True)
+class Versions:
+    """An upright picture in RGB, in two kinds of colours.
+
+    Attributes:
+        srgb: in sRGB.
+        stored: without regard to its ICC profile; the same object where that changes nothing.
+        full_size: (width, height) of the file's picture, upright; the versions may be smaller.
+    """
+
+    srgb: Image.Image
+    stored: Image.Image
+    full_size: tuple[int, int]
+
+
+def decode_versions(
+    source: ImageSource,
+    *,
+    with_stored: bool = False,
+    least_size: LeastSize | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Versions:
+    """Read a picture as :func:`decode` does, and on demand also as stored, or smaller.
 
     Args:
         source: See :func:`decode`.
+        with_stored: Whether to return also the picture as stored.
+        least_size: The size that is enough. A JPEG of at least twice that is decoded at a half, a
+            quarter or an eighth of its size, at a part of the cost: the coefficients of high
+            frequencies are left out.
         max_pixels: See :func:`decode`.
-
-    Returns:
-        The picture in sRGB and as stored; one object where the profile changes nothing.
 
     Raises:
         ImageTooLargeError: See :func:`decode`.
         ImageDecodeError: See :func:`decode`.
+        LegradError: Of least_size.
     """
-    return _read(source, max_pixels, with_stored=True)
+    return _read(source, max_pixels, with_stored, least_size)
 
 
 @dataclass(frozen=True)
@@ -91,39 +118,43 @@ class _Decoded:
         srgb: in sRGB.
         stored: as stored; the same object where nothing is to be converted.
         turn: the rotation or mirroring that makes it upright.
+        full_size: (width, height) of the file's picture, upright.
     """
 
     srgb: Image.Image
     stored: Image.Image
     turn: Image.Transpose | None
+    full_size: tuple[int, int]
 
 
 def _read(
-    source: ImageSource, max_pixels: int, with_stored: bool
-) -> tuple[Image.Image, Image.Image]:
-    """Return the picture in sRGB and, if asked for, as stored; otherwise the former twice."""
-    decoded = _decode(source, max_pixels)
-    turn, srgb, stored = decoded.turn, decoded.srgb, decoded.stored
+    source: ImageSource,
+    max_pixels: int,
+    with_stored: bool,
+    least_size: LeastSize | None = None,
+) -> Versions:
+    decoded = _decode(source, max_pixels, least_size)
+    turn, srgb, stored, full_size = decoded.turn, decoded.srgb, decoded.stored, decoded.full_size
     # Each version has four bytes for each pixel, and turning makes another one.
     del decoded
     if stored is srgb or not with_stored:
         del stored
         srgb = _turned(srgb, turn)
-        return srgb, srgb
+        return Versions(srgb, srgb, full_size)
     srgb = _turned(srgb, turn)
-    return srgb, _turned(stored, turn)
+    return Versions(srgb, _turned(stored, turn), full_size)
 
 
-def _decode(source: ImageSource, max_pixels: int) -> _Decoded:
+def _decode(source: ImageSource, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     if isinstance(source, Image.Image):
-        return _convert(source, max_pixels)
+        return _convert(source, max_pixels, None)
     if isinstance(source, np.ndarray):
-        return _convert(picture_of(source), max_pixels)
+        return _convert(picture_of(source), max_pixels, None)
     if isinstance(source, bytes):
-        return _decode_stream(io.BytesIO(source), max_pixels)
+        return _decode_stream(io.BytesIO(source), max_pixels, least_size)
     try:
         with Path(source).open("rb") as stream:
-            return _decode_stream(stream, max_pixels)
+            return _decode_stream(stream, max_pixels, least_size)
     except (OSError, ValueError) as error:
         raise ImageDecodeError(
             f"The image file {os.fspath(source)!r} cannot be opened ({error}): check the path.",
@@ -131,20 +162,24 @@ def _decode(source: ImageSource, max_pixels: int) -> _Decoded:
         ) from error
 
 
-def _decode_stream(stream: IO[bytes], max_pixels: int) -> _Decoded:
+def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     try:
         with open_picture(stream) as image:
-            return _convert(image, max_pixels)
+            return _convert(image, max_pixels, least_size)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
-    except (ImageDecodeError, ImageTooLargeError, MemoryError):
+    except (LegradError, MemoryError):
         raise
     except Exception as error:
         raise _failure(error) from error
 
 
-def _convert(image: Image.Image, max_pixels: int) -> _Decoded:
+def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     _check_size(image, max_pixels)
+    turn = _UPRIGHT.get(_orientation(image))
+    full_size = _as_upright(image.size, turn)
+    if least_size is not None and isinstance(image, JpegFile):
+        image.reduce_to(_as_upright(least_size(full_size), turn))
     # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
     # ZeroDivisionError; all of them mean that the picture cannot be read.
     try:
@@ -153,7 +188,12 @@ def _convert(image: Image.Image, max_pixels: int) -> _Decoded:
     except Exception as error:
         raise _failure(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
-    return _Decoded(srgb, stored, _UPRIGHT.get(_orientation(image)))
+    return _Decoded(srgb, stored, turn, full_size)
+
+
+def _as_upright(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    """Exchange width and height where a picture lies on its side."""
+    return size[::-1] if turn in _ON_SIDE else size
 
 
 def _failure(error: Exception) -> Exception:

@@ -1,31 +1,118 @@
-"""Encoding of pictures as files."""
+"""Encoding of pictures, maps and arrays as files."""
 
 import io
-from typing import Literal, get_args
+import struct
+from typing import Any, Literal, get_args
+from zlib import crc32
 
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
 from PIL import Image
+from zlib_ng import zlib_ng
 
-from legrad_engine.images.rendering import encode_png
+from legrad_engine.errors import InvalidOptionError
 
 PictureFormat = Literal["jpeg", "webp", "png"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
-DEFAULT_QUALITY = 85
+DEFAULT_QUALITY = 80
 
-HeatmapFormat = Literal["png", "png16", "npy", "none"]
+HeatmapFormat = Literal["png", "png16", "jpeg", "webp", "npy", "none"]
+
+_LONGEST_SIDES: dict[PictureFormat, int] = {"jpeg": 65_500, "webp": 16_383}
+
+_SUB, _UP = 1, 2
+# Of zlib-ng: the next levels take a quarter more time for files a seventh smaller.
+_LEVEL_OF_MAPS = 3
 
 
 def encode_picture(
-    picture: Image.Image, format: PictureFormat, quality: int = DEFAULT_QUALITY
+    picture: Image.Image | NDArray[np.uint8],
+    format: PictureFormat,
+    quality: int = DEFAULT_QUALITY,
 ) -> bytes:
     """Encode an RGB or grey picture.
 
     Args:
-        picture: the picture.
+        picture: a Pillow image, or uint8 ``[height, width, 3]`` in RGB or ``[height, width]``.
         format: ``jpeg`` and ``webp`` lose detail; ``png`` loses nothing.
         quality: 1 to 100, for ``jpeg`` and ``webp``.
+
+    Raises:
+        InvalidOptionError: the format cannot hold a picture of this size.
     """
     if format == "png":
         return encode_png(picture)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    longest = _LONGEST_SIDES[format]
+    if max(image.size) > longest:
+        raise InvalidOptionError(
+            f"{format} holds pictures of at most {longest} pixels a side, and this one has "
+            f"{image.width} x {image.height}: use png, or a smaller max_side.",
+            field="format",
+        )
     buffer = io.BytesIO()
-    picture.save(buffer, format, quality=quality)
+    image.save(buffer, format, quality=quality)
     return buffer.getvalue()
+
+
+def encode_png(picture: Image.Image | NDArray[Any]) -> bytes:
+    """Encode a picture or a map in whole levels as PNG.
+
+    Args:
+        picture: an RGB or grey Pillow image, uint8 ``[height, width, 3]`` in RGB, or uint8 or
+            uint16 ``[height, width]``.
+    """
+    pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    depth = pixels.itemsize
+    rows = pixels if depth == 1 else pixels.astype(">u2")
+    rows = np.ascontiguousarray(rows).view(np.uint8).reshape(height, -1)
+    in_color = pixels.ndim == 3
+    # Pillow and libpng try every filter on every row and deflate at 20 MB/s. One fixed filter with
+    # ISA-L's deflate takes a sixth of the time, for files a tenth larger. Maps, whose rows are
+    # smooth and alike, become a fifth smaller if deflate searches for longer.
+    data = (
+        isal_zlib.compress(_filtered_up(rows), 1)
+        if in_color
+        else zlib_ng.compress(_filtered_sub(rows, depth), _LEVEL_OF_MAPS)
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8 * depth, 2 if in_color else 0, 0, 0, 0)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", data),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def encode_npy(array: NDArray[Any]) -> bytes:
+    """Encode an array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _filtered_up(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Filter rows: each byte minus the one above it."""
+    filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    return filtered
+
+
+def _filtered_sub(rows: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """Filter rows: each byte minus the one of the pixel to its left, of a step in bytes."""
+    filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _SUB
+    filtered[:, 1 : 1 + step] = rows[:, :step]
+    np.subtract(rows[:, step:], rows[:, :-step], out=filtered[:, 1 + step :])
+    return filtered
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = struct.pack(">I", crc32(data, crc32(kind)))
+    return b"".join((struct.pack(">I", len(data)), kind, data, checksum))

@@ -11,7 +11,7 @@ A box is (left, top, right, bottom); right and bottom are exclusive edges.
 
 import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal, get_args
 
 import numpy as np
@@ -148,13 +148,85 @@ def upsample(
     Returns:
         float32 [targets, height, width].
     """
+    down, across = sampling(geometry, output_size)
+    upsampled: NDArray[np.float32] = (
+        down.matrix() @ maps.astype(np.float32, copy=False) @ across.matrix().T
+    )
+    return upsampled
+
+
+@dataclass(frozen=True)
+class LineSamples:
+    """Positions on a line of cells, each between the centres of two neighbours.
+
+    Attributes:
+        lower: intp [samples], ascending: the neighbour before each position.
+        upper: intp [samples]: the neighbour after it, or the same one at the ends of the line.
+        fraction: float [samples]: the distance from the neighbour before, 0 to 1.
+        cells: number of cells.
+    """
+
+    lower: NDArray[np.intp]
+    upper: NDArray[np.intp]
+    fraction: NDArray[np.float64]
+    cells: int
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Weights [samples, cells] that interpolate linearly."""
+        matrix = np.zeros((len(self.lower), self.cells), np.float32)
+        sample = np.arange(len(self.lower))
+        matrix[sample, self.upper] = self.fraction
+        matrix[sample, self.lower] += (1 - self.fraction).astype(np.float32)
+        return matrix
+
+    def runs(self) -> list[slice]:
+        """Group the samples by their neighbours, in order."""
+        starts = np.flatnonzero(np.diff(self.lower, prepend=-1)).tolist()
+        return [slice(*run) for run in pairwise([*starts, len(self.lower)])]
+
+    def ends(self) -> "LineSamples":
+        """Take the first and last sample of each run, where interpolated values are extreme."""
+        kept = [place for run in self.runs() for place in {run.start, run.stop - 1}]
+        kept.sort()
+        return LineSamples(self.lower[kept], self.upper[kept], self.fraction[kept], self.cells)
+
+
+def sampling(geometry: Geometry, output_size: tuple[int, int]) -> tuple[LineSamples, LineSamples]:
+    """Place the pixels of a drawing on the patch grid.
+
+    Args:
+        geometry: the geometry of the picture.
+        output_size: (width, height) of the drawing; it spans the picture, not the padding.
+
+    Returns:
+        The samples of the rows and of the columns.
+    """
     left, top, right, bottom = geometry.content_box
     rows, columns = geometry.grid
     width, height = output_size
-    down = _interpolation_matrix(rows, geometry.patch_size[0], top, bottom, height)
-    across = _interpolation_matrix(columns, geometry.patch_size[1], left, right, width)
-    upsampled: NDArray[np.float32] = down @ maps.astype(np.float32, copy=False) @ across.T
-    return upsampled
+    return (
+        sample_line(rows, geometry.patch_size[0], evenly(top, bottom, height)),
+        sample_line(columns, geometry.patch_size[1], evenly(left, right, width)),
+    )
+
+
+def sample_line(cells: int, cell_length: int, positions: NDArray[np.float64]) -> LineSamples:
+    """Sample a line of cells.
+
+    Args:
+        cells: number of cells.
+        cell_length: length of a cell, in input pixels.
+        positions: [samples], ascending, in input pixels.
+    """
+    on_grid = np.clip(positions / cell_length - 0.5, 0, cells - 1)
+    lower = on_grid.astype(np.intp)
+    return LineSamples(lower, np.minimum(lower + 1, cells - 1), on_grid - lower, cells)
+
+
+def evenly(start: float, stop: float, samples: int) -> NDArray[np.float64]:
+    """Return the centres of samples that divide a line into equal parts."""
+    steps: NDArray[np.float64] = np.arange(samples, dtype=np.float64) + 0.5
+    return start + steps * ((stop - start) / samples)
 
 
 def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
@@ -166,22 +238,6 @@ def drawing_size(image_size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """
     scale = min(1.0, max_side / max(image_size))
     return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
-
-
-def _interpolation_matrix(
-    cells: int, cell_length: int, start: int, stop: int, samples: int
-) -> NDArray[np.float32]:
-    """Weights [samples, cells] that sample a line of cells between two input positions."""
-    centres = start + (np.arange(samples) + 0.5) * ((stop - start) / samples)
-    positions = np.clip(centres / cell_length - 0.5, 0, cells - 1)
-    lower = positions.astype(np.intp)
-    upper = np.minimum(lower + 1, cells - 1)
-    fraction = positions - lower
-    matrix = np.zeros((samples, cells), np.float32)
-    sample = np.arange(samples)
-    matrix[sample, upper] = fraction
-    matrix[sample, lower] += (1 - fraction).astype(np.float32)
-    return matrix
 
 
 def _cells_between(start: int, stop: int, cell_length: int) -> slice:

@@ -1,14 +1,10 @@
-"""Rendering of maps as heatmaps, overlays and encoded files."""
+"""Rendering of maps as heatmaps and overlays."""
 
-import io
-import struct
 from functools import lru_cache
 from typing import Any, Literal, get_args
-from zlib import crc32
 
 import numpy as np
 from cmap import Colormap
-from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -62,6 +58,22 @@ def normalize(maps: NDArray[np.floating], mode: Normalization = "each") -> NDArr
     return values
 
 
+def to_levels(heatmap: NDArray[np.floating], full_scale: Literal[255, 65535] = 255) -> NDArray[Any]:
+    """Round a map to whole levels.
+
+    Args:
+        heatmap: values in 0 to 1, of any shape.
+        full_scale: the level of 1.
+
+    Returns:
+        uint8, or uint16 for 65535, of the same shape.
+    """
+    dtype = np.uint8 if full_scale == 255 else np.uint16
+    scaled = heatmap * np.float32(full_scale)
+    scaled += 0.5
+    return scaled.astype(dtype)
+
+
 def colorize(heatmap: NDArray[np.floating], colormap: str = DEFAULT_COLORMAP) -> NDArray[np.uint8]:
     """Look up the colour of each value.
 
@@ -75,7 +87,7 @@ def colorize(heatmap: NDArray[np.floating], colormap: str = DEFAULT_COLORMAP) ->
     Raises:
         InvalidOptionError: The colour map is unknown.
     """
-    return np.asarray(_colored(_levels(heatmap), colormap))
+    return np.asarray(_colored(to_levels(heatmap), colormap))
 
 
 def overlay(
@@ -100,9 +112,28 @@ def overlay(
     Raises:
         InvalidOptionError: The colour map is unknown or alpha is not in 0 to 1.
     """
+    return blend(image, to_levels(heatmap), colormap, alpha)
+
+
+def blend(
+    image: Image.Image,
+    levels: NDArray[np.uint8],
+    colormap: str = DEFAULT_COLORMAP,
+    alpha: float = DEFAULT_ALPHA,
+) -> Image.Image:
+    """Blend a heatmap in whole levels over a picture, see :func:`overlay`.
+
+    Args:
+        image: RGB, width x height.
+        levels: [height, width].
+        colormap: One of COLORMAPS.
+        alpha: Largest opacity of the colour, 0 to 1.
+
+    Raises:
+        InvalidOptionError: See :func:`overlay`.
+    """
     if not 0 <= alpha <= 1:
         raise InvalidOptionError(f"alpha {alpha} is not in 0 to 1.", field="alpha")
-    levels = _levels(heatmap)
     opacity = np.rint(255 * alpha * opacity_ramp()).astype(np.uint8)
     mask = Image.fromarray(levels).point(opacity.tolist())
     return Image.composite(_colored(levels, colormap), image, mask)
@@ -142,85 +173,30 @@ def palette(colormap: str) -> bytes:
     return encoded
 
 
-def encode_png(picture: Image.Image | NDArray[Any], bit_depth: Literal[8, 16] = 8) -> bytes:
-    """Encode a picture or a map as PNG. A map is rounded to the bit depth.
+def is_constant(low: float, high: float) -> bool:
+    """Return whether a map with these extremes is constant to within float32 rounding.
 
-    Args:
-        picture: An RGB or grey Pillow image, uint8 [height, width, 3] RGB, or a float
-            [height, width] map in 0 to 1, which becomes grey.
-        bit_depth: Bits per channel. 16 is for maps.
-
-    Raises:
-        InvalidOptionError: 16 bits are requested for a picture that is not a map.
+    Interpolation of a constant map leaves rounding noise, which must not be stretched.
     """
-    pixels = np.asarray(picture)
-    if np.issubdtype(pixels.dtype, np.floating):
-        pixels = _levels(pixels) if bit_depth == 8 else _levels(pixels, 65535).astype(">u2")
-    elif bit_depth == 16:
-        raise InvalidOptionError("bit_depth 16 is for maps: use 8 for pictures.", field="bit_depth")
-    return _png(pixels)
-
-
-def encode_npy(array: NDArray[Any]) -> bytes:
-    """Encode an array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    limits = np.finfo(np.float32)
+    return high - low < max(float(limits.tiny), 16 * float(limits.eps) * max(-low, high))
 
 
 def _stretch(values: NDArray[np.float32]) -> None:
     if values.size == 0:
         return
-    limits = np.finfo(np.float32)
     low, high = float(values.min()), float(values.max())
-    # Interpolation of a constant map leaves rounding noise, which must not be stretched.
-    if high - low < max(limits.tiny, 16 * limits.eps * max(-low, high)):
+    if is_constant(low, high):
         values.fill(0)
         return
-    if high - low > limits.max:
+    if high - low > np.finfo(np.float32).max:
         values /= 2
         low, high = low / 2, high / 2
     values -= low
     values /= high - low
 
 
-def _levels(heatmap: NDArray[np.floating], full_scale: int = 255) -> NDArray[Any]:
-    dtype = np.uint8 if full_scale == 255 else np.uint16
-    scaled = heatmap * np.float32(full_scale)
-    scaled += 0.5
-    return scaled.astype(dtype)
-
-
 def _colored(levels: NDArray[np.uint8], colormap: str) -> Image.Image:
     indexed = Image.fromarray(levels)
     indexed.putpalette(palette(colormap))
     return indexed.convert("RGB")
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    """Write uint8 or big-endian uint16 pixels as PNG.
-
-    Pillow and libpng try every filter on every row and deflate at 20 MB/s. One fixed filter with
-    ISA-L's deflate takes a sixth of the time, for files a tenth larger.
-    """
-    height, width = pixels.shape[:2]
-    color_type = 2 if pixels.ndim == 3 else 0
-    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
-    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = 2  # each byte minus the one above it
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0)
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            _chunk(b"IHDR", header),
-            _chunk(b"IDAT", isal_zlib.compress(filtered, 1)),
-            _chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    checksum = struct.pack(">I", crc32(data, crc32(kind)))
-    return b"".join((struct.pack(">I", len(data)), kind, data, checksum))

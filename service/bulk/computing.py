@@ -9,17 +9,28 @@ from PIL import Image
 
 from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.devices import is_out_of_memory, release_cached_memory
-from legrad_engine.images.decoding import decode
-from legrad_engine.images.geometry import drawing_size, upsample
+from legrad_engine.images.decoding import DEFAULT_MAX_PIXELS
 from legrad_engine.images.inputs import PreparedImage
-from legrad_engine.images.rendering import encode_npy, encode_png, normalize, overlay
-from legrad_engine.images.statistics import summarize
+from legrad_engine.images.rendering import DEFAULT_ALPHA, DEFAULT_COLORMAP
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
 from service.bulk.questions import IdentifiedQuestion
+from service.pictures.decoding import decode_picture
+from service.pictures.drawing import DrawingRules, draw
+from service.settings.values import PictureRules
 
-# Overlays are for viewing; the raw maps are written too.
-LONGEST_SIDE = 2048
+_PICTURES = PictureRules(DEFAULT_MAX_PIXELS)
+# Overlays are for viewing; the raw maps are written too. The names of overlays end with .png.
+_DRAWINGS = DrawingRules(
+    heatmap="npy",
+    overlay=True,
+    colormap=DEFAULT_COLORMAP,
+    alpha=DEFAULT_ALPHA,
+    normalize="each",
+    regions_threshold=None,
+    max_side=2048,
+    format="png",
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,13 @@ class FolderExplainer:
         if found.encoded is None:
             return ReadPicture(found, error=found.error)
         question = self._question
+        rules = self._explainer.input_rules(question.size, question.fit)
         try:
-            picture = decode(found.encoded)
-            prepared = self._explainer.prepare_decoded(picture, question.size, question.fit)
+            decoded = decode_picture(found.encoded, _PICTURES, rules, None, _DRAWINGS.max_side)
+            self._explainer.check_geometry(decoded.geometry)
         except LegradError as error:
             return ReadPicture(found, error=str(error))
-        size = drawing_size(picture.size, LONGEST_SIDE)
-        canvas = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        return ReadPicture(found, prepared, canvas)
+        return ReadPicture(found, decoded.prepared, decoded.canvas)
 
     def explain(self, read: Sequence[ReadPicture]) -> dict[Path, Explanation | str]:
         """Explain the pictures that could be read; one that exceeds memory gets an error text."""
@@ -119,14 +129,16 @@ class FolderExplainer:
             reason = explanation if isinstance(explanation, str) else read.error
             return [Entry(**about, error=reason)]
         geometry = explanation.geometry
-        heatmaps = normalize(upsample(explanation.maps, geometry, read.canvas.size))
+        targets = draw(explanation.maps, geometry, read.canvas, _DRAWINGS).targets
         (self._output / files[0]).parent.mkdir(parents=True, exist_ok=True)
         entries = []
         for index, (prompt, drawn) in enumerate(zip(question.prompts, files, strict=True)):
             raw = drawn.with_suffix(".npy")
-            (self._output / drawn).write_bytes(encode_png(overlay(read.canvas, heatmaps[index])))
-            (self._output / raw).write_bytes(encode_npy(explanation.maps[index]))
-            statistics = summarize(explanation.maps[index], geometry)
+            target = targets[index]
+            for path, content in ((drawn, target.overlay), (raw, target.heatmap)):
+                if content is not None:
+                    (self._output / path).write_bytes(content)
+            statistics = target.statistics
             probability = float(explanation.probabilities[index])
             entries.append(
                 Entry(

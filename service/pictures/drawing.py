@@ -3,21 +3,25 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from legrad_engine.images.encoding import HeatmapFormat
-from legrad_engine.images.geometry import Geometry, drawing_size, upsample
-from legrad_engine.images.regions import Region, find_regions
-from legrad_engine.images.rendering import (
-    Normalization,
+from legrad_engine.images.encoding import (
+    DEFAULT_QUALITY,
+    PICTURE_FORMATS,
+    HeatmapFormat,
+    PictureFormat,
     encode_npy,
+    encode_picture,
     encode_png,
-    normalize,
-    overlay,
 )
+from legrad_engine.images.enlarging import enlarge
+from legrad_engine.images.geometry import Geometry, drawing_size
+from legrad_engine.images.regions import Region, find_all_regions
+from legrad_engine.images.rendering import Normalization, blend
 from legrad_engine.images.statistics import Statistics, summarize
 
 
@@ -33,6 +37,8 @@ class DrawingRules:
         normalize: normalisation of heatmaps and overlays.
         regions_threshold: threshold of regions, above 0 and below 1; None for no regions.
         max_side: longest side of heatmaps and overlays in pixels.
+        format: format of overlays.
+        quality: quality of JPEG and WebP, 1 to 100.
     """
 
     heatmap: HeatmapFormat
@@ -42,11 +48,18 @@ class DrawingRules:
     normalize: Normalization
     regions_threshold: float | None
     max_side: int
+    format: PictureFormat = "jpeg"
+    quality: int = DEFAULT_QUALITY
 
     @property
     def drawings_of_each_target(self) -> int:
         """The number of full-size pictures for each target."""
-        return (self.heatmap in ("png", "png16")) + self.overlay
+        return self.draws_heatmaps + self.overlay
+
+    @property
+    def draws_heatmaps(self) -> bool:
+        """Whether heatmaps are pictures."""
+        return self.heatmap not in ("npy", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +68,8 @@ class DrawnTarget:
 
     Attributes:
         map: float32 ``[rows, columns]``, the raw map over the patch grid.
-        heatmap: the heatmap as PNG or npy file, or None.
-        overlay: the overlay as PNG file, or None.
+        heatmap: the heatmap as a picture or npy file, or None.
+        overlay: the overlay as a picture file, or None.
         regions: regions above the threshold, or None where none were asked for.
         statistics: numbers that describe the map.
     """
@@ -92,22 +105,35 @@ def draw(
         rules: the wanted pictures and numbers.
     """
     began = time.perf_counter()
-    as_png = rules.heatmap in ("png", "png16")
-    heatmaps = None
-    if as_png or rules.overlay:
-        size = drawing_size(geometry.image_size, rules.max_side)
-        heatmaps = normalize(upsample(maps, geometry, size), rules.normalize)
+    size = drawing_size(geometry.image_size, rules.max_side)
+    levels = deep = None
+    if rules.overlay or rules.heatmap in PICTURE_FORMATS:
+        levels = enlarge(maps, geometry, size, rules.normalize)
+    if rules.heatmap == "png16":
+        deep = enlarge(maps, geometry, size, rules.normalize, 65535)
+    regions = None
+    if rules.regions_threshold is not None:
+        regions = find_all_regions(maps, geometry, rules.regions_threshold)
     targets = []
     for index, raw in enumerate(maps):
-        heatmap = drawn = None
-        if heatmaps is not None and as_png:
-            heatmap = encode_png(heatmaps[index], 16 if rules.heatmap == "png16" else 8)
-        elif rules.heatmap == "npy":
-            heatmap = encode_npy(raw)
-        if heatmaps is not None and canvas is not None:
-            drawn = encode_png(overlay(canvas, heatmaps[index], rules.colormap, rules.alpha))
-        regions = None
-        if rules.regions_threshold is not None:
-            regions = find_regions(raw, geometry, rules.regions_threshold)
-        targets.append(DrawnTarget(raw, heatmap, drawn, regions, summarize(raw, geometry)))
+        drawn = None
+        drawn_map = deep if rules.heatmap == "png16" else levels
+        heatmap = _encode_heatmap(raw, None if drawn_map is None else drawn_map[index], rules)
+        if levels is not None and canvas is not None:
+            drawing = blend(canvas, levels[index], rules.colormap, rules.alpha)
+            drawn = encode_picture(drawing, rules.format, rules.quality)
+        found = None if regions is None else regions[index]
+        targets.append(DrawnTarget(raw, heatmap, drawn, found, summarize(raw, geometry)))
     return DrawnImage(targets, time.perf_counter() - began)
+
+
+def _encode_heatmap(
+    raw: NDArray[np.floating], levels: NDArray[Any] | None, rules: DrawingRules
+) -> bytes | None:
+    if rules.heatmap == "npy":
+        return encode_npy(raw)
+    if levels is None or rules.heatmap == "none":
+        return None
+    if rules.heatmap == "png16":
+        return encode_png(levels)
+    return encode_picture(levels, rules.heatmap, rules.quality)

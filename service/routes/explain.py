@@ -150,7 +150,12 @@ def _only_overlay(inputs: ExplainInputs) -> ExplainInputs:
             f"{len(inputs.images)} and {targets}: ask for application/json.",
             field=asked if len(inputs.images) == 1 else "images",
         )
-    only_overlay = {"heatmap": "none", "overlay": True, "regions_threshold": None}
+    only_overlay = {
+        "heatmap": "none",
+        "overlay": True,
+        "format": "png",
+        "regions_threshold": None,
+    }
     return replace(inputs, output=inputs.output.model_copy(update=only_overlay))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from legrad_engine.families import Score
-from legrad_engine.images.encoding import HeatmapFormat
+from legrad_engine.images.encoding import DEFAULT_QUALITY, HeatmapFormat, PictureFormat
 from legrad_engine.images.geometry import Fit
 from legrad_engine.images.rendering import (
     DEFAULT_ALPHA,
@@ -88,8 +88,9 @@ class OutputOptions(Request):
 
     heatmap: HeatmapFormat = Field(
         "png",
-        description="Format of heatmaps: `png` (8-bit), `png16` (16-bit), `npy` (NumPy file of the "
-        "raw float32 patch grid, neither upsampled nor normalised), or `none`.",
+        description="Format of heatmaps: `png` (8-bit), `png16` (16-bit), `jpeg` or `webp` (8-bit, "
+        "smaller and not exact), `npy` (NumPy file of the raw float32 patch grid, neither "
+        "upsampled nor normalised), or `none`.",
         examples=["png"],
     )
     overlay: bool = Field(
@@ -122,9 +123,20 @@ class OutputOptions(Request):
     )
     max_side: Annotated[int, Field(ge=16, le=_MOST_PIXELS), WHOLE] = Field(
         1024,
-        description="Longest side of PNG heatmaps and overlays in pixels; smaller images keep "
+        description="Longest side of drawn heatmaps and overlays in pixels; smaller images keep "
         "their size.",
         examples=[1024],
+    )
+    format: PictureFormat = Field(
+        "jpeg",
+        description="Format of overlays: `jpeg` or `webp`, which lose detail that is hard to see, "
+        "or `png`, which loses nothing.",
+        examples=["jpeg"],
+    )
+    quality: Annotated[int, Field(ge=1, le=100), WHOLE] = Field(
+        DEFAULT_QUALITY,
+        description="Quality of overlays and heatmaps in JPEG and WebP.",
+        examples=[DEFAULT_QUALITY],
     )
 
 

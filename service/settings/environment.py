@@ -113,7 +113,7 @@ class Settings(Variables):
     @property
     def picture_rules(self) -> PictureRules:
         """How pictures are decoded."""
-        return PictureRules(self.max_image_pixels, self.srgb_for_model)
+        return PictureRules(self.max_image_pixels, self.srgb_for_model, self.decoding)
 
     @property
     def picture_limits(self) -> PictureLimits:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from service.settings.url_policy import UrlRules
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
+DecodingName = Literal["fast", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,12 @@ class PictureRules:
     Attributes:
         max_pixels: most pixels of one image.
         srgb_for_model: whether the model, too, gets pictures in sRGB by their ICC profile.
+        decoding: whether large JPEGs are decoded smaller.
     """
 
     max_pixels: int
     srgb_for_model: bool = True
+    decoding: DecodingName = "fast"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from service.settings.origins import check_origins
 from service.settings.prefixes import read_prefix
 from service.settings.proxies import trusted_networks
 from service.settings.url_policy import UrlRules
-from service.settings.values import DtypeName
+from service.settings.values import DecodingName, DtypeName
 
 # Platforms such as Cloud Run, Heroku and Render choose the port and say it in this variable.
 _PLATFORM_PORT = "PORT"
@@ -259,6 +259,12 @@ class Variables(BaseSettings):
         True,
         description="Whether the model sees an image with an ICC profile in sRGB, as overlays "
         "always show it. If not, it sees the stored values, as in pipelines that ignore profiles.",
+    )
+    decoding: DecodingName = Field(
+        "fast",
+        description="`fast`: a JPEG much larger than the model's input is decoded at a half, a "
+        "quarter or an eighth of its size, with nearly the same maps, and overlays use a quicker "
+        "filter. `exact`: whole, as in the models' own pipelines.",
     )
     max_images: int = Field(
         16, ge=1, description="Most images in one request, images of targets included."

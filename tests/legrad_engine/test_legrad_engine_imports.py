@@ -61,7 +61,8 @@ def test_a_picture_is_prepared_and_drawn_without_torch() -> None:
         f"from {IMAGES}.geometry import upsample\n"
         f"from {IMAGES}.inputs import InputRules\n"
         f"from {IMAGES}.regions import find_regions\n"
-        f"from {IMAGES}.rendering import encode_png, normalize, overlay\n"
+        f"from {IMAGES}.encoding import encode_picture\n"
+        f"from {IMAGES}.rendering import normalize, overlay\n"
         f"from {IMAGES}.statistics import summarize\n"
         "picture = decode(Image.new('RGB', (40, 30), 'red'))\n"
         "prepared = InputRules(32, (16, 16), 'pad', 'bicubic').prepare(picture)\n"
@@ -69,7 +70,7 @@ def test_a_picture_is_prepared_and_drawn_without_torch() -> None:
         "assert prepared.pixels.shape == (24, 32, 3)\n"
         "maps = np.arange(4, dtype=np.float32).reshape(1, 2, 2)\n"
         "heatmap = normalize(upsample(maps, geometry, picture.size))[0]\n"
-        "encode_png(overlay(picture, heatmap))\n"
+        "encode_picture(overlay(picture, heatmap), 'jpeg')\n"
         "find_regions(maps[0], geometry)\n"
         "summarize(maps[0], geometry)"
     )

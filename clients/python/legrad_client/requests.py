@@ -37,10 +37,21 @@ class Options(TypedDict, total=False):
     normalize: Literal["each", "shared", "none"]
     regions_threshold: float | None
     max_side: int
+    format: Literal["jpeg", "webp", "png"]
+    quality: int
 
 
 OUTPUT_OPTIONS = frozenset(
-    {"overlay", "colormap", "alpha", "normalize", "regions_threshold", "max_side"}
+    {
+        "overlay",
+        "colormap",
+        "alpha",
+        "normalize",
+        "regions_threshold",
+        "max_side",
+        "format",
+        "quality",
+    }
 )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from legrad_engine.errors import LegradError
-from legrad_engine.images.decoding import decode, decode_with_stored
+from legrad_engine.images.decoding import decode, decode_versions
 from tests.support import icc_profiles
 from tests.support.pictures import encoded, heic, picture
 
@@ -89,7 +89,8 @@ def test_colours_are_those_of_the_profile_and_the_stored_ones_can_be_had() -> No
     image = Image.new("RGB", (4, 2), (255, 0, 0))
     image.putpixel((0, 0), (0, 0, 255))
     data = encoded(image, icc_profile=icc_profiles.swapped())
-    srgb, stored = decode_with_stored(data)
+    versions = decode_versions(data, with_stored=True)
+    srgb, stored = versions.srgb, versions.stored
     assert np.abs(np.asarray(srgb).astype(int) - np.asarray(stored)[..., ::-1]).max() <= 2
     np.testing.assert_array_equal(np.asarray(stored), np.asarray(image))
     np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(srgb))
@@ -100,7 +101,8 @@ def test_both_versions_are_upright() -> None:
     exif[0x0112] = 6
     image = picture(30, 20)
     data = encoded(image, icc_profile=icc_profiles.swapped(), exif=exif)
-    srgb, stored = decode_with_stored(data)
+    versions = decode_versions(data, with_stored=True)
+    srgb, stored = versions.srgb, versions.stored
     np.testing.assert_array_equal(np.asarray(stored), np.rot90(np.asarray(image), -1))
     assert srgb.size == stored.size == (20, 30)
     assert not srgb.info
@@ -110,7 +112,8 @@ def test_both_versions_are_upright() -> None:
 def test_a_profile_of_srgb_changes_no_bit() -> None:
     image = picture(40, 30)
     for data in (encoded(image, icc_profile=icc_profiles.SRGB), encoded(image)):
-        srgb, stored = decode_with_stored(data)
+        versions = decode_versions(data, with_stored=True)
+        srgb, stored = versions.srgb, versions.stored
         assert srgb is stored
         np.testing.assert_array_equal(np.asarray(srgb), np.asarray(image))
 

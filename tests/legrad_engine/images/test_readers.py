@@ -1,5 +1,6 @@
 """Damaged metadata of JPEG, AVIF, TIFF and WebP does not cost the picture."""
 
+import io
 import struct
 import warnings
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from legrad_engine.images.decoding import decode
+from legrad_engine.images.readers import JpegFile
 from tests.support.pictures import encoded, heic, picture
 from tests.support.tiff_files import ASCII, LONG, SHORT, UNDEFINED, Tags, tiff_of
 
@@ -105,3 +107,26 @@ def test_odd_tags_of_a_tiff_are_ignored(tags: Tags) -> None:
     values = np.arange(48, dtype=np.uint8).reshape(6, 8)
     found = np.asarray(decode(tiff_of(values, tags)))
     np.testing.assert_array_equal(found[..., 0], values)
+
+
+def test_a_jpeg_is_decoded_smaller_only_if_that_is_enough() -> None:
+    data = encoded(picture(80, 60), "JPEG")
+    for least, expected in (
+        ((80, 60), (80, 60)),
+        ((41, 20), (80, 60)),
+        ((40, 30), (40, 30)),
+        ((1, 1), (10, 8)),
+        ((100, 10), (80, 60)),
+    ):
+        file = JpegFile(io.BytesIO(data))
+        file.reduce_to(least)
+        file.load()
+        assert file.size == expected
+
+
+def test_a_lossless_jpeg_is_decoded_whole() -> None:
+    """It has no coefficients of frequencies; the marker alone tells."""
+    lossless = encoded(picture(80, 60), "JPEG").replace(b"\xff\xc0", b"\xff\xc3", 1)
+    file = JpegFile(io.BytesIO(lossless))
+    file.reduce_to((10, 10))
+    assert file.size == (80, 60)

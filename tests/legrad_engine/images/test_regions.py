@@ -1,15 +1,16 @@
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.images.geometry import Fit, Geometry, plan, upsample
-from legrad_engine.images.regions import MAX_REGIONS, find_regions
+from legrad_engine.images.regions import MAX_REGIONS, find_all_regions, find_regions
+from legrad_engine.images.rendering import normalize
 
 
 def geometry(width: int, height: int, fit: Fit = "squash", size: int = 224) -> Geometry:
@@ -54,40 +55,93 @@ def test_native_grids_map_to_the_whole_picture() -> None:
 @pytest.mark.parametrize(
     "image_size", [(257, 300), (1000, 700), (999, 4001), (3001, 259), (1023, 1025), (100, 80)]
 )
-def test_a_box_is_the_smallest_that_holds_every_hot_part_of_a_large_picture(
+def test_a_box_is_the_smallest_that_holds_every_hot_pixel(
     image_size: tuple[int, int], threshold: float, fit: Fit
 ) -> None:
     layout = geometry(*image_size, fit)
     rows, columns = layout.content_cells
     place = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
     (region,) = find_regions(hot(layout, (*place, 1.0)), layout, threshold)
-    # Regions are found on a grid of at most 256 x 256, of which a part covers several pixels, also
-    # those that it covers in part.
-    scale = min(1, 256 / max(image_size))
-    grid = [max(1, round(side * scale)) for side in image_size]
-    fine = upsample(hot(layout, (*place, 1.0))[None], layout, (grid[0], grid[1]))[0]
+    fine = upsample(hot(layout, (*place, 1.0))[None], layout, image_size)[0]
     high = np.argwhere(fine >= threshold * fine.max())
     (top, left), (bottom, right) = high.min(0), high.max(0) + 1
-    parts = [Fraction(side, cells) for side, cells in zip(image_size, grid, strict=True)]
-    assert region.box == (
-        math.floor(left * parts[0]),
-        math.floor(top * parts[1]),
-        math.ceil(right * parts[0]),
-        math.ceil(bottom * parts[1]),
-    )
+    # A pixel, and a fortieth of a patch.
+    patch = max(side / cells for side, cells in zip(image_size, layout.grid[::-1], strict=True))
+    assert region.box == pytest.approx((left, top, right, bottom), abs=1 + patch / 40)
 
 
-def test_the_edges_of_a_box_in_a_large_picture_are_rounded_outwards() -> None:
-    # 1000 pixels are 256 parts of 3.9 pixels. The map is hot in the parts 96 to 127 (a half), of
-    # which the first begins at pixel 375 and the last ends at pixel 500.
-    layout = geometry(1000, 1000, size=128)
-    heatmap = np.zeros(layout.grid, np.float32)
-    heatmap[3, 3] = 1
-    (region,) = find_regions(heatmap, layout, threshold=0.5)
-    assert region.box == (375, 375, 500, 500)
-    # With the threshold a little lower, it ends within pixel 503, which belongs to the box.
-    (wider,) = find_regions(heatmap, layout, threshold=0.48)
-    assert wider.box == (371, 371, 504, 504)
+def test_small_pictures_have_boxes_of_whole_pixels() -> None:
+    """Each pixel is a sample, so that no pixel is too many and none is left out."""
+    layout = geometry(60, 40)
+    heatmap = np.random.default_rng(0).random(layout.grid, np.float32)
+    values = normalize(upsample(heatmap[None], layout, (60, 40)))[0]
+    labels, count = ndimage.label(values >= 0.6, structure=np.ones((3, 3)))
+    expected = {
+        (across.start, down.start, across.stop, down.stop)
+        for down, across in ndimage.find_objects(labels)
+    }
+    regions = find_regions(heatmap, layout, 0.6)
+    assert 3 < count <= MAX_REGIONS
+    assert {region.box for region in regions} == expected
+    for region in regions:
+        x, y = region.peak_position
+        inside = values[labels == labels[y, x]]
+        assert region.peak == pytest.approx(inside.max())
+        assert region.mean == pytest.approx(inside.mean())
+        assert region.area == pytest.approx(inside.size / values.size)
+
+
+# Longer side in pixels of the map that the slow search labels.
+FINE = 1024
+
+
+def found_slowly(heatmap: np.ndarray, layout: Geometry, threshold: float) -> np.ndarray:
+    """Label a map of many pixels, and return (left, top, right, bottom) of each part in patches."""
+    scale = FINE / max(layout.image_size)
+    size = (round(layout.image_size[0] * scale), round(layout.image_size[1] * scale))
+    values = normalize(upsample(heatmap[None], layout, size))[0]
+    parts = ndimage.find_objects(ndimage.label(values >= threshold, np.ones((3, 3)))[0])
+    boxes = [(across.start, down.start, across.stop, down.stop) for down, across in parts]
+    return np.array(boxes) / scale
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "native"])
+@pytest.mark.parametrize(("size", "exactness"), [(224, 0.2), (336, 0.3), (480, 0.5)])
+def test_boxes_are_those_of_a_search_over_many_pixels(
+    fit: Fit, size: int, exactness: float
+) -> None:
+    chance = np.random.default_rng(size)
+    compared, errors = 0, []
+    for _ in range(14):
+        width, height = chance.integers(600, 4000, 2).tolist()
+        layout = geometry(width, height, fit, size)
+        spread = chance.uniform(0.8, 1.6) * size / 224
+        heatmap = ndimage.gaussian_filter(chance.gamma(0.6, 1, layout.grid), spread)
+        threshold = chance.uniform(0.3, 0.8)
+        expected = found_slowly(heatmap, layout, threshold)
+        nearby = (found_slowly(heatmap, layout, threshold * share) for share in (0.97, 1.03))
+        if any(len(each) != len(expected) for each in nearby) or len(expected) > MAX_REGIONS:
+            # Two parts touch almost, or one is almost nothing: neither search is certain.
+            continue
+        compared += 1
+        found = np.array([each.box for each in find_regions(heatmap, layout, threshold)])
+        assert len(found) == len(expected)
+        left, top, right, bottom = layout.content_box
+        patch = 16 * width / (right - left), 16 * height / (bottom - top)
+        distances = np.abs(found[:, None] - expected[None]) / [*patch, *patch]
+        errors += distances.max(axis=2).min(axis=0).tolist()
+    assert compared >= 3
+    assert np.quantile(errors, 0.9) < 0.1
+    assert max(errors) < exactness
+
+
+def test_several_maps_have_the_regions_that_each_has_alone() -> None:
+    layout = geometry(300, 200)
+    maps = np.random.default_rng(1).random((3, *layout.grid), np.float32)
+    maps[1] = 2.0
+    together = find_all_regions(maps, layout, 0.7)
+    assert together == [find_regions(each, layout, 0.7) for each in maps]
+    assert [bool(each) for each in together] == [True, False, True]
 
 
 def test_separate_patches_are_separate_regions_hottest_first() -> None:

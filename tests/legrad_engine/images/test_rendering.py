@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +11,6 @@ from legrad_engine.images.rendering import (
     COLORMAPS,
     Normalization,
     colorize,
-    encode_npy,
-    encode_png,
     normalize,
     overlay,
 )
@@ -28,13 +24,6 @@ any_maps = arrays(
 
 def ramp(height: int = 3, width: int = 256) -> np.ndarray:
     return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
-
-
-def reopen(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    assert image.format == "PNG"
-    image.load()
-    return image
 
 
 @given(any_maps, st.sampled_from(["each", "shared", "none"]))
@@ -127,45 +116,3 @@ def test_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
     with pytest.raises(InvalidOptionError, match="0 to 1") as caught:
         overlay(Image.new("RGB", (2, 2)), np.zeros((2, 2), np.float32), alpha=alpha)
     assert caught.value.field == "alpha"
-
-
-shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
-
-
-@given(shapes, st.booleans(), st.data())
-def test_pictures_survive_png(shape: tuple[int, int], color: bool, data: st.DataObject) -> None:
-    picture = data.draw(arrays(np.uint8, (*shape, 3) if color else shape))
-    reopened = reopen(encode_png(picture))
-    assert reopened.mode == ("RGB" if color else "L")
-    np.testing.assert_array_equal(np.asarray(reopened), picture)
-    assert encode_png(Image.fromarray(picture)) == encode_png(picture)
-
-
-def test_16_bit_png_keeps_all_65536_levels() -> None:
-    levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
-    reopened = reopen(encode_png(levels.astype(np.float32) / 65_535, bit_depth=16))
-    assert reopened.mode == "I;16"
-    np.testing.assert_array_equal(np.asarray(reopened), levels)
-
-
-def test_8_bit_png_of_a_map_rounds() -> None:
-    heatmap = np.array([[0, 0.25, 0.5, 1]], np.float64)
-    assert np.asarray(reopen(encode_png(heatmap))).tolist() == [[0, 64, 128, 255]]
-
-
-def test_16_bits_of_a_picture_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="16 is for maps") as caught:
-        encode_png(Image.new("RGB", (2, 2)), bit_depth=16)
-    assert caught.value.field == "bit_depth"
-
-
-def test_a_flipped_view_encodes_as_it_looks() -> None:
-    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)[::-1, ::-1]
-    np.testing.assert_array_equal(np.asarray(reopen(encode_png(picture))), picture)
-
-
-@given(any_maps)
-def test_npy_keeps_every_value(maps: np.ndarray) -> None:
-    loaded = np.load(io.BytesIO(encode_npy(maps)), allow_pickle=False)
-    assert loaded.dtype == maps.dtype
-    np.testing.assert_array_equal(loaded, maps)

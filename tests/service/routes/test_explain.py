@@ -117,7 +117,7 @@ def test_heatmaps_come_in_every_format(running: RunningApp) -> None:
 
 def test_an_overlay_shows_the_picture(running: RunningApp) -> None:
     original = picture()
-    clear = opened(targets_of(running, output={"alpha": 0.0})[0]["overlay"])
+    clear = opened(targets_of(running, output={"alpha": 0.0, "format": "png"})[0]["overlay"])
     assert np.array_equal(np.asarray(clear), np.asarray(original))
     colours = {
         name: targets_of(running, output={"colormap": name})[0]["overlay"]
@@ -165,7 +165,7 @@ def test_regions_shrink_with_the_threshold(running: RunningApp) -> None:
 
 
 def test_a_png_is_the_overlay_itself(running: RunningApp) -> None:
-    (target,) = targets_of(running)
+    (target,) = targets_of(running, output={"format": "png"})
     for accept in ("image/png", "image/*", "image/png, */*;q=0.1"):
         response = running.explain(None, Accept=accept)
         assert response.headers["content-type"] == "image/png"

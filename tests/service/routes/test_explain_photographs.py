@@ -97,7 +97,7 @@ def test_overlays_and_regions_lie_in_the_upright_original(serving: RunningApp, n
 
 def test_an_overlay_is_drawn_over_the_upright_photograph(serving: RunningApp) -> None:
     """The astronaut's file is stored sideways."""
-    image = explained(serving, "astronaut.jpg", "squash", alpha=0.0, heatmap="none")
+    image = explained(serving, "astronaut.jpg", "squash", alpha=0.0, heatmap="none", format="png")
     with Image.open(EXAMPLES / "astronaut.jpg") as stored:
         assert stored.size == (512, 360)
         upright = np.asarray(stored.convert("RGB").transpose(Image.Transpose.ROTATE_270))
