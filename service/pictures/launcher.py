@@ -6,8 +6,10 @@ connection of a new picture process, and a pipe that receives its exit status. O
 closed the control socket or has ended, the launcher kills the picture processes and ends.
 """
 
+import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -38,6 +40,9 @@ def main(descriptor: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     # The other cores have processes of their own; each thread would count as memory of a picture.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    # Loaded when it is first needed, and not by each process.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("_pillow_heif")
     # Otherwise the first collection in each process would copy every shared page.
     gc.collect()
     gc.freeze()
