@@ -1,20 +1,23 @@
-"""Draw the effect of each option for docs/http.md: python examples/option_pictures.py [FOLDER].
+"""Draw the effect of each option for the docs: python examples/option_pictures.py [FOLDER].
 
 The program starts a server with the built-in model and explains one picture with every setting.
 """
 
+import base64
 import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 from legrad_client import Explanation, LegradClient
 from PIL import Image, ImageDraw
 
-from demo import HERE, START_SECONDS, overview, start_server, wait_until_ready
+from demo import HERE, START_SECONDS, STARTER, overview, start_server, wait_until_ready
 
 STICKERS = HERE / "stickers.png"
+PHOTOGRAPH = HERE / "cat.jpg"
 PROMPT = "a cat"
 # One row for each option: captions and the options of their requests.
 SHEETS: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -61,14 +64,16 @@ def main(folder: Path) -> None:
     """Write one sheet for each option."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        server, address = start_server(Path(scratch) / "server.log")
+        server, address = start_server(STARTER, Path(scratch) / "server.log")
         try:
-            wait_until_ready(address)
+            wait_until_ready(address, START_SECONDS)
             with LegradClient(address) as client:
                 for option, row in SHEETS.items():
                     write(folder / f"{option}.webp", sheet(client, row), Path(scratch))
                 write(folder / "normalize.webp", normalized(client), Path(scratch))
                 write(folder / "regions.webp", with_regions(client), Path(scratch))
+            for name in ("jpeg", "webp", "png"):
+                (folder / f"overlay.{name}").write_bytes(overlay_file(address, name))
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(START_SECONDS)
@@ -110,6 +115,18 @@ def with_regions(client: LegradClient) -> list[tuple[str, Image.Image]]:
             pen.rectangle(edges, outline="black", width=2)
         captioned.append((f"regions_threshold: {threshold}", picture))
     return captioned
+
+
+def overlay_file(address: str, name: str) -> bytes:
+    """Return the overlay of a photograph as the file that the server sends."""
+    request = {
+        "image": base64.b64encode(PHOTOGRAPH.read_bytes()).decode(),
+        "prompts": [PROMPT],
+        "output": {"heatmap": "none", "format": name},
+    }
+    answer = httpx.post(f"{address}/explain", json=request, timeout=START_SECONDS)
+    answer.raise_for_status()
+    return base64.b64decode(answer.json()["images"][0]["targets"][0]["overlay"])
 
 
 def drawn(found: Explanation, prompt: str = PROMPT) -> Image.Image:

@@ -19,7 +19,7 @@ MAX_REGIONS = 32
 # linear along rows and columns, so that its extremes, and where it crosses a threshold on the way
 # from one sample to the next, are exact.
 _SAMPLES_OF_PATCH = (7, 5, 3)
-_SAMPLES = 128
+_SAMPLES = 80
 
 # Neighbours of a sample: all around in its own map, none in other maps.
 _AROUND = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
