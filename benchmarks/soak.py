@@ -123,7 +123,8 @@ class Caller:
         }
 
     def _heatmap(self) -> str:
-        return self._random.choice(get_args(HeatmapFormat))
+        formats: tuple[str, ...] = get_args(HeatmapFormat)
+        return self._random.choice(formats)
 
     def _format(self) -> str:
         return self._random.choice(PICTURE_FORMATS)

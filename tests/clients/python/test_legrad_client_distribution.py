@@ -89,7 +89,7 @@ def test_the_five_lines_of_its_readme_work_against_a_server(
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(" (4, 4)\n")
     with (
-        Image.open(tmp_path / "cat.png") as overlay,
+        Image.open(tmp_path / "cat.jpg") as overlay,
         Image.open(ROOT / "examples" / "stickers.png") as original,
     ):
         assert overlay.size == original.size
