@@ -122,7 +122,8 @@ class Instant:
         return cls(time.perf_counter(), event)
 
     def until(self, later: "Instant") -> float:
-        """Return the seconds to a later instant; both have to be over on the device."""
+        """Return the seconds to a later instant; wait until the device has reached it."""
         if self.event is None or later.event is None:
             return later.seconds - self.seconds
+        later.event.synchronize()
         return float(self.event.elapsed_time(later.event)) / 1000

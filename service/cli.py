@@ -66,7 +66,10 @@ def serve(
         list[str] | None,
         typer.Option(help=_MODEL_HELP + " ID=MODEL gives it an id. Repeat for several."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda, cuda:N or mps; several, as cuda:0,cuda:1; or all."),
+    ] = None,
     uds: Annotated[
         Path | None, typer.Option(help="Unix socket to listen on, in place of host and port.")
     ] = None,

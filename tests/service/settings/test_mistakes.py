@@ -34,7 +34,7 @@ def line_of(*options: str) -> str:
         ("LEGRAD_MAX_QUEUE_COST", "inf", "write a finite number"),
         ("LEGRAD_REQUEST_TIMEOUT_SECONDS", "nan", "write a finite number"),
         ("LEGRAD_IDLE_TIMEOUT_SECONDS", "75s", "write a number"),
-        ("LEGRAD_DTYPE", "int4", "write 'float32', 'float16'"),
+        ("LEGRAD_DTYPE", "int4", "write 'auto', 'float32', 'float16'"),
         ("LEGRAD_URL_PRIVATE_ADDRESSES", "perhaps", "write true or false"),
         ("LEGRAD_MODELS", " , ", "name at least one"),
         ("LEGRAD_CORS_ORIGINS", "app.example.org", "write it as browsers do"),

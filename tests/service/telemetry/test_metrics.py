@@ -12,14 +12,17 @@ from tests.support.running_app import RunningApp, samples
 BY_MODEL = [
     "legrad_queue_wait_seconds_count",
     "legrad_queue_depth",
-    "legrad_batch_size_count",
-    "legrad_model_loaded",
     "legrad_model_bytes",
     "legrad_model_evictions_total",
-    "legrad_worker_restarts_total",
     "legrad_similarity_count",
     "legrad_heatmap_entropy_count",
     "legrad_heatmap_border_mass_count",
+]
+BY_DEVICE = [
+    "legrad_batch_size_count",
+    "legrad_model_loaded",
+    "legrad_worker_restarts_total",
+    "legrad_worker_stalls_total",
 ]
 FROM_THE_START = [
     'legrad_requests_total{route="/explain",status="200"}',
@@ -36,6 +39,7 @@ FROM_THE_START = [
         for state in ("unloaded", "loading", "ready", "unloading", "failed")
     ),
     *(f'{name}{{model="tiny-tiny"}}' for name in BY_MODEL),
+    *(f'{name}{{device="cpu",model="tiny-tiny"}}' for name in BY_DEVICE),
     *(
         f'legrad_compute_seconds_count{{model="tiny-tiny",stage="{stage}"}}'
         for stage in ("decode", "text", "forward", "backward", "render")
