@@ -71,7 +71,7 @@ class Floor:
         cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).tobytes()
         canvas = None
         if output["overlay"]:
-            canvas = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            canvas = _pixels(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
         targets = [
             {
                 "target": prompt,
@@ -130,14 +130,19 @@ def _drawn(
         drawn["heatmap"] = pybase64.b64encode_as_string(map_.tobytes())
     levels = None
     if canvas is not None or output["heatmap"] not in ("npy", "none"):
-        levels = cv2.resize((255 * map_).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+        levels = _pixels(cv2.resize((255 * map_).astype(np.uint8), size))
     if levels is not None and output["heatmap"] not in ("npy", "none"):
         drawn["heatmap"] = _encoded(levels, output["heatmap"].removesuffix("16"), output)
     if levels is not None and canvas is not None:
         colors = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
-        blended = cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0)
+        blended = _pixels(cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0))
         drawn["overlay"] = _encoded(blended, output.get("format", "png"), output)
     return drawn
+
+
+def _pixels(found: NDArray[Any]) -> Pixels:
+    """Narrow the type that OpenCV states for its results."""
+    return np.asarray(found, np.uint8)
 
 
 def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
