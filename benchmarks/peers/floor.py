@@ -6,6 +6,7 @@ same outputs; its maps are always the same.
 """
 
 import json
+import struct
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pybase64
 import simplejpeg
 import uvicorn
+from isal import isal_zlib
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
@@ -23,8 +25,8 @@ _CELLS = 14
 # Regions are found on a few samples per cell.
 _SAMPLED_SIDE = 4 * _CELLS
 _OPACITY = 0.6
-# Fast deflate, as libpng has it; the default level takes three times as long.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# PNG's filter: each byte minus the one above it.
+_UP = 2
 
 _KEEP_ALIVE_SECONDS = 600
 
@@ -154,9 +156,32 @@ def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
             colorspace=colors,
             colorsubsampling="Gray" if colors == "GRAY" else "420",
         )
+    elif format == "png":
+        encoded = _png(pixels)
     else:
-        encoded = cv2.imencode(f".{format}", pixels, _PNG if format == "png" else ())[1]
+        encoded = cv2.imencode(f".{format}", pixels)[1]
     return pybase64.b64encode_as_string(encoded)
+
+
+def _png(pixels: Pixels) -> bytes:
+    """Write a PNG with one filter and ISA-L's deflate: OpenCV's takes several times as long."""
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    colors = 2 if pixels.ndim == 3 else 0
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colors, 0, 0, 0)),
+        (b"IDAT", isal_zlib.compress(filtered, 1)),
+        (b"IEND", b""),
+    )
+    written = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks:
+        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+        written += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
+    return b"".join(written)
 
 
 def main(port: int) -> None:
