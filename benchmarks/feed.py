@@ -112,6 +112,7 @@ def _server(model: str, **settings: object) -> AbstractContextManager[RunningSer
         model,
         compute_threads=1,
         max_queue_cost=10_000,
+        slow_request_seconds=_PATIENCE_SECONDS,
         request_timeout_seconds=_PATIENCE_SECONDS,
         **settings,
     )

@@ -6,6 +6,7 @@ same outputs; its maps are always the same.
 """
 
 import json
+import struct
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pybase64
 import simplejpeg
 import uvicorn
+from isal import isal_zlib
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
@@ -23,8 +25,8 @@ _CELLS = 14
 # Regions are found on a few samples per cell.
 _SAMPLED_SIDE = 4 * _CELLS
 _OPACITY = 0.6
-# Fast deflate, as libpng has it; the default level takes three times as long.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# PNG's filter: each byte minus the one above it.
+_UP = 2
 
 _KEEP_ALIVE_SECONDS = 600
 
@@ -71,7 +73,7 @@ class Floor:
         cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).tobytes()
         canvas = None
         if output["overlay"]:
-            canvas = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            canvas = _pixels(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
         targets = [
             {
                 "target": prompt,
@@ -130,14 +132,19 @@ def _drawn(
         drawn["heatmap"] = pybase64.b64encode_as_string(map_.tobytes())
     levels = None
     if canvas is not None or output["heatmap"] not in ("npy", "none"):
-        levels = cv2.resize((255 * map_).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+        levels = _pixels(cv2.resize((255 * map_).astype(np.uint8), size))
     if levels is not None and output["heatmap"] not in ("npy", "none"):
         drawn["heatmap"] = _encoded(levels, output["heatmap"].removesuffix("16"), output)
     if levels is not None and canvas is not None:
         colors = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
-        blended = cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0)
+        blended = _pixels(cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0))
         drawn["overlay"] = _encoded(blended, output.get("format", "png"), output)
     return drawn
+
+
+def _pixels(found: NDArray[Any]) -> Pixels:
+    """Narrow the type that OpenCV states for its results."""
+    return np.asarray(found, np.uint8)
 
 
 def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
@@ -149,9 +156,32 @@ def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
             colorspace=colors,
             colorsubsampling="Gray" if colors == "GRAY" else "420",
         )
+    elif format == "png":
+        encoded = _png(pixels)
     else:
-        encoded = cv2.imencode(f".{format}", pixels, _PNG if format == "png" else ())[1]
+        encoded = cv2.imencode(f".{format}", pixels)[1]
     return pybase64.b64encode_as_string(encoded)
+
+
+def _png(pixels: Pixels) -> bytes:
+    """Write a PNG with one filter and ISA-L's deflate: OpenCV's takes several times as long."""
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    colors = 2 if pixels.ndim == 3 else 0
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colors, 0, 0, 0)),
+        (b"IDAT", isal_zlib.compress(filtered, 1)),
+        (b"IEND", b""),
+    )
+    written = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks:
+        checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+        written += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
+    return b"".join(written)
 
 
 def main(port: int) -> None:

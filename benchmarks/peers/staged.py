@@ -15,7 +15,7 @@ MAX_WAIT_MILLISECONDS = 10
 _NAME, _PRETRAINED = "PEER_MODEL", "PEER_PRETRAINED"
 
 
-class ExplainWorker(Worker):
+class ExplainWorker(Worker):  # type: ignore[misc]
     """mosec's interface of a model: loaded once in a worker, called with batches."""
 
     def __init__(self) -> None:
