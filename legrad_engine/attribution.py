@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,12 +12,52 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Tower
 from legrad_engine.families.heads import at_least_float32
+from legrad_engine.images.geometry import Geometry
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import attribute_block
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.probabilities import weigh
 from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.trace import Trace
+from legrad_engine.transfers import Download
+
+
+@dataclass(frozen=True, slots=True)
+class PendingExplanations:
+    """Explanations that the device computes.
+
+    Attributes:
+        download: maps, similarities and probabilities of each group, on their way to the host.
+        groups: the images of each group.
+        resolved: the targets of each image.
+        geometries: the geometry of each image.
+    """
+
+    download: Download
+    groups: tuple[tuple[int, ...], ...]
+    resolved: tuple[ResolvedTargets, ...]
+    geometries: tuple[Geometry, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether :meth:`finish` returns without waiting for the device."""
+        return self.download.done
+
+    def finish(self) -> list[Explanation]:
+        """Wait for the device; return one explanation for each image."""
+        arrays = iter([tensor.numpy() for tensor in self.download.wait()])
+        explanations: dict[int, Explanation] = {}
+        for images in self.groups:
+            maps, similarities, probabilities = next(arrays), next(arrays), next(arrays)
+            for position, image in enumerate(images):
+                count, geometry = len(self.resolved[image]), self.geometries[image]
+                explanations[image] = Explanation(
+                    self.resolved[image].corrected(maps[position], geometry),
+                    similarities[position, :count].astype(np.float32),
+                    probabilities[position, :count].astype(np.float32),
+                    geometry,
+                )
+        return [explanations[image] for image in range(len(self.geometries))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +76,8 @@ class Attribution:
     classifier: Classifier | None
     folded: Callable[[int], FoldedBlock]
 
-    def explanations(self, trace: Trace, resolved: Sequence[ResolvedTargets]) -> list[Explanation]:
-        """Compute one explanation for each traced image.
+    def launch(self, trace: Trace, resolved: Sequence[ResolvedTargets]) -> "PendingExplanations":
+        """Begin to compute one explanation for each traced image; do not wait for the device.
 
         Args:
             trace: a trace of B images, made by the same model.
@@ -49,11 +90,10 @@ class Attribution:
         rows = [each.rows for each in resolved]
         for image, vectors in enumerate(rows):
             groups[len(vectors)].append(image)
-        explanations: dict[int, Explanation] = {}
+        computed: list[Tensor] = []
         for images in groups.values():
             part = trace if len(images) == len(trace) else trace.select(images)
             vectors = torch.stack([rows[image] for image in images])
-            maps = self._maps(part, vectors).cpu().numpy()
             similarities = torch.einsum(
                 "be,bpe->bp", at_least_float32(part.embeddings), at_least_float32(vectors)
             )
@@ -64,16 +104,11 @@ class Attribution:
                 similarities,
                 [resolved[image] for image in images],
             )
-            numbers = torch.stack([similarities, probabilities]).float().cpu().numpy()
-            for position, image in enumerate(images):
-                count, geometry = len(resolved[image]), trace.geometries[image]
-                explanations[image] = Explanation(
-                    resolved[image].corrected(maps[position], geometry),
-                    numbers[0, position, :count],
-                    numbers[1, position, :count],
-                    geometry,
-                )
-        return [explanations[image] for image in range(len(trace))]
+            computed += [self._maps(part, vectors), similarities, probabilities]
+        download = Download.start(computed)
+        return PendingExplanations(
+            download, tuple(map(tuple, groups.values())), tuple(resolved), trace.geometries
+        )
 
     def _maps(self, trace: Trace, targets: Tensor) -> Tensor:
         """Compute maps ``[B, P, rows, columns]``, summed over layers, for targets ``[B, P, e]``."""

@@ -1,5 +1,7 @@
 """Devices, dtypes, threads, and detection of exhausted memory."""
 
+from collections.abc import Sequence
+
 import torch
 
 from legrad_engine.errors import InvalidOptionError
@@ -10,6 +12,11 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+
+# The first compute capability whose tensor cores multiply bfloat16.
+_BFLOAT16_CAPABILITY = (8, 0)
+# Errors of older versions of torch's libraries come without a type of their own.
+_FAILED_DEVICE = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -30,6 +37,116 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device={str(device)!r} cannot be used here: {error}", field="device"
         ) from error
     return resolved
+
+
+def resolve_devices(devices: str) -> tuple[torch.device, ...]:
+    """Resolve the devices that each compute with a copy of the model.
+
+    Args:
+        devices: one device, see :func:`resolve_device`; several of one kind, separated by commas;
+            or ``"all"`` for every CUDA device. ``"cpu,cpu"`` shares one processor: it is meant for
+            tests.
+
+    Raises:
+        InvalidOptionError: a device is unknown, not available, repeated or of another kind.
+    """
+    names = [name.strip() for name in devices.split(",") if name.strip()]
+    if names == ["all"]:
+        count = torch.cuda.device_count()
+        if not count:
+            raise InvalidOptionError(
+                "device='all' means every CUDA device, but there is none here: use 'auto'.",
+                field="device",
+            )
+        return tuple(torch.device("cuda", index) for index in range(count))
+    if not names:
+        raise InvalidOptionError("Name at least one device, such as 'cpu'.", field="device")
+    if len(names) > 1 and {"auto", "all"} & set(names):
+        raise InvalidOptionError(
+            f"device={devices!r}: 'auto' and 'all' stand alone. Name the devices one by one.",
+            field="device",
+        )
+    return check_devices([resolve_device(name) for name in names])
+
+
+def check_devices(devices: Sequence[torch.device]) -> tuple[torch.device, ...]:
+    """Return devices with their indices; check that they can serve one model together.
+
+    Raises:
+        InvalidOptionError: the devices are of several kinds, or one that is not a CPU is repeated.
+    """
+    numbered = tuple(
+        torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+        for device in devices
+    )
+    names = [str(device) for device in numbered]
+    if len({device.type for device in numbered}) > 1:
+        raise InvalidOptionError(
+            f"device={','.join(names)!r} mixes kinds, whose answers differ in precision and speed: "
+            "use devices of one kind, or a server for each kind.",
+            field="device",
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1} - {"cpu"})
+    if repeated:
+        raise InvalidOptionError(
+            f"device={','.join(names)!r} repeats {repeated[0]}: a second copy of the model there "
+            "takes memory and gains nothing.",
+            field="device",
+        )
+    return numbered
+
+
+def worker_names(devices: Sequence[torch.device]) -> tuple[str, ...]:
+    """Return a distinct name for the worker of each device, such as ``"cuda:1"``."""
+    names = [str(device) for device in devices]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}#{names[:place].count(name)}"
+        for place, name in enumerate(names)
+    )
+
+
+def automatic_dtype(devices: Sequence[torch.device]) -> torch.dtype:
+    """Choose the fastest dtype of devices that compute together.
+
+    Returns:
+        bfloat16 for CUDA devices that all compute it natively, float16 for other CUDA devices and
+        for MPS, float32 for CPUs and any other device.
+    """
+    kinds = {device.type for device in devices}
+    if kinds == {"cuda"}:
+        return cuda_dtype([torch.cuda.get_device_capability(device) for device in devices])
+    return torch.float16 if kinds == {"mps"} else torch.float32
+
+
+def cuda_dtype(capabilities: Sequence[tuple[int, int]]) -> torch.dtype:
+    """Choose the dtype of CUDA devices by their compute capabilities."""
+    native = all(capability >= _BFLOAT16_CAPABILITY for capability in capabilities)
+    return torch.bfloat16 if native else torch.float16
+
+
+def use_tensor_float32(devices: Sequence[torch.device], dtype: torch.dtype) -> bool:
+    """Let CUDA devices multiply float32 in TensorFloat-32, where float32 is asked of them.
+
+    Returns:
+        Whether they do from now on, in the whole process.
+    """
+    wanted = dtype == torch.float32 and any(device.type == "cuda" for device in devices)
+    if wanted:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return wanted
+
+
+def bind_thread(device: torch.device) -> None:
+    """Make a device the calling thread's current one, and check that it computes.
+
+    Raises:
+        RuntimeError: the device fails.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if torch.ones(2, device=device).sum().item() != 2:
+        raise RuntimeError(f"The device {device} computes wrong numbers.")
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -62,6 +179,15 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     # The CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Tell whether an error means that the device failed and computes nothing more."""
+    if is_out_of_memory(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _FAILED_DEVICE)
 
 
 def release_cached_memory() -> None:

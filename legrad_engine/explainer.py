@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from legrad_engine import models
-from legrad_engine.attribution import Attribution
+from legrad_engine.attribution import Attribution, PendingExplanations
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.explanation import Explanation
 from legrad_engine.families import Score, Tower, find_tower
@@ -29,6 +29,7 @@ from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.templates import Templates
 from legrad_engine.targets.text import NoText, TextEncoder, Tokenizer
 from legrad_engine.trace import Trace
+from legrad_engine.transfers import Uploads
 
 _IMAGES_PER_BATCH = 16
 
@@ -76,6 +77,7 @@ class Explainer:
             model.classifier if isinstance(model, ImageModel) else None
         )
         self.preprocessing = preprocessing or models.preprocessing_of(model)
+        self._uploads = Uploads(self.device)
         self._folded: dict[int, FoldedBlock] = {}
         self._folding = threading.Lock()
 
@@ -216,10 +218,7 @@ class Explainer:
         Returns:
             ``[B, 3, height, width]`` on the model's device, in its dtype.
         """
-        batch = collate(images, self.preprocessing)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
+        batch = self._uploads.upload(collate(images, self.preprocessing))
         return normalize(batch, images, self.preprocessing).to(self.dtype)
 
     @torch.no_grad()
@@ -304,6 +303,22 @@ class Explainer:
         )
 
     @torch.no_grad()
+    def launch_attribution(
+        self, trace: Trace, resolved: Sequence[ResolvedTargets]
+    ) -> PendingExplanations:
+        """Begin to compute the map of every target; do not wait for the device.
+
+        Args:
+            trace: from :meth:`trace` of this explainer.
+            resolved: the targets of each traced image, from :attr:`resolver`.
+
+        Raises:
+            InvalidOptionError: the trace was made by another model.
+        """
+        attribution = Attribution(self.model, self.tower, self.classifier, self._fold)
+        return attribution.launch(trace, resolved)
+
+    @torch.no_grad()
     def attribute(
         self,
         trace: Trace,
@@ -332,8 +347,7 @@ class Explainer:
         resolved = self.resolver.resolve(
             targets, len(trace), templates, resolve_negatives(negatives)
         )
-        attribution = Attribution(self.model, self.tower, self.classifier, self._fold)
-        return attribution.explanations(trace, resolved)
+        return self.launch_attribution(trace, resolved).finish()
 
     def explain(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models.preprocessing import PerChannel, Preprocessing
+from legrad_engine.transfers import to_device
 
 
 def collate(images: Sequence[PreparedImage], preprocessing: Preprocessing) -> Tensor:
@@ -64,4 +65,4 @@ def normalize(
 
 
 def _channels(values: PerChannel, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+    return to_device(torch.tensor(values, dtype=torch.float32), device).view(3, 1, 1)

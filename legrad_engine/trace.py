@@ -12,6 +12,7 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.legrad.route import BlockTrace
+from legrad_engine.transfers import index_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,30 @@ class Trace:
 
     def select(self, images: Sequence[int]) -> Self:
         """Copy the trace of some of the images, in the given order."""
-        index = torch.tensor(images, device=self.features.device)
+        index = index_on(self.features.device, images)
         return replace(
             self,
             blocks=tuple(_map(block, lambda tensor: tensor[index]) for block in self.blocks),
             features=self.features[index],
             geometries=tuple(self.geometries[image] for image in images),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.features.device
+
+    def to(self, device: torch.device) -> Self:
+        """Return the trace on a device: itself, or a copy."""
+        if self.device == device:
+            return self
+        return replace(
+            self,
+            blocks=tuple(
+                _map(block, lambda tensor: tensor.to(device, non_blocking=True))
+                for block in self.blocks
+            ),
+            features=self.features.to(device, non_blocking=True),
         )
 
     def select_layers(self, layers: Sequence[int]) -> Self:

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from threadpoolctl import threadpool_limits
 
 from legrad_engine import LegradError
-from legrad_engine.devices import use_threads
+from legrad_engine.devices import resolve_devices, use_threads, worker_names
 from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
@@ -105,7 +105,8 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
 
     Raises:
         UnknownModelError: a model in the settings does not name its weights.
-        InvalidOptionError: the key file cannot be read, or is not valid.
+        InvalidOptionError: the key file cannot be read, or is not valid; or a device does not
+            exist, or the devices do not fit together.
     """
     settings = settings or Settings()
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
@@ -115,14 +116,17 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
             f"LEGRAD_ROOT_PATH={root!r} is a path of this server itself: choose another prefix.",
             field="root_path",
         )
+    devices = resolve_devices(settings.device)
     metrics = Metrics(
-        (model.id for model in settings.named_models), (route.path for route in routes)
+        (model.id for model in settings.named_models),
+        (route.path for route in routes),
+        worker_names(devices),
     )
     access = AccessControl(settings.access_policy, metrics)
     drain = Drain(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
     reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
-    pool = ModelPool(settings.model_policy, settings.batch_limits, metrics, tracing)
+    pool = ModelPool(settings.model_policy, devices, settings.batch_limits, metrics, tracing)
     workers = PictureWorkers(settings.picture_threads, settings.picture_timeout_seconds)
     body_threads = BodyThreads()
     readiness = Readiness(

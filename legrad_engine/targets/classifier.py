@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families.heads import at_least_float32
+from legrad_engine.transfers import index_on
 
 _SUGGESTIONS = 5
 _LONGEST_LABEL = 200
@@ -105,7 +106,7 @@ class Classifier:
 
     def vectors(self, indices: Sequence[int]) -> Tensor:
         """Return unit vectors ``[P, e]`` of classes, in the weight's dtype and on its device."""
-        return F.normalize(self.weight[list(indices)], dim=-1)
+        return F.normalize(self.weight[index_on(self.weight.device, indices)], dim=-1)
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Compute the model's probabilities of its classes.

@@ -22,6 +22,7 @@ from legrad_engine.targets import (
 )
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.pursuit import residual
+from legrad_engine.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class TargetComposer:
                     rounding=self._rounding,
                 )
                 return self._unit(
-                    left.to(self.device, self._precise),
+                    to_device(left.to(self._precise), self.device),
                     "The distractors explain the target fully: no residual is left. Remove some "
                     "distractors, or lower atoms.",
                     field,
@@ -102,7 +103,7 @@ class TargetComposer:
                 vector = as_tensor(target)
                 # Scaled first, because squares of large float64 values overflow.
                 unit = F.normalize(vector / vector.abs().max(), dim=0)
-                return unit.to(self._precise).to(self.device)
+                return to_device(unit.to(self._precise), self.device)
             case ImageTarget():
                 return at_least_float32(images[image_key(target)])
             case ClassTarget():

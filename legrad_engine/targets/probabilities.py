@@ -1,5 +1,6 @@
 """Probabilities that the model itself gives to the targets of a picture."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from legrad_engine import models
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.resolved import ResolvedTargets
+from legrad_engine.transfers import index_on, to_device
 
 
 def weigh(
@@ -32,13 +34,24 @@ def weigh(
         texts; for a class, the classifier's probability; NaN for any other kind.
     """
     found = torch.full_like(similarities, torch.nan)
+    device = found.device
+    # Pictures whose texts, or classes, are in the same rows are weighed together.
+    by_texts: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    by_classes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for image, each in enumerate(resolved):
-        texts, classes = each.rows_of("text"), each.rows_of("class")
-        if texts and hasattr(model, "logit_scale"):
-            weighed = models.probabilities(model, similarities[image, texts])
-            found[image, texts] = weighed.to(found.dtype)
-        if classes and classifier is not None:
-            chosen = [cast(int, each.classes[row]) for row in classes]
-            weighed = classifier.probabilities(features[image : image + 1])[0, chosen]
-            found[image, classes] = weighed.to(found.dtype)
+        by_texts[tuple(each.rows_of("text"))].append(image)
+        by_classes[tuple(each.rows_of("class"))].append(image)
+    for rows, members in by_texts.items():
+        if rows and hasattr(model, "logit_scale"):
+            place = index_on(device, members)[:, None], index_on(device, rows)
+            found[place] = models.probabilities(model, similarities[place]).to(found.dtype)
+    for rows, members in by_classes.items():
+        if rows and classifier is not None:
+            images = index_on(device, members)[:, None]
+            chosen = [
+                [cast(int, resolved[image].classes[row]) for row in rows] for image in members
+            ]
+            weighed = classifier.probabilities(features[images[:, 0]])
+            weighed = weighed.gather(1, to_device(torch.tensor(chosen), device))
+            found[images, index_on(device, rows)] = weighed.to(found.dtype)
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.recently_used import RecentlyUsed
 from legrad_engine.targets.templates import PLACEHOLDER, Templates, resolve_templates
+from legrad_engine.transfers import to_device
 
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
@@ -38,7 +39,7 @@ class Tokenizer(Protocol):
         ...
 
 
-def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
+def encode_tokens(model: TextModel, tokens: Tensor, device: torch.device | None = None) -> Tensor:
     """Encode tokens as the model's own ``encode_text`` does, without the padding.
 
     In open_clip's CLIP the attention is causal and the features are read at the end token, so the
@@ -46,18 +47,22 @@ def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
 
     Args:
         model: an open_clip model.
-        tokens: ``[T, context]`` token ids.
+        tokens: ``[T, context]`` token ids, on the host.
+        device: the model's device; None for that of the tokens.
 
     Returns:
-        Text features ``[T, e]``, not normalised.
+        Text features ``[T, e]`` on the device, not normalised.
     """
+    device = tokens.device if device is None else device
     if not isinstance(model, CLIP) or model.text_pool_type != "argmax" or model.attn_mask is None:
-        return model.encode_text(tokens)
+        return model.encode_text(to_device(tokens, device))
     ends = tokens.argmax(-1)
+    # Read on the host, which must not wait for the device.
     length = int(ends.max()) + 1
-    embedded = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    kept, ends = to_device(tokens[:, :length], device), to_device(ends, device)
+    embedded = model.token_embedding(kept) + model.positional_embedding[:length]
     read = model.transformer(embedded, attn_mask=model.attn_mask[:length, :length])
-    rows = torch.arange(len(tokens), device=tokens.device)
+    rows = torch.arange(len(tokens), device=device)
     pooled = model.ln_final(read[rows, ends])
     projection = model.text_projection
     if projection is None:
@@ -65,6 +70,31 @@ def encode_tokens(model: TextModel, tokens: Tensor) -> Tensor:
     if isinstance(projection, nn.Linear):
         return projection(pooled)  # type: ignore[no-any-return]
     return pooled @ projection  # type: ignore[no-any-return]
+
+
+def _alike(tokens: Tensor) -> list[list[int]]:
+    """Group texts of similar lengths, so that a long one does not lengthen many short ones.
+
+    Args:
+        tokens: ``[T, context]`` token ids.
+
+    Returns:
+        The rows of each group, at most ``_TEXTS_PER_BATCH``.
+    """
+    # Behind its last change, a row repeats one token: the padding.
+    changes = tokens[:, 1:] != tokens[:, :-1]
+    lengths = (changes * torch.arange(1, tokens.shape[1])).amax(1).tolist()
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if (
+            groups
+            and len(groups[-1]) < _TEXTS_PER_BATCH
+            and lengths[row] <= 2 * lengths[groups[-1][0]]
+        ):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 class TextEncoder:
@@ -193,14 +223,12 @@ class TextEncoder:
 
     def _encode_all(self, prompts: Sequence[str], strings: tuple[str, ...]) -> Tensor:
         texts = [string.replace(PLACEHOLDER, prompt) for prompt in prompts for string in strings]
-        features = [
-            encode_tokens(
-                self._model,
-                self._tokenize(texts[start : start + _TEXTS_PER_BATCH]).to(self._device),
-            )
-            for start in range(0, len(texts), _TEXTS_PER_BATCH)
-        ]
-        units = F.normalize(torch.cat(features), dim=-1)
+        tokens = self._tokenize(texts)
+        features: dict[int, Tensor] = {}
+        for rows in _alike(tokens):
+            encoded = encode_tokens(self._model, tokens[rows], self._device)
+            features |= dict(zip(rows, encoded, strict=True))
+        units = F.normalize(torch.stack([features[row] for row in range(len(texts))]), dim=-1)
         return F.normalize(units.view(len(prompts), len(strings), -1).mean(1), dim=-1)
 
     def _tokenize(self, texts: list[str]) -> Tensor:

@@ -1,15 +1,18 @@
-"""A micro-batcher: many threads submit single items, one worker thread computes batches.
+"""A micro-batcher: many threads submit single items, one worker per device computes batches.
 
 Life cycle::
 
-    batcher = MicroBatcher("vit-b-16", processor, limits)
+    batcher = MicroBatcher("vit-b-16", {"cuda:0": processor}, limits)
     batcher.start()
     batcher.wait_until_ready(timeout=60)
     submission = batcher.submit(item, bucket=("vit-b-16", 224), cost=1.0)
     submission.future.result()  # or asyncio.wrap_future(submission.future)
     batcher.drain(timeout=10)
 
-The worker is a non-daemon thread, because killing a daemon thread at interpreter exit can crash
+A worker launches the next batch while its device computes the last one. Several workers share one
+queue; one that fails leaves the others serving.
+
+A worker is a non-daemon thread, because killing a daemon thread at interpreter exit can crash
 inside native code. The interpreter therefore waits for the worker, and ``drain`` ends it. A hung
 worker is abandoned and replaced, but its thread cannot be ended: a process with such a thread has
 to end with ``os._exit``.
@@ -30,7 +33,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
     whole_seconds,
 )
-from service.batching.execution import Processor
+from service.batching.execution import Computation, Computed, Processor
 from service.batching.live_items import QueueReservation, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
@@ -43,6 +46,8 @@ __all__ = [
     "BatcherClosedError",
     "BatcherState",
     "BatchingError",
+    "Computation",
+    "Computed",
     "DeadlineExceededError",
     "DropReason",
     "ItemOutOfMemoryError",

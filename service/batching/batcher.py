@@ -5,7 +5,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeVar
@@ -13,18 +13,20 @@ from typing import Generic, TypeVar
 from service.batching.bucket_queue import BatchLimits
 from service.batching.endings import Endings
 from service.batching.errors import BatcherClosedError, ItemTooLargeError, QueueFullError
-from service.batching.execution import Processor, run_in_parts
+from service.batching.execution import Processor
 from service.batching.live_items import (
     LiveItems,
-    NextBatch,
     Pending,
     QueueReservation,
     Standing,
     Submission,
 )
-from service.batching.observer import BatchObserver, DropReason, SilentObserver, notify
+from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import DEFAULT_RETRY_AFTER_SECONDS, DrainRate, RestartBackoff
-from service.batching.supervisor import BatcherState, Supervisor
+from service.batching.pipeline import Failures
+from service.batching.supervisor import BatcherState
+from service.batching.worker_loop import WorkerLoop
+from service.batching.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,6 +41,10 @@ def _is_memory_error(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
+def _never(_error: Exception) -> bool:
+    return False
+
+
 class MicroBatcher(Generic[Item, Result]):
     """Gathers items while the previous batch computes, and computes them together.
 
@@ -48,11 +54,12 @@ class MicroBatcher(Generic[Item, Result]):
     def __init__(
         self,
         name: str,
-        processor: Processor[Item, Result],
+        processors: Mapping[str, Processor[Item, Result]],
         limits: BatchLimits,
         *,
         observer: BatchObserver | None = None,
         is_out_of_memory: Callable[[Exception], bool] = _is_memory_error,
+        is_fatal: Callable[[Exception], bool] = _never,
         restart_backoff: RestartBackoff | None = None,
         stall_seconds: float = DEFAULT_STALL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -61,19 +68,19 @@ class MicroBatcher(Generic[Item, Result]):
 
         Args:
             name: appears in log lines and thread names.
-            processor: computes the batches.
+            processors: compute the batches, each with a worker of its own, by the worker's name,
+                such as that of its device. They are interchangeable.
             limits: sizes of a batch and of the queue.
             observer: receives queue, batch and worker events.
             is_out_of_memory: tells an exhausted allocator from other errors.
+            is_fatal: tells errors after which a worker cannot compute; it is then replaced.
             restart_backoff: delays between restarts of a failing worker.
             stall_seconds: a worker whose call of the processor takes longer is replaced.
             clock: returns seconds; deadlines refer to it.
         """
         self.name = name
-        self._processor = processor
         self._limits = limits
         self._observer: BatchObserver = observer or SilentObserver()
-        self._is_out_of_memory = is_out_of_memory
         self._clock = clock
 
         self._condition = threading.Condition()
@@ -81,10 +88,19 @@ class MicroBatcher(Generic[Item, Result]):
         self._endings = Endings(self._condition, self._live_items, self._observer, clock)
         self._tickets = itertools.count()
         self._drain_rate = DrainRate()
-        self._supervisor = Supervisor(
+        loop = WorkerLoop(
+            self._condition,
+            self._live_items,
+            self._endings,
+            self._drain_rate,
+            self._observer,
+            Failures(is_out_of_memory, is_fatal),
+            clock,
+        )
+        self._workers: Workers[Item, Result] = Workers(
             name,
-            processor,
-            self._compute_next_batch,
+            processors,
+            loop.begin,
             lock=self._condition,
             live_items=self._live_items,
             endings=self._endings,
@@ -97,13 +113,19 @@ class MicroBatcher(Generic[Item, Result]):
     @property
     def state(self) -> BatcherState:
         """The present state."""
-        return self._supervisor.state
+        return self._workers.state
+
+    @property
+    def worker_states(self) -> dict[str, BatcherState]:
+        """The present state of each worker, by its name."""
+        with self._condition:
+            return self._workers.states
 
     @property
     def ready(self) -> bool:
         """Whether a live, started worker takes submitted items."""
         with self._condition:
-            return self._supervisor.ready
+            return self._workers.ready
 
     @property
     def queue_depth(self) -> int:
@@ -124,7 +146,7 @@ class MicroBatcher(Generic[Item, Result]):
             return self._live_items.seconds_in_flight(self._clock())
 
     def start(self) -> None:
-        """Start the worker and return at once; ``wait_until_ready`` waits for it.
+        """Start the workers and return at once; ``wait_until_ready`` waits for them.
 
         Raises:
             RuntimeError: on a second call, or after ``drain``.
@@ -132,8 +154,8 @@ class MicroBatcher(Generic[Item, Result]):
         with self._condition:
             if self.state is not BatcherState.CREATED:
                 raise RuntimeError(f"Cannot start a batcher that is {self.state.value}.")
-            self._supervisor.state = BatcherState.STARTING
-        self._supervisor.launch()
+            self._workers.begin_starting()
+        self._workers.launch()
 
     def expect(self, cost: float, seconds: float) -> None:
         """Seed the drain rate with a measurement made elsewhere, such as the model's warm-up.
@@ -145,16 +167,13 @@ class MicroBatcher(Generic[Item, Result]):
             self._drain_rate.record(cost, seconds)
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for a ready worker; return whether there is one.
+        """Wait up to ``timeout`` seconds for all workers; return whether one is ready.
 
-        Returns false early once no worker can become ready.
+        Does not wait for workers that cannot become ready.
         """
-        hopeless = (BatcherState.DRAINING, BatcherState.STOPPED, BatcherState.FAILED)
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._supervisor.ready or self.state in hopeless, timeout
-            )
-            return self._supervisor.ready
+            self._condition.wait_for(lambda: self._workers.settled, timeout)
+            return self._workers.ready
 
     def submit(
         self,
@@ -256,40 +275,45 @@ class MicroBatcher(Generic[Item, Result]):
             if found is None:
                 return None
             position, cost = found
-            seconds = self._drain_rate.seconds_for(cost)
+            seconds = self._seconds_for(cost)
             if seconds is not None:
                 seconds = max(0.0, seconds - self._live_items.seconds_in_flight(self._clock()))
             return Standing(position, seconds)
 
     def drain(self, timeout: float) -> bool:
-        """Refuse new items, finish the queued ones, stop the worker; wait ``timeout`` seconds.
+        """Refuse new items, finish the queued ones, stop the workers; wait ``timeout`` seconds.
 
         Returns:
-            Whether the worker has stopped, or hung and was abandoned. If false, every unfinished
-            item has failed with ``BatcherClosedError`` and the worker stops after its present
-            call; another ``drain`` waits for that.
+            Whether every worker has stopped, or hung and was abandoned. If false, every unfinished
+            item has failed with ``BatcherClosedError`` and the workers stop after their present
+            calls; another ``drain`` waits for that.
 
         Raises:
-            RuntimeError: on the worker's own thread, which cannot wait for itself.
+            RuntimeError: on a worker's own thread, which cannot wait for itself.
         """
         with self._condition:
-            if self._supervisor.is_current():
+            if self._workers.is_worker():
                 raise RuntimeError("The worker cannot wait for itself to stop.")
-            self._supervisor.begin_draining()
+            self._workers.begin_draining()
             stopped = self._condition.wait_for(lambda: self.state is BatcherState.STOPPED, timeout)
             claimed = self._live_items.claim_all(self._clock())
         self._endings.fail_all(
             claimed, lambda: BatcherClosedError("The batcher was closed."), DropReason.CLOSED
         )
         if stopped:
-            self._supervisor.join()
+            self._workers.join()
         return stopped
 
     # Under the lock: the caller of each of these holds self._condition.
 
+    def _seconds_for(self, cost: float) -> float | None:
+        """Estimate the time in which all ready workers together compute a cost."""
+        seconds = self._drain_rate.seconds_for(cost)
+        return None if seconds is None else seconds / self._workers.ready_count
+
     def _seconds_until_room(self, cost: float) -> float:
         ahead = self._live_items.in_flight_cost + self._live_items.excess(cost)
-        seconds = self._drain_rate.seconds_for(ahead)
+        seconds = self._seconds_for(ahead)
         return DEFAULT_RETRY_AFTER_SECONDS if seconds is None else seconds
 
     def _require_time(
@@ -299,89 +323,12 @@ class MicroBatcher(Generic[Item, Result]):
         live = self._live_items
         ahead = live.in_flight_cost + live.queue_cost + live.reserved_cost - reservation.cost
         # With nothing ahead an item is always tried: an outdated rate must not refuse forever.
-        seconds = self._drain_rate.seconds_for(ahead + cost) if ahead else None
+        seconds = self._seconds_for(ahead + cost) if ahead else None
         if deadline is None or seconds is None:
             return
         late = self._clock() + _WAIT_MARGIN * seconds - deadline
         if late > 0:
             raise QueueFullError(late, "What waits leaves no time for the item by its deadline")
-
-    # On the worker's thread, without the lock.
-
-    def _compute_next_batch(self) -> bool:
-        """Wait for a batch and compute it; false once drained, or if this worker was abandoned.
-
-        A function of its own, so that its return releases the batch: an idle worker must not keep
-        the last images in memory.
-        """
-        batch, expired, cancelled = self._next_batch()
-        self._endings.report_queue()
-        self._endings.report_cancelled(cancelled)
-        self._endings.fail_expired(expired)
-        if batch:
-            self._compute(batch)
-        return bool(batch or expired or cancelled)
-
-    def _next_batch(self) -> NextBatch[Item, Result]:
-        with self._condition:
-            while self._supervisor.is_current():
-                now = self._clock()
-                draining = self.state is BatcherState.DRAINING
-                following = self._live_items.next_batch(now, without_waiting=draining)
-                if any(following) or draining:
-                    return following
-                due_at = self._live_items.next_due_at()
-                self._condition.wait(None if due_at is None else due_at - now)
-            return NextBatch([], [], 0)
-
-    def _compute(self, batch: list[Pending[Item, Result]]) -> None:
-        for pending in batch:
-            notify(self._observer.queue_waited, pending.submission.queue_seconds)
-        size, cost = 0, 0.0
-        started_at = self._clock()
-        for part, outcomes in run_in_parts(
-            self._process,
-            batch,
-            still_wanted=self._still_wanted,
-            is_out_of_memory=self._is_out_of_memory,
-        ):
-            size += len(part)
-            cost += sum(pending.cost for pending in part)
-            self._finish(part, outcomes)
-        for pending in batch:
-            pending.forget_item()
-        if not size:
-            return
-        seconds = self._clock() - started_at
-        with self._condition:
-            if not self._supervisor.is_current():
-                return
-            self._drain_rate.record(cost, seconds)
-            self._supervisor.succeeded()
-        notify(self._observer.batch_finished, size, cost, seconds)
-
-    def _process(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        with self._supervisor.watching():
-            # As a list: results that are computed lazily, while they are read, are watched too.
-            return list(self._processor.process(items))
-
-    def _still_wanted(self, part: list[Pending[Item, Result]]) -> list[Pending[Item, Result]]:
-        with self._condition:
-            wanted, expired = self._live_items.still_wanted(part, self._clock())
-        self._endings.fail_expired(expired)
-        return wanted
-
-    def _finish(
-        self, part: list[Pending[Item, Result]], outcomes: list[Result | Exception]
-    ) -> None:
-        now = self._clock()
-        for pending, outcome in zip(part, outcomes, strict=True):
-            with self._condition:
-                owned = self._live_items.take_in_flight(pending)
-            if owned:
-                pending.submission.compute_seconds = now - pending.dequeued_at
-                pending.submission.batch_size = len(part)
-                pending.resolve(outcome)
 
     # On any thread, without the lock.
 
@@ -399,7 +346,7 @@ class MicroBatcher(Generic[Item, Result]):
         cancelled = 0
         try:
             with self._condition:
-                self._supervisor.require_ready()
+                self._workers.require_ready()
                 if missing := held.missing(cost):
                     if self._live_items.excess(missing) > 0:
                         expired, cancelled = self._live_items.claim_expired(self._clock())

@@ -180,7 +180,9 @@ class BucketQueue(Generic[Entry]):
         """Remove all entries, oldest first."""
         return self._remove_all_of(list(self._entries.values()))
 
-    def take_batch(self, now: float, *, without_waiting: bool = False) -> list[Entry]:
+    def take_batch(
+        self, now: float, *, without_waiting: bool = False, only_full: bool = False
+    ) -> list[Entry]:
         """Remove the next batch that is full or has waited long enough; empty if none is due."""
         seen: set[Hashable] = set()
         for flow in sorted(self._flows.values(), key=self._rank):
@@ -189,7 +191,8 @@ class BucketQueue(Generic[Entry]):
                     continue
                 seen.add(bucket)
                 batch, full = self._leading_batch(bucket)
-                if full or without_waiting or now >= self._dispatch_at(self._buckets[bucket]):
+                due = without_waiting or now >= self._dispatch_at(self._buckets[bucket])
+                if full or (due and not only_full):
                     return self._serve(batch)
         return []
 

@@ -67,6 +67,7 @@ class Pending(QueueEntry, Generic[Item, Result]):
     item: Item
     submission: Submission[Result]
     dequeued_at: float = 0.0
+    worker: str = ""
 
     def leave_queue(self, now: float) -> None:
         """Record the time at which the item left the queue."""
@@ -199,11 +200,22 @@ class LiveItems(Generic[Item, Result]):
         _begin(pending.submission.future)
         return True
 
-    def next_batch(self, now: float, *, without_waiting: bool) -> NextBatch[Item, Result]:
-        """Move the next due batch into flight and remove the expired items; either may be empty."""
+    def next_batch(
+        self, now: float, worker: str, *, without_waiting: bool = False, only_full: bool = False
+    ) -> NextBatch[Item, Result]:
+        """Move the next due batch into flight and remove the expired items; either may be empty.
+
+        Args:
+            now: time on the owner's clock.
+            worker: name of the worker that computes the batch.
+            without_waiting: whether an unfilled batch is due at once.
+            only_full: whether an unfilled batch is not due at all.
+        """
         expired, expired_cancelled = self.claim_expired(now)
-        due = self._queue.take_batch(now, without_waiting=without_waiting)
+        due = self._queue.take_batch(now, without_waiting=without_waiting, only_full=only_full)
         batch, batch_cancelled = self._claim(due, now)
+        for pending in batch:
+            pending.worker = worker
         self._in_flight.update((pending.ticket, pending) for pending in batch)
         return NextBatch(batch, expired, expired_cancelled + batch_cancelled)
 
@@ -234,6 +246,13 @@ class LiveItems(Generic[Item, Result]):
     def claim_expired(self, now: float) -> Claimed[Item, Result]:
         """Remove every expired item from the queue."""
         return self._claim(self._queue.remove_expired(now), now)
+
+    def claim_of(self, worker: str) -> Claimed[Item, Result]:
+        """Remove every item that one worker computes."""
+        items = [each for each in self._in_flight.values() if each.worker == worker]
+        for pending in items:
+            del self._in_flight[pending.ticket]
+        return Claimed(items, 0)
 
     def claim_all(self, now: float) -> Claimed[Item, Result]:
         """Remove every item, queued or in flight."""

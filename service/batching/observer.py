@@ -33,16 +33,16 @@ class BatchObserver(Protocol):
     def queue_waited(self, seconds: float) -> None:
         """Receive the wait of an item that left the queue to be computed."""
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
-        """Receive a computed batch: its number of items, summed cost and time, retries included."""
+    def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
+        """Receive a worker's batch: its number of items, summed cost and time, with retries."""
 
     def item_dropped(self, reason: DropReason) -> None:
         """Receive the end of an item without a result or an error of its own."""
 
-    def worker_restarted(self) -> None:
+    def worker_restarted(self, worker: str) -> None:
         """Receive the replacement of a dead or hung worker; the new one is about to start."""
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         """Receive the loss of a worker that hung and was abandoned."""
 
 
@@ -55,16 +55,16 @@ class SilentObserver:
     def queue_waited(self, seconds: float) -> None:
         """Ignore it."""
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+    def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
         """Ignore it."""
 
     def item_dropped(self, reason: DropReason) -> None:
         """Ignore it."""
 
-    def worker_restarted(self) -> None:
+    def worker_restarted(self, worker: str) -> None:
         """Ignore it."""
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         """Ignore it."""
 
 

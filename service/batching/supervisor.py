@@ -1,4 +1,4 @@
-"""Supervises the worker thread: starts it, and replaces it when it dies or hangs."""
+"""Supervises one worker thread: starts it, and replaces it when it dies or hangs."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from service.batching.errors import (
     WorkerUnavailableError,
 )
 from service.batching.execution import Processor, forget_locals
-from service.batching.live_items import LiveItems
+from service.batching.live_items import Claimed
 from service.batching.observer import BatchObserver, DropReason, notify
 from service.batching.pacing import DEFAULT_RETRY_AFTER_SECONDS, RestartBackoff
 from service.batching.watchdog import Watchdog
@@ -32,7 +32,7 @@ MAX_STUCK_WORKERS = 3
 
 
 class BatcherState(Enum):
-    """State of a batcher; items are accepted in ``READY`` only."""
+    """State of a worker or of a batcher; items are accepted in ``READY`` only."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -46,7 +46,7 @@ class BatcherState(Enum):
 
 
 class Supervisor(Generic[Item, Result]):
-    """Calls ``work`` in a loop on the worker's thread, between the processor's start and stop.
+    """Calls a step in a loop on the worker's thread, between the processor's start and stop.
 
     A thread that hangs in a call of the processor cannot be ended. It is abandoned: it is no longer
     the current worker, and its later actions have no effect.
@@ -55,11 +55,12 @@ class Supervisor(Generic[Item, Result]):
     def __init__(
         self,
         name: str,
+        worker_name: str,
         processor: Processor[Item, Result],
-        work: Callable[[], bool],
+        begin: "Callable[[Supervisor[Item, Result]], Callable[[], bool]]",
         *,
         lock: threading.Condition,
-        live_items: LiveItems[Item, Result],
+        claim: "Callable[[Supervisor[Item, Result]], Claimed[Item, Result]]",
         endings: Endings[Item, Result],
         observer: BatchObserver,
         restart_backoff: RestartBackoff,
@@ -69,11 +70,13 @@ class Supervisor(Generic[Item, Result]):
         """Create the supervisor without starting a thread.
 
         Args:
-            name: name of the batcher.
+            name: name of the batcher and of the worker, for log lines and threads.
+            worker_name: name of the worker in its batcher.
             processor: started and stopped here.
-            work: one step on the worker's thread; returns false to end the thread.
+            begin: called with this supervisor on each new thread; returns the thread's step, which
+                returns false to end it.
             lock: the batcher's lock, which also guards the state.
-            live_items: the items that fail with the worker.
+            claim: claims the items that fail with the worker, under the lock.
             endings: fails those items.
             observer: receives stalls and restarts.
             restart_backoff: delays before a new worker starts.
@@ -81,16 +84,16 @@ class Supervisor(Generic[Item, Result]):
             clock: returns seconds.
         """
         self.state = BatcherState.CREATED
+        self.worker_name = worker_name
         self._name = name
-        self._processor = processor
-        self._work = work
+        self.processor = processor
+        self._begin = begin
         self._lock = lock
-        self._live_items = live_items
+        self._claim = claim
         self._endings = endings
         self._observer = observer
         self._restart_backoff = restart_backoff
         self._stall_seconds = stall_seconds
-        self._clock = clock
         self._worker: threading.Thread | None = None
         self._stuck: list[threading.Thread] = []
         self._consecutive_failures = 0
@@ -109,6 +112,15 @@ class Supervisor(Generic[Item, Result]):
         """Whether a live, started worker takes items."""
         return (
             self.state is BatcherState.READY
+            and self._worker is not None
+            and self._worker.is_alive()
+        )
+
+    @property
+    def serving(self) -> bool:
+        """Whether a live, started worker computes the items that are queued."""
+        return self.ready or (
+            self.state is BatcherState.DRAINING
             and self._worker is not None
             and self._worker.is_alive()
         )
@@ -188,8 +200,9 @@ class Supervisor(Generic[Item, Result]):
                 self._lock.notify_all()
 
     def watching(self) -> contextlib.AbstractContextManager[None]:
-        """Watch one call of the processor for stalls."""
-        return self._watchdog.watching()
+        """Watch one call of the processor for stalls, unless this worker was abandoned before."""
+        # Its watch would start a watchdog again that was closed for good.
+        return self._watchdog.watching() if self.is_current() else contextlib.nullcontext()
 
     # On the worker's thread.
 
@@ -206,7 +219,7 @@ class Supervisor(Generic[Item, Result]):
         if not self._wait_out_backoff():
             return
         with self._reporting_death(), self.watching():
-            self._processor.start()
+            self.processor.start()
         try:
             with self._reporting_death():
                 self._serve()
@@ -224,7 +237,8 @@ class Supervisor(Generic[Item, Result]):
             if self.is_current() and self.state is not BatcherState.DRAINING:
                 self.state = BatcherState.READY
                 self._lock.notify_all()
-        while self._work():
+        step = self._begin(self)
+        while step():
             pass
 
     @contextlib.contextmanager
@@ -241,7 +255,7 @@ class Supervisor(Generic[Item, Result]):
             if not self.is_current():
                 return
             self._failed(failure, BatcherState.RESTARTING)
-            claimed = self._live_items.claim_all(self._clock())
+            claimed = self._claim(self)
         forget_locals(failure)
 
         def error() -> BatchingError:
@@ -260,7 +274,7 @@ class Supervisor(Generic[Item, Result]):
         stopped = False
         try:
             with self.watching():
-                self._processor.stop()
+                self.processor.stop()
             stopped = True
         finally:
             if not stopped:
@@ -298,12 +312,12 @@ class Supervisor(Generic[Item, Result]):
             if self.state is BatcherState.DRAINING:
                 replace = False
                 self._stop()
-            claimed = self._live_items.claim_all(self._clock())
+            claimed = self._claim(self)
         try:
-            self._processor.abandon()
+            self.processor.abandon()
         except Exception:
             logger.exception("Batcher %s: the processor failed to abandon", self._name)
-        notify(self._observer.worker_stalled)
+        notify(self._observer.worker_stalled, self.worker_name)
         self._endings.fail_all(
             claimed, lambda: WorkerStalledError(self._stall_seconds), DropReason.WORKER_STALLED
         )
@@ -318,7 +332,7 @@ class Supervisor(Generic[Item, Result]):
             self._replace()
 
     def _replace(self) -> None:
-        notify(self._observer.worker_restarted)
+        notify(self._observer.worker_restarted, self.worker_name)
         self.launch()
 
 

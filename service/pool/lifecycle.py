@@ -8,17 +8,19 @@ phases, towards the phase that was last requested.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
+import torch
 
 from legrad_engine import LegradError
+from legrad_engine.devices import dtype_name
 from legrad_engine.models.identity import file_stamps
 from legrad_engine.models.size import weights_bytes
 from service.batching import BatchLimits, RestartBackoff
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
 from service.pool.background import run_in_own_thread
-from service.pool.loading import give_back_memory, load_warm, may_heal
+from service.pool.loading import give_back_memory, load_copies, may_heal, wanted_dtype
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.pool.pooled_model import LoadFailure, PooledModel
 from service.pool.served_model import ServedModel
@@ -46,6 +48,7 @@ class ModelLifecycle:
         self,
         models: Mapping[str, PooledModel],
         policy: ModelPolicy,
+        devices: Sequence[torch.device],
         limits: BatchLimits,
         metrics: Metrics,
         traces: TraceCache,
@@ -53,6 +56,7 @@ class ModelLifecycle:
     ) -> None:
         self._models = models
         self._policy = policy
+        self._devices = tuple(devices)
         self._limits = limits
         self._metrics = metrics
         self._traces = traces
@@ -153,22 +157,22 @@ class ModelLifecycle:
     async def _load(self, model: PooledModel) -> None:
         began = time.monotonic()
         name = f"loader-{model.id}"
-        warm = await run_in_own_thread(
+        copies = await run_in_own_thread(
             name,
-            load_warm,
+            load_copies,
             model.reference,
-            self._policy.device,
+            self._devices,
             self._policy.dtype,
             self._limits.max_batch_items,
         )
         if not model.wanted:
             return
         # The exact size. If it is refused now, the next attempt is refused before loading.
-        model.measured = warm.explainer.nbytes
+        model.measured = sum(copy.explainer.nbytes for copy in copies.values())
         self._claim_memory(model, model.measured)
         served = ServedModel(
             model.id,
-            warm,
+            copies,
             self._limits,
             self._policy.stall_seconds,
             self._metrics,
@@ -181,7 +185,15 @@ class ModelLifecycle:
         self._metrics.model_bytes.labels(model.id).set(model.bytes)
         self._count(model, "loaded")
         seconds = round(time.monotonic() - began, 3)
-        _log.info("model loaded", model=model.id, bytes=model.bytes, seconds=seconds)
+        _log.info(
+            "model loaded",
+            model=model.id,
+            bytes=model.bytes,
+            seconds=seconds,
+            devices=list(copies),
+            dtype=dtype_name(served.explainer.dtype),
+            max_batch_images=served.max_batch_images,
+        )
 
     async def _take_down(self, model: PooledModel) -> None:
         await self.until(lambda: not model.in_flight)
@@ -261,12 +273,14 @@ class ModelLifecycle:
         """Return the bytes that a model will take; 0 without a budget or if not known yet."""
         if self._budget is None:
             return 0
-        name, dtype = f"sizer-{model.id}", self._policy.dtype
+        name, dtype = (
+            f"sizer-{model.id}",
+            dtype_name(wanted_dtype(self._policy.dtype, self._devices)),
+        )
         files = await run_in_own_thread(name, file_stamps, model.reference)
         if model.measured is None or model.measured_files != files:
-            model.measured = (
-                await run_in_own_thread(name, weights_bytes, model.reference, dtype) or 0
-            )
+            each = await run_in_own_thread(name, weights_bytes, model.reference, dtype) or 0
+            model.measured = each * len(self._devices)
             model.measured_files = files
         return model.measured
 

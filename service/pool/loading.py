@@ -4,55 +4,119 @@ import contextlib
 import ctypes
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
+import structlog
 import torch
 from PIL import Image
 from torch import Tensor
 
 from legrad_engine import Explainer, LegradError
-from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.devices import (
+    automatic_dtype,
+    dtype_name,
+    is_out_of_memory,
+    release_cached_memory,
+    resolve_dtype,
+    use_tensor_float32,
+    worker_names,
+)
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models import ModelReference
 from service.settings.values import DtypeName
 
 _TIMED_PASSES = 2
+# A larger batch that is hardly faster only adds latency.
+_CLOSE_TO_BEST = 0.95
+_CALIBRATION_SECONDS = 20.0
+
+_log = structlog.get_logger("legrad.models")
 
 
 @dataclass(frozen=True, slots=True)
 class WarmModel:
-    """A model after its first computations, and its measured speed.
+    """One copy of a model after its first computations, and its measured speed.
 
     Attributes:
         explainer: the model, ready for its first request.
-        seconds_per_image: shortest measured time for an image of the model's own size in the
-            largest batch, with all layers and one target.
+        seconds_per_image: shortest measured time for an image of the model's own size in a batch of
+            ``max_batch_images``, with all layers and one target.
+        max_batch_images: the batch size beyond which images per second no longer grow.
     """
 
     explainer: Explainer
     seconds_per_image: float
+    max_batch_images: int
 
 
-def load_warm(
-    reference: ModelReference, device: str, dtype: DtypeName, max_batch_images: int
-) -> WarmModel:
-    """Load a model and warm it up.
+class NotFiniteError(ModelLoadError):
+    """A model computes numbers that are not finite."""
+
+
+def wanted_dtype(dtype: DtypeName, devices: Sequence[torch.device]) -> torch.dtype:
+    """Return the precision in which a model is loaded first."""
+    return automatic_dtype(devices) if dtype == "auto" else resolve_dtype(dtype)
+
+
+def load_copies(
+    reference: ModelReference,
+    devices: Sequence[torch.device],
+    dtype: DtypeName,
+    max_batch_images: int,
+) -> dict[str, WarmModel]:
+    """Load a copy of a model for each device, and warm it up.
+
+    A device that fails is left out, and logged, as long as another one is left. A model that does
+    not compute finite numbers in the half precision that ``auto`` chose is loaded in float32.
 
     Args:
         reference: the model.
-        device: ``auto`` or a torch device.
+        devices: at least one device.
         dtype: precision of weights and activations.
         max_batch_images: most images in one batch, at least 1.
+
+    Returns:
+        The copies by the names of their workers.
 
     Raises:
         LegradError: see :meth:`legrad_engine.Explainer.load`; or the model computes numbers that
             are not finite.
     """
-    explainer = Explainer.load(reference, device=device, dtype=dtype)
-    return _warm_up(explainer, warm_up_batches(explainer.device.type, max_batch_images))
+    precision = wanted_dtype(dtype, devices)
+    try:
+        return _load_copies(reference, devices, precision, max_batch_images)
+    except NotFiniteError:
+        if dtype != "auto" or precision == torch.float32:
+            raise
+        _log.warning("model needs float32", model=reference.title, dtype=dtype_name(precision))
+        return _load_copies(reference, devices, torch.float32, max_batch_images)
+
+
+def _load_copies(
+    reference: ModelReference,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype,
+    max_batch_images: int,
+) -> dict[str, WarmModel]:
+    use_tensor_float32(devices, dtype)
+    copies: dict[str, WarmModel] = {}
+    failures: list[Exception] = []
+    for worker, device in zip(worker_names(devices), devices, strict=True):
+        try:
+            explainer = Explainer.load(reference, device=device, dtype=dtype)
+            batches = warm_up_batches(device.type, max_batch_images)
+            copies[worker] = _warm_up(explainer, batches, max_batch_images)
+        except NotFiniteError:
+            raise
+        except Exception as error:
+            failures.append(error)
+            _log.error("device has no copy", model=reference.title, device=worker, exc_info=error)
+            if not copies and len(failures) == len(devices):
+                raise
+    return copies
 
 
 def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
@@ -114,25 +178,52 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _warm_up(explainer: Explainer, batches: tuple[int, ...]) -> WarmModel:
+def saturating_batch(seconds: Mapping[int, float]) -> int:
+    """Return the smallest batch size whose images per second are close to the best.
+
+    Args:
+        seconds: measured time of a batch, by its size; not empty.
+    """
+    speeds = {size: size / taken for size, taken in seconds.items()}
+    enough = _CLOSE_TO_BEST * max(speeds.values())
+    return min(size for size, speed in speeds.items() if speed >= enough)
+
+
+def _warm_up(explainer: Explainer, batches: tuple[int, ...], max_batch_images: int) -> WarmModel:
+    """Compute batches of ascending sizes; with several, find the size that saturates the device.
+
+    Ends early where memory or ``_CALIBRATION_SECONDS`` are exhausted.
+    """
     prepared = explainer.prepare(Image.new("RGB", explainer.own_size))
-    largest = 1
+    began = time.monotonic()
+    seconds: dict[int, float] = {}
     for size in batches:
         try:
+            # The first pass of a size selects and compiles its kernels.
             _compute(explainer, [prepared] * size)
+            if size == 1:
+                _warm_up_texts(explainer)
+            # The minimum, because other work on the machine can only slow a pass down.
+            seconds[size] = min(
+                _compute(explainer, [prepared] * size) for _ in range(_TIMED_PASSES)
+            )
         except Exception as error:
             # The batcher will halve batches of this size, so the model still serves smaller ones.
             if size == 1 or not is_out_of_memory(error):
                 raise
             release_cached_memory()
             break
-        largest = size
+        if time.monotonic() - began > _CALIBRATION_SECONDS:
+            break
+    found = saturating_batch(seconds)
+    most = max_batch_images if len(batches) == 1 else found
+    return WarmModel(explainer, seconds[found] / found, most)
+
+
+def _warm_up_texts(explainer: Explainer) -> None:
     # A model without a text encoder refuses texts.
     with contextlib.suppress(InvalidTargetError):
         _require_finite(explainer.text.encode(["a photo"]), "text embeddings")
-    # The minimum, because other work on the machine can only slow a pass down.
-    seconds = min(_compute(explainer, [prepared] * largest) for _ in range(_TIMED_PASSES))
-    return WarmModel(explainer, seconds / largest)
 
 
 def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:
@@ -147,7 +238,7 @@ def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:
 
 def _require_finite(numbers: Tensor, name: str) -> None:
     if not numbers.isfinite().all():
-        raise ModelLoadError(
+        raise NotFiniteError(
             f"The model's {name} are not finite numbers: its weights are damaged, or too large for "
             "this precision (LEGRAD_DTYPE).",
             field="model",

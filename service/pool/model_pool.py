@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 
 import structlog
+import torch
 
 from legrad_engine.errors import UnknownModelError
 from service.batching import (
@@ -38,7 +39,12 @@ class ModelPool:
     """Every model of the settings, by id; the first one is the default."""
 
     def __init__(
-        self, policy: ModelPolicy, limits: BatchLimits, metrics: Metrics, tracing: Tracing
+        self,
+        policy: ModelPolicy,
+        devices: Sequence[torch.device],
+        limits: BatchLimits,
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._policy = policy
         self._default = policy.models[0].id
@@ -55,7 +61,7 @@ class ModelPool:
         self._started = False
         self.traces = TraceCache(policy.trace_cache_bytes, TraceCacheMetrics(metrics))
         self._lifecycle = ModelLifecycle(
-            self._models, policy, limits, metrics, self.traces, tracing
+            self._models, policy, devices, limits, metrics, self.traces, tracing
         )
 
     def __iter__(self) -> Iterator[PooledModel]:

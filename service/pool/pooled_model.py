@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from legrad_engine import Explainer
 from legrad_engine.devices import dtype_name
 from legrad_engine.models import activation_of
 from legrad_engine.models.identity import Stamps
@@ -106,6 +105,16 @@ class PooledModel:
         return "loading" if self.phase == "loading" and self.wanted else "unloading"
 
     @property
+    def standing(self) -> str:
+        """The state in words, with those of several devices."""
+        text = f"{self.id} is {self.state}"
+        if self.served is None or len(self.served.copies) == 1:
+            return text
+        states = self.served.batcher.worker_states
+        each = (f"{device} is {state.value}" for device, state in states.items())
+        return f"{text} ({', '.join(each)})"
+
+    @property
     def idle(self) -> bool:
         """Whether it is in memory and no request uses it or waits for it."""
         return self.phase == "loaded" and not self.in_flight and not self.waiting
@@ -125,7 +134,7 @@ class PooledModel:
     def info(self) -> ModelInfo:
         """Return the description of the model in answers of `/models`."""
         pretrained = self.reference.pretrained
-        known = _NOTHING_KNOWN if self.served is None else _describe(self.served.explainer)
+        known = _NOTHING_KNOWN if self.served is None else _describe(self.served)
         return ModelInfo.model_validate(
             {
                 "id": self.id,
@@ -145,14 +154,15 @@ class PooledModel:
 
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
-        "device", "dtype", "bytes", "family", "image_size",
+        "device", "workers", "max_batch_images", "dtype", "bytes", "family", "image_size",
         "patch_size", "grid", "layers", "scores", "templates", "classes", "licence", "activation",
         "preprocessing",
     )
 )  # fmt: skip
 
 
-def _describe(explainer: Explainer) -> dict[str, Any]:
+def _describe(served: ServedModel) -> dict[str, Any]:
+    explainer, copies, states = served.explainer, served.copies, served.batcher.worker_states
     tower = explainer.tower
     height, width = tower.image_size
     patch_height, patch_width = tower.patch_size
@@ -160,9 +170,11 @@ def _describe(explainer: Explainer) -> dict[str, Any]:
     reads_text = isinstance(explainer.text, TextEncoder)
     classifier = explainer.classifier
     return {
-        "device": str(explainer.device),
+        "device": ",".join(copies),
+        "workers": [{"device": worker, "state": states[worker].value} for worker in copies],
+        "max_batch_images": served.max_batch_images,
         "dtype": dtype_name(explainer.dtype),
-        "bytes": explainer.nbytes,
+        "bytes": sum(copy.explainer.nbytes for copy in copies.values()),
         "family": tower.family,
         "image_size": Size(width=width, height=height),
         "patch_size": Size(width=patch_width, height=patch_height),

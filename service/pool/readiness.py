@@ -56,7 +56,7 @@ class Readiness:
         """
         found = self._pool.get(model)
         if found.state != "ready":
-            raise NotReadyError(f"Model {found.id!r} is {found.state}.")
+            raise NotReadyError(f"Model {found.standing}.")
         problem = self._server_problem() or self._model_problem(found)
         if problem is not None:
             raise NotReadyError(problem)
@@ -65,7 +65,7 @@ class Readiness:
     def _problem(self) -> str | None:
         problem = self._server_problem()
         if problem is None and not self._pool.answers:
-            states = ", ".join(f"{model.id} is {model.state}" for model in self._pool)
+            states = ", ".join(model.standing for model in self._pool)
             problem = f"The server cannot answer yet: {states}."
         return problem or self._model_problem(self._pool.get(None))
 

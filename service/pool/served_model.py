@@ -1,13 +1,22 @@
 """One loaded model: its worker, the computation of batches, and the cost of an image."""
 
 import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
 
 from legrad_engine import Explainer, Explanation, LegradError
-from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.attribution import PendingExplanations
+from legrad_engine.devices import (
+    bind_thread,
+    is_device_failure,
+    is_out_of_memory,
+    release_cached_memory,
+)
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.families import Score, Tower
 from legrad_engine.images.geometry import Geometry
@@ -17,6 +26,7 @@ from legrad_engine.targets.resolution import TextCount
 from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.templates import Templates
 from legrad_engine.trace import Trace
+from legrad_engine.transfers import Instant
 from service.batching import BatchLimits, MicroBatcher
 from service.pool.loading import WarmModel
 from service.pool.trace_cache import TraceCache
@@ -88,12 +98,14 @@ class ExplainProcessor:
     def __init__(
         self,
         model: str,
+        worker: str,
         explainer: Explainer,
         metrics: Metrics,
         traces: TraceCache,
         tracing: Tracing,
     ) -> None:
         self._model = model
+        self._worker = worker
         self._explainer = explainer
         self._metrics = metrics
         self._traces = traces
@@ -102,64 +114,97 @@ class ExplainProcessor:
         self._tracing = tracing
 
     def start(self) -> None:
-        """Mark the model, which is loaded and warm, as usable."""
-        self._thread = threading.current_thread()
-        self._metrics.model_loaded.labels(self._model).set(1)
+        """Mark the model, which is loaded and warm, as usable.
 
-    def process(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
-        """Compute one explanation for each item; all items have the same bucket.
+        Raises:
+            RuntimeError: its device fails.
+        """
+        bind_thread(self._explainer.device)
+        self._thread = threading.current_thread()
+        self._metrics.model_loaded.labels(self._model, self._worker).set(1)
+
+    def launch(self, items: Sequence[ExplainItem]) -> "ExplainBatch":
+        """Begin to compute one explanation for each item; all items have the same bucket.
 
         Run the forward pass only for pictures without a trace, once for each. Keep their traces,
         unless the request turned the cache off, so that later items find them.
         """
-        with self._tracing.batch(self._model, [item.link for item in items]):
-            return self._compute(items)
-
-    def _compute(self, items: Sequence[ExplainItem]) -> Sequence[Explained | Exception]:
-        explainer = self._explainer
-        first = items[0]
+        began = time.perf_counter()
         try:
-            started = time.perf_counter()
-            answers = _resolve(explainer, items)
-            started = self._observe("text", started)
-            resolved = [each for each in answers if isinstance(each, ResolvedTargets)]
-            if not resolved:
-                return [each for each in answers if isinstance(each, LegradError)]
-            items = [
-                item
-                for item, each in zip(items, answers, strict=True)
-                if isinstance(each, ResolvedTargets)
-            ]
-            new = {
-                item.picture: item.picture.prepared
-                for item in items
-                if item.picture.trace is None and item.picture.prepared is not None
-            }
-            made = None
-            if new:
-                made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
-                started = self._observe("forward", started)
-            trace = _joined([item.picture for item in items], list(new), made)
-            explanations = explainer.attribute(trace, resolved)
-            self._observe("backward", started)
+            return self._launch(items)
         except Exception as error:
             self._free_memory(error)
-            raise
-        if made is not None:
-            self._keep(list(new), made)
+            with self._batch_span(items, time.perf_counter() - began):
+                raise
+
+    def _launch(self, items: Sequence[ExplainItem]) -> "ExplainBatch":
+        explainer = self._explainer
+        instants = [self._instant()]
+        stages = ["text"]
+        answers = _resolve(explainer, items)
+        instants.append(self._instant())
+        resolved = [each for each in answers if isinstance(each, ResolvedTargets)]
+        valid = [
+            item
+            for item, each in zip(items, answers, strict=True)
+            if isinstance(each, ResolvedTargets)
+        ]
+        new = {
+            item.picture: item.picture.prepared
+            for item in valid
+            if item.picture.trace is None and item.picture.prepared is not None
+        }
+        pending: PendingExplanations | None = None
+        if valid:
+            first, made = valid[0], None
+            if new:
+                made = explainer.trace(list(new.values()), layers=first.layers, score=first.score)
+                stages.append("forward")
+                instants.append(self._instant())
+            trace = _joined([item.picture for item in valid], list(new), made, explainer.device)
+            pending = explainer.launch_attribution(trace, resolved)
+            stages.append("backward")
+            instants.append(self._instant())
+            if made is not None:
+                self._keep(list(new), made)
+        # An abandoned call ends here: it must not count its items.
         with self._unless_abandoned():
-            explained = iter(self._mark_cached(items, explanations, set(new)))
-        return [each if isinstance(each, LegradError) else next(explained) for each in answers]
+            cached = self._mark_cached(valid, set(new))
+        return ExplainBatch(self, items, answers, cached, pending, stages, instants)
+
+    def finish(self, batch: "ExplainBatch") -> Sequence[Explained | Exception]:
+        """Wait for a launched batch; return one result for each item, in order."""
+        with self._batch_span(batch.items, batch.age):
+            try:
+                found = [] if batch.pending is None else batch.pending.finish()
+            except Exception as error:
+                self._free_memory(error)
+                raise
+            self._observe(batch)
+        explained = iter([Explained(*pair) for pair in zip(found, batch.cached, strict=True)])
+        return [
+            each if isinstance(each, LegradError) else next(explained) for each in batch.answers
+        ]
 
     def stop(self) -> None:
         """Mark the model as not usable; keep it, so that a replaced worker starts at once."""
-        self._metrics.model_loaded.labels(self._model).set(0)
+        self._metrics.model_loaded.labels(self._model, self._worker).set(0)
 
     def abandon(self) -> None:
         """Keep the call that hangs from changing anything from now on."""
         with self._abandoning:
             self._thread = None
-        self._metrics.model_loaded.labels(self._model).set(0)
+        self._metrics.model_loaded.labels(self._model, self._worker).set(0)
+
+    def _batch_span(
+        self, items: Sequence[ExplainItem], age: float
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._tracing.batch(self._model, [item.link for item in items], age)
+
+    def _instant(self) -> Instant:
+        """Mark the end of a stage. An abandoned call ends here."""
+        with self._unless_abandoned():
+            return Instant.of(self._explainer.device)
 
     @contextlib.contextmanager
     def _unless_abandoned(self) -> Iterator[None]:
@@ -188,45 +233,87 @@ class ExplainProcessor:
                 raise
 
     def _free_memory(self, error: Exception) -> bool:
-        """Drop all cached data if the error is out of memory; return whether it is."""
+        """Drop cached data that the error rules out; return whether it is out of memory."""
         exhausted = is_out_of_memory(error)
+        if is_device_failure(error):
+            # Its traces cannot be copied to the devices that are left.
+            self._traces.forget(self._model, self._explainer.device)
         if exhausted:
             self._traces.clear()
             release_cached_memory()
         return exhausted
 
-    def _mark_cached(
-        self,
-        items: Sequence[ExplainItem],
-        explanations: Sequence[Explanation],
-        new: set[TracedPicture],
-    ) -> list[Explained]:
+    def _mark_cached(self, items: Sequence[ExplainItem], new: set[TracedPicture]) -> list[bool]:
         """Mark which items used a cached trace; of a new picture, all items but the first did."""
-        results = []
-        for item, explanation in zip(items, explanations, strict=True):
+        marks = []
+        for item in items:
             cached = item.picture not in new
             new.discard(item.picture)
-            results.append(Explained(explanation, cached))
+            marks.append(cached)
             if item.picture.key is not None:
                 counter = self._metrics.cache_hits if cached else self._metrics.cache_misses
                 counter.labels(TRACES).inc()
-        return results
+        return marks
 
-    def _observe(self, stage: str, started: float) -> float:
-        now = time.perf_counter()
-        with self._unless_abandoned():
-            self._metrics.compute.labels(self._model, stage).observe(now - started)
-        self._tracing.stage(stage, now - started)
-        return now
+    def _observe(self, batch: "ExplainBatch") -> None:
+        """Record the stages of a batch that the device has finished."""
+        seconds = [began.until(ended) for began, ended in itertools.pairwise(batch.instants)]
+        for place, (stage, taken) in enumerate(zip(batch.stages, seconds, strict=True)):
+            with self._unless_abandoned():
+                self._metrics.compute.labels(self._model, stage).observe(taken)
+            self._tracing.stage(stage, taken, ago=sum(seconds[place + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainBatch:
+    """A launched batch. See :class:`service.batching.Computation`.
+
+    Attributes:
+        processor: launched it.
+        items: the items.
+        answers: for each item its targets, or the error of its question.
+        cached: for each item without an error, whether it used the forward pass of another one.
+        pending: the explanations of the items without an error; None if there is none.
+        stages: names of the stages of the computation.
+        instants: the instants at which they begin, and the end of the last one.
+    """
+
+    processor: ExplainProcessor
+    items: Sequence[ExplainItem]
+    answers: Sequence[ResolvedTargets | LegradError]
+    cached: Sequence[bool]
+    pending: PendingExplanations | None
+    stages: Sequence[str]
+    instants: Sequence[Instant]
+
+    @property
+    def done(self) -> bool:
+        """Whether the device has finished it."""
+        return self.pending is None or self.pending.done
+
+    @property
+    def age(self) -> float:
+        """Seconds since its launch."""
+        return time.perf_counter() - self.instants[0].seconds
+
+    def results(self) -> Sequence[Explained | Exception]:
+        """Wait for the device; return one result for each item, in order."""
+        return self.processor.finish(self)
 
 
 class ServedModel:
-    """A loaded model with its worker."""
+    """A loaded model with its workers, one for each copy.
+
+    Attributes:
+        id: the model's id.
+        explainer: its first copy; all of them answer alike.
+        max_batch_images: most images in one batch.
+    """
 
     def __init__(
         self,
         model: str,
-        warm: WarmModel,
+        copies: Mapping[str, WarmModel],
         limits: BatchLimits,
         stall_seconds: float,
         metrics: Metrics,
@@ -234,14 +321,23 @@ class ServedModel:
         tracing: Tracing,
     ) -> None:
         self.id = model
+        self.copies = copies
+        warm = next(iter(copies.values()))
         self.explainer = explainer = warm.explainer
-        self._processor = ExplainProcessor(model, explainer, metrics, traces, tracing)
+        # One queue serves all devices, so its batches have to suit each of them.
+        self.max_batch_images = min(copy.max_batch_images for copy in copies.values())
+        limits = replace(limits, max_batch_items=self.max_batch_images)
+        self._processors = {
+            worker: ExplainProcessor(model, worker, copy.explainer, metrics, traces, tracing)
+            for worker, copy in copies.items()
+        }
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,
-            self._processor,
+            self._processors,
             limits,
             observer=BatchMetrics(metrics, model),
             is_out_of_memory=is_out_of_memory,
+            is_fatal=is_device_failure,
             stall_seconds=stall_seconds,
         )
         # The first batches of a server that starts under load are small and slow. Their rate alone
@@ -253,10 +349,10 @@ class ServedModel:
         )
 
     def start(self) -> None:
-        """Start the worker and wait until it takes items.
+        """Start the workers and wait until they take items.
 
         Raises:
-            RuntimeError: the thread of the worker did not start.
+            RuntimeError: no worker started.
         """
         self.batcher.start()
         if not self.batcher.wait_until_ready(_WORKER_START_SECONDS):
@@ -317,10 +413,16 @@ def _resolve(
 
 
 def _joined(
-    pictures: Sequence[TracedPicture], new: Sequence[TracedPicture], made: Trace | None
+    pictures: Sequence[TracedPicture],
+    new: Sequence[TracedPicture],
+    made: Trace | None,
+    device: torch.device,
 ) -> Trace:
-    """Join new and known traces into one of all pictures in order, repeats included."""
-    known = {each: each.trace for each in pictures if each.trace is not None}
+    """Join new and known traces into one of all pictures in order, repeats included.
+
+    A known trace of another device is copied for this batch; the cache keeps the original.
+    """
+    known = {each: each.trace.to(device) for each in pictures if each.trace is not None}
     trace = Trace.join([*([] if made is None else [made]), *known.values()])
     place_of = {picture: place for place, picture in enumerate((*new, *known))}
     places = [place_of[picture] for picture in pictures]

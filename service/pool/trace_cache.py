@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
+import torch
 from PIL import Image
 
 from legrad_engine.families import Score
@@ -165,11 +166,19 @@ class TraceCache:
             self._observer.entries_evicted(evicted)
             self._report()
 
-    def forget(self, model: str) -> None:
-        """Drop every trace of a model, after its worker has stopped and can add no more."""
+    def forget(self, model: str, device: torch.device | None = None) -> None:
+        """Drop the traces of a model on one device, or on all of them.
+
+        Its workers have stopped there and add no more.
+        """
         with self._lock:
-            for key in list(self._entries):
-                if isinstance(key, TraceKey) and key.model == model:
+            for key, entry in list(self._entries.items()):
+                if (
+                    isinstance(key, TraceKey)
+                    and isinstance(entry, Trace)
+                    and key.model == model
+                    and device in (None, entry.device)
+                ):
                     self._drop(key)
             self._report()
 

@@ -11,6 +11,7 @@ from service.schemas.base import Contract
 
 Activation = Literal["softmax", "sigmoid"]
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
+WorkerState = Literal["created", "starting", "ready", "restarting", "draining", "stopped", "failed"]
 PerChannel = Annotated[list[float], Field(min_length=3, max_length=3)]
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
@@ -257,6 +258,16 @@ class Preprocessing(Contract):
     )
 
 
+class ModelWorker(Contract):
+    """The worker of one device."""
+
+    device: str = Field(description="Its device.", examples=["cuda:0"])
+    state: WorkerState = Field(
+        description="`ready`, or the reason why the device computes nothing now.",
+        examples=["ready"],
+    )
+
+
 class ModelInfo(Contract):
     """A served model. Fields that are unknown until it is loaded are null."""
 
@@ -286,9 +297,23 @@ class ModelInfo(Contract):
     last_used: AwareDatetime | None = Field(
         description="Time of the last request with this model.", examples=["2026-01-31T12:00:00Z"]
     )
-    device: str | None = Field(description="Device it runs on.", examples=["cpu"])
+    device: str | None = Field(
+        description="Device it runs on; several, each with a copy of the model, are separated by "
+        "commas.",
+        examples=["cpu"],
+    )
+    workers: list[ModelWorker] | None = Field(
+        description="The worker of each device.", examples=[[{"device": "cpu", "state": "ready"}]]
+    )
+    max_batch_images: int | None = Field(
+        description="Most images in one batch: the setting, or the smaller number at which the "
+        "warm-up found the device busy.",
+        examples=[16],
+    )
     dtype: str | None = Field(description="Precision it runs in.", examples=["float32"])
-    bytes: int | None = Field(description="Size of its weights in bytes.", examples=[36_000_000])
+    bytes: int | None = Field(
+        description="Size of its weights in bytes, of all copies.", examples=[36_000_000]
+    )
     family: str | None = Field(description="Architecture family.", examples=["openclip-vit"])
     image_size: Size | None = Field(
         description="Input size its weights were trained for.",

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from legrad_engine import LegradError
-from legrad_engine.devices import resolve_device
+from legrad_engine.devices import resolve_devices
 from service.app import create_app
 from service.http.application import application_of
 from service.http.drain import Drain
@@ -68,14 +68,14 @@ def serve(settings: Settings) -> int:
         The exit status: 0 if every accepted request was answered.
 
     Raises:
-        InvalidOptionError: the device in the settings does not exist.
+        InvalidOptionError: a device in the settings does not exist, or they do not fit together.
         LegradError: no model in the settings can be loaded; it is the error of the first one.
         OSError: an address cannot be listened on.
     """
     configure_logs(settings.log_level, settings.log_format)
     for name, similar in unknown_variables(os.environ).items():
         _log.warning("unknown setting", variable=name, similar=similar)
-    resolve_device(settings.device)
+    resolve_devices(settings.device)
     _check_models(settings)
     settings, listeners = listen_for(settings)
     settings = settings.model_copy(

@@ -8,7 +8,7 @@ from service.settings.keys import ApiKey
 from service.settings.models import NamedModel
 from service.settings.url_policy import UrlRules
 
-DtypeName = Literal["float32", "float16", "bfloat16"]
+DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class ModelPolicy:
         models: the models; the first one is the default.
         on_demand: whether the first request loads a model, in place of the start of the server.
         max_bytes: most bytes of weights in memory, or None for no limit.
-        device: ``auto`` or a torch device.
-        dtype: precision of weights and activations.
+        device: the devices, see :func:`legrad_engine.devices.resolve_devices`.
+        dtype: precision of weights and activations; ``auto`` follows the devices.
         trace_cache_bytes: most bytes of kept traces and canvases.
         stall_seconds: longest time of one batch before its worker is replaced.
     """

@@ -124,8 +124,17 @@ class Variables(BaseSettings):
         description="Most bytes of weights in memory. To make room for a model, the least recently "
         "used models without work are unloaded; unset has no limit.",
     )
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    dtype: DtypeName = Field("float32", description="Precision of weights and activations.")
+    device: str = Field(
+        "auto",
+        description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; several of one kind, such as "
+        "`cuda:0,cuda:1`, each with its own copy of every model; or `all` for every CUDA device.",
+    )
+    dtype: DtypeName = Field(
+        "auto",
+        description="Precision of weights and activations: `float32`, `float16`, `bfloat16`, or "
+        "`auto`: `bfloat16` on CUDA devices that compute it natively, `float16` on other CUDA "
+        "devices and on `mps`, `float32` on CPUs.",
+    )
     compute_threads: int | None = Field(
         None,
         ge=1,
@@ -133,7 +142,12 @@ class Variables(BaseSettings):
         description="CPU threads for tensor work; unset lets torch choose.",
     )
 
-    max_batch_images: int = Field(16, ge=1, description="Most images in one batch.")
+    max_batch_images: int = Field(
+        16,
+        ge=1,
+        description="Most images in one batch. On an accelerator the warm-up may find that smaller "
+        "batches are as fast; then they are the limit.",
+    )
     max_batch_cost: float = Field(
         32.0,
         gt=0,

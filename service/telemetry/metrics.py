@@ -42,8 +42,10 @@ UNMATCHED_ROUTE = "unmatched"
 class Metrics:
     """All metrics of one application, in its own registry."""
 
-    def __init__(self, models: Iterable[str], routes: Iterable[str]) -> None:
-        """Create every metric, with every label set for these model ids and routes."""
+    def __init__(
+        self, models: Iterable[str], routes: Iterable[str], workers: Iterable[str]
+    ) -> None:
+        """Create every metric, with every label set for these model ids, routes and workers."""
         # The creation time of a counter adds nothing to the start time of the process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -70,7 +72,11 @@ class Metrics:
             "queue_cost", "Cost of the queue, in forward passes at the model's own size.", "model"
         )
         self.batch_size = self._histogram(
-            "batch_size", "Images in a batch.", (1, 2, 4, 8, 12, 16, 24, 32, 64), "model"
+            "batch_size",
+            "Images in a batch.",
+            (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256),
+            "model",
+            "device",
         )
         self.compute = self._histogram(
             "compute_seconds",
@@ -90,7 +96,9 @@ class Metrics:
         self.cache_evictions = self._counter(
             "cache_evictions", "Entries evicted to make room.", "cache"
         )
-        self.model_loaded = self._gauge("model_loaded", "Whether the model is ready.", "model")
+        self.model_loaded = self._gauge(
+            "model_loaded", "Whether the model is ready on the device.", "model", "device"
+        )
         self.model_bytes = self._gauge("model_bytes", "Size of the model's weights.", "model")
         self.model_loads = self._counter(
             "model_loads", "Attempts to load the model.", "model", "outcome"
@@ -99,10 +107,10 @@ class Metrics:
             "model_evictions", "Times the model was unloaded to make room for another.", "model"
         )
         self.worker_restarts = self._counter(
-            "worker_restarts", "Workers that died or hung and were replaced.", "model"
+            "worker_restarts", "Workers that died or hung and were replaced.", "model", "device"
         )
         self.worker_stalls = self._counter(
-            "worker_stalls", "Workers that hung and were abandoned.", "model"
+            "worker_stalls", "Workers that hung and were abandoned.", "model", "device"
         )
         self.url_fetch = self._histogram(
             "url_fetch_seconds", "Time to fetch an image by URL, failures included.", _SECONDS
@@ -124,13 +132,13 @@ class Metrics:
             "heatmap_border_mass", "Share of a heatmap in the outermost patches.", _SHARES, "model"
         )
         self.registry.register(_DroppedLogLines())
-        self._create_label_sets(list(models), list(routes))
+        self._create_label_sets(list(models), list(routes), list(workers))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _create_label_sets(self, models: list[str], routes: list[str]) -> None:
+    def _create_label_sets(self, models: list[str], routes: list[str], devices: list[str]) -> None:
         for route in (*routes, UNMATCHED_ROUTE):
             self.request_duration.labels(route)
             for status in _STATUSES:
@@ -152,17 +160,18 @@ class Metrics:
                 self.queue_wait,
                 self.queue_depth,
                 self.queue_cost,
-                self.batch_size,
-                self.model_loaded,
                 self.model_bytes,
                 self.model_evictions,
-                self.worker_restarts,
-                self.worker_stalls,
                 self.similarity,
                 self.heatmap_entropy,
                 self.heatmap_border_mass,
             ):
                 metric.labels(model)
+            for device in devices:
+                self.model_loaded.labels(model, device)
+                self.batch_size.labels(model, device)
+                self.worker_restarts.labels(model, device)
+                self.worker_stalls.labels(model, device)
             for stage in _STAGES:
                 self.compute.labels(model, stage)
             for outcome in get_args(LoadOutcome):
@@ -252,21 +261,27 @@ class BatchMetrics:
         """Observe the wait of one image."""
         self._wait.observe(seconds)
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:  # noqa: ARG002
+    def batch_finished(
+        self,
+        worker: str,
+        size: int,
+        cost: float,  # noqa: ARG002
+        seconds: float,  # noqa: ARG002
+    ) -> None:
         """Observe the size of one batch; its stages are timed where they run."""
-        self._metrics.batch_size.labels(self._model).observe(size)
+        self._metrics.batch_size.labels(self._model, worker).observe(size)
 
     def item_dropped(self, reason: DropReason) -> None:
         """Count one dropped image."""
         self._metrics.dropped.labels(self._model, reason.value).inc()
 
-    def worker_restarted(self) -> None:
+    def worker_restarted(self, worker: str) -> None:
         """Count one restart."""
-        self._metrics.worker_restarts.labels(self._model).inc()
+        self._metrics.worker_restarts.labels(self._model, worker).inc()
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         """Count one hung worker."""
-        self._metrics.worker_stalls.labels(self._model).inc()
+        self._metrics.worker_stalls.labels(self._model, worker).inc()
 
 
 class _DroppedLogLines(Collector):

@@ -86,7 +86,7 @@ class OpenTelemetryTracing:
         return cast(SpanLink, span.get_span_context()) if span.is_recording() else None
 
     @contextmanager
-    def batch(self, model: str, links: Sequence[SpanLink | None]) -> Iterator[None]:
+    def batch(self, model: str, links: Sequence[SpanLink | None], age: float) -> Iterator[None]:
         """Open a span in a new trace."""
         contexts = [cast(trace.SpanContext, link) for link in links if link is not None]
         if not contexts:
@@ -97,6 +97,7 @@ class OpenTelemetryTracing:
         span = self._within.start_span(
             "batch",
             context=Context(),
+            start_time=time.time_ns() - round(age * _NANOSECONDS),
             links=[trace.Link(each) for each in requests.values()],
             attributes={"legrad.model": model, "legrad.batch.size": len(links)},
         )

@@ -46,10 +46,17 @@ class Tracing(Protocol):
     def link(self) -> SpanLink | None:
         """Return the current span, for batches to link to; None if it is not recorded."""
 
-    def batch(self, model: str, links: Sequence[SpanLink | None]) -> AbstractContextManager[None]:
+    def batch(
+        self, model: str, links: Sequence[SpanLink | None], age: float
+    ) -> AbstractContextManager[None]:
         """Open the span of a batch, with links to the requests of its items.
 
         It is recorded if one of those requests is.
+
+        Args:
+            model: the model's id.
+            links: the span of each item's request.
+            age: seconds since the batch began.
         """
 
     def close(self) -> None:
@@ -89,6 +96,7 @@ class SilentTracing:
         self,
         model: str,  # noqa: ARG002
         links: Sequence[SpanLink | None],  # noqa: ARG002
+        age: float,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()

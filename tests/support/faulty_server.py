@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from service.__main__ import main
-from service.pool.served_model import ExplainProcessor
+from service.batching import Computation
+from service.pool.served_model import Explained, ExplainProcessor
 
 RAISE = "the worker raises"
 DIE = "the worker dies"
@@ -38,17 +39,17 @@ def _fail(items: Sequence[Any], released: Path) -> None:
 
 
 def _faulty(
-    process: Callable[[ExplainProcessor, Sequence[Any]], Sequence[Any]], released: Path
-) -> Callable[[ExplainProcessor, Sequence[Any]], Sequence[Any]]:
-    def faulty(self: ExplainProcessor, items: Sequence[Any]) -> Sequence[Any]:
+    launch: Callable[[ExplainProcessor, Sequence[Any]], Computation[Explained]], released: Path
+) -> Callable[[ExplainProcessor, Sequence[Any]], Computation[Explained]]:
+    def faulty(self: ExplainProcessor, items: Sequence[Any]) -> Computation[Explained]:
         _fail(items, released)
-        return process(self, items)
+        return launch(self, items)
 
     return faulty
 
 
 def _main(released: Path) -> None:
-    ExplainProcessor.process = _faulty(  # type: ignore[method-assign, assignment]
-        ExplainProcessor.process, released
+    ExplainProcessor.launch = _faulty(  # type: ignore[method-assign, assignment]
+        ExplainProcessor.launch, released
     )
     main()

@@ -8,11 +8,13 @@ from typing import Any
 from service.batching import (
     BatcherState,
     BatchLimits,
+    Computed,
     DropReason,
     MicroBatcher,
     QueueReservation,
     Submission,
 )
+from service.batching.supervisor import Supervisor
 
 WAIT_SECONDS = 5.0
 ROOMY = BatchLimits(max_batch_items=8, max_batch_cost=100.0, max_queue_cost=100.0)
@@ -48,11 +50,11 @@ class RecordingProcessor:
         self.threads.append(threading.current_thread())
         self.on_start()
 
-    def process(self, items: Sequence[Any]) -> Any:
+    def launch(self, items: Sequence[Any]) -> Computed[Any]:
         self.batches.append(list(items))
         self._entered.release()
         assert self._open.wait(WAIT_SECONDS)
-        return self.behave(list(items))
+        return Computed(self.behave(list(items)))
 
     def stop(self) -> None:
         self.events.append("stop")
@@ -66,7 +68,7 @@ class RecordingProcessor:
 
     @contextlib.contextmanager
     def busy(self, batcher: MicroBatcher[Any, Any]) -> Iterator[Submission[Any]]:
-        """Keep the worker inside ``process`` with one item of cost 1 while the block runs."""
+        """Keep the worker inside ``launch`` with one item of cost 1 while the block runs."""
         while self._entered.acquire(blocking=False):
             pass
         self._open.clear()
@@ -93,20 +95,26 @@ class RecordingObserver:
     def queue_waited(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+    def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
         self.finished.append((size, cost, seconds))
 
     def item_dropped(self, reason: DropReason) -> None:
         self.drops.append(reason)
 
-    def worker_restarted(self) -> None:
+    def worker_restarted(self, worker: str) -> None:
         self.restarts += 1
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         self.stalls += 1
 
 
 MakeBatcher = Callable[..., MicroBatcher[Any, Any]]
+
+
+def supervisor_of(batcher: MicroBatcher[Any, Any]) -> Supervisor[Any, Any]:
+    """Return the supervisor of a batcher's only worker."""
+    (supervisor,) = batcher._workers._supervisors.values()
+    return supervisor
 
 
 def submit_all(

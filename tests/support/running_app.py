@@ -127,36 +127,40 @@ class RunningApp:
             pause.wait(0.01)
         raise AssertionError("It never came about.")
 
+    def processor(self, model: str | None = None) -> Any:
+        """Return the processor of a model's only worker."""
+        (processor,) = self.served(model)._processors.values()
+        return processor
+
 
 class Held:
     """Holds a model's worker before it computes, until it is released."""
 
     def __init__(self, running: RunningApp, model: str | None = None) -> None:
-        processor: Any = running.served(model)._processor
-        self._compute = processor.process
+        processor: Any = running.processor(model)
+        self._compute = processor.launch
         self._processor = processor
         self._released = threading.Event()
         self.entered = threading.Event()
         self.seen: list[Any] = []
-        processor.process = self._process
+        processor.launch = self._launch
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
-        del self._processor.process
+        del self._processor.launch
 
     def release(self) -> None:
         """Let the worker continue."""
         self._released.set()
 
-    def _process(self, items: Sequence[Any]) -> Sequence[Any]:
+    def _launch(self, items: Sequence[Any]) -> Any:
         self.seen += items
         self.entered.set()
         assert self._released.wait(_PATIENCE_SECONDS)
-        answer: Sequence[Any] = self._compute(items)
-        return answer
+        return self._compute(items)
 
 
 def samples(exposition: str) -> dict[str, float]:

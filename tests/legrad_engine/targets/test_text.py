@@ -193,3 +193,26 @@ def test_without_the_cache_vectors_are_neither_looked_up_nor_kept(
     assert model.texts == 2
     assert torch.equal(encoder.encode(["a cat"], cache=False), fresh)
     assert model.texts == 3
+
+
+LENGTHS = ["a", "a cat", "a red cat", "cat " * 14, "red " * 13, "a cat on a sofa"]
+
+
+def test_texts_of_all_lengths_together_have_the_vectors_that_each_has_alone() -> None:
+    model: Any = seeded_model()
+    together, alone = (TextEncoder(model, tokenizer(), torch.device("cpu")) for _ in range(2))
+    expected = torch.cat([alone.encode([text]) for text in LENGTHS])
+    assert torch.allclose(together.encode(LENGTHS), expected, atol=1e-6)
+
+
+def test_a_long_text_does_not_lengthen_the_short_ones() -> None:
+    model: Any = seeded_model()
+    shapes: list[tuple[int, ...]] = []
+    model.token_embedding.register_forward_hook(
+        lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
+    )
+    texts = [f"{color} {thing}" for color in ("a", "red") for thing in ("cat", "sofa")]
+    TextEncoder(model, tokenizer(), torch.device("cpu")).encode([*texts, "cat " * 14])
+    (rows, short), (one, long) = shapes
+    assert (rows, one) == (4, 1)
+    assert 2 * short < long

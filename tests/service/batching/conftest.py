@@ -27,7 +27,7 @@ def make_batcher() -> Iterator[MakeBatcher]:
         **rest: Any,
     ) -> MicroBatcher[Any, Any]:
         rest.setdefault("restart_backoff", RestartBackoff(0.001, 0.001))
-        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", processor, limits, **rest)
+        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", {"cpu": processor}, limits, **rest)
         made.append((batcher, processor))
         batcher.start()
         if ready:

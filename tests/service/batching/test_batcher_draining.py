@@ -29,6 +29,7 @@ from tests.support.recording_batcher import (
     error,
     result,
     submit_all,
+    supervisor_of,
     wait_for_state,
 )
 
@@ -122,13 +123,13 @@ class TestDraining:
     ) -> None:
         processor = RecordingProcessor()
         batcher = make_batcher(processor)
-        end_life = batcher._supervisor._end_life
+        end_life = supervisor_of(batcher)._end_life
 
         def end_life_and_linger() -> None:
             end_life()
             threading.Event().wait(0.05)
 
-        monkeypatch.setattr(batcher._supervisor, "_end_life", end_life_and_linger)
+        monkeypatch.setattr(supervisor_of(batcher), "_end_life", end_life_and_linger)
         assert batcher.drain(WAIT_SECONDS)
         assert not processor.threads[0].is_alive()
 
@@ -139,7 +140,7 @@ class TestDraining:
 
     def test_a_batcher_never_started_drains_and_then_cannot_start(self) -> None:
         processor = RecordingProcessor()
-        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", processor, ROOMY)
+        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", {"cpu": processor}, ROOMY)
         with pytest.raises(WorkerUnavailableError):
             batcher.submit("a", bucket="bucket", cost=1.0)
         assert batcher.drain(0.0)
@@ -164,7 +165,7 @@ class TestDraining:
 
     def test_the_worker_is_no_daemon_even_when_a_daemon_starts_it(self) -> None:
         processor = RecordingProcessor()
-        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", processor, ROOMY)
+        batcher: MicroBatcher[Any, Any] = MicroBatcher("test", {"cpu": processor}, ROOMY)
         starter = threading.Thread(target=batcher.start, daemon=True)
         starter.start()
         assert batcher.wait_until_ready(WAIT_SECONDS)
@@ -173,12 +174,12 @@ class TestDraining:
 
     def test_a_drained_batcher_does_not_keep_the_interpreter_from_exiting(self) -> None:
         program = """
-from service.batching import BatchLimits, MicroBatcher
+from service.batching import BatchLimits, Computed, MicroBatcher
 class Echo:
     def start(self): pass
-    def process(self, items): return items
+    def launch(self, items): return Computed(items)
     def stop(self): print("stopped")
-batcher = MicroBatcher("echo", Echo(), BatchLimits(2, 2.0, 2.0))
+batcher = MicroBatcher("echo", {"cpu": Echo()}, BatchLimits(2, 2.0, 2.0))
 batcher.start()
 assert batcher.wait_until_ready(10)
 print(batcher.submit("hello", bucket=0, cost=1.0).future.result(10))

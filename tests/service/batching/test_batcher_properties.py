@@ -16,6 +16,7 @@ from service.batching import (
     BatcherClosedError,
     BatcherState,
     BatchLimits,
+    Computed,
     DeadlineExceededError,
     DropReason,
     ItemOutOfMemoryError,
@@ -29,6 +30,7 @@ from service.batching import (
     WorkerStalledError,
     WorkerUnavailableError,
 )
+from tests.support.recording_batcher import supervisor_of
 
 WAIT_SECONDS = 10.0
 # Longer than the small steps of the scripts, so that calls stall only where a script says so.
@@ -104,7 +106,7 @@ class ScriptedProcessor:
             raise OSError("no device")
         self.starts += 1
 
-    def process(self, items: Sequence[Submit]) -> Sequence[Submit | Exception]:
+    def launch(self, items: Sequence[Submit]) -> Computed[Submit]:
         self.computing.add(threading.current_thread())
         assert self.open.wait(WAIT_SECONDS)
         self.computing.discard(threading.current_thread())
@@ -117,11 +119,11 @@ class ScriptedProcessor:
             raise MemoryError
         if Behaviour.RAISES in behaviours:
             raise ValueError
-        results = [
+        results: list[Submit | Exception] = [
             KeyError("refused") if item.behaviour is Behaviour.IS_REFUSED else item
             for item in items
         ]
-        return results[1:] if Behaviour.LOSES_A_RESULT in behaviours else results
+        return Computed(results[1:] if Behaviour.LOSES_A_RESULT in behaviours else results)
 
     def stop(self) -> None:
         self.stops += 1
@@ -140,13 +142,13 @@ class CountingObserver(SilentObserver):
     def queue_changed(self, depth: int, cost: float) -> None:
         self.queue = (depth, cost)
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+    def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
         self.computed += size
 
     def item_dropped(self, reason: DropReason) -> None:
         self.drops[reason] += 1
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         self.stalls += 1
 
 
@@ -200,7 +202,7 @@ def test_every_item_ends_exactly_once(
     processor, observer = ScriptedProcessor(failing_starts), CountingObserver()
     batcher: MicroBatcher[Submit, Submit] = MicroBatcher(
         "property",
-        processor,
+        {"cpu": processor},
         BatchLimits(4, 5.0, 20.0, max_wait_seconds),
         observer=observer,
         restart_backoff=RestartBackoff(0.0001, 0.001),
@@ -244,11 +246,11 @@ def test_every_item_ends_exactly_once(
             case Step.LET_A_CALL_STALL if max_wait_seconds == 0.0:
                 processor.open.clear()
                 for _ in range(20):
-                    worker = batcher._supervisor.worker
+                    worker = supervisor_of(batcher).worker
                     if worker in processor.computing:
                         stalled.append(worker)
                         now[0] += STALL_SECONDS
-                        batcher._supervisor._watchdog.look()
+                        supervisor_of(batcher)._watchdog.look()
                         break
                     pause.wait(0.0005)
             case Step.AWAIT_READY:
@@ -284,11 +286,11 @@ def test_many_threads_submitting_cancelling_and_waiting_get_their_own_answers() 
     class Doubler:
         def start(self) -> None: ...
 
-        def process(self, items: Sequence[int]) -> Sequence[int | Exception]:
+        def launch(self, items: Sequence[int]) -> Computed[int]:
             assert 1 <= len(items) <= 8
             if any(item % 97 == 0 for item in items):
                 raise ValueError("poison")
-            return [item * 2 for item in items]
+            return Computed([item * 2 for item in items])
 
         def stop(self) -> None: ...
 
@@ -297,7 +299,7 @@ def test_many_threads_submitting_cancelling_and_waiting_get_their_own_answers() 
     threads, items_each = 16, 500
     observer = CountingObserver()
     batcher: MicroBatcher[int, int] = MicroBatcher(
-        "hammer", Doubler(), BatchLimits(8, 8.0, 24.0), observer=observer
+        "hammer", {"cpu": Doubler()}, BatchLimits(8, 8.0, 24.0), observer=observer
     )
     batcher.start()
     assert batcher.wait_until_ready(WAIT_SECONDS)

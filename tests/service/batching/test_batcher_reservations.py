@@ -116,7 +116,7 @@ def test_items_fit_whose_reservation_did(
     requests: list[tuple[list[float], bool]],
 ) -> None:
     processor = RecordingProcessor()
-    batcher: MicroBatcher[str, object] = MicroBatcher("rooms", processor, LIMITS)
+    batcher: MicroBatcher[str, object] = MicroBatcher("rooms", {"cpu": processor}, LIMITS)
     batcher.start()
     assert batcher.wait_until_ready(WAIT_SECONDS)
     try:

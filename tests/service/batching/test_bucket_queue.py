@@ -156,7 +156,7 @@ class TestLiveItems:
         # The item is cancelled, but the callback has not withdrawn it yet.
         cancelled.submission.future.cancel()
         late.submission.future.cancel()
-        assert live.next_batch(1.0, without_waiting=False) == ([kept], [], 2)
+        assert live.next_batch(1.0, "cpu", without_waiting=False) == ([kept], [], 2)
         assert live.withdraw(cancelled.ticket, 1.0) is False
         assert live.in_flight_cost == 1.0
 
@@ -166,13 +166,13 @@ class TestLiveItems:
         for pending in (kept, resolved):
             live.enqueue(pending)
         resolved.submission.future.set_result("mine")
-        assert live.next_batch(0.0, without_waiting=False) == ([kept], [], 1)
+        assert live.next_batch(0.0, "cpu", without_waiting=False) == ([kept], [], 1)
 
     def test_an_item_has_one_owner(self) -> None:
         live: LiveItems[str, str] = LiveItems(BatchLimits(8, 8.0, 8.0))
         queued, running = self.pending(1), self.pending(2)
         live.enqueue(running)
-        live.next_batch(0.0, without_waiting=False)
+        live.next_batch(0.0, "cpu", without_waiting=False)
         live.enqueue(queued)
         assert live.claim_all(0.0) == ([running, queued], 0)
         assert live.claim_all(0.0) == ([], 0)
@@ -185,7 +185,7 @@ class TestLiveItems:
         hasty, patient = self.pending(1, deadline=2.0), self.pending(2)
         live.enqueue(hasty)
         live.enqueue(patient)
-        live.next_batch(0.0, without_waiting=False)
+        live.next_batch(0.0, "cpu", without_waiting=False)
         assert live.still_wanted([hasty, patient], 2.0) == ([patient], [hasty])
         assert not live.take_in_flight(hasty)
         assert live.take_in_flight(patient)

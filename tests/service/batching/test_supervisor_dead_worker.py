@@ -26,6 +26,7 @@ from tests.support.recording_batcher import (
     error,
     result,
     submit_all,
+    supervisor_of,
     wait_for_state,
 )
 
@@ -106,7 +107,7 @@ class TestDeadWorker:
         processor.on_start = fail_three_times
         batcher: MicroBatcher[Any, Any] = MicroBatcher(
             "test",
-            processor,
+            {"cpu": processor},
             ROOMY,
             observer=observer,
             restart_backoff=RestartBackoff(0.001, 0.001),
@@ -199,7 +200,7 @@ class TestDeadWorker:
         # As in the child of a fork, which inherits the batcher but not its thread.
         batcher = make_batcher(RecordingProcessor())
         with monkeypatch.context() as patched:
-            patched.setattr(batcher._supervisor, "_worker", threading.Thread())
+            patched.setattr(supervisor_of(batcher), "_worker", threading.Thread())
             assert not batcher.ready
             with pytest.raises(WorkerUnavailableError):
                 batcher.submit("a", bucket="bucket", cost=1.0)

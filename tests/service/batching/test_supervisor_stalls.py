@@ -11,6 +11,7 @@ import pytest
 from service.batching import (
     BatcherState,
     BatchLimits,
+    Computed,
     DropReason,
     MicroBatcher,
     RestartBackoff,
@@ -19,6 +20,7 @@ from service.batching import (
     WorkerStalledError,
     WorkerUnavailableError,
 )
+from tests.support.recording_batcher import supervisor_of
 
 WAIT_SECONDS = 30.0
 STALL_SECONDS = 100.0
@@ -38,11 +40,11 @@ class HangingProcessor:
         self._maybe_hang("start")
         self.events.append("start")
 
-    def process(self, items: Sequence[str]) -> Sequence[str | Exception]:
+    def launch(self, items: Sequence[str]) -> Computed[str]:
         for item in items:
             self._maybe_hang(item)
         self.events.append("process")
-        return list(items)
+        return Computed(list(items))
 
     def stop(self) -> None:
         self._maybe_hang("stop")
@@ -68,13 +70,13 @@ class StallObserver(SilentObserver):
     def item_dropped(self, reason: DropReason) -> None:
         self.drops[reason] += 1
 
-    def worker_stalled(self) -> None:
+    def worker_stalled(self, worker: str) -> None:
         self.stalls += 1
 
-    def worker_restarted(self) -> None:
+    def worker_restarted(self, worker: str) -> None:
         self.restarts += 1
 
-    def batch_finished(self, size: int, cost: float, seconds: float) -> None:
+    def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
         self.batches += 1
 
 
@@ -86,7 +88,7 @@ class Watched:
         self.processor, self.observer = HangingProcessor(), StallObserver()
         self.batcher: MicroBatcher[str, str] = MicroBatcher(
             "watched",
-            self.processor,
+            {"cpu": self.processor},
             BatchLimits(8, 100.0, 100.0),
             observer=self.observer,
             restart_backoff=RestartBackoff(0.001, 0.001),
@@ -103,7 +105,7 @@ class Watched:
 
     def let_stall(self) -> None:
         self.now += STALL_SECONDS
-        self.batcher._supervisor._watchdog.look()
+        supervisor_of(self.batcher)._watchdog.look()
 
     def hang(self) -> Submission[str]:
         hanging = self.submit(HANG)
@@ -111,7 +113,7 @@ class Watched:
         return hanging
 
     def stuck(self) -> list[threading.Thread]:
-        return list(self.batcher._supervisor._stuck)
+        return list(supervisor_of(self.batcher)._stuck)
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_the_items_of_a_hanging_worker_fail_at_once_and_a_new_worker_computes(
     watched.start()
     owed = [watched.hang(), watched.submit("queued")]
     watched.now += STALL_SECONDS - 1
-    assert watched.batcher._supervisor._watchdog.look() == 1
+    assert supervisor_of(watched.batcher)._watchdog.look() == 1
     assert watched.batcher.ready
     watched.let_stall()
     assert all(isinstance(failure_of(each), WorkerStalledError) for each in owed)
@@ -163,17 +165,17 @@ def test_a_call_that_comes_back_late_changes_nothing(watched: Watched) -> None:
 
 def test_a_worker_that_dies_after_it_was_given_up_takes_no_other_along(watched: Watched) -> None:
     watched.start()
-    process = watched.processor.process
+    launch = watched.processor.launch
 
-    def die(items: Sequence[str]) -> Sequence[str | Exception]:
-        process(items)
+    def die(items: Sequence[str]) -> Computed[str]:
+        launch(items)
         raise SystemExit
 
-    watched.processor.process = die  # type: ignore[method-assign]
+    watched.processor.launch = die  # type: ignore[method-assign]
     watched.hang()
     watched.let_stall()
     (stuck,) = watched.stuck()
-    watched.processor.process = process  # type: ignore[method-assign]
+    watched.processor.launch = launch  # type: ignore[method-assign]
     assert watched.batcher.wait_until_ready(WAIT_SECONDS)
     watched.processor.released.set()
     stuck.join(WAIT_SECONDS)
@@ -205,15 +207,15 @@ def test_after_three_stuck_workers_there_is_no_new_one_until_a_call_returns(
 def test_each_part_of_a_failing_batch_has_the_whole_time(watched: Watched) -> None:
     watched.start()
 
-    def slow(items: Sequence[str]) -> Sequence[str | Exception]:
+    def slow(items: Sequence[str]) -> Computed[str]:
         watched.now += STALL_SECONDS * 0.6
-        watched.batcher._supervisor._watchdog.look()
+        supervisor_of(watched.batcher)._watchdog.look()
         if len(items) > 1:
             raise ValueError("too many")
-        return list(items)
+        return Computed(list(items))
 
     blocker = watched.hang()
-    watched.processor.process = slow  # type: ignore[method-assign]
+    watched.processor.launch = slow  # type: ignore[method-assign]
     together = [watched.submit("a") for _ in range(2)]
     watched.processor.released.set()
     assert blocker.future.result(WAIT_SECONDS) == HANG
@@ -256,7 +258,7 @@ def test_draining_does_not_wait_for_a_worker_that_was_given_up(
 
 def test_the_watchdog_notices_by_itself(watched: Watched) -> None:
     batcher: MicroBatcher[str, str] = MicroBatcher(
-        "real", watched.processor, BatchLimits(8, 100.0, 100.0), stall_seconds=0.2
+        "real", {"cpu": watched.processor}, BatchLimits(8, 100.0, 100.0), stall_seconds=0.2
     )
     batcher.start()
     assert batcher.wait_until_ready(WAIT_SECONDS)
@@ -270,7 +272,7 @@ def test_a_watchdog_that_fails_or_dies_watches_on(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.start()
-    watchdog = watched.batcher._supervisor._watchdog
+    watchdog = supervisor_of(watched.batcher)._watchdog
     watchdog._closed.set()
     dead = watchdog._thread
     assert dead is not None

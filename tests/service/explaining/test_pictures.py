@@ -38,7 +38,7 @@ def threads() -> Iterator[PictureWorkers]:
 
 @pytest.fixture
 def pictures(threads: PictureWorkers) -> Pictures:
-    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [])))
+    cache = TraceCache(1_000_000, TraceCacheMetrics(Metrics([], [], [])))
     return Pictures(cache, threads, PictureRules(1_000_000))
 
 

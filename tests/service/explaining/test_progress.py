@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from service.batching import BatchLimits, MicroBatcher, Standing
+from service.batching import BatchLimits, Computed, MicroBatcher, Standing
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.running_app import Held, RunningApp
 
@@ -60,18 +60,18 @@ class TwoSecondsEach:
 
     def abandon(self) -> None: ...
 
-    def process(self, items: Sequence[str]) -> Sequence[str]:
+    def launch(self, items: Sequence[str]) -> Computed[str]:
         if "held" in items:
             self.entered.set()
             assert self.released.wait(60)
         self.now += 2.0
-        return items
+        return Computed(items)
 
 
 def test_the_estimate_is_the_work_ahead_at_the_measured_speed_less_what_has_passed() -> None:
     slow = TwoSecondsEach()
     batcher: MicroBatcher[str, str] = MicroBatcher(
-        "slow", slow, BatchLimits(1, 1.0, 10.0), clock=lambda: slow.now
+        "slow", {"cpu": slow}, BatchLimits(1, 1.0, 10.0), clock=lambda: slow.now
     )
     batcher.start()
     assert batcher.wait_until_ready(60)

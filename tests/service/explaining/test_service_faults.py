@@ -235,10 +235,10 @@ def test_a_client_that_leaves_while_sending_is_no_server_error(running: RunningA
 
 def test_a_dying_worker_fails_its_requests_and_is_replaced(tiny_model: str) -> None:
     with RunningApp(tiny_model) as running:
-        processor: Any = running.model._processor
+        processor: Any = running.processor()
         start, may_start = processor.start, asyncio.Event()
 
-        def die(items: Sequence[Any]) -> Sequence[Any]:
+        def die(items: Sequence[Any]) -> Any:
             raise SystemExit("as if the device were lost")
 
         def refuse() -> None:
@@ -246,7 +246,7 @@ def test_a_dying_worker_fails_its_requests_and_is_replaced(tiny_model: str) -> N
                 raise RuntimeError("the device is still lost")
             start()
 
-        processor.process, processor.start = die, refuse
+        processor.launch, processor.start = die, refuse
         failed = running.explain()
         assert (failed.status_code, failed.json()["error"]) == (503, "worker-died")
         not_ready = running.client.get("/health/ready")
@@ -254,14 +254,14 @@ def test_a_dying_worker_fails_its_requests_and_is_replaced(tiny_model: str) -> N
         assert running.client.get("/health/live").status_code == 200
         assert running.client.get("/models").json()["models"][0]["state"] == "failed"
         assert running.explain().status_code == 503
-        assert running.metric('legrad_model_loaded{model="tiny-tiny"}') == 0
-        del processor.process
+        assert running.metric('legrad_model_loaded{device="cpu",model="tiny-tiny"}') == 0
+        del processor.launch
         may_start.set()
         assert running.model.batcher.wait_until_ready(60)
         assert running.explain().status_code == 200
         assert running.client.get("/health/ready").status_code == 200
-        assert running.metric('legrad_worker_restarts_total{model="tiny-tiny"}') >= 1
-        assert running.metric('legrad_model_loaded{model="tiny-tiny"}') == 1
+        assert running.metric('legrad_worker_restarts_total{device="cpu",model="tiny-tiny"}') >= 1
+        assert running.metric('legrad_model_loaded{device="cpu",model="tiny-tiny"}') == 1
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved(
@@ -301,7 +301,7 @@ def test_a_picture_that_never_fits_in_memory_fails_alone(
         assert (failed.status_code, failed.json()["error"]) == (503, "out-of-memory")
         assert running.metric('legrad_rejected_total{reason="out-of-memory"}') == 1
         assert running.explain().status_code == 200
-        assert running.metric('legrad_worker_restarts_total{model="tiny-tiny"}') == 0
+        assert running.metric('legrad_worker_restarts_total{device="cpu",model="tiny-tiny"}') == 0
 
 
 def test_a_bug_is_a_500_that_tells_nothing(

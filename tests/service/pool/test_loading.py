@@ -1,6 +1,8 @@
 """Decisions around loading: warm-up batches, errors worth a retry, and models to evict."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -8,15 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legrad_engine import Explainer
 from legrad_engine.errors import (
     InvalidOptionError,
     ModelLoadError,
     UnknownModelError,
     UnsupportedModelError,
 )
-from service.pool.loading import may_heal, warm_up_batches
+from legrad_engine.models import ModelReference
+from legrad_engine.trace import Trace
+from service.pool import loading
+from service.pool.loading import load_copies, may_heal, saturating_batch, warm_up_batches
 from service.pool.memory_budget import IdleModel, models_to_evict
+from service.settings.models import named_models
 
+CPU = torch.device("cpu")
 IDLE = st.lists(
     st.tuples(st.integers(0, 1000), st.floats(0, 1e6)), max_size=12, unique_by=lambda each: each[1]
 ).map(
@@ -92,3 +100,116 @@ def wrapped(cause: BaseException) -> RuntimeError:
 )
 def test_only_temporary_errors_are_retried(error: Exception, heals: bool) -> None:
     assert may_heal(error) is heals
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        ({1: 0.010}, 1),
+        # A CPU: twice the pictures take twice the time.
+        ({1: 0.010, 2: 0.020, 4: 0.040}, 1),
+        # An accelerator: larger batches are faster, until it is busy.
+        ({1: 0.010, 2: 0.010, 4: 0.011, 8: 0.0145, 16: 0.027, 32: 0.0536}, 16),
+        ({1: 0.010, 2: 0.0101}, 2),
+        # The last size is slower than the one before.
+        ({1: 0.010, 2: 0.010, 4: 0.040}, 2),
+    ],
+)
+def test_the_batch_limit_is_the_smallest_size_that_is_as_fast(
+    seconds: dict[int, float], size: int
+) -> None:
+    assert saturating_batch(seconds) == size
+
+
+def reference_of(model: str) -> ModelReference:
+    return named_models((model,))[0].reference
+
+
+def test_a_cpu_keeps_the_limit_of_the_settings(tiny_model: str) -> None:
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "auto", 16).values()
+    assert copy.max_batch_images == 16
+    assert copy.seconds_per_image > 0
+    assert copy.explainer.dtype == torch.float32
+
+
+def test_a_calibration_measures_every_size(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "warm_up_batches", lambda *_: (1, 2, 3))
+    computed: list[int] = []
+    trace = Explainer.trace
+
+    def counted(self: Explainer, images: Sequence[Any], **options: Any) -> Trace:
+        computed.append(len(images))
+        return trace(self, images, **options)
+
+    monkeypatch.setattr(Explainer, "trace", counted)
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", 3).values()
+    assert computed == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert copy.max_batch_images in (1, 2, 3)
+
+
+def test_a_calibration_ends_where_memory_does(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "warm_up_batches", lambda *_: (1, 2, 4, 8))
+    trace = Explainer.trace
+
+    def limited(self: Explainer, images: Sequence[Any], **options: Any) -> Trace:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("too many pictures")
+        return trace(self, images, **options)
+
+    monkeypatch.setattr(Explainer, "trace", limited)
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", 8).values()
+    assert copy.max_batch_images <= 2
+
+
+def test_a_device_without_room_for_a_copy_is_left_out(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, calls = Explainer.load, itertools.count()
+
+    def full_at_first(*arguments: Any, **options: Any) -> Explainer:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("no room on this device")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(Explainer, "load", full_at_first)
+    copies = load_copies(reference_of(tiny_model), [CPU, CPU], "auto", 4)
+    assert list(copies) == ["cpu#1"]
+
+
+def test_a_load_fails_if_no_device_has_room(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Explainer:
+        raise torch.OutOfMemoryError("no room on any device")
+
+    monkeypatch.setattr(Explainer, "load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_copies(reference_of(tiny_model), [CPU, CPU], "auto", 4)
+
+
+@pytest.fixture
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``auto`` choose float16 here, in which the embeddings overflow."""
+    monkeypatch.setattr(loading, "automatic_dtype", lambda _: torch.float16)
+    trace = Explainer.trace
+
+    def overflow(self: Explainer, images: Sequence[Any], **options: Any) -> Trace:
+        found = trace(self, images, **options)
+        if self.dtype == torch.float16:
+            found.features.fill_(torch.inf)
+        return found
+
+    monkeypatch.setattr(Explainer, "trace", overflow)
+
+
+@pytest.mark.usefixtures("overflowing")
+def test_a_model_that_needs_float32_gets_it_from_auto_alone(tiny_model: str) -> None:
+    reference = reference_of(tiny_model)
+    (copy,) = load_copies(reference, [CPU], "auto", 4).values()
+    assert copy.explainer.dtype == torch.float32
+    with pytest.raises(ModelLoadError, match="not finite"):
+        load_copies(reference, [CPU], "float16", 4)

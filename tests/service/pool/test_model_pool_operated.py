@@ -40,7 +40,7 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         running.eventually(lambda: explainer() is None and weights() is None)
         assert threads("batcher-pool") == workers - 1
         assert bytes_loaded(running)[B] == 0
-        assert running.metric(f'legrad_model_loaded{{model="{B}"}}') == 0
+        assert running.metric(f'legrad_model_loaded{{device="cpu",model="{B}"}}') == 0
 
         refused = ask(running, B)
         assert problem(refused) == (503, "not-ready")
@@ -55,7 +55,7 @@ def test_a_model_is_unloaded_and_loaded_again(models: list[str]) -> None:
         assert load(running, B, wait=0).status_code == 200
         assert loads(running, B) == 2
         assert bytes_loaded(running)[B] == loaded.json()["bytes"] > 0
-        assert running.metric(f'legrad_model_loaded{{model="{B}"}}') == 1
+        assert running.metric(f'legrad_model_loaded{{device="cpu",model="{B}"}}') == 1
         assert ask(running, B).json()["images"] == first["images"]
 
 

@@ -94,7 +94,7 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
     """Return the bytes written to a client that reads nothing, until its connection is aborted."""
 
     async def ask() -> bytes:
-        metrics = Metrics((), ())
+        metrics = Metrics((), (), ())
         connection = GuardedConnection(
             limits=ConnectionLimits(
                 max_connections=1000, head_seconds=15.0, send_seconds=0.05, idle_seconds=75.0

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 MODEL = "tiny-tiny"
 BATCHES = f'legrad_queue_wait_seconds_count{{model="{MODEL}"}}'
 DEPTH = f'legrad_queue_depth{{model="{MODEL}"}}'
-RESTARTS = f'legrad_worker_restarts_total{{model="{MODEL}"}}'
-STALLS = f'legrad_worker_stalls_total{{model="{MODEL}"}}'
-LOADED = f'legrad_model_loaded{{model="{MODEL}"}}'
+RESTARTS = f'legrad_worker_restarts_total{{device="cpu",model="{MODEL}"}}'
+STALLS = f'legrad_worker_stalls_total{{device="cpu",model="{MODEL}"}}'
+LOADED = f'legrad_model_loaded{{device="cpu",model="{MODEL}"}}'
 STALL_SECONDS = 3
 PATIENCE_SECONDS = 60
 

@@ -12,14 +12,17 @@ from tests.support.running_app import RunningApp, samples
 BY_MODEL = [
     "legrad_queue_wait_seconds_count",
     "legrad_queue_depth",
-    "legrad_batch_size_count",
-    "legrad_model_loaded",
     "legrad_model_bytes",
     "legrad_model_evictions_total",
-    "legrad_worker_restarts_total",
     "legrad_similarity_count",
     "legrad_heatmap_entropy_count",
     "legrad_heatmap_border_mass_count",
+]
+BY_DEVICE = [
+    "legrad_batch_size_count",
+    "legrad_model_loaded",
+    "legrad_worker_restarts_total",
+    "legrad_worker_stalls_total",
 ]
 FROM_THE_START = [
     'legrad_requests_total{route="/explain",status="200"}',
@@ -36,6 +39,7 @@ FROM_THE_START = [
         for state in ("unloaded", "loading", "ready", "unloading", "failed")
     ),
     *(f'{name}{{model="tiny-tiny"}}' for name in BY_MODEL),
+    *(f'{name}{{device="cpu",model="tiny-tiny"}}' for name in BY_DEVICE),
     *(
         f'legrad_compute_seconds_count{{model="tiny-tiny",stage="{stage}"}}'
         for stage in ("decode", "text", "forward", "backward", "render")
@@ -87,7 +91,7 @@ def test_every_label_set_exists_before_the_first_request(fresh: RunningApp) -> N
     found = samples(response.text)
     assert [name for name in FROM_THE_START if name not in found] == []
     assert found['legrad_requests_total{route="/explain",status="200"}'] == 0
-    assert found['legrad_model_loaded{model="tiny-tiny"}'] == 1
+    assert found['legrad_model_loaded{device="cpu",model="tiny-tiny"}'] == 1
     assert found['legrad_model_bytes{model="tiny-tiny"}'] > 1_000_000
 
 
@@ -101,14 +105,14 @@ def test_every_metric_of_the_design_is_there_with_its_labels(fresh: RunningApp) 
         "legrad_request_duration_seconds_bucket": {"route", "le"},
         "legrad_queue_wait_seconds_bucket": {"model", "le"},
         "legrad_queue_depth": {"model"},
-        "legrad_batch_size_bucket": {"model", "le"},
+        "legrad_batch_size_bucket": {"model", "device", "le"},
         "legrad_compute_seconds_bucket": {"model", "stage", "le"},
         "legrad_rejected_total": {"reason"},
         "legrad_cache_hits_total": {"cache"},
         "legrad_cache_misses_total": {"cache"},
-        "legrad_model_loaded": {"model"},
+        "legrad_model_loaded": {"model", "device"},
         "legrad_model_bytes": {"model"},
-        "legrad_worker_restarts_total": {"model"},
+        "legrad_worker_restarts_total": {"model", "device"},
         "legrad_similarity_bucket": {"model", "le"},
         "legrad_heatmap_entropy_bucket": {"model", "le"},
         "legrad_heatmap_border_mass_bucket": {"model", "le"},
@@ -144,7 +148,7 @@ def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
         'legrad_requests_total{route="/explain",status="200"}': 1,
         'legrad_request_duration_seconds_count{route="/explain"}': 1,
         'legrad_queue_wait_seconds_count{model="tiny-tiny"}': 2,
-        'legrad_batch_size_sum{model="tiny-tiny"}': 2,
+        'legrad_batch_size_sum{device="cpu",model="tiny-tiny"}': 2,
         'legrad_compute_seconds_count{model="tiny-tiny",stage="decode"}': 2,
         'legrad_compute_seconds_count{model="tiny-tiny",stage="render"}': 2,
         'legrad_cache_misses_total{cache="prompts"}': 3,

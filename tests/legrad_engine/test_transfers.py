@@ -1,0 +1,45 @@
+"""Copies between host and device: the same values and times, on any device."""
+
+import time
+
+import torch
+
+from legrad_engine.transfers import Download, Instant, Uploads, index_on, to_device
+
+CPU = torch.device("cpu")
+
+
+def test_all_tensors_come_back_from_one_copy() -> None:
+    tensors = [torch.rand(2, 3, 4), torch.rand(2, 3), torch.rand(5)]
+    download = Download.start(tensors)
+    assert download.done
+    found = download.wait()
+    assert all(torch.equal(*pair) for pair in zip(found, tensors, strict=True))
+    assert {each.untyped_storage().data_ptr() for each in found} == {
+        download.buffer.untyped_storage().data_ptr()
+    }
+
+
+def test_values_of_several_precisions_come_back_in_the_widest() -> None:
+    exact = torch.tensor([1 / 3], dtype=torch.float64)
+    found = Download.start([torch.tensor([0.5]), exact]).wait()
+    assert [each.dtype for each in found] == [torch.float64] * 2
+    assert torch.equal(found[1], exact)
+
+
+def test_an_upload_has_the_same_values() -> None:
+    pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    assert torch.equal(Uploads(CPU).upload(pixels), pixels)
+    assert to_device(torch.tensor([0.1]), CPU, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_an_index_selects_like_a_list() -> None:
+    values = torch.rand(5, 3)
+    assert torch.equal(values[index_on(CPU, [4, 0, 0])], values[[4, 0, 0]])
+
+
+def test_the_time_between_instants_is_measured() -> None:
+    before = time.perf_counter()
+    first, second = Instant.of(CPU), Instant.of(CPU)
+    after = time.perf_counter()
+    assert 0 <= first.until(second) <= after - before
