@@ -154,6 +154,8 @@ def beside_heavy_callers(server: Server, keys: Sequence[str], light: Light) -> O
             while time.monotonic() < until:
                 answer = client.post("/explain", json=body, headers=bearer(keys[number]))
                 statuses[answer.status_code] += 1
+                if answer.status_code == 429:
+                    time.sleep(float(answer.headers.get("retry-after", "1")))
 
     with ThreadPoolExecutor(len(keys)) as pool, _peak(server) as peak:
         asked = [pool.submit(ask, number) for number in range(len(keys))]

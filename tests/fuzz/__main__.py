@@ -5,6 +5,7 @@ Turn that input into a small regression test of the module at fault. The corpus 
 build/fuzz/TARGET, and the next run continues from it.
 """
 
+import random
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,8 @@ _FOLDER = Path("build/fuzz")
 _MOST_SECONDS = 30
 _LONGEST_BYTES = 8192
 _MOST_MEGABYTES = 4096
+# Share of changes of any bytes, in targets that also change the structure.
+_BYTES_SHARE = 0.3
 
 
 def main(name: str, seconds: int) -> None:
@@ -37,7 +40,16 @@ def main(name: str, seconds: int) -> None:
         f"-artifact_prefix={_FOLDER}/{name}-",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *options, str(learnt)], target.run)
+    structure = target.mutate
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if structure is None or chance.random() < _BYTES_SHARE:
+            return bytes(atheris.Mutate(data, most))
+        return structure(data, chance)[:most]
+
+    known = {} if structure is None else {"custom_mutator": mutate}
+    atheris.Setup([sys.argv[0], *options, str(learnt)], target.run, **known)
     atheris.Fuzz()
 
 

@@ -3,14 +3,17 @@
 import io
 import itertools
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from legrad_engine.images.formats import HEAD_BYTES, recognise
 from service.schemas.base import EXAMPLE_IMAGE
 from tests.support import icc_profiles
-from tests.support.pictures import heic
+from tests.support.picture_files import grid_of
+from tests.support.pictures import encoded, heic
 from tests.support.tiff_files import DEFLATE, nodata, tiff_of
 
 _BOUNDARY = "b"
@@ -58,6 +61,43 @@ def pictures() -> Iterator[bytes]:
         stream = io.BytesIO()
         frames[0].save(stream, kind, save_all=True, append_images=frames)
         yield stream.getvalue()
+
+
+def of_kinds(kind: str) -> Callable[[], Iterator[bytes]]:
+    """Return a function that yields the pictures of one format."""
+
+    def chosen() -> Iterator[bytes]:
+        for data in pictures():
+            # HEIC has the structure of AVIF.
+            name = recognise(data[:HEAD_BYTES])
+            if name == kind or (kind, name) == ("AVIF", "HEIF"):
+                yield data
+        if kind == "BMP":
+            yield from run_length_bitmaps()
+        if kind == "AVIF":
+            single = encoded(Image.new("RGB", (64, 64), "red"), "AVIF")
+            yield grid_of(single, 4, shown=(256, 64))
+            yield encoded(Image.new("RGBA", (16, 16)), "AVIF")
+        if kind == "GIF":
+            yield encoded(Image.new("P", (8, 6), 1), "GIF", comment=b"a comment", transparency=1)
+            yield encoded(Image.new("L", (8, 6), 9), "GIF", interlace=True)
+            yield encoded(Image.new("1", (9, 5)), "GIF")
+
+    return chosen
+
+
+def run_length_bitmaps() -> Iterator[bytes]:
+    """Yield bitmaps with runs of 8 and of 4 bits."""
+    for bits, compression in ((8, 1), (4, 2)):
+        for rows in (b"\x08\x01\0\0" * 6 + b"\0\1", b"\0\x04abcd\0\2\1\1\0\0\0\1"):
+            head = 54 + 4 * (1 << bits)
+            yield (
+                b"BM"
+                + struct.pack("<IHHI", head + len(rows), 0, 0, head)
+                + struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, bits, compression, len(rows), 0, 0, 0, 0)
+                + bytes(head - 54)
+                + rows
+            )
 
 
 def texts() -> Iterator[bytes]:

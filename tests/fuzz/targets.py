@@ -14,7 +14,8 @@ from service.app import create_app
 from service.http.problems import INTERNAL_ERROR, describe
 from service.routes.bodies.reading import JSON, MULTIPART, image_bytes, read_request
 from service.settings import Settings
-from tests.fuzz import corpus
+from tests.fuzz import corpus, mutators
+from tests.fuzz.mutators import Mutate
 
 MAX_PIXELS = 250_000
 # Several copies of the pixels in several modes, and the memory of a codec.
@@ -31,10 +32,12 @@ class Target:
     Attributes:
         run: handles one input; raises if it has found a bug.
         seeds: valid inputs to begin with.
+        mutate: changes the structure of an input; None leaves all changes to the fuzzer.
     """
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
+    mutate: Mutate | None = None
 
 
 def decode_picture(data: bytes) -> None:
@@ -88,6 +91,10 @@ def _peak_bytes() -> int:
 
 TARGETS = {
     "decode": Target(decode_picture, corpus.pictures),
+    "avif": Target(decode_picture, corpus.of_kinds("AVIF"), mutators.avif),
+    "gif": Target(decode_picture, corpus.of_kinds("GIF"), mutators.gif),
+    "tiff": Target(decode_picture, corpus.of_kinds("TIFF"), mutators.tiff),
+    "bmp": Target(decode_picture, corpus.of_kinds("BMP"), mutators.bmp),
     "text": Target(read_text, corpus.texts),
     "json": Target(read_json, corpus.json_bodies),
     "multipart": Target(read_multipart, corpus.multipart_bodies),
