@@ -13,7 +13,8 @@ from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.pool.served_model import ServedModel
-from service.schemas.answers import Grid, ModelInfo, ModelState, Size
+from service.schemas.answers import Grid, Size
+from service.schemas.models import ModelInfo, ModelState
 from service.settings.models import NamedModel
 
 Phase = Literal["unloaded", "loading", "loaded", "unloading"]

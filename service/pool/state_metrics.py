@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness
-from service.schemas.answers import ModelState
+from service.schemas.models import ModelState
 
 _CONTROL_GROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),

@@ -11,7 +11,8 @@ from service.errors import MalformedBodyError
 from service.http.access import ADMIN, EXPLAIN
 from service.http.access_routes import ENCODED_SLASH, AccessRouter
 from service.http.application import application_of
-from service.schemas.answers import ClassList, Health, ModelClass, ModelInfo, ModelList
+from service.schemas.answers import Health
+from service.schemas.models import ClassList, ModelClass, ModelInfo, ModelList
 
 router = AccessRouter(needs=EXPLAIN | ADMIN, tags=["models"])
 

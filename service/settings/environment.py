@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from service.batching import BatchLimits
+from service.settings.checks import CheckedVariables
 from service.settings.cores import available_cores, picture_processes
 from service.settings.keys import read_keys
 from service.settings.models import NamedModel, named_models
@@ -20,7 +21,6 @@ from service.settings.values import (
     RequestLimits,
     UrlPolicy,
 )
-from service.settings.variables import Variables
 
 # Most memory for a pixel that is decoded, and for one that is drawn; docs/settings.md names both.
 _DECODED_BYTES = 24
@@ -29,7 +29,7 @@ _DRAWN_BYTES = 8
 _LEAST_PICTURE_BYTES = 64_000_000
 
 
-class Settings(Variables):
+class Settings(CheckedVariables):
     """All settings of a running service, and the values that its classes receive from them."""
 
     @property

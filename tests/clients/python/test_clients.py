@@ -29,7 +29,7 @@ from legrad_client.parsing import json_name, parse
 from legrad_client.requests import OUTPUT_OPTIONS, Options
 from PIL import Image
 
-from service.schemas import answers, requests
+from service.schemas import answers, models, requests
 from tests.support.own_models import write_classifier
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import encoded, picture
@@ -277,7 +277,7 @@ def test_the_client_is_typed_as_the_contract() -> None:
     # The client always asks for raw maps.
     theirs_of_target = set(answers.TargetExplanation.model_fields) - {"heatmap_type"}
     assert fields(TargetExplanation) == theirs_of_target
-    assert fields(ModelDescription) == set(answers.ModelInfo.model_fields)
+    assert fields(ModelDescription) == set(models.ModelInfo.model_fields)
     for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box", "ModelClass"):
         ours = getattr(sys.modules["legrad_client.answers"], name)
         theirs = {"Statistics": "HeatmapStatistics", "Region": "HeatmapRegion"}.get(name, name)
