@@ -219,7 +219,9 @@ class Variables(BaseSettings):
         1000,
         ge=1,
         description="Most open connections. A further one replaces the one that is idle for "
-        "longest; if none is idle, the new one is closed at once.",
+        "longest; if none is idle, the new one is closed at once. The process raises its own limit "
+        "on file descriptors for them; where it may not, it has fewer connections and says so at "
+        "start.",
     )
     head_timeout_seconds: float = Field(
         15.0,
@@ -251,7 +253,11 @@ class Variables(BaseSettings):
         description="Most bytes of all bodies of requests in progress; beyond it requests get 429.",
     )
     max_image_pixels: int = Field(
-        40_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+        40_000_000,
+        ge=1,
+        description="Most pixels of one image, checked before it is decoded: in the file's header, "
+        "in those of the coded pictures within it (AVIF, HEIC), and for the cells of a grid "
+        "together.",
     )
     srgb_for_model: bool = Field(
         True,

@@ -216,6 +216,14 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class ModelWorker:
+    """The worker of one device; its state is ``ready``, or the reason why it computes nothing."""
+
+    device: str
+    state: str
+
+
+@dataclass(frozen=True)
 class ModelDescription:
     """A served model; properties that are unknown until it is loaded are None."""
 
@@ -242,6 +250,8 @@ class ModelDescription:
     activation: str | None = None
     preprocessing: Preprocessing | None = None
     classes: int | None = None
+    workers: tuple[ModelWorker, ...] | None = None
+    max_batch_images: int | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,12 @@ from legrad_client import (
     RefusedError,
     UnreachableError,
 )
-from legrad_client.answers import ModelClass, ModelDescription, TargetExplanation
+from legrad_client.answers import (
+    ModelClass,
+    ModelDescription,
+    ModelWorker,
+    TargetExplanation,
+)
 from legrad_client.parsing import json_name, parse
 from legrad_client.requests import OUTPUT_OPTIONS, Options
 from PIL import Image
@@ -278,7 +283,9 @@ def test_the_client_is_typed_as_the_contract() -> None:
     theirs_of_target = set(answers.TargetExplanation.model_fields) - {"heatmap_type"}
     assert fields(TargetExplanation) == theirs_of_target
     assert fields(ModelDescription) == set(models.ModelInfo.model_fields)
-    for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box", "ModelClass"):
+    assert fields(ModelClass) == set(models.ModelClass.model_fields)
+    assert fields(ModelWorker) == set(models.ModelWorker.model_fields)
+    for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box"):
         ours = getattr(sys.modules["legrad_client.answers"], name)
         theirs = {"Statistics": "HeatmapStatistics", "Region": "HeatmapRegion"}.get(name, name)
         assert fields(ours) == set(getattr(answers, theirs).model_fields)
