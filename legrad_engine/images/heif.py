@@ -8,7 +8,8 @@ from PIL import ImageFile
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.images.containers import Parts, parts_of
 
-_THREADS = 4
+# The other cores have pictures of their own, and each thread would count as memory of this one.
+_THREADS = 1
 
 
 class HeifFile(ImageFile.ImageFile):
