@@ -177,10 +177,11 @@ def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | N
 
 def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     _check_size(image, max_pixels)
-    turn = _UPRIGHT.get(_orientation(image))
-    full_size = _as_upright(image.size, turn)
+    reduced_from = None
     if least_size is not None and isinstance(image, JpegFile):
-        image.reduce_to(_as_upright(least_size(full_size), turn))
+        size = reduced_from = image.size
+        turn = _UPRIGHT.get(_orientation(image))
+        image.reduce_to(_as_upright(least_size(_as_upright(size, turn)), turn))
     # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
     # ZeroDivisionError; all of them mean that the picture cannot be read.
     try:
@@ -189,6 +190,9 @@ def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) 
     except Exception as error:
         raise _failure(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
+    # Only now: Pillow turns a TIFF itself when it is loaded, and would load a PNG for its EXIF.
+    turn = _UPRIGHT.get(_orientation(image))
+    full_size = _as_upright(reduced_from or stored.size, turn)
     return _Decoded(srgb, stored, turn, full_size)
 
 

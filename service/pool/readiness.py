@@ -63,11 +63,12 @@ class Readiness:
         return found
 
     def _problem(self) -> str | None:
-        problem = self._server_problem()
-        if problem is None and not self._pool.answers:
+        problems = [self._server_problem()]
+        if not self._pool.answers:
             states = ", ".join(model.standing for model in self._pool)
-            problem = f"The server cannot answer yet: {states}."
-        return problem or self._model_problem(self._pool.get(None))
+            problems.append(f"The server cannot answer yet: {states}.")
+        problems.append(self._model_problem(self._pool.get(None)))
+        return " ".join(filter(None, problems)) or None
 
     def _server_problem(self) -> str | None:
         problems = (blocker() for blocker in self._blockers)

@@ -172,12 +172,9 @@ class TraceCache:
         """
         with self._lock:
             for key, entry in list(self._entries.items()):
-                if (
-                    isinstance(key, TraceKey)
-                    and isinstance(entry, Trace)
-                    and key.model == model
-                    and device in (None, entry.device)
-                ):
+                if not isinstance(key, TraceKey) or key.model != model:
+                    continue
+                if device is None or (isinstance(entry, Trace) and entry.device == device):
                     self._drop(key)
             self._report()
 

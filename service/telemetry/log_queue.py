@@ -10,7 +10,8 @@ LOG_THREAD = "log"
 
 # About 2 MB of lines of usual length.
 _MOST_LINES = 4096
-_MOST_BYTES_AT_ONCE = 65_536
+# A pipe takes so much as a whole or not at all: a process that ends leaves no half of a line.
+_MOST_BYTES_AT_ONCE = select.PIPE_BUF
 # Lines of so long a time are written together: waking the thread costs as much as rendering a line.
 _PAUSE_SECONDS = 0.05
 
@@ -90,7 +91,7 @@ class LogQueue(logging.Handler):
     def _write_some(self) -> None:
         lines = [self._lines.popleft()]
         size = len(lines[0])
-        while self._lines and size < _MOST_BYTES_AT_ONCE:
+        while self._lines and size + len(self._lines[0]) <= _MOST_BYTES_AT_ONCE:
             lines.append(self._lines.popleft())
             size += len(lines[-1])
         try:

@@ -7,6 +7,7 @@ fetched, and the base image.
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,9 @@ LENT = re.compile(r"(torch|torchvision|triton|cuda-.*|nvidia-.*)$")
 def interpreter() -> str:
     """A Python of this version that every user may run: root's own home is closed to others."""
     for found in (sys._base_executable, f"/usr/bin/python3.{sys.version_info.minor}"):  # type: ignore[attr-defined]
-        runs = subprocess.run([*as_nobody(), found, "--version"], capture_output=True, text=True)
+        # Through a shell, because the first program may still be started with the old privileges.
+        command = ["sh", "-c", f"{shlex.quote(found)} --version"]
+        runs = subprocess.run([*as_nobody(), *command], capture_output=True, text=True)
         if runs.returncode == 0:
             return found
     raise AssertionError("No Python of this version can be run by a user who is not root.")

@@ -223,9 +223,9 @@ def test_all_texts_are_encoded_in_one_call_and_all_pictures_in_one_forward(
     pictures: list[int] = []
     encode, embed = explainer.text.encode, explainer.tower.embed
 
-    def encode_counted(words: list[str], _: Any) -> Tensor:
+    def encode_counted(words: list[str], _: Any, *, cache: bool) -> Tensor:
         texts.append(words)
-        return encode(words)
+        return encode(words, cache=cache)
 
     def embed_counted(pixels: Tensor) -> Tensor:
         pictures.append(len(pixels))

@@ -38,6 +38,7 @@ def test_with_few_descriptors_connections_are_refused_with_a_word_and_others_ser
                 last.recv(100)
                 last.close()
         server.wait_for_health()
+        server.wait_for_log(lambda line: line["event"] == "connections refused")
         (warning,) = [line for line in server.log if line["event"] == "too few file descriptors"]
         assert warning["limit"] == _FEW
         assert 8 <= warning["max_connections"] < _FEW

@@ -20,7 +20,7 @@ from tests.support.running_server import Server
 pytestmark = pytest.mark.slow
 
 PATIENCE = 60.0
-COMPUTED = 'legrad_batch_size_sum{model="tiny-tiny"}'
+COMPUTED = 'legrad_batch_size_sum{device="cpu",model="tiny-tiny"}'
 BEGUN = 'legrad_queue_wait_seconds_count{model="tiny-tiny"}'
 IN_PROGRESS = "legrad_requests_in_progress"
 DEPTH = 'legrad_queue_depth{model="tiny-tiny"}'

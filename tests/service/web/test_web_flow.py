@@ -80,7 +80,9 @@ def test_the_page_draws_the_same_pictures_as_the_server(visitor: Visitor, server
             files={"image": STICKERS.read_bytes()},
             data={
                 "prompts": ["a rainbow", "a balloon", "a helicopter"],
-                "output": json.dumps({"colormap": colormap, "alpha": opacity / 100}),
+                "output": json.dumps(
+                    {"colormap": colormap, "alpha": opacity / 100, "format": "png"}
+                ),
             },
         ).json()
         overlay = answer["images"][0]["targets"][0]["overlay"]
