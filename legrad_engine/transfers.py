@@ -1,6 +1,6 @@
 """Copies between host and device for which neither side waits, and times on the device.
 
-On devices other than CUDA every operation is over when its call returns; the code is the same.
+On devices other than CUDA every copy is over when its call returns; the code is the same.
 """
 
 import time
@@ -17,7 +17,9 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
 
     A copy from pageable memory would make the host wait for all of that work.
     """
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    if device.type != "cuda":
+        return tensor.to(device, dtype)
+    if tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, dtype, non_blocking=True)
 

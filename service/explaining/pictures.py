@@ -1,7 +1,7 @@
 """Look-up and decoding of pictures, shared by requests with equal pictures."""
 
 from dataclasses import dataclass, replace
-from pickle import PickleBuffer
+from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from legrad_engine.explainer import Explainer

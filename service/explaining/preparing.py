@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from pickle import PickleBuffer
+from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
 from typing import TypeVar
 
 from legrad_engine.explainer import Explainer
@@ -312,8 +312,8 @@ class Preparation:
         with naming_fields(image=field):
             decoded = await self._workers.decode(reservation, task)
             explainer.check_geometry(decoded.geometry)
-        # Pictures of unknown geometry are always fitted.
-        assert decoded.prepared is not None
+        if decoded.prepared is None:
+            raise RuntimeError("a picture of unknown geometry was not fitted")
         return decoded.prepared
 
     async def _prepare(

@@ -1,7 +1,7 @@
 """The jobs of picture processes and their answers: small values that are pickled."""
 
 from dataclasses import dataclass
-from pickle import PickleBuffer
+from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
 
 import numpy as np
 from numpy.typing import NDArray

@@ -7,7 +7,7 @@ arrays and encoded pictures, which are sent and received without copying them in
 import asyncio
 import dataclasses
 import io
-import pickle
+import pickle  # nosec B403 # between the server and its own processes
 import socket
 import struct
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def receive(connection: socket.socket) -> Any:
         pickled, *buffers = (_receive_exactly(connection, length) for length in lengths)
     except EOFError:
         return None
-    return pickle.loads(pickled, buffers=buffers)
+    return pickle.loads(pickled, buffers=buffers)  # nosec B301 # an order of the server
 
 
 async def send_soon(connection: socket.socket, message: object) -> None:

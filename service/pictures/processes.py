@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 from multiprocessing import spawn
@@ -90,7 +90,7 @@ class Launcher:
         if self._control is None:
             control, theirs = socket.socketpair()
             with theirs:
-                self._program = subprocess.Popen(
+                self._program = subprocess.Popen(  # nosec B603 # the interpreter itself
                     [
                         os.fsdecode(spawn.get_executable()),
                         "-c",

@@ -231,6 +231,9 @@ class PictureWorkers:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([job.answer])
         killing.cancel()
+        # Nobody else asks for it, and asyncio would log an error that nobody has asked for.
+        if not job.answer.cancelled():
+            job.answer.exception()
 
     # Waiting jobs.
 

@@ -95,8 +95,10 @@ def load_copies(
     except NotFiniteError:
         if dtype != "auto" or precision == torch.float32:
             raise
-        _log.warning("model needs float32", model=reference.title, dtype=dtype_name(precision))
-        return _load_copies(reference, devices, torch.float32, accelerate, max_batch_images)
+    # After the exception, whose frames hold the first copies.
+    _log.warning("model needs float32", model=reference.title, dtype=dtype_name(precision))
+    give_back_memory()
+    return _load_copies(reference, devices, torch.float32, accelerate, max_batch_images)
 
 
 def _load_copies(
@@ -108,19 +110,18 @@ def _load_copies(
 ) -> dict[str, WarmModel]:
     use_tensor_float32(devices, dtype)
     copies: dict[str, WarmModel] = {}
-    failures: list[Exception] = []
+    failed: dict[str, str] = {}
     for worker, device in zip(worker_names(devices), devices, strict=True):
         try:
             explainer = Explainer.load(reference, device=device, dtype=dtype, accelerate=accelerate)
             batches = warm_up_batches(device.type, max_batch_images)
             copies[worker] = _warm_up(explainer, batches, max_batch_images)
-        except NotFiniteError:
-            raise
         except Exception as error:
-            failures.append(error)
-            _log.error("device has no copy", model=reference.title, device=worker, exc_info=error)
-            if not copies and len(failures) == len(devices):
+            if isinstance(error, NotFiniteError) or len(failed) + 1 == len(devices):
                 raise
+            failed[worker] = str(error)
+    for worker, reason in failed.items():
+        _log.error("device has no copy", model=reference.title, device=worker, reason=reason)
     return copies
 
 
@@ -202,6 +203,7 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...], max_batch_images: i
     prepared = explainer.prepare(Image.new("RGB", explainer.own_size))
     began = time.monotonic()
     seconds: dict[int, float] = {}
+    out_of_time = False
     for size in batches:
         try:
             _capture(explainer, [prepared] * size)
@@ -219,10 +221,13 @@ def _warm_up(explainer: Explainer, batches: tuple[int, ...], max_batch_images: i
                 raise
             release_cached_memory()
             break
-        if time.monotonic() - began > _CALIBRATION_SECONDS:
+        out_of_time = time.monotonic() - began > _CALIBRATION_SECONDS
+        if out_of_time:
             break
     found = saturating_batch(seconds)
-    most = max_batch_images if len(batches) == 1 else found
+    # Where only smaller batches were measured, larger ones may be faster still.
+    unknown = len(batches) == 1 or (out_of_time and found == max(seconds))
+    most = max_batch_images if unknown else found
     return WarmModel(explainer, seconds[found] / found, most)
 
 

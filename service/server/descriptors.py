@@ -5,15 +5,19 @@ from pathlib import Path
 
 import structlog
 
-# Beside connections: models being loaded, the log, picture processes, images by URL.
-_RESERVE = 40
+DESCRIPTORS_BESIDE = 40
+"""Descriptors beside connections: models being loaded, the log, images by URL."""
+
+DESCRIPTORS_OF_PROCESS = 2
+"""Descriptors of a picture process in the server."""
+
 _LEAST_CONNECTIONS = 8
 _UNLIMITED = resource.RLIM_INFINITY
 
 _log = structlog.get_logger("legrad.service")
 
 
-def possible_connections(wanted: int) -> int:
+def possible_connections(wanted: int, reserve: int) -> int:
     """Return how many connections the process may have; warn if it is fewer than wanted.
 
     Raises the process's own limit on descriptors as far as it may. Without free descriptors the
@@ -21,9 +25,10 @@ def possible_connections(wanted: int) -> int:
 
     Args:
         wanted: most open connections by the settings.
+        reserve: descriptors that may be opened beside those of connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _open_descriptors() + _RESERVE
+    needed = wanted + _open_descriptors() + reserve
     if soft != _UNLIMITED and soft < needed:
         soft = needed if hard == _UNLIMITED else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -42,4 +47,4 @@ def possible_connections(wanted: int) -> int:
 
 def _open_descriptors() -> int:
     listing = Path("/proc/self/fd")
-    return sum(1 for _ in listing.iterdir()) if listing.exists() else _RESERVE
+    return sum(1 for _ in listing.iterdir()) if listing.exists() else DESCRIPTORS_BESIDE

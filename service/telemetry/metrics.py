@@ -27,10 +27,9 @@ LoadOutcome = Literal["loaded", "failed", "refused"]
 
 ClosedConnection = Literal["slow-request", "slow-reader", "large-head", "too-many", "idle"]
 
-ProcessEnd = Literal["time", "memory", "crashed", "broken", "cancelled", "closed"]
+ProcessEnd = Literal["time", "memory", "crashed", "broken", "cancelled"]
 """Why a picture process ended. The server kills it for the time or memory of a picture, for an
-answer that is none (``broken``), for a request that was cancelled, and when the server stops
-(``closed``); it crashes by itself."""
+answer that is none (``broken``), and for a request that was cancelled; it crashes by itself."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))

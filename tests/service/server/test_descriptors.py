@@ -58,11 +58,11 @@ def limits() -> Iterator[tuple[int, int]]:
 
 def test_the_process_raises_its_own_limit_as_far_as_it_may(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
-    assert possible_connections(1_500) == 1_500
+    assert possible_connections(1_500, 40) == 1_500
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1_500
 
 
 def test_enough_descriptors_change_nothing(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
-    assert possible_connections(100) == 100
+    assert possible_connections(100, 40) == 100
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 2048
