@@ -87,8 +87,11 @@ class Download:
 
     @property
     def done(self) -> bool:
-        """Whether the values are there."""
-        return self.arrival is None or self.arrival.query()  # type: ignore[no-untyped-call]
+        """Whether the values are there, or never will be: then :meth:`wait` raises the error."""
+        try:
+            return self.arrival is None or self.arrival.query()  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            return True
 
     def wait(self) -> list[Tensor]:
         """Wait for the values; return the tensors, views of one buffer in pageable memory."""

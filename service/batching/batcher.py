@@ -141,9 +141,9 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def seconds_in_flight(self) -> float:
-        """Seconds since the present batch left the queue; 0 between batches."""
+        """Seconds for which every ready worker has been computing; 0 if one of them is idle."""
         with self._condition:
-            return self._live_items.seconds_in_flight(self._clock())
+            return self._seconds_in_flight()
 
     def start(self) -> None:
         """Start the workers and return at once; ``wait_until_ready`` waits for them.
@@ -278,7 +278,7 @@ class MicroBatcher(Generic[Item, Result]):
             position, cost = found
             seconds = self._seconds_for(cost)
             if seconds is not None:
-                seconds = max(0.0, seconds - self._live_items.seconds_in_flight(self._clock()))
+                seconds = max(0.0, seconds - self._seconds_in_flight())
             return Standing(position, seconds)
 
     def drain(self, timeout: float) -> bool:
@@ -306,6 +306,9 @@ class MicroBatcher(Generic[Item, Result]):
         return stopped
 
     # Under the lock: the caller of each of these holds self._condition.
+
+    def _seconds_in_flight(self) -> float:
+        return self._live_items.seconds_in_flight(self._clock(), self._workers.ready_names)
 
     def _seconds_for(self, cost: float) -> float | None:
         """Estimate the time in which all ready workers together compute a cost."""

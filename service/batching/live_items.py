@@ -162,10 +162,13 @@ class LiveItems(Generic[Item, Result]):
         position, cost = queued
         return position, self.in_flight_cost + cost
 
-    def seconds_in_flight(self, now: float) -> float:
-        """Return the age of the oldest computation in flight; 0 if there is none."""
-        begun = (pending.dequeued_at for pending in self._in_flight.values())
-        return now - min(begun, default=now)
+    def seconds_in_flight(self, now: float, workers: Iterable[str]) -> float:
+        """Return for how long all of some workers have been computing; 0 if one is idle."""
+        begun = dict.fromkeys(workers, now)
+        for pending in self._in_flight.values():
+            if pending.worker in begun:
+                begun[pending.worker] = min(begun[pending.worker], pending.dequeued_at)
+        return now - max(begun.values(), default=now)
 
     @property
     def reserved_cost(self) -> float:

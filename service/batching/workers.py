@@ -113,6 +113,11 @@ class Workers(Generic[Item, Result]):
         return all(each.ready or each.state in HOPELESS for each in self._supervisors.values())
 
     @property
+    def ready_names(self) -> list[str]:
+        """Names of the workers that take items."""
+        return [worker for worker, each in self._supervisors.items() if each.ready]
+
+    @property
     def ready_count(self) -> int:
         """Number of workers that take items, at least 1."""
         return max(1, sum(each.ready for each in self._supervisors.values()))

@@ -69,10 +69,24 @@ def test_two_workers_compute_at_the_same_time(pair: Pair) -> None:
     for processor in (pair.first, pair.second):
         assert processor._entered.acquire(timeout=WAIT_SECONDS)
     assert pair.batcher.queue_depth == 1
+    assert pair.batcher.seconds_in_flight > 0
     assert sorted(map(str, [*pair.first.batches, *pair.second.batches])) == ["['a']", "['b']"]
     pair.first.release()
     pair.second.release()
     assert [result(each) for each in submissions] == list("abc")
+
+
+def test_a_worker_that_hangs_does_not_count_while_another_is_idle(pair: Pair) -> None:
+    for processor in (pair.first, pair.second):
+        processor._open.clear()
+    submissions = dict(zip("ab", submit_all(pair.batcher, "ab"), strict=True))
+    for processor in (pair.first, pair.second):
+        assert processor._entered.acquire(timeout=WAIT_SECONDS)
+    assert pair.batcher.seconds_in_flight > 0
+    pair.second.release()
+    (done,) = pair.second.batches[0]
+    assert result(submissions[done]) == done
+    assert pair.batcher.seconds_in_flight == 0
 
 
 def test_a_worker_that_dies_leaves_the_queue_to_the_other(pair: Pair) -> None:
