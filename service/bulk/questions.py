@@ -65,9 +65,8 @@ class Question:
         # Without folders: the content of local files is in the weights.
         name = self.reference.without_folders(self.model)
         asked = [name, weights, self.prompts, self.layers, self.score, self.size, self.fit]
-        if self.format != "png":
-            # The digests of PNG are those of folders that are older than the other formats.
-            asked += [self.format, self.quality]
+        # PNG has no quality.
+        asked += [self.format, None if self.format == "png" else self.quality]
         software = [_version(package) for package in _SOFTWARE]
         return hashlib.blake2b(json.dumps([asked, software]).encode(), digest_size=8).hexdigest()
 

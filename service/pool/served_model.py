@@ -1,4 +1,4 @@
-"""One loaded model: its worker, the computation of batches, and the cost of an image."""
+"""One loaded model: its workers, the computation of batches, and the cost of an image."""
 
 import contextlib
 import itertools
@@ -217,7 +217,7 @@ class ExplainProcessor:
     def _keep(self, pictures: Sequence[TracedPicture], made: Trace) -> None:
         """Copy the trace of each picture: a view would keep the memory of the whole batch alive.
 
-        This happens after all items are explained, and running out of memory here fails no request.
+        This happens after the maps are launched, and running out of memory here fails no request.
         """
         if not self._traces.has_room_for(made.nbytes // len(made)):
             return

@@ -15,8 +15,8 @@ class TracedPicture:
 
     Attributes:
         key: key of its trace in the cache, or None if the trace is neither looked up nor kept.
-        trace: trace of this picture alone; None until the model's worker, and no other thread,
-            sets it.
+        trace: trace of this picture alone; None until a worker of the model, and no other
+            thread, sets it.
         prepared: the picture as model input; None until it is decoded, and where the cache had the
             trace.
         canvas: the last canvas made of it, if any.
