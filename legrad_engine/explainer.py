@@ -19,9 +19,10 @@ from legrad_engine.images.geometry import Fit, Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
 from legrad_engine.inputs import collate, normalize
 from legrad_engine.layers import Layers, resolve_layers
-from legrad_engine.legrad.acceleration import Acceleration, Accelerator
+from legrad_engine.legrad.acceleration import Accelerator
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.legrad.route import BlockTrace, trace_blocks
+from legrad_engine.legrad.switches import Acceleration
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives

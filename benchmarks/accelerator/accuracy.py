@@ -13,8 +13,8 @@ from benchmarks.accelerator.budget import Budget
 from benchmarks.accelerator.findings import Agreement, Findings
 from benchmarks.accelerator.models import FAMILIES, Build, HeldPixels, explainer_of, unsettle
 from legrad_engine.devices import dtype_name
-from legrad_engine.legrad.acceleration import Acceleration
 from legrad_engine.legrad.fused_product import FusedProduct
+from legrad_engine.legrad.switches import Acceleration
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _IMAGES, _TARGETS = 2, 3

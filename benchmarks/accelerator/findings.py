@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from legrad_engine.legrad.acceleration import Acceleration
+from legrad_engine.legrad.switches import Acceleration
 
 Verdict = Literal["met", "missed"]
 

@@ -13,7 +13,7 @@ from legrad_engine.families.any_size_vit import (
     AnySizeVisionTransformer,
     ClassAndPatchesVisionTransformer,
 )
-from legrad_engine.legrad.acceleration import Acceleration
+from legrad_engine.legrad.switches import Acceleration
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.preprocessing import Preprocessing
 

@@ -15,7 +15,7 @@ from benchmarks.accelerator.findings import (
     Serving,
     Speed,
 )
-from legrad_engine.legrad.acceleration import Acceleration
+from legrad_engine.legrad.switches import Acceleration
 
 _MODES: tuple[Acceleration, ...] = ("off", "kernel", "graphs", "all")
 _MISSING = "-"

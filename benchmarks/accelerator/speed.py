@@ -16,7 +16,7 @@ from benchmarks.accelerator.findings import EIGHT_TARGETS, ONE_TARGET, Findings,
 from benchmarks.accelerator.models import TIMED, Build, HeldPixels, explainer_of
 from benchmarks.timing import interleave, timed
 from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
-from legrad_engine.legrad.acceleration import Acceleration
+from legrad_engine.legrad.switches import Acceleration
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Graphs are for batches that compute faster than they are launched.

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import torch
 
@@ -11,8 +11,7 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.legrad.fused_product import FusedProduct
 from legrad_engine.legrad.graphs import CudaRecorder, Graphs
 from legrad_engine.legrad.rectified_product import RectifiedProduct, sum_rectified_product
-
-Acceleration = Literal["off", "kernel", "graphs", "all"]
+from legrad_engine.legrad.switches import Acceleration
 
 _Result = TypeVar("_Result")
 _Size = tuple[int, int]

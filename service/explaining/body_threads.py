@@ -6,10 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from service.explaining.offloading import THREAD_FROM_BYTES
+
 _Answer = TypeVar("_Answer")
 
-# Parsing this many bytes takes about as long as a switch to a thread and back.
-_THREAD_FROM_BYTES = 64_000
 # Parsers hold the interpreter's lock most of the time: more threads would not be faster.
 _THREADS = 4
 # Many times longer than any body within the limits takes.
@@ -35,7 +35,7 @@ class BodyThreads:
             function: the function.
             arguments: its arguments.
         """
-        if size < _THREAD_FROM_BYTES:
+        if size < THREAD_FROM_BYTES:
             return function(*arguments)
         number = self._count = self._count + 1
 

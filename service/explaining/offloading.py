@@ -7,7 +7,7 @@ from typing import TypeVar
 _Answer = TypeVar("_Answer")
 
 # Parsing or encoding this many bytes takes about as long as a switch to a thread and back.
-_THREAD_FROM_BYTES = 64_000
+THREAD_FROM_BYTES = 64_000
 
 
 async def offload(size: int, function: Callable[..., _Answer], *arguments: object) -> _Answer:
@@ -18,6 +18,6 @@ async def offload(size: int, function: Callable[..., _Answer], *arguments: objec
         function: the function.
         arguments: its arguments.
     """
-    if size < _THREAD_FROM_BYTES:
+    if size < THREAD_FROM_BYTES:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)

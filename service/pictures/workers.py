@@ -39,7 +39,7 @@ _log = structlog.get_logger("legrad.service")
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedPicture:
+class KeptPicture:
     """A picture that a picture process has decoded.
 
     Attributes:
@@ -155,7 +155,7 @@ class PictureWorkers:
         """
         return self._canvases.home(canvas) is not None
 
-    async def decode(self, owner: object, task: Decode) -> DecodedPicture:
+    async def decode(self, owner: object, task: Decode) -> KeptPicture:
         """Decode a picture in the process that keeps the fewest canvases.
 
         Args:
@@ -170,7 +170,7 @@ class PictureWorkers:
             PictureProcessEndedError: something else has ended the process.
             OutOfMemoryError: the server itself has no memory left.
         """
-        decoded: DecodedPicture = await self._run(_Job(owner, "decode", task, self._future()))
+        decoded: KeptPicture = await self._run(_Job(owner, "decode", task, self._future()))
         return decoded
 
     async def draw(
@@ -427,8 +427,8 @@ class PictureWorkers:
             case _:
                 assert_never(answer)
 
-    def _decoded(self, decoded: Decoded, process: PictureProcess, number: int) -> DecodedPicture:
+    def _decoded(self, decoded: Decoded, process: PictureProcess, number: int) -> KeptPicture:
         canvas = None
         if decoded.canvas_size is not None:
             canvas = self._canvases.keep(number, decoded.canvas_size, process)
-        return DecodedPicture(decoded.geometry, decoded.prepared, canvas, decoded.seconds)
+        return KeptPicture(decoded.geometry, decoded.prepared, canvas, decoded.seconds)

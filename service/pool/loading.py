@@ -25,8 +25,9 @@ from legrad_engine.devices import (
 )
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.legrad.switches import Acceleration
 from legrad_engine.models import ModelReference
-from service.settings.values import Acceleration, DtypeName
+from service.settings.values import DtypeName
 
 _TIMED_PASSES = 2
 # A larger batch that is hardly faster only adds latency.

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from legrad_engine.legrad.switches import Acceleration
+
 if TYPE_CHECKING:
     # Picture processes import this module, and need none of these.
     from service.settings.keys import ApiKey
     from service.settings.models import NamedModel
     from service.settings.url_policy import UrlRules
 
-Acceleration = Literal["off", "kernel", "graphs", "all"]
 DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
 DecodingName = Literal["fast", "exact"]
 

@@ -10,8 +10,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from legrad_engine.legrad.switches import Acceleration
 from service.batching import DEFAULT_STALL_SECONDS
-from service.settings.values import Acceleration, DecodingName, DtypeName
+from service.settings.values import DecodingName, DtypeName
 
 # About 30 years: beyond it, clocks and timers overflow.
 _LONGEST_SECONDS = 1e9

@@ -14,7 +14,7 @@ import numpy as np
 from legrad_engine.images.inputs import InputRules
 from service.pictures.drawing import DrawingRules, DrawnImage
 from service.pictures.jobs import Decode
-from service.pictures.workers import DecodedPicture, PictureWorkers
+from service.pictures.workers import KeptPicture, PictureWorkers
 from service.settings.values import PictureLimits, PictureRules
 from service.telemetry.metrics import Metrics
 from tests.support.pictures import encoded
@@ -66,7 +66,7 @@ def decoding(data: bytes | None = None, max_side: int | None = 100, **changes: A
 
 
 async def drawing(
-    workers: PictureWorkers, decoded: DecodedPicture, source: Decode | None = None, owner: Any = "a"
+    workers: PictureWorkers, decoded: KeptPicture, source: Decode | None = None, owner: Any = "a"
 ) -> DrawnImage:
     """Draw the overlay of a decoded picture."""
     assert decoded.canvas is not None

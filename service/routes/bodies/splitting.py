@@ -14,7 +14,7 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
-class RawPart:
+class BodyPart:
     """One part of a body.
 
     Attributes:
@@ -28,7 +28,7 @@ class RawPart:
     stop: int
 
 
-def split_parts(body: bytes, boundary: bytes) -> Iterator[RawPart]:
+def split_parts(body: bytes, boundary: bytes) -> Iterator[BodyPart]:
     """Yield the parts of a body, each once its headers are checked.
 
     Args:
@@ -51,7 +51,7 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[RawPart]:
         following = delimiter.search(body, start)
         if following is None:
             raise ValueError("it ends before its last boundary")
-        yield RawPart(headers, start, following.start())
+        yield BodyPart(headers, start, following.start())
         found = following
 
 
