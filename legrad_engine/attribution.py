@@ -1,9 +1,9 @@
 """Attribution: from a trace and resolved targets to explanations."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from legrad_engine.families import Tower
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.legrad.acceleration import Accelerator
-from legrad_engine.legrad.closed_form import FoldedBlock
-from legrad_engine.legrad.route import BlockTrace, attribute_block
+from legrad_engine.methods import Heads
+from legrad_engine.methods.base import BlockTrace, Method, ModelParts
+from legrad_engine.methods.registry import find_method
 from legrad_engine.targets.classifier import Classifier
 from legrad_engine.targets.probabilities import weigh
 from legrad_engine.targets.resolved import ResolvedTargets
@@ -70,26 +71,33 @@ class Attribution:
         model: the model.
         tower: its image tower.
         classifier: its classifier, or None.
-        folded: from the index of a block with a closed form to its folded weights.
+        parts: parts of the model that are computed once.
         accelerator: the way of computing on the model's device.
     """
 
     model: nn.Module
     tower: Tower
     classifier: Classifier | None
-    folded: Callable[[int], FoldedBlock]
+    parts: ModelParts
     accelerator: Accelerator
 
-    def launch(self, trace: Trace, resolved: Sequence[ResolvedTargets]) -> "PendingExplanations":
+    def launch(
+        self, trace: Trace, resolved: Sequence[ResolvedTargets], heads: Heads = "mean"
+    ) -> "PendingExplanations":
         """Begin to compute one explanation for each traced image; do not wait for the device.
 
         Args:
             trace: a trace of B images, made by the same model.
             resolved: the targets of each of the B images; their numbers may differ.
+            heads: whether the maps of an image are those of its targets or of the heads.
 
         Raises:
-            InvalidOptionError: the trace was made by another model.
+            InvalidOptionError: the trace was made by another model, or the trace's method does not
+                do what the question asks for.
         """
+        method = find_method(trace.method, self.tower)
+        for each in resolved:
+            method.check(heads, len(each), negatives=each.negatives is not None)
         groups: defaultdict[int, list[int]] = defaultdict(list)
         rows = [each.rows for each in resolved]
         for image, vectors in enumerate(rows):
@@ -108,29 +116,25 @@ class Attribution:
                 similarities,
                 [resolved[image] for image in images],
             )
-            computed += [self._maps(part, vectors), similarities, probabilities]
+            computed += [self._maps(method, part, vectors, heads), similarities, probabilities]
         download = Download.start(computed)
         return PendingExplanations(
             download, tuple(map(tuple, groups.values())), tuple(resolved), trace.geometries
         )
 
-    def _maps(self, trace: Trace, targets: Tensor) -> Tensor:
-        """Compute maps ``[B, P, rows, columns]``, summed over layers, for targets ``[B, P, e]``."""
+    def _maps(self, method: Method[Any], trace: Trace, targets: Tensor, heads: Heads) -> Tensor:
+        """Compute maps ``[B, P or heads, rows, columns]`` for targets ``[B, P, e]``."""
+        if not trace.layers:
+            raise InvalidOptionError("The trace holds no layer.", field="layers")
         head = self.tower.score_head(trace.score)
         width, height = trace.geometries[0].input_size
         tower = self.tower.at((height, width))
 
         def compute(blocks: tuple[BlockTrace, ...], targets: Tensor) -> Tensor:
-            product = self.accelerator.product
-            maps = (
-                attribute_block(tower, index, block, head, targets, self.folded, product)
-                for index, block in zip(trace.layers, blocks, strict=True)
-            )
-            return reduce(torch.add, maps)
+            if heads == "each":
+                return method.head_maps(tower, blocks, trace.layers)
+            return method.maps(tower, blocks, trace.layers, head, targets, self.parts)
 
-        if not trace.layers:
-            raise InvalidOptionError("The trace holds no layer.", field="layers")
-        total = self.accelerator.run(
-            (width, height), ("maps", trace.layers, trace.score), compute, trace.blocks, targets
-        )
+        key = ("maps", trace.method, heads, trace.layers, trace.score)
+        total = self.accelerator.run((width, height), key, compute, trace.blocks, targets)
         return total.reshape(*total.shape[:2], *trace.geometries[0].grid)

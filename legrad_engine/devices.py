@@ -16,8 +16,23 @@ DTYPES = {
 
 # The first compute capability whose tensor cores multiply bfloat16.
 _BFLOAT16_CAPABILITY = (8, 0)
-# Errors of older versions of torch's libraries come without a type of their own.
-_FAILED_DEVICE = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
+# Only torch's allocator of CUDA memory raises an error of its own type. The others are that of the
+# CPU, CUDA itself (pinned memory, kernels that are loaded late) and its libraries.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+# A library of CUDA reports most errors of a call, such as an unsuitable shape, as a status. These
+# ones tell of the device.
+_LIBRARY_STATUS = ("CUBLAS_STATUS_", "CUDNN_STATUS_")
+_FAILED_DEVICE_STATUS = (
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+)
+# CUDA refuses to launch one kernel, mostly for its shapes, and computes the next one.
+_REFUSED_LAUNCH = (
+    "invalid argument",
+    "invalid configuration argument",
+    "too many resources requested for launch",
+)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -193,17 +208,24 @@ def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that the device or the machine has no memory left."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and _names(error, _OUT_OF_MEMORY)
 
 
 def is_device_failure(error: Exception) -> bool:
     """Tell whether an error means that the device failed and computes nothing more."""
-    if is_out_of_memory(error):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
-    if isinstance(error, torch.AcceleratorError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _FAILED_DEVICE)
+    if _names(error, _LIBRARY_STATUS):
+        return _names(error, _FAILED_DEVICE_STATUS)
+    if _names(error, _REFUSED_LAUNCH):
+        return False
+    # Older versions of torch raise a plain RuntimeError.
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _names(error: Exception, signs: Sequence[str]) -> bool:
+    text = str(error)
+    return any(sign in text for sign in signs)
 
 
 def release_cached_memory() -> None:

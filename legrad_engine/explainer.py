@@ -1,9 +1,8 @@
-"""Main class of the engine: from images and targets to LeGrad maps."""
+"""Main class of the engine: from images and targets to maps."""
 
-import threading
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Self, cast
+from functools import partial
+from typing import Any, Self, cast
 
 import torch
 from PIL import Image
@@ -17,14 +16,18 @@ from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.images.decoding import ImageSource, decode
 from legrad_engine.images.geometry import Fit, Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
-from legrad_engine.inputs import collate, normalize
-from legrad_engine.layers import Layers, resolve_layers
+from legrad_engine.inputs import by_input_size, collate, normalize
+from legrad_engine.layers import Layers
 from legrad_engine.legrad.acceleration import Accelerator
-from legrad_engine.legrad.closed_form import FoldedBlock
-from legrad_engine.legrad.route import BlockTrace, trace_blocks
+from legrad_engine.legrad.folded_blocks import FoldedBlocks
 from legrad_engine.legrad.switches import Acceleration
+from legrad_engine.methods import DEFAULT_METHOD, Heads
+from legrad_engine.methods.base import BlockTrace, Method, ModelParts
+from legrad_engine.methods.reading import count_heads
+from legrad_engine.methods.registry import find_method, methods_of
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.targets.classifier import Classifier
+from legrad_engine.targets.image_regions import embed_targets
 from legrad_engine.targets.negatives import NegativePreset, Negatives, resolve_negatives
 from legrad_engine.targets.resolution import TargetResolver, Targets
 from legrad_engine.targets.resolved import ResolvedTargets
@@ -84,8 +87,8 @@ class Explainer:
         self.preprocessing = preprocessing or models.preprocessing_of(model)
         self.accelerator = Accelerator.choose(accelerate, self.device, self.own_size)
         self._uploads = Uploads(self.device)
-        self._folded: dict[int, FoldedBlock] = {}
-        self._folding = threading.Lock()
+        self.parts = ModelParts(FoldedBlocks().of(self.tower), self.accelerator.product)
+        self.head_count = count_heads(self.tower, self.device, self.dtype)
 
     @classmethod
     def load(
@@ -139,23 +142,35 @@ class Explainer:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return sum(tensor.nbytes for tensor in tensors)
 
-    def resolve_layers(self, layers: Layers | None = None) -> tuple[int, ...]:
-        """Return block indices, ascending; see :func:`legrad_engine.layers.resolve_layers`.
+    @property
+    def methods(self) -> tuple[Method[Any], ...]:
+        """The methods that this model can have, the default one first."""
+        return methods_of(self.tower)
+
+    def method(self, name: str = DEFAULT_METHOD) -> Method[Any]:
+        """Return a method by its name; see :func:`legrad_engine.methods.registry.find_method`."""
+        return find_method(name, self.tower)
+
+    def resolve_layers(
+        self, layers: Layers | None = None, method: str = DEFAULT_METHOD
+    ) -> tuple[int, ...]:
+        """Return block indices, ascending, by default the method's own.
+
+        See :func:`legrad_engine.layers.resolve_layers`.
 
         Raises:
-            InvalidOptionError: a count or index outside the model's blocks, or no block.
+            InvalidOptionError: a count or index outside the model's blocks, no block, or blocks
+                that the method cannot explain.
         """
-        return resolve_layers(layers, self.tower.depth)
+        return self.method(method).layers(self.tower, layers)
 
-    def resolve_score(self, score: Score | None = None) -> Score:
-        """Return the score itself, or the model's default for None.
+    def resolve_score(self, score: Score | None = None, method: str = DEFAULT_METHOD) -> Score:
+        """Return the score itself, or the method's default for None.
 
         Raises:
-            InvalidOptionError: the model has no such score.
+            InvalidOptionError: the model has no such score, or the method does not explain it.
         """
-        score = self.tower.scores[0] if score is None else score
-        self.tower.score_head(score)
-        return score
+        return self.method(method).score(self.tower, score)
 
     def input_rules(self, size: int | None = None, fit: Fit = "squash") -> InputRules:
         """Return how this model's input is made of a picture.
@@ -235,6 +250,7 @@ class Explainer:
         self,
         images: Sequence[ImageSource | PreparedImage],
         *,
+        method: str = DEFAULT_METHOD,
         layers: Layers | None = None,
         score: Score | None = None,
         size: int | None = None,
@@ -245,10 +261,11 @@ class Explainer:
         Args:
             images: pictures, or results of :meth:`prepare` (``size`` and ``fit`` are then ignored).
                 All must have one input size, which ``fit="native"`` does not guarantee.
+            method: name of the explanation method, see :attr:`methods`.
             layers: see :meth:`resolve_layers`.
             score: ``"mean"``, the mean of all tokens as in the paper; ``"cls"``, a class-token
                 model's own logit; ``"pooler"`` for models with an attentional pooler; None for the
-                model's default.
+                method's default.
             size: side of the input in pixels; None for the model's own size.
             fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
 
@@ -256,8 +273,9 @@ class Explainer:
             InvalidOptionError: an option outside its values, or images of different input sizes.
             ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
         """
-        indices = self.resolve_layers(layers)
-        score = self.resolve_score(score)
+        chosen = self.method(method)
+        indices = chosen.layers(self.tower, layers)
+        score = chosen.score(self.tower, score)
         head = self.tower.score_head(score)
         prepared = [
             image if isinstance(image, PreparedImage) else self.prepare(image, size, fit)
@@ -273,13 +291,16 @@ class Explainer:
         tower = self._tower_for(prepared[0].geometry)
 
         def forward(pixels: Tensor) -> tuple[tuple[BlockTrace, ...], Tensor]:
-            return trace_blocks(tower, tower.embed(pixels), indices, head)
+            return chosen.trace_pixels(tower, pixels, indices, head)
 
         geometries = tuple(image.geometry for image in prepared)
         blocks, features = self.accelerator.run(
-            geometries[0].input_size, ("trace", indices, score), forward, self.input_of(prepared)
+            geometries[0].input_size,
+            ("trace", method, indices, score),
+            forward,
+            self.input_of(prepared),
         )
-        return Trace(blocks, indices, score, features, geometries)
+        return Trace(method, blocks, indices, score, features, geometries)
 
     def embed_images(self, images: Sequence[ImageSource | PreparedImage]) -> Tensor:
         """Compute the model's own embeddings of pictures.
@@ -297,7 +318,7 @@ class Explainer:
             image if isinstance(image, PreparedImage) else self.prepare(image) for image in images
         ]
         embeddings: dict[int, Tensor] = {}
-        for members in _by_input_size(prepared):
+        for members in by_input_size(prepared):
             for start in range(0, len(members), _IMAGES_PER_BATCH):
                 batch = members[start : start + _IMAGES_PER_BATCH]
                 trace = self.trace([prepared[index] for index in batch], layers=1)
@@ -310,7 +331,7 @@ class Explainer:
         return TargetResolver(
             self.text,
             self.classifier,
-            self.embed_images,
+            partial(embed_targets, self),
             self.tower.embedding_size,
             self.device,
             self.dtype,
@@ -318,21 +339,23 @@ class Explainer:
 
     @torch.no_grad()
     def launch_attribution(
-        self, trace: Trace, resolved: Sequence[ResolvedTargets]
+        self, trace: Trace, resolved: Sequence[ResolvedTargets], heads: Heads = "mean"
     ) -> PendingExplanations:
         """Begin to compute the map of every target; do not wait for the device.
 
         Args:
             trace: from :meth:`trace` of this explainer.
             resolved: the targets of each traced image, from :attr:`resolver`.
+            heads: see :meth:`attribute`.
 
         Raises:
-            InvalidOptionError: the trace was made by another model.
+            InvalidOptionError: the trace was made by another model, or its method does not do what
+                the question asks for.
         """
         attribution = Attribution(
-            self.model, self.tower, self.classifier, self._fold, self.accelerator
+            self.model, self.tower, self.classifier, self.parts, self.accelerator
         )
-        return attribution.launch(trace, resolved)
+        return attribution.launch(trace, resolved, heads)
 
     @torch.no_grad()
     def attribute(
@@ -342,6 +365,7 @@ class Explainer:
         *,
         templates: Templates = None,
         negatives: Negatives | NegativePreset | None = None,
+        heads: Heads = "mean",
     ) -> list[Explanation]:
         """Compute the map of every target for every traced image.
 
@@ -354,28 +378,33 @@ class Explainer:
                 :func:`legrad_engine.targets.templates.resolve_templates`.
             negatives: targets that the maps must not show, see
                 :class:`legrad_engine.targets.negatives.Negatives`.
+            heads: ``"each"`` for a map of each attention head in place of the one of the target, in
+                methods that have them (:attr:`Method.splits_heads`); they take one target.
 
         Raises:
             InvalidTargetError: no target, a kind of target that this model does not support, or a
                 number of target lists that differs from the number of images.
-            InvalidOptionError: invalid templates or negatives.
+            InvalidOptionError: invalid templates or negatives, or options that the trace's method
+                does not have.
         """
         resolved = self.resolver.resolve(
             targets, len(trace), templates, resolve_negatives(negatives)
         )
-        return self.launch_attribution(trace, resolved).finish()
+        return self.launch_attribution(trace, resolved, heads).finish()
 
     def explain(
         self,
         images: ImageSource | Sequence[ImageSource],
         targets: Targets,
         *,
+        method: str = DEFAULT_METHOD,
         layers: Layers | None = None,
         score: Score | None = None,
         size: int | None = None,
         fit: Fit = "squash",
         templates: Templates = None,
         negatives: Negatives | NegativePreset | None = None,
+        heads: Heads = "mean",
     ) -> list[Explanation]:
         """Trace and attribute: compute one explanation for each picture.
 
@@ -383,12 +412,14 @@ class Explainer:
             images: one picture or several, of any sizes.
             targets: prompts or other targets for all pictures, or a sequence of them for each
                 picture, see :meth:`attribute`.
+            method: see :meth:`trace`.
             layers: see :meth:`resolve_layers`.
             score: see :meth:`trace`.
             size: see :meth:`trace`.
             fit: see :meth:`trace`.
             templates: see :func:`legrad_engine.targets.templates.resolve_templates`.
             negatives: see :meth:`attribute`.
+            heads: see :meth:`attribute`.
 
         Raises:
             LegradError: see :meth:`trace` and :meth:`attribute`.
@@ -405,40 +436,15 @@ class Explainer:
         for start in range(0, len(pictures), _IMAGES_PER_BATCH):
             chunk = slice(start, start + _IMAGES_PER_BATCH)
             prepared = [self.prepare(picture, size, fit) for picture in pictures[chunk]]
-            explanations += self._explain_prepared(prepared, resolved[chunk], layers, score)
+            found: dict[int, Explanation] = {}
+            for members in by_input_size(prepared):
+                batch = [prepared[index] for index in members]
+                trace = self.trace(batch, method=method, layers=layers, score=score)
+                asked = [resolved[start + index] for index in members]
+                found |= zip(members, self.attribute(trace, asked, heads=heads), strict=True)
+            explanations += [found[index] for index in range(len(prepared))]
         return explanations
-
-    def _explain_prepared(
-        self,
-        prepared: Sequence[PreparedImage],
-        resolved: Sequence[ResolvedTargets],
-        layers: Layers | None,
-        score: Score | None,
-    ) -> list[Explanation]:
-        explanations: dict[int, Explanation] = {}
-        for members in _by_input_size(prepared):
-            trace = self.trace([prepared[index] for index in members], layers=layers, score=score)
-            found = self.attribute(trace, [resolved[index] for index in members])
-            explanations |= dict(zip(members, found, strict=True))
-        return [explanations[index] for index in range(len(prepared))]
 
     def _tower_for(self, geometry: Geometry) -> Tower:
         width, height = geometry.input_size
         return self.tower.at((height, width))
-
-    def _fold(self, index: int) -> FoldedBlock:
-        with self._folding:
-            if index not in self._folded:
-                known = self.tower.known_block(index)
-                if known is None:
-                    raise InvalidOptionError("The trace was made by another model.", field="trace")
-                self._folded[index] = FoldedBlock.fold(known)
-            return self._folded[index]
-
-
-def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
-    """Group the indices of the images by input size."""
-    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        groups[image.geometry.input_size].append(index)
-    return list(groups.values())

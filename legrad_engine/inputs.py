@@ -1,5 +1,6 @@
 """Collation of prepared pictures into a batch of normalised model inputs."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,14 @@ from torch import Tensor
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models.preprocessing import PerChannel, Preprocessing
 from legrad_engine.transfers import to_device
+
+
+def by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """Group the indices of pictures by input size."""
+    groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        groups[image.geometry.input_size].append(index)
+    return list(groups.values())
 
 
 def collate(images: Sequence[PreparedImage], preprocessing: Preprocessing) -> Tensor:
@@ -40,7 +49,7 @@ def normalize(
     """Normalise a batch on its device.
 
     The values of the pictures equal torchvision's ``ToTensor`` and ``Normalize``, in float32 on the
-    CPU bit for bit. Padding has the fill colour of the preprocessing; without one it is 0, the mean
+    CPU bit for bit. Padding has the fill colour of the preprocessing; without one its neutral
     colour.
 
     Args:
@@ -57,11 +66,22 @@ def normalize(
     pixels.div_(255).sub_(_channels(preprocessing.mean, batch.device))
     pixels.div_(_channels(preprocessing.std, batch.device))
     if preprocessing.fill_color is None:
-        for place, image in zip(pixels, images, strict=True):
-            left, top, right, bottom = image.geometry.content_box
-            place[:, :top] = place[:, bottom:] = 0
-            place[:, :, :left] = place[:, :, right:] = 0
+        _fill_padding(pixels, images, preprocessing.neutral)
     return pixels
+
+
+def _fill_padding(pixels: Tensor, images: Sequence[PreparedImage], colour: PerChannel) -> None:
+    whole = 0, 0, pixels.shape[3], pixels.shape[2]
+    boxes = [image.geometry.content_box for image in images]
+    padded = [index for index, box in enumerate(boxes) if box != whole]
+    if not padded:
+        return
+    values = _channels(colour, pixels.device)
+    for index in padded:
+        left, top, right, bottom = boxes[index]
+        place = pixels[index]
+        place[:, :top] = place[:, bottom:] = values
+        place[:, :, :left] = place[:, :, right:] = values
 
 
 def _channels(values: PerChannel, device: torch.device) -> Tensor:

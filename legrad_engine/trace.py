@@ -11,7 +11,7 @@ from torch import Tensor
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Geometry
-from legrad_engine.legrad.route import BlockTrace
+from legrad_engine.methods.base import BlockTrace
 from legrad_engine.transfers import index_on
 
 
@@ -21,16 +21,18 @@ class Trace:
 
     A trace is independent of targets, so any number of them can be attributed on it at any time. It
     can be split into single images, stored, and joined in any order with traces of the same model,
-    layers, score and input size.
+    method, layers, score and input size.
 
     Attributes:
-        blocks: one entry for each explained block.
+        method: name of the method that made it.
+        blocks: one entry for each explained block, or one for all of them together.
         layers: indices of the explained blocks, ascending.
         score: the explained score.
         features: ``[B, e]``, the model's own image features, not normalised, in float32 at least.
         geometries: the geometry of each of the B images.
     """
 
+    method: str
     blocks: tuple[BlockTrace, ...]
     layers: tuple[int, ...]
     score: Score
@@ -92,8 +94,13 @@ class Trace:
             layers: indices of blocks, as in :attr:`layers`.
 
         Raises:
-            InvalidOptionError: no block, or one that was not traced.
+            InvalidOptionError: no block, or one that was not traced, or the method's trace is one
+                for all blocks.
         """
+        if len(self.blocks) != len(self.layers):
+            raise InvalidOptionError(
+                f"The method '{self.method}' has no map of single blocks.", field="layers"
+            )
         missing = sorted(set(layers) - set(self.layers))
         if missing or not layers:
             traced = ", ".join(map(str, self.layers))
@@ -117,17 +124,21 @@ class Trace:
         """Join traces into one trace of all their images, in order.
 
         Raises:
-            InvalidOptionError: the traces differ in layers, score or input size.
+            InvalidOptionError: the traces differ in method, layers, score or input size.
         """
         first = traces[0]
         if len(traces) == 1:
             return first
-        shared = {(trace.layers, trace.score, trace.geometries[0].input_size) for trace in traces}
+        shared = {
+            (trace.method, trace.layers, trace.score, trace.geometries[0].input_size)
+            for trace in traces
+        }
         if len(shared) > 1:
             raise InvalidOptionError(
-                "Only traces of the same layers, score and input size can be joined."
+                "Only traces of the same method, layers, score and input size can be joined."
             )
         return cls(
+            method=first.method,
             blocks=tuple(
                 _concatenate(parts) for parts in zip(*(t.blocks for t in traces), strict=True)
             ),

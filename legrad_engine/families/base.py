@@ -7,10 +7,12 @@ reads their weights.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from legrad_engine.errors import InvalidOptionError
+from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
+from legrad_engine.families.affine import AffineChain
 from legrad_engine.families.attention import (
     Attention,
     attention_of,
@@ -38,6 +40,20 @@ class KnownBlock:
     mlp_scale: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionBranch:
+    """What surrounds the attention of a block ``X = x + after(attention(before(x)))``.
+
+    Attributes:
+        before: the norm of the attention's input.
+        after: from the heads' merged output ``[..., heads * head_dim]`` to what the block adds to
+            its input, ``[..., d]``.
+    """
+
+    before: nn.Module
+    after: AffineChain
+
+
 class Tower(ABC):
     """Image tower as LeGrad sees it: patch embedding, explained blocks, score heads.
 
@@ -47,11 +63,13 @@ class Tower(ABC):
         patch_size: (height, width) in pixels of the area that one token of those blocks covers.
         image_size: (height, width) in pixels that the weights were trained at.
         prefix_tokens: number of tokens before the patches (class token, registers).
-        scores: the scores that this tower can explain, its default first.
+        scores: the scores that this tower can explain: its default first, the served one last.
         embedding_size: length of its features.
         explained_share: approximate share of a forward pass that the explained blocks take, 0 to 1.
         width: length of a token, where every token attends to every other in each block; None
             where attention is confined to windows or stages.
+        drops_patches: whether the blocks and the served head take some of the patches alone: each
+            patch enters with its position, see :meth:`forward_kept`.
         attention_kind: the blocks' attention in words, for the catalogue.
         block_kind: the explained blocks in words, for the catalogue.
     """
@@ -65,6 +83,7 @@ class Tower(ABC):
     embedding_size: int
     explained_share: float = 1.0
     width: int | None = None
+    drops_patches: bool = False
     attention_kind: str = "self-attention"
     block_kind: str = "blocks"
 
@@ -75,6 +94,11 @@ class Tower(ABC):
             self.image_size[0] // self.patch_size[0],
             self.image_size[1] // self.patch_size[1],
         )
+
+    @property
+    def served_score(self) -> Score:
+        """The score that the model itself serves, computed by :meth:`served_head`."""
+        return self.scores[-1]
 
     @property
     def explained_attention(self) -> str:
@@ -110,6 +134,18 @@ class Tower(ABC):
     def forward_block(self, tokens: Tensor, index: int) -> Tensor:
         """Run one block by the model's own code; the output has the input's shape."""
 
+    def forward_kept(self, tokens: Tensor, kept: Tensor, index: int) -> Tensor:
+        """Run one block on some of the patches, for towers that :attr:`drops_patches`.
+
+        Args:
+            tokens: ``[B, prefix + K, d]``, the tokens before the patches and K patches of each
+                image.
+            kept: ``[B, K]``, which patches these are, row by row.
+            index: index of the block.
+        """
+        del kept
+        return self.forward_block(tokens, index)
+
     def attend(self, tokens: Tensor, index: int) -> Attention:
         """Compute the attention of one block on its input tokens."""
         return attention_of(lambda: self.forward_block(tokens, index))
@@ -122,8 +158,8 @@ class Tower(ABC):
         """Run the part of a block that follows its attention. Differentiable in ``output``.
 
         Args:
-            tokens: the block's input.
-            output: of the shape of :attr:`Attention.output`.
+            tokens: the block's input. Where :attr:`width` is known, some of its rows will do.
+            output: :attr:`Attention.output`, or another of its shape, of the same rows.
             index: index of the block.
 
         Returns:
@@ -131,8 +167,55 @@ class Tower(ABC):
         """
         return run_with_attention(lambda: self.forward_block(tokens, index), output)
 
+    def block(self, index: int) -> Any:
+        """Return the module of one explained block.
+
+        Raises:
+            UnsupportedModelError: the family does not name it.
+        """
+        raise UnsupportedModelError(f"{self.family} does not name the module of block {index}.")
+
     def known_block(self, index: int) -> KnownBlock | None:
         """Return the block's parts where its derivative has a closed form, else None."""
+        del index
+        return None
+
+    def attention_branch(self, index: int) -> AttentionBranch | None:
+        """Return what surrounds a block's attention, None where its output is not affine in it."""
+        del index
+        return None
+
+    def first_norm(self, index: int) -> nn.Module | None:
+        """Return the norm whose output is the input of a block's attention, else None."""
+        del index
+        return None
+
+    def forward_from_norm(self, tokens: Tensor, normalized: Tensor, index: int) -> Tensor:
+        """Run one block with a tensor in the place of its first norm's output.
+
+        Differentiable in both tensors. Only for blocks that have a :meth:`first_norm`.
+
+        Args:
+            tokens: the block's input.
+            normalized: of the same shape.
+            index: index of the block.
+        """
+        raise NotImplementedError
+
+    def key_and_value_weights(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Return the matrices ``[heads * head_dim, d]`` from the first norm to keys and to values.
+
+        None where keys or values are made in another way than by one linear map of each token.
+        """
+        del index
+        return None
+
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """Return the patches ``[B, patches, d]`` of a block's input or output, row by row."""
+        return tokens[:, self.prefix_tokens :]
+
+    def output_projection(self, index: int) -> nn.Module | None:
+        """Return the map from the heads' outputs side by side to a token, else None."""
         del index
         return None
 

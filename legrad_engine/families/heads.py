@@ -232,9 +232,14 @@ class FeatureMapHead(ScoreHead):
 
     Attributes:
         head: from a block's output to features ``[B, e]``, in float32 at least.
+        rows: the token rows that it averages, if the output is ``[B, N, d]``; None for another.
+        tokenwise: the same as ``head`` from tokens ``[M, d]``, each as if it was the only one; None
+            where the head does not treat every token alike.
     """
 
     head: Features
+    rows: slice | None = None
+    tokenwise: Features | None = None
 
     def state(self, tokens: Tensor) -> Tensor:
         """Return the block's output itself."""

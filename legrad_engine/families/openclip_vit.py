@@ -1,19 +1,15 @@
 """open_clip's own VisionTransformer, pooled by class token, average or attentional pooler."""
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
-from open_clip.transformer import (
-    CustomResidualAttentionBlock,
-    LayerScale,
-    QuickGELU,
-    ResidualAttentionBlock,
-    VisionTransformer,
-)
+from open_clip.transformer import CustomResidualAttentionBlock, LayerScale, VisionTransformer
 from torch import Tensor, nn
 
 from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.affine import AffineChain
 from legrad_engine.families.attention import Attention
-from legrad_engine.families.base import KnownBlock, Tower
+from legrad_engine.families.base import AttentionBranch, KnownBlock, Tower
 from legrad_engine.families.heads import (
     NormAndProjection,
     ScoreHead,
@@ -21,13 +17,18 @@ from legrad_engine.families.heads import (
     at_least_float32,
     precise,
 )
+from legrad_engine.families.openclip_blocks import (
+    attend,
+    finish,
+    has_scaled_cosine_attention,
+    known_parts,
+)
 from legrad_engine.families.pooler import OpenClipPoolerHead
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.families.registry import Family, register
 from legrad_engine.families.scores import Score
 from legrad_engine.recently_used import RecentlyUsed
 
-_ELEMENTWISE_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, QuickGELU)
 _POSITION_GRIDS_KEPT = 16
 
 
@@ -36,6 +37,7 @@ class OpenClipVisionTower(Tower):
 
     family = "openclip-vit"
     prefix_tokens = 1
+    drops_patches = True
 
     def __init__(self, visual: VisionTransformer) -> None:
         """Wrap the tower without changing it.
@@ -47,7 +49,7 @@ class OpenClipVisionTower(Tower):
             raise UnsupportedModelError(
                 f"This model pools its tokens by {visual.pool_type!r}; LeGrad needs 'tok' or 'avg'."
             )
-        if getattr(visual.transformer.resblocks[0].attn, "logit_scale", None) is not None:
+        if has_scaled_cosine_attention(visual.transformer.resblocks[0]):
             raise UnsupportedModelError(
                 "This model uses scaled cosine attention, which open_clip itself cannot run."
             )
@@ -114,22 +116,20 @@ class OpenClipVisionTower(Tower):
             self.prefix_tokens,
         )
 
+    def block(self, index: int) -> Any:
+        """See :meth:`Tower.block`."""
+        return self._blocks[index]
+
     def forward_block(self, tokens: Tensor, index: int) -> Tensor:
         """See :meth:`Tower.forward_block`."""
         return self._blocks[index](tokens)  # type: ignore[no-any-return]
 
     def attend(self, tokens: Tensor, index: int) -> Attention:
         """See :meth:`Tower.attend`."""
-        block = self._blocks[index]
-        attention = block.attn
-        batch, count, width = tokens.shape
-        projected = F.linear(
-            block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias
-        ).view(batch, count, 3, attention.num_heads, width // attention.num_heads)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
-        if isinstance(block, CustomResidualAttentionBlock):
-            query, key = attention.ln_q(query), attention.ln_k(key)
-        return Attention(value, F.scaled_dot_product_attention(query, key, value))
+        return self._attend(self._blocks[index].ln_1(tokens), index)
+
+    def _attend(self, normalized: Tensor, index: int) -> Attention:
+        return attend(self._blocks[index], normalized)
 
     def run_block(self, tokens: Tensor, index: int) -> tuple[Attention, Tensor]:
         """See :meth:`Tower.run_block`."""
@@ -138,37 +138,46 @@ class OpenClipVisionTower(Tower):
 
     def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
         """See :meth:`Tower.finish_block`."""
-        block = self._blocks[index]
-        attention = block.attn
-        custom = isinstance(block, CustomResidualAttentionBlock)
-        if custom and attention.head_scale is not None:
-            output = output * attention.head_scale
-        merged = output.transpose(1, 2).flatten(2)
-        if custom:
-            merged = attention.ln_inner(merged)
-        merged = attention.out_proj(merged)
-        if custom:
-            merged = block.ln_attn(merged)
-        tokens = tokens + block.ls_1(merged)
-        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[no-any-return]
+        return finish(self._blocks[index], tokens, output)
 
     def known_block(self, index: int) -> KnownBlock | None:
         """See :meth:`Tower.known_block`."""
+        return known_parts(self._blocks[index])
+
+    def attention_branch(self, index: int) -> AttentionBranch | None:
+        """See :meth:`Tower.attention_branch`."""
         block = self._blocks[index]
-        if not (
-            isinstance(block, ResidualAttentionBlock)
-            and isinstance(block.mlp.gelu, _ELEMENTWISE_ACTIVATIONS)
-        ):
+        attention = block.attn
+        layers = [attention.out_proj]
+        if isinstance(block, CustomResidualAttentionBlock):
+            head_scale = attention.head_scale
+            if head_scale is not None:
+                head_scale = head_scale.flatten().repeat_interleave(attention.head_dim)
+            layers = [head_scale, attention.ln_inner, attention.out_proj, block.ln_attn]
+        scale = block.ls_1.gamma if isinstance(block.ls_1, LayerScale) else None
+        after = AffineChain.of(*layers, scale)
+        return None if after is None else AttentionBranch(block.ln_1, after)
+
+    def first_norm(self, index: int) -> nn.Module:
+        """See :meth:`Tower.first_norm`."""
+        norm: nn.Module = self._blocks[index].ln_1
+        return norm
+
+    def forward_from_norm(self, tokens: Tensor, normalized: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.forward_from_norm`."""
+        return self.finish_block(tokens, self._attend(normalized, index).output, index)
+
+    def key_and_value_weights(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`Tower.key_and_value_weights`."""
+        if isinstance(self._blocks[index], CustomResidualAttentionBlock):
             return None
-        return KnownBlock(
-            output_projection=block.attn.out_proj,
-            attention_scale=block.ls_1.gamma if isinstance(block.ls_1, LayerScale) else None,
-            norm=block.ln_2,
-            expand=block.mlp.c_fc,
-            activation=block.mlp.gelu,
-            contract=block.mlp.c_proj,
-            mlp_scale=block.ls_2.gamma if isinstance(block.ls_2, LayerScale) else None,
-        )
+        _, keys, values = self._blocks[index].attn.in_proj_weight.chunk(3)
+        return keys, values
+
+    def output_projection(self, index: int) -> nn.Module:
+        """See :meth:`Tower.output_projection`."""
+        projection: nn.Linear = self._blocks[index].attn.out_proj
+        return projection
 
     def score_head(self, score: Score) -> ScoreHead:
         """Return the head of the paper's mean over all tokens, the class token or the pooler.

@@ -23,10 +23,12 @@ class PoolerHead(ScoreHead):
 
     Attributes:
         prefix_keys: number of key tokens before the patches.
+        output_projection: the map from the heads' outputs side by side to a pooled token.
     """
 
     own_attention = "pooler"
     prefix_keys: int
+    output_projection: nn.Module
 
     @abstractmethod
     def attend(self, tokens: Tensor) -> Attention:
@@ -35,6 +37,17 @@ class PoolerHead(ScoreHead):
     def state(self, tokens: Tensor) -> Tensor:
         """Return the attention's output; the score depends on the tokens through it alone."""
         return self.attend(tokens).output
+
+    @abstractmethod
+    def features_of_values(self, values: Tensor) -> Tensor:
+        """Compute features of value vectors, each as if the attention read that one alone.
+
+        Args:
+            values: ``[M, heads * head_dim]``, of keys with their heads merged.
+
+        Returns:
+            ``[M, e]``, not normalised, in float32 at least.
+        """
 
 
 class TimmPoolerHead(PoolerHead):
@@ -59,6 +72,7 @@ class TimmPoolerHead(PoolerHead):
             prefix: number of those tokens before the patches.
         """
         self.prefix_keys = prefix
+        self.output_projection = pool.proj
         self._pool = pool
         self._after = precise(pool)
         self._norm = norm
@@ -70,7 +84,7 @@ class TimmPoolerHead(PoolerHead):
     def attend(self, tokens: Tensor) -> Attention:
         """See :meth:`PoolerHead.attend`."""
         attention = attention_of(lambda: self._pool(self._norm(tokens)[:, self._keys]))
-        return Attention(attention.values, attention.output[:, :, self._queries])
+        return attention.of_queries(self._queries)
 
     def features(self, state: Tensor) -> Tensor:
         """See :meth:`ScoreHead.features`."""
@@ -81,6 +95,16 @@ class TimmPoolerHead(PoolerHead):
         width = output.shape[1] * output.shape[3]
         stand_in = output.new_zeros(len(output), 1, width)
         return self._tail(run_with_attention(lambda: self._after(stand_in), output))
+
+    def features_of_values(self, values: Tensor) -> Tensor:
+        """See :meth:`PoolerHead.features_of_values`."""
+        # Through the layers themselves: a whole pooler for each value would project its queries
+        # and keys as well.
+        after = self._after
+        pooled = after.proj(at_least_float32(values))
+        if after.mlp is not None:
+            pooled = pooled + after.mlp(after.norm(pooled))
+        return self._tail(pooled)
 
 
 class OpenClipPoolerHead(PoolerHead):
@@ -97,7 +121,7 @@ class OpenClipPoolerHead(PoolerHead):
         """
         self._pooler = pooler
         self._tail = tail
-        self._projection = precise(pooler.attn.out_proj)
+        self.output_projection = precise(pooler.attn.out_proj)
 
     def attend(self, tokens: Tensor) -> Attention:
         """See :meth:`PoolerHead.attend`."""
@@ -120,9 +144,14 @@ class OpenClipPoolerHead(PoolerHead):
             .transpose(1, 2)
             for inputs, weight, bias in zip((query, tokens, tokens), weights, biases, strict=True)
         )
-        return Attention(value, F.scaled_dot_product_attention(query, key, value))
+        output = F.scaled_dot_product_attention(query, key, value)
+        return Attention(value, output, query, key, query.shape[-1] ** -0.5)
 
     def features(self, state: Tensor) -> Tensor:
         """See :meth:`ScoreHead.features`."""
         merged = at_least_float32(state).transpose(1, 2).flatten(2)
-        return self._tail(self._projection(merged)[:, 0])
+        return self._tail(self.output_projection(merged)[:, 0])
+
+    def features_of_values(self, values: Tensor) -> Tensor:
+        """See :meth:`PoolerHead.features_of_values`."""
+        return self._tail(self.output_projection(at_least_float32(values)))

@@ -81,6 +81,7 @@ class Refusal:
         name: unique name.
         reason: clause that completes "cannot be explained: ..."; ``{name}`` stands for the
             architecture.
+        nearest: reference of the nearest model that is explained; empty if the reason names it.
         timm_modules: the files in ``timm.models`` whose architectures are refused.
         config: whether an open_clip ``vision_cfg`` describes such a tower.
         encoder: whether a built encoder is such a tower.
@@ -88,9 +89,15 @@ class Refusal:
 
     name: str
     reason: str
+    nearest: str = ""
     timm_modules: tuple[str, ...] = ()
     config: Callable[[Mapping[str, Any]], bool] = lambda _: False
     encoder: Callable[[ImageEncoder], bool] = lambda _: False
+
+    def clause(self, name: str) -> str:
+        """Return the reason for an architecture, with the nearest model that is explained."""
+        nearest = f"; the nearest that is explained is {self.nearest}" if self.nearest else ""
+        return f"{self.reason.format(name=name)}{nearest}"
 
     def matches(self, encoder: ImageEncoder) -> bool:
         """Tell whether the refusal applies to a built encoder."""
@@ -124,6 +131,12 @@ def families() -> tuple[Family, ...]:
     return tuple(_families[name] for name in sorted(_families))
 
 
+def refusals() -> tuple[Refusal, ...]:
+    """List the registered refusals, by name."""
+    import_modules(_PACKAGE)
+    return tuple(_refusals[name] for name in sorted(_refusals))
+
+
 def find_tower(model: "nn.Module") -> "Tower":
     """Build the tower that explains a model's image encoder, ``model.visual``.
 
@@ -135,9 +148,7 @@ def find_tower(model: "nn.Module") -> "Tower":
     name = type(encoder.trunk).__name__
     for refused in _refusals.values():
         if refused.matches(encoder):
-            raise UnsupportedModelError(
-                f"This model cannot be explained: {refused.reason.format(name=name)}."
-            )
+            raise UnsupportedModelError(f"This model cannot be explained: {refused.clause(name)}.")
     by_class = _family_by_class()
     for each in type(encoder.trunk).__mro__:
         if each in by_class:
@@ -158,7 +169,7 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     reason = timm_refusal(vision["timm_model_name"]) if vision.get("timm_model_name") else None
     if reason is not None:
         return reason
-    return next((each.reason for each in _refusals.values() if each.config(vision)), None)
+    return next((each.clause("") for each in _refusals.values() if each.config(vision)), None)
 
 
 def timm_refusal(name: str) -> str | None:
@@ -174,7 +185,7 @@ def timm_refusal(name: str) -> str | None:
     module = _last_part(model_entrypoint(name).__module__)
     for refused in _refusals.values():
         if module in refused.timm_modules:
-            return refused.reason.format(name=name)
+            return refused.clause(name)
     if any(module in family.timm_modules for family in _families.values()):
         return None
     return _unknown_to_us(name)

@@ -1,15 +1,22 @@
 """Base of the towers of timm's architectures: the trunk, its input sizes, and its closed form."""
 
 import copy
-from abc import abstractmethod
 from typing import Any
 
 from timm.layers import Mlp, activations
-from timm.models import beit, eva, vision_transformer, vision_transformer_relpos
+from timm.models import (
+    beit,
+    eva,
+    fastvit,
+    swin_transformer,
+    vision_transformer,
+    vision_transformer_relpos,
+)
 from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidOptionError
-from legrad_engine.families.base import KnownBlock, Tower
+from legrad_engine.families.affine import AffineChain
+from legrad_engine.families.base import AttentionBranch, KnownBlock, Tower
 from legrad_engine.families.heads import precise
 from legrad_engine.families.positions import resample_positions
 from legrad_engine.recently_used import RecentlyUsed
@@ -22,6 +29,12 @@ _PRE_NORM_BLOCKS = (
     beit.Block,
     eva.EvaBlock,
 )
+# The norm before the attention, by class of block.
+_FIRST_NORMS: dict[type, str] = {
+    **dict.fromkeys(_PRE_NORM_BLOCKS, "norm1"),
+    swin_transformer.SwinTransformerBlock: "norm1",
+    fastvit.AttentionBlock: "norm",
+}
 _ELEMENTWISE_ACTIVATIONS = (
     nn.GELU,
     nn.ReLU,
@@ -39,6 +52,18 @@ def same_weights(trunk: Any) -> Any:
     """
     shared: dict[int, object] = {id(parameter): parameter for parameter in trunk.parameters()}
     return copy.deepcopy(trunk, shared)
+
+
+class _Given(nn.Module):
+    """A module whose output is given beforehand."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, _: Tensor) -> Tensor:
+        """Return the given output."""
+        return self._output
 
 
 class TimmTower(Tower):
@@ -127,13 +152,42 @@ class TimmTower(Tower):
             parts += [self._trunk.head, self._adapter]
         return nn.Sequential(*(precise(part) for part in parts))
 
-    @abstractmethod
-    def block(self, index: int) -> Any:
-        """Return the module of one explained block."""
-
     def known_block(self, index: int) -> KnownBlock | None:
         """See :meth:`Tower.known_block`."""
         return _known_block(self.block(index))
+
+    def attention_branch(self, index: int) -> AttentionBranch | None:
+        """See :meth:`Tower.attention_branch`."""
+        return _attention_branch(self.block(index))
+
+    def first_norm(self, index: int) -> nn.Module | None:
+        """See :meth:`Tower.first_norm`."""
+        block = self.block(index)
+        name = _FIRST_NORMS.get(type(block))
+        return None if name is None else block.get_submodule(name)
+
+    def forward_from_norm(self, tokens: Tensor, normalized: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.forward_from_norm`."""
+        block = self.block(index)
+        # A block of the same parts but one; the model's own is left as it is.
+        twin = copy.copy(block)
+        twin._modules = {**block._modules, _FIRST_NORMS[type(block)]: _Given(normalized)}
+        return self.run(twin, tokens, index)
+
+    def run(self, block: Any, tokens: Tensor, index: int) -> Tensor:
+        """Run a block, or its twin, on its input tokens."""
+        del index
+        output: Tensor = block(tokens)
+        return output
+
+    def forward_block(self, tokens: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.forward_block`."""
+        return self.run(self.block(index), tokens, index)
+
+    def output_projection(self, index: int) -> nn.Module | None:
+        """See :meth:`Tower.output_projection`."""
+        projection = getattr(getattr(self.block(index), "attn", None), "proj", None)
+        return projection if isinstance(projection, nn.Linear) else None
 
 
 def _known_block(block: Any) -> KnownBlock | None:
@@ -165,6 +219,16 @@ def _known_block(block: Any) -> KnownBlock | None:
         contract=mlp.fc2,
         mlp_scale=_layer_scale(block, "ls2", "gamma_2"),
     )
+
+
+def _attention_branch(block: Any) -> AttentionBranch | None:
+    """Return what surrounds the attention of a pre-norm block; None for any other block."""
+    attention = block.attn if type(block) in _PRE_NORM_BLOCKS else None
+    if attention is None or getattr(attention, "gate", None) is not None:
+        return None
+    scale = _layer_scale(block, "ls1", "gamma_1")
+    after = AffineChain.of(getattr(attention, "norm", None), attention.proj, scale)
+    return None if after is None else AttentionBranch(block.norm1, after)
 
 
 def _layer_scale(block: Any, module: str, parameter: str) -> Tensor | None:

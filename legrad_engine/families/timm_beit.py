@@ -13,6 +13,7 @@ class BeitTower(TimmVisionTower):
     """timm's Beit."""
 
     family = "timm-beit"
+    _positions_in_tokens = False
 
     @torch.no_grad()
     def _prepare(self) -> None:

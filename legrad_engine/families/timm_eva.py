@@ -29,6 +29,17 @@ class EvaTower(TimmVisionTower):
             {"rope": rope[index] if trunk.rope_mixed else rope} for index in range(self.depth)
         ]
 
+    def forward_kept(self, tokens: Tensor, kept: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.forward_kept`: the rotary positions are those of the kept patches."""
+        rope = self._block_arguments[index].get("rope")
+        if rope is None:
+            return self.forward_block(tokens, index)
+        # A table of all patches, [N, d], or one for each head, [heads, N, d].
+        of_kept = rope[..., kept, :]
+        of_kept = of_kept.unsqueeze(1) if rope.ndim == 2 else of_kept.transpose(0, 1)
+        output: Tensor = self.block(index)(tokens, rope=of_kept)
+        return output
+
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""
         trunk = self._trunk

@@ -37,6 +37,10 @@ class FastVitTower(LastStageTower):
         del image_size
         return self
 
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """See :meth:`Tower.patches_of`."""
+        return tokens.flatten(2).transpose(1, 2)
+
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""
         tokens: Tensor = self._last_stage.pos_emb(self._before_last_stage(pixels, "stem"))

@@ -81,11 +81,6 @@ class LastStageTower(TimmTower):
         """See :meth:`TimmTower.block`."""
         return self._last_stage.blocks[index]
 
-    def forward_block(self, tokens: Tensor, index: int) -> Tensor:
-        """See :meth:`Tower.forward_block`."""
-        output: Tensor = self.block(index)(tokens)
-        return output
-
     def score_head(self, score: Score) -> ScoreHead:
         """See :meth:`Tower.score_head`."""
         self.require_score(score, "this model averages its patches")

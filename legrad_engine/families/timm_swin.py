@@ -28,6 +28,10 @@ class SwinTower(LastStageTower):
         """See :meth:`TimmTower.only_own_size`."""
         return self.only_own_size(image_size)
 
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """See :meth:`Tower.patches_of`."""
+        return tokens.flatten(1, 2)
+
     def on_grid(self, maps: Tensor, index: int) -> Tensor:
         """Merge the windows' maps into the grid: join, crop the padding, undo the cyclic shift."""
         block = self.block(index)

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from timm.layers import AttentionPoolLatent
+from timm.layers import AttentionPoolLatent, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.attention import run_with_attention
 from legrad_engine.families.heads import FeatureMapHead, ScoreHead, TokenHead, precise
 from legrad_engine.families.pooler import TimmPoolerHead
 from legrad_engine.families.registry import Family, register
@@ -19,6 +20,8 @@ class TimmVisionTower(TimmTower):
     """timm's VisionTransformer, and the base of the towers of similar classes."""
 
     family = "timm-vit"
+    # Whether no table over all pairs of tokens holds positions.
+    _positions_in_tokens = True
 
     def __init__(self, trunk: Any, adapter: nn.Module | None = None) -> None:
         """Wrap a trunk; see :class:`TimmTower`.
@@ -32,6 +35,12 @@ class TimmVisionTower(TimmTower):
         self.patch_size = tuple(trunk.patch_embed.feat_ratio(as_scalar=False))
         self.prefix_tokens = trunk.num_prefix_tokens
         self.width = trunk.embed_dim
+        self.drops_patches = (
+            self._positions_in_tokens
+            # A stem of convolutions mixes neighbours.
+            and isinstance(trunk.patch_embed, PatchEmbed)
+            and getattr(getattr(trunk, "attn_pool", None), "pos_embed", None) is None
+        )
         self._heads = self._make_heads()
         self.scores: tuple[Score, ...] = tuple(self._heads)
         self._block_arguments: list[dict[str, Tensor | None]] = []
@@ -90,7 +99,11 @@ class TimmVisionTower(TimmTower):
         if isinstance(trunk.norm, nn.LayerNorm):
             return TokenHead.norm_first(rows, trunk.norm, after)
         norm = precise(trunk.norm)
-        return FeatureMapHead(lambda tokens: after(norm(tokens)[:, rows].mean(1)))
+        return FeatureMapHead(
+            lambda tokens: after(norm(tokens)[:, rows].mean(1)),
+            rows,
+            tokenwise=lambda tokens: after(norm(tokens)),
+        )
 
     def _prepare(self) -> None:
         """Compute the blocks' arguments beside the tokens, such as rotary positions."""
@@ -106,10 +119,29 @@ class TimmVisionTower(TimmTower):
         """See :meth:`TimmTower.block`."""
         return self._trunk.blocks[index]
 
-    def forward_block(self, tokens: Tensor, index: int) -> Tensor:
-        """See :meth:`Tower.forward_block`."""
-        output: Tensor = self.block(index)(tokens, **self._block_arguments[index])
+    def run(self, block: Any, tokens: Tensor, index: int) -> Tensor:
+        """See :meth:`TimmTower.run`."""
+        output: Tensor = block(tokens, **self._block_arguments[index])
         return output
+
+    def key_and_value_weights(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`Tower.key_and_value_weights`."""
+        attention = self.block(index).attn
+        projection = getattr(attention, "qkv", None)
+        if not (
+            isinstance(projection, nn.Linear)
+            and projection.out_features == 3 * projection.in_features
+            and isinstance(getattr(attention, "k_norm", None) or nn.Identity(), nn.Identity)
+            and self._block_arguments[index].get("rope") is None
+        ):
+            return None
+        _, keys, values = projection.weight.chunk(3)
+        return keys, values
+
+    def finish_block(self, tokens: Tensor, output: Tensor, index: int) -> Tensor:
+        """See :meth:`Tower.finish_block`."""
+        # The arguments change nothing but queries and keys, and are made for all tokens.
+        return run_with_attention(lambda: self.block(index)(tokens), output)
 
     def score_head(self, score: Score) -> ScoreHead:
         """See :meth:`Tower.score_head`."""

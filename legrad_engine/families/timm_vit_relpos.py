@@ -13,6 +13,7 @@ class RelativePositionTower(TimmVisionTower):
     """timm's VisionTransformerRelPos."""
 
     family = "timm-vit-relpos"
+    _positions_in_tokens = False
 
     @torch.no_grad()
     def _prepare(self) -> None:

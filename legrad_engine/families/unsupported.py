@@ -26,6 +26,7 @@ register(
     Refusal(
         name="timm-convnext",
         reason="its image tower is timm's {name}, a ConvNeXt: it has no attention",
+        nearest="timm:swin_tiny_patch4_window7_224",
         timm_modules=("convnext",),
     )
 )
@@ -33,6 +34,7 @@ register(
     Refusal(
         name="timm-resnet",
         reason="its image tower is timm's {name}, a ResNet: it has no attention",
+        nearest="timm:vit_small_patch16_224",
         timm_modules=("inception_resnet_v2", "resnet", "resnetv2", "tresnet"),
     )
 )
@@ -43,6 +45,7 @@ register(
             "its image tower is a ResNet: its patches do not attend to each other, only its last "
             "pooling layer is an attention"
         ),
+        nearest="ViT-B-32",
         config=_has_stages,
         encoder=lambda encoder: isinstance(encoder.visual, ModifiedResNet),
     )
@@ -54,6 +57,7 @@ register(
             "its image tower is pooled by a two-dimensional attention pool behind a timm trunk, "
             "which is not supported"
         ),
+        nearest="ViT-B-32",
         config=lambda vision: vision.get("timm_pool") in _ATTENTION_POOLS,
         encoder=_is_pooled_in_two_dimensions,
     )

@@ -89,6 +89,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.ImageCmsTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb(), mode, "RGB"
         )
+    # Not a property of the profile, so it is not to be remembered.
+    except MemoryError:
+        raise
     # Damaged profiles raise exceptions of several types.
     except Exception:
         return None

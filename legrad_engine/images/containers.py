@@ -11,6 +11,13 @@ from legrad_engine.images.bitstreams import Size, av1_sizes, hevc_sizes
 # many seconds.
 _MOST_STEPS = 500_000
 _DERIVED = frozenset({b"grid", b"iovl", b"iden"})
+# Boxes of which a file has at most one within another. Decoders differ in the one of two they take.
+_SINGLE = frozenset(
+    {
+        *(b"pitm", b"iinf", b"iloc", b"iprp", b"ipco", b"iref", b"idat"),
+        *(b"stsd", b"stsz", b"stco", b"co64"),
+    }
+)
 # The fields of a sample entry before its boxes.
 _SAMPLE_ENTRY_BYTES = 78
 
@@ -31,6 +38,10 @@ class Parts:
     largest: Size
     pixels: int
     kinds: frozenset[bytes]
+
+    def most_pixels(self, size: Size) -> int:
+        """Return the pixels that are decoded at once at most, of a picture of this size."""
+        return max(math.prod(size), math.prod(self.largest), self.pixels)
 
 
 @dataclass(slots=True)
@@ -129,6 +140,19 @@ class _Source:
             yield data[start + 4 : start + 8], content, last
             start = end if size < 8 else start + size
 
+    def by_type(self, start: int, stop: int) -> dict[bytes, tuple[int, int]]:
+        """Return where the content of each box in a range starts and stops, by its type.
+
+        Raises:
+            ValueError: the range has two boxes of a type that may be there once.
+        """
+        found: dict[bytes, tuple[int, int]] = {}
+        for kind, first, last in self.boxes(start, stop):
+            if kind in found and kind in _SINGLE:
+                raise ValueError(f"the file has two boxes {kind.decode()!r} in one")
+            found[kind] = first, last
+        return found
+
 
 class _Reader:
     """Reads the headers of coded pictures."""
@@ -220,7 +244,7 @@ def _items(source: _Source, start: int, stop: int) -> tuple[dict[int, _Item], in
     data = source.data
     items: dict[int, _Item] = {}
     primary: int | None = None
-    found = {kind: (first, last) for kind, first, last in source.boxes(start, stop)}
+    found = source.by_type(start, stop)
     if b"pitm" in found:
         first, _ = found[b"pitm"]
         primary = source.number(first + 4, 4 if data[first] else 2)
@@ -231,7 +255,10 @@ def _items(source: _Source, start: int, stop: int) -> tuple[dict[int, _Item], in
                 width = 4 if data[entry] > 2 else 2
                 number = source.number(entry + 4, width)
                 place = entry + 4 + width + 2
-                items.setdefault(number, _Item()).kind = data[place : place + 4]
+                item = items.setdefault(number, _Item())
+                if item.kind:
+                    raise ValueError("two pictures of the file have the same number")
+                item.kind = data[place : place + 4]
     if b"iloc" in found:
         kept, _ = found.get(b"idat", (0, 0))
         _locate(source, found[b"iloc"][0], kept, items)
@@ -271,6 +298,8 @@ def _locate(source: _Source, start: int, kept: int, items: dict[int, _Item]) -> 
     place = start + 6 + number_bytes
     for _ in range(count):
         item = items.setdefault(source.number(place, number_bytes), _Item())
+        if item.extents:
+            raise ValueError("a picture of the file is in two places")
         place += number_bytes
         in_metadata = version > 0 and data[place + 1] & 15 == 1
         place += 2 if version else 0
@@ -290,7 +319,7 @@ def _locate(source: _Source, start: int, kept: int, items: dict[int, _Item]) -> 
 def _associate(source: _Source, start: int, stop: int, items: dict[int, _Item]) -> None:
     """Add the property boxes of the items."""
     data = source.data
-    found = {kind: (first, last) for kind, first, last in source.boxes(start, stop)}
+    found = source.by_type(start, stop)
     properties = list(source.boxes(*found.get(b"ipco", (0, 0))))
     for kind, place, _ in source.boxes(start, stop):
         if kind != b"ipma":
@@ -312,20 +341,28 @@ def _associate(source: _Source, start: int, stop: int, items: dict[int, _Item]) 
 
 
 def _tracks(source: _Source, start: int, stop: int) -> Iterator[_Item]:
-    """Yield the first picture of each track of a sequence, as an item."""
+    """Yield the first picture of each track of a sequence, as an item of each of its formats.
+
+    Decoders skip formats that they do not know, so any entry may be the one that they take.
+    """
     for track in _within(source, start, stop, b"trak"):
         for table in _within(source, *track, b"mdia", b"minf", b"stbl"):
-            found = {kind: first for kind, first, _ in source.boxes(*table)}
+            found = source.by_type(*table)
             if not {b"stsd", b"stsz"} <= found.keys():
                 continue
-            chunk = found.get(b"stco", found.get(b"co64"))
-            width = 4 if b"stco" in found else 8
-            one_size = source.number(found[b"stsz"] + 4, 4)
-            size = one_size or source.number(found[b"stsz"] + 12, 4)
-            extents = [] if chunk is None else [(source.number(chunk + 8, width), size)]
-            for kind, entry, last in source.boxes(found[b"stsd"] + 8, table[1]):
+            chunks = [
+                (found[kind][0], width)
+                for kind, width in ((b"stco", 4), (b"co64", 8))
+                if kind in found
+            ]
+            if len(chunks) > 1:
+                raise ValueError("the file tells the places of its pictures twice")
+            sizes, _ = found[b"stsz"]
+            size = source.number(sizes + 4, 4) or source.number(sizes + 12, 4)
+            extents = [(source.number(chunk + 8, width), size) for chunk, width in chunks]
+            entries, stop_entries = found[b"stsd"]
+            for kind, entry, last in source.boxes(entries + 8, stop_entries):
                 yield _Item(kind, extents, list(source.boxes(entry + _SAMPLE_ENTRY_BYTES, last)))
-                break
 
 
 def _within(source: _Source, start: int, stop: int, *path: bytes) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError, LegradError
 from legrad_engine.images.arrays import picture_of
@@ -20,7 +20,7 @@ from legrad_engine.images.containers import Parts
 from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.heif import HeifFile
-from legrad_engine.images.readers import AvifFile, JpegFile
+from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -34,8 +34,10 @@ ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 # wide takes ten times the memory of a square with as many pixels.
 _LONGEST_SIDE = 1_000_000
 
-# How the decoders below Pillow say that memory is short.
-_NO_MEMORY = re.compile(r"out of memory|memory allocation|cannot allocate", re.IGNORECASE)
+# How the decoders below Pillow say that memory is short; -9 is Pillow's own number for it.
+_NO_MEMORY = re.compile(
+    r"out of memory|memory allocation|cannot allocate|decoder error -9\b", re.IGNORECASE
+)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -216,8 +218,9 @@ def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
+    if isinstance(image, TiffFile):
         _check_tiles(image, max_pixels)
+        _check_part(max(image.coded_sizes, key=math.prod, default=(0, 0)), max_pixels)
     if isinstance(image, AvifFile | HeifFile):
         _check_parts(image.parts, max_pixels)
     if image.width * image.height > max_pixels:
@@ -234,19 +237,29 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _check_parts(parts: Parts, max_pixels: int) -> None:
     """Refuse parts beyond the pixel limit: they are decoded whole, even if the file crops them."""
-    if math.prod(parts.largest) > max_pixels:
-        width, height = parts.largest
-        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
+    _check_part(parts.largest, max_pixels)
     if parts.pixels > max_pixels:
         raise _too_large(f"The image has cells of {parts.pixels} pixels", max_pixels)
 
 
-def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+def _check_part(size: tuple[int, int], max_pixels: int) -> None:
+    if math.prod(size) > max_pixels:
+        width, height = size
+        raise _too_large(f"The image has parts of {width} x {height} pixels", max_pixels)
+
+
+def _check_tiles(image: TiffFile, max_pixels: int) -> None:
     """Refuse tiles beyond the pixel limit: a tile is decoded whole, even if it is mostly empty."""
     width, height = (
         image.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength)
     )
-    if isinstance(width, int) and isinstance(height, int) and width * height > max_pixels:
+    # The decoder below Pillow reads also numbers of types that Pillow takes for something else.
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ImageDecodeError(
+            "The image is damaged (the size of its tiles is no whole number): save it again.",
+            field="image",
+        )
+    if width * height > max_pixels:
         raise _too_large(f"The image has tiles of {width} x {height} pixels", max_pixels)
 
 

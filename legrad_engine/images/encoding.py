@@ -2,6 +2,7 @@
 
 import io
 import struct
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -86,11 +87,18 @@ def encode_png(picture: Image.Image | NDArray[Any]) -> bytes:
     )
 
 
-def encode_npy(array: NDArray[Any]) -> bytes:
+def encode_npy(array: NDArray[np.number[Any]]) -> bytes:
     """Encode an array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    return _npy_header(array.shape, array.dtype.str) + array.tobytes()
+
+
+# The maps of a model have few shapes, and a header takes longer than the rest.
+@lru_cache(maxsize=64)
+def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    header = io.BytesIO()
+    described = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
 
 
 def _filtered_up(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:

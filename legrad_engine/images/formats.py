@@ -4,14 +4,19 @@ import re
 from collections.abc import Callable
 from typing import IO
 
-from PIL import BmpImagePlugin, Image, ImageFile, PpmImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, PpmImagePlugin
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.images.gif import GifFile
 from legrad_engine.images.heif import HeifFile
 from legrad_engine.images.png import PngFile
-from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
-from legrad_engine.images.slow_formats import check_jpeg, check_plain_netpbm
+from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile, WebpFile
+from legrad_engine.images.slow_formats import (
+    NETPBM_HEAD_BYTES,
+    check_jpeg,
+    check_netpbm,
+    check_plain_netpbm,
+)
 
 ACCEPTED = "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF or PPM"
 # Enough for the list of brands at the start of AVIF and HEIC files.
@@ -24,7 +29,7 @@ Reader = Callable[[IO[bytes]], ImageFile.ImageFile]
 _READERS: dict[str, Reader] = {
     "JPEG": JpegFile,
     "PNG": PngFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
+    "WEBP": WebpFile,
     "GIF": GifFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffFile,
@@ -87,8 +92,11 @@ def open_picture(stream: IO[bytes]) -> ImageFile.ImageFile:
         return HeifFile(stream)
     if name == "JPEG":
         check_jpeg(stream.read())
-    elif head.startswith((b"P1", b"P2", b"P3")):
-        check_plain_netpbm(stream.read())
+    elif name == "PPM":
+        check_netpbm(stream.read(NETPBM_HEAD_BYTES))
+        stream.seek(0)
+        if head.startswith((b"P1", b"P2", b"P3")):
+            check_plain_netpbm(stream.read())
     stream.seek(0)
     return _READERS[name](stream)
 

@@ -6,10 +6,14 @@ from typing import Any
 from PIL import ImageFile
 
 from legrad_engine.errors import ImageDecodeError
+from legrad_engine.images.bitstreams import Size
 from legrad_engine.images.containers import Parts, parts_of
+from legrad_engine.images.memory import enough_to_decode
 
 # The other cores have pictures of their own, and each thread would count as memory of this one.
 _THREADS = 1
+# Bytes of the decoder's own, as measured by limiting memory.
+_PIXEL_BYTES, _PICTURE_BYTES = 8, 2**23
 
 
 class HeifFile(ImageFile.ImageFile):
@@ -34,9 +38,11 @@ class HeifFile(ImageFile.ImageFile):
         self.parts = parts_of(data)
         _check_overlays(self.parts)
         to_8_bits, as_bgr, without_stride, to_16_bits, unlimited = True, False, False, True, False
-        pictures, _ = _decoder().load_file(
-            data, _THREADS, to_8_bits, as_bgr, without_stride, to_16_bits, "", unlimited
-        )
+        decoder = _decoder()
+        with enough_to_decode(self._decoder_bytes((0, 0))):
+            pictures, _ = decoder.load_file(
+                data, _THREADS, to_8_bits, as_bgr, without_stride, to_16_bits, "", unlimited
+            )
         self._picture = next(each for each in pictures if each is not None and each.primary)
         self._size, self._mode = self._picture.size_mode
         profile = self._picture.color_profile
@@ -44,10 +50,14 @@ class HeifFile(ImageFile.ImageFile):
             self.info["icc_profile"] = profile["data"]
         self.tile = []
 
+    def _decoder_bytes(self, size: Size) -> int:
+        return _PIXEL_BYTES * self.parts.most_pixels(size) + _PICTURE_BYTES
+
     def load(self) -> Any:
         """Decode the picture."""
         if self._picture is not None:
-            data, stride = self._picture.data, self._picture.stride
+            with enough_to_decode(self._decoder_bytes(self.size)):
+                data, stride = self._picture.data, self._picture.stride
             self._size, self._mode = self._picture.size_mode
             self._picture = None
             self.load_prepare()

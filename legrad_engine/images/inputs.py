@@ -1,4 +1,7 @@
-"""Fitting of decoded pictures to a model's input. Needs no model, so any process can do it."""
+"""Fitting of decoded pictures to a model's input. Needs no model, so any process can do it.
+
+Its values have no slots: pickling would then read and set each field by Python code.
+"""
 
 from dataclasses import dataclass
 
@@ -8,23 +11,15 @@ from PIL import Image
 
 from legrad_engine.images.fits import Fit
 from legrad_engine.images.geometry import Geometry, plan
+from legrad_engine.images.resizing import Resize, resize_exactly
 from legrad_engine.models.preprocessing import Interpolation
-
-_FILTERS: dict[Interpolation, Image.Resampling] = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 # A reduced picture has at least three pixels for each one of the input along a side. With two, maps
 # correlate with those of the whole picture at 0.999 in place of 0.9997, see benchmarks/fidelity.py.
 _LEAST_SCALE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PreparedImage:
     """Picture that is ready to be a model input.
 
@@ -38,7 +33,7 @@ class PreparedImage:
     geometry: Geometry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputRules:
     """How a model's input is made of a picture: a small value that other processes can use.
 
@@ -77,18 +72,22 @@ class InputRules:
         return _LEAST_SCALE * (right - left), _LEAST_SCALE * (bottom - top)
 
     def prepare(
-        self, picture: Image.Image, image_size: tuple[int, int] | None = None
+        self,
+        picture: Image.Image,
+        image_size: tuple[int, int] | None = None,
+        resize: Resize = resize_exactly,
     ) -> PreparedImage:
         """Resize a picture to its box in the model's input.
 
         Args:
             picture: RGB, as :func:`legrad_engine.images.decoding.decode` returns it; or reduced.
             image_size: (width, height) of the original of a reduced picture.
+            resize: resizes it, exactly or fast.
 
         Raises:
             InvalidOptionError: see :meth:`plan`.
         """
         geometry = self.plan(image_size or picture.size)
         left, top, right, bottom = geometry.content_box
-        resized = picture.resize((right - left, bottom - top), _FILTERS[self.interpolation])
+        resized = resize(picture, (right - left, bottom - top), self.interpolation)
         return PreparedImage(np.asarray(resized), geometry)

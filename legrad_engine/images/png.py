@@ -16,6 +16,9 @@ _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 # Texts in which programs that know no eXIf chunk store the orientation.
 _ORIENTATION_KEYWORDS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _LONGEST_TEXT = 1_000_000
+# Encoders write one for every 8 kB of pixels, and few others.
+_MOST_CHUNKS = 50_000
+_LEAST_MEAN_BYTES = 1024
 
 
 class PngFile(PngImagePlugin.PngImageFile):
@@ -57,13 +60,20 @@ def _needed_chunks(data: bytes) -> _Needed:
     """Return the chunks that the picture needs, as a file, and the ICC profile.
 
     An animation becomes its default image. A file that ends within a chunk keeps that chunk.
+
+    Raises:
+        ValueError: it has many times more chunks than any encoder writes.
     """
+    most = max(_MOST_CHUNKS, len(data) // _LEAST_MEAN_BYTES)
     view = memoryview(data)
     kept = [view[:_SIGNATURE]]
     profile: bytes | None = None
     single: set[bytes] = set()
-    start = _SIGNATURE
+    start, chunks = _SIGNATURE, 0
     while start + _HEAD <= len(data):
+        chunks += 1
+        if chunks > most:
+            raise ValueError(f"more than {most} chunks")
         kind = data[start + 4 : start + _HEAD]
         body = start + _HEAD
         end = body + int.from_bytes(data[start : start + 4], "big") + _CHECKSUM

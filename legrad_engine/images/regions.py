@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.images.geometry import Geometry, LineSamples, evenly, sample_line
+from legrad_engine.images.labelling import Runs, label
 from legrad_engine.images.rendering import normalize
 
 DEFAULT_THRESHOLD = 0.5
@@ -20,9 +21,6 @@ MAX_REGIONS = 32
 # from one sample to the next, are exact.
 _SAMPLES_OF_PATCH = (7, 5, 3)
 _SAMPLES = 128
-
-# Neighbours of a sample: all around in its own map, none in other maps.
-_AROUND = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
 
 @dataclass(frozen=True)
@@ -86,22 +84,23 @@ def find_all_regions(
             f"threshold {threshold} is not above 0 and at most 1.", field="threshold"
         )
     down, across = _lines(geometry)
-    values = normalize(down.samples.matrix() @ maps @ across.samples.matrix().T)
+    values = normalize(down.matrix @ maps @ across.matrix.T)
     above = values >= threshold
-    labels, count = ndimage.label(above, structure=_AROUND)
+    runs = label(above)
     found: list[list[Region]] = [[] for _ in maps]
-    if not count:
+    if not runs.count:
         return found
-    measured = _measure(values, labels, count, np.outer(down.shares, across.shares))
-    (left, right), (top, bottom) = (
-        _edges(np.moveaxis(values, axis, 0), np.moveaxis(labels, axis, 0), count, threshold, line)
-        for axis, line in ((2, across), (1, down))
-    )
+    measured = _measure(values, above, runs, down, across)
+    edges = _Edges(values.ravel(), runs, threshold)
+    left, right = edges.along_columns(across)
+    top, bottom = edges.along_rows(down, len(across.centres))
+    peak_x, peak_y = across.pixels(measured.peak_columns), down.pixels(measured.peak_rows)
+    heat = measured.heat.tolist()
     for index in np.argsort(-measured.heat, kind="stable").tolist():
         regions = found[measured.targets[index]]
         if len(regions) == MAX_REGIONS:
             continue
-        x, y = across.pixel(measured.peak_columns[index]), down.pixel(measured.peak_rows[index])
+        x, y = peak_x[index], peak_y[index]
         regions.append(
             Region(
                 box=(
@@ -113,7 +112,7 @@ def find_all_regions(
                 area=measured.areas[index],
                 peak=measured.peaks[index],
                 peak_position=(x, y),
-                mean=float(measured.heat[index]) / measured.areas[index],
+                mean=heat[index] / measured.areas[index],
             )
         )
     return found
@@ -135,9 +134,17 @@ class _Line:
     shares: NDArray[np.float64]
     side: int
 
-    def pixel(self, sample: int) -> int:
-        """Return the pixel in which a sample lies."""
-        return min(int(self.centres[sample]), self.side - 1)
+    @cached_property
+    def matrix(self) -> NDArray[np.float32]:
+        """Weights [samples, cells] that interpolate the cells."""
+        return self.samples.matrix()
+
+    def pixels(self, samples: NDArray[np.intp]) -> list[int]:
+        """Return the pixels in which samples lie."""
+        pixels: list[int] = np.minimum(
+            self.centres[samples].astype(np.intp), self.side - 1
+        ).tolist()
+        return pixels
 
 
 def _lines(geometry: Geometry) -> tuple[_Line, _Line]:
@@ -153,6 +160,8 @@ def _lines(geometry: Geometry) -> tuple[_Line, _Line]:
     )
 
 
+# Pictures of one size have the same.
+@lru_cache(maxsize=64)
 def _line(cells: int, cell_length: int, start: int, stop: int, side: int, each: int) -> _Line:
     """Choose samples at and between the centres of cells, and at both ends of the picture.
 
@@ -172,7 +181,7 @@ def _line(cells: int, cell_length: int, start: int, stop: int, side: int, each: 
 
 @dataclass(frozen=True)
 class _Measures:
-    """Numbers of each region, in the order of the labels.
+    """Numbers of each region, in the order of their first samples.
 
     Attributes:
         targets: index of its map.
@@ -187,80 +196,145 @@ class _Measures:
     areas: list[float]
     heat: NDArray[np.float64]
     peaks: list[float]
-    peak_rows: list[int]
-    peak_columns: list[int]
+    peak_rows: NDArray[np.intp]
+    peak_columns: NDArray[np.intp]
 
 
 def _measure(
-    values: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    count: int,
-    shares: NDArray[np.float64],
+    values: NDArray[np.float32], above: NDArray[np.bool_], runs: Runs, down: _Line, across: _Line
 ) -> _Measures:
-    """Measure each region, given the share of the picture that each sample stands for."""
-    places = np.flatnonzero(labels)
-    regions = labels.ravel()[places] - 1
-    inside = values.ravel()[places]
-    areas = shares.ravel()[places % shares.size]
-    peaks = np.zeros(count, np.float32)
-    np.maximum.at(peaks, regions, inside)
-    at_peak = np.flatnonzero(inside == peaks[regions])
-    # The first of equal peaks: later assignments win, so the order is reversed.
-    first = np.empty(count, np.intp)
-    first[regions[at_peak][::-1]] = places[at_peak][::-1]
-    targets, rows, columns = np.unravel_index(first, values.shape)
+    """Measure each region by its runs, which are far fewer than its samples."""
+    lengths = runs.stops - runs.starts
+    # Of the first sample of each run, among the samples of all regions.
+    places = np.cumsum(lengths) - lengths
+    heights = down.shares[runs.rows % len(down.shares)]
+    widths = np.concatenate([[0.0], np.cumsum(across.shares)])
+    areas = heights * (widths[runs.stops] - widths[runs.starts])
+    heat = heights * np.add.reduceat((values * across.shares)[above], places)
+    peaks_of_runs = np.maximum.reduceat(values[above], places)
+    peaks = np.zeros(runs.count, np.float32)
+    np.maximum.at(peaks, runs.parts, peaks_of_runs)
+    at_peak = np.flatnonzero(peaks_of_runs == peaks[runs.parts])
+    run = _first_of_each(runs.parts[at_peak], at_peak, runs.count)
+    region, samples = _samples_of(runs, run, values.shape[-1])
+    at_peak = np.flatnonzero(values.ravel()[samples] == peaks[region])
+    sample = _first_of_each(region[at_peak], samples[at_peak], runs.count)
+    targets, rows, columns = np.unravel_index(sample, values.shape)
     return _Measures(
         targets=targets.tolist(),
-        areas=np.bincount(regions, areas, minlength=count).tolist(),
-        heat=np.bincount(regions, areas * inside, minlength=count).astype(np.float64),
+        areas=np.bincount(runs.parts, areas).tolist(),
+        heat=np.bincount(runs.parts, heat).astype(np.float64),
         peaks=peaks.tolist(),
-        peak_rows=rows.tolist(),
-        peak_columns=columns.tolist(),
+        peak_rows=rows,
+        peak_columns=columns,
     )
 
 
-def _edges(
-    values: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    count: int,
-    threshold: float,
-    line: _Line,
-) -> tuple[list[int], list[int]]:
-    """Find the lower and upper edge of each region along the first axis.
+def _first_of_each(
+    regions: NDArray[np.intp], values: NDArray[np.intp], count: int
+) -> NDArray[np.intp]:
+    """Return the first value of each region; every region has one."""
+    first = np.empty(count, np.intp)
+    # Later assignments win, so the order is reversed.
+    first[regions[::-1]] = values[::-1]
+    return first
+
+
+def _samples_of(
+    runs: Runs, chosen: NDArray[np.intp], columns: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the samples of some runs, one run after the other.
 
     Args:
-        values: [samples, ...].
-        labels: the regions, of the same shape.
-        count: number of regions.
-        threshold: of the regions.
-        line: the samples along the axis.
+        runs: all runs.
+        chosen: indices of some of them.
+        columns: number of samples of a row.
 
     Returns:
-        Pixels; the upper edges are exclusive.
+        For each sample, the position of its run among the chosen ones, and its place among all
+        samples.
     """
-    lower = _first_pixels(values, labels, count, threshold, line.centres)
-    upper = line.side - _first_pixels(
-        values[::-1], labels[::-1], count, threshold, (line.side - line.centres)[::-1]
-    )
-    return lower.tolist(), upper.tolist()
+    lengths = (runs.stops - runs.starts)[chosen]
+    position = np.repeat(np.arange(len(chosen)), lengths)
+    begin = runs.rows[chosen] * columns + runs.starts[chosen] - (np.cumsum(lengths) - lengths)
+    return position, begin[position] + np.arange(len(position))
 
 
-def _first_pixels(
-    values: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    count: int,
-    threshold: float,
-    centres: NDArray[np.float64],
-) -> NDArray[np.intp]:
-    """Find the first pixel of each region along the first axis whose centre lies in the region."""
-    first = np.full(count, np.inf)
-    at_border = labels[0]
-    first[at_border[at_border > 0] - 1] = 0
-    # nonzero is several times slower on arrays of several dimensions.
-    entered = np.flatnonzero((labels[1:] > 0) & (labels[:-1] == 0))
-    before, after = values[:-1].reshape(-1)[entered], values[1:].reshape(-1)[entered]
-    sample = entered // labels[0].size
-    way = np.diff(centres)[sample]
-    crossings = centres[sample] + way * ((threshold - before) / (after - before))
-    np.minimum.at(first, labels[1:].reshape(-1)[entered] - 1, crossings)
-    return np.maximum(np.ceil(first - 0.5), 0).astype(np.intp)
+@dataclass(frozen=True)
+class _Edges:
+    """Finds the edges of regions between samples.
+
+    Attributes:
+        values: the values of the samples of all maps, in one row.
+        runs: the runs of the regions.
+        threshold: of the regions.
+    """
+
+    values: NDArray[np.float32]
+    runs: Runs
+    threshold: float
+
+    def along_columns(self, line: _Line) -> tuple[list[int], list[int]]:
+        """Return the left and the right edge of each region in pixels; the right is exclusive."""
+        runs = self.runs
+        first = runs.rows * len(line.centres) + runs.starts
+        last = first + runs.stops - runs.starts - 1
+        left = self._first_pixels(runs.parts, first, runs.starts, -1, line, 1)
+        right = self._first_pixels(runs.parts, last, runs.stops - 1, 1, line, 1)
+        return left.tolist(), (line.side - right).tolist()
+
+    def along_rows(self, line: _Line, columns: int) -> tuple[list[int], list[int]]:
+        """Return the upper and the lower edge of each region in pixels; the lower is exclusive.
+
+        Only the samples of a region's first and last row can have the outermost neighbours.
+
+        Args:
+            line: the samples along the columns.
+            columns: number of samples of a row.
+        """
+        runs = self.runs
+        first_rows = _first_of_each(runs.parts, runs.rows, runs.count)
+        last_rows = _first_of_each(runs.parts[::-1], runs.rows[::-1], runs.count)
+        edges = []
+        for rows, step in ((first_rows, -1), (last_rows, 1)):
+            chosen = np.flatnonzero(runs.rows == rows[runs.parts])
+            position, samples = _samples_of(runs, chosen, columns)
+            parts = runs.parts[chosen][position]
+            row = samples // columns % len(line.centres)
+            edges.append(self._first_pixels(parts, samples, row, step, line, columns))
+        top, bottom = edges
+        return top.tolist(), (line.side - bottom).tolist()
+
+    def _first_pixels(
+        self,
+        parts: NDArray[np.intp],
+        inside: NDArray[np.intp],
+        position: NDArray[np.intp],
+        step: int,
+        line: _Line,
+        stride: int,
+    ) -> NDArray[np.intp]:
+        """Find the first pixel of each region whose centre lies in the region.
+
+        Args:
+            parts: the region of each sample at its edge.
+            inside: places of those samples.
+            position: positions of those samples along the axis.
+            step: from them to their neighbours outside: -1 towards the start of the axis, from
+                which pixels are counted, or 1 towards its end.
+            line: the samples along the axis.
+            stride: distance of neighbours along the axis.
+        """
+        centres = line.centres
+        distances = centres if step < 0 else line.side - centres
+        first = np.full(self.runs.count, np.inf)
+        outside = position + step
+        has_neighbour = (outside >= 0) & (outside < len(centres))
+        first[parts[~has_neighbour]] = 0
+        parts, inside = parts[has_neighbour], inside[has_neighbour]
+        position, outside = position[has_neighbour], outside[has_neighbour]
+        before, after = self.values[inside + step * stride], self.values[inside]
+        way = np.abs(centres[position] - centres[outside])
+        crossings = distances[outside] + way * ((self.threshold - before) / (after - before))
+        np.minimum.at(first, parts, crossings)
+        return np.maximum(np.ceil(first - 0.5), 0).astype(np.intp)

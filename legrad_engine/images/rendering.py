@@ -42,7 +42,8 @@ def normalize(maps: NDArray[np.floating], mode: Normalization = "each") -> NDArr
         InvalidOptionError: The mode is unknown.
     """
     values = np.array(maps, np.float32)
-    np.nan_to_num(values, copy=False)
+    if not np.isfinite(values).all():
+        np.nan_to_num(values, copy=False)
     if mode == "none":
         return np.clip(values, 0, 1, out=values)
     if mode == "each":

@@ -39,16 +39,43 @@ def summarize(heatmap: NDArray[np.floating], geometry: Geometry) -> Statistics:
         heatmap: [rows, columns], raw finite values over the patch grid.
         geometry: The geometry of the picture that the map belongs to.
     """
+    return summarize_all(heatmap[np.newaxis], geometry)[0]
+
+
+def summarize_all(heatmaps: NDArray[np.floating], geometry: Geometry) -> list[Statistics]:
+    """Compute the statistics of each raw map of a picture, see :func:`summarize`.
+
+    Args:
+        heatmaps: [targets, rows, columns], raw finite values over the patch grid.
+        geometry: The geometry of the picture that the maps belong to.
+    """
     rows, columns = geometry.content_cells
-    content = heatmap[rows, columns].astype(np.float64)
-    row, column = (int(index) for index in np.unravel_index(content.argmax(), content.shape))
-    return Statistics(
-        peak=float(content[row, column]),
-        peak_position=_centre(rows.start + row, columns.start + column, geometry),
-        mean=float(content.mean()),
-        entropy=_entropy(content),
-        border_mass=_border_mass(content),
+    content = heatmaps[:, rows, columns].astype(np.float64)
+    _, height, width = content.shape
+    values = content.reshape(len(content), height * width)
+    shares = _shares(values)
+    inner = shares.reshape(content.shape)[:, 1:-1, 1:-1].sum(axis=(1, 2))
+    border = np.clip(1 - inner, 0, 1)
+    numbers = zip(
+        values.argmax(axis=1).tolist(),
+        values.max(axis=1).tolist(),
+        values.mean(axis=1).tolist(),
+        _entropies(shares).tolist(),
+        border.tolist(),
+        strict=True,
     )
+    return [
+        Statistics(
+            peak=peak,
+            peak_position=_centre(
+                rows.start + hottest // width, columns.start + hottest % width, geometry
+            ),
+            mean=mean,
+            entropy=entropy,
+            border_mass=border_mass,
+        )
+        for hottest, peak, mean, entropy, border_mass in numbers
+    ]
 
 
 def _centre(row: int, column: int, geometry: Geometry) -> tuple[int, int]:
@@ -57,23 +84,21 @@ def _centre(row: int, column: int, geometry: Geometry) -> tuple[int, int]:
     return min(int(x), width - 1), min(int(y), height - 1)
 
 
-def _entropy(content: NDArray[np.float64]) -> float:
-    if content.size == 1:
-        return 1.0
-    shares = _distribution(content)
-    shares = shares[shares > 0]
-    return min(1.0, max(0.0, float(-(shares * np.log(shares)).sum() / np.log(content.size))))
+def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn each row of values into a distribution."""
+    positive = np.maximum(values, 0)
+    totals = positive.sum(axis=1, keepdims=True)
+    positive[totals[:, 0] <= 0] = 1
+    totals[totals <= 0] = values.shape[1]
+    shares: NDArray[np.float64] = positive / totals
+    return shares
 
 
-def _border_mass(content: NDArray[np.float64]) -> float:
-    inner = _distribution(content)[1:-1, 1:-1].sum()
-    return min(1.0, max(0.0, 1.0 - float(inner)))
-
-
-def _distribution(content: NDArray[np.float64]) -> NDArray[np.float64]:
-    positive = np.clip(content, 0, None)
-    total = positive.sum()
-    if total <= 0:
-        return np.full_like(content, 1 / content.size)
-    distribution: NDArray[np.float64] = positive / total
-    return distribution
+def _entropies(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    patches = shares.shape[1]
+    if patches == 1:
+        return np.ones(len(shares))
+    # The logarithm of 1 in place of 0: a share of 0 adds nothing.
+    surprises = np.log(np.where(shares > 0, shares, 1))
+    entropies: NDArray[np.float64] = -(shares * surprises).sum(axis=1) / np.log(patches)
+    return np.clip(entropies, 0, 1)

@@ -17,6 +17,7 @@ For a token i and a target, with m = act'(h_i) * (W2^T g), this gives
 where W1 gamma x_i is h_i without its constant part, which the forward pass has computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -174,12 +175,50 @@ def trace_block(
     return BlockPass(trace, output, served_state)
 
 
+def activation_derivative(activation: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Compute the derivative of an elementwise activation, of the shape of its input."""
+    ones = torch.ones((), device=hidden.device, dtype=hidden.dtype).expand_as(hidden)
+    if isinstance(activation, nn.GELU):
+        # The kernel that autograd calls, without computing the activation first.
+        derivative: Tensor = torch.ops.aten.gelu_backward(
+            ones, hidden, approximate=activation.approximate
+        )
+        return derivative
+    with torch.enable_grad():
+        leaf = hidden.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(activation(leaf), leaf, ones)
+    return derivative
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardRules:
+    """Rules of the walk back, by default those of the derivative.
+
+    Attributes:
+        head: from a head, its state and targets to :meth:`TokenHead.gradient`.
+        activation: from an activation and its input to the factor that stands for its derivative.
+        through_deviation: whether the deviation of the norm depends on its input.
+    """
+
+    head: Callable[[TokenHead, Tensor, Tensor], Tensor]
+    activation: Callable[[nn.Module, Tensor], Tensor]
+    through_deviation: bool
+
+
+DERIVATIVE = BackwardRules(
+    lambda head, state, targets: head.gradient(state, targets),
+    activation_derivative,
+    through_deviation=True,
+)
+
+
 def attribute_block(
     block: FoldedBlock,
     trace: ClosedFormTrace,
     head: TokenHead,
     targets: Tensor,
     product: RectifiedProduct,
+    rules: BackwardRules = DERIVATIVE,
 ) -> Tensor:
     """Compute LeGrad's layer map: the mean over heads and rows of ReLU(d s / d A).
 
@@ -189,6 +228,7 @@ def attribute_block(
         head: the score head that the trace was made with.
         targets: ``[B, P, e]`` unit vectors.
         product: computes the sum of ReLU(G V^T).
+        rules: the rules of the walk back.
 
     Returns:
         ``[B, P, N]``, one value per key token, at least float32.
@@ -196,14 +236,14 @@ def attribute_block(
     batch, heads, keys, _ = trace.values.shape
     rows, width = trace.normalized.shape[1:]
     dtype = trace.hidden.dtype
-    gradient = head.gradient(trace.state, targets)
+    gradient = rules.head(head, trace.state, targets)
     # A unit gradient keeps half precision in range; the last line multiplies by its length again.
     size = gradient.flatten(2).norm(dim=-1).clamp_min(1e-30)
     gradient = (gradient / size[..., None, None]).to(dtype)
 
     back = gradient @ block.contract
     through = gradient @ block.output_projection
-    derivative = _activation_derivative(block.activation, trace.hidden)
+    derivative = rules.activation(block.activation, trace.hidden)
     alignment = (trace.hidden - block.hidden_constant).mul_(derivative)
     along = trace.normalized @ block.output_projection
 
@@ -218,8 +258,9 @@ def attribute_block(
             chunk = slice(start, start + target_step)
             mixed = derivative[images, None] * back[images, chunk]
             at_output = mixed @ block.folded
-            aligned = _row_products(back[images, chunk], alignment[images]) / width
-            at_output.addcmul_(aligned.unsqueeze(-1), along[images, None], value=-1)
+            if rules.through_deviation:
+                aligned = _row_products(back[images, chunk], alignment[images]) / width
+                at_output.addcmul_(aligned.unsqueeze(-1), along[images, None], value=-1)
             at_output = torch.addcmul(
                 through[images, chunk], at_output, trace.inverse_std[images, None]
             )
@@ -235,18 +276,3 @@ def _row_products(back: Tensor, alignment: Tensor) -> Tensor:
     if back.shape[2] == 1:
         return back.squeeze(2) @ alignment.transpose(-1, -2)
     return (back * alignment.unsqueeze(1)).sum(-1)
-
-
-def _activation_derivative(activation: nn.Module, hidden: Tensor) -> Tensor:
-    """Compute the derivative of an elementwise activation, of the shape of its input."""
-    ones = torch.ones((), device=hidden.device, dtype=hidden.dtype).expand_as(hidden)
-    if isinstance(activation, nn.GELU):
-        # The kernel that autograd calls, without computing the activation first.
-        derivative: Tensor = torch.ops.aten.gelu_backward(
-            ones, hidden, approximate=activation.approximate
-        )
-        return derivative
-    with torch.enable_grad():
-        leaf = hidden.detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(activation(leaf), leaf, ones)
-    return derivative

@@ -9,7 +9,7 @@ before the next replay: to callers it is the function that it was captured of.
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -43,10 +43,11 @@ class Recorder(Protocol):
         """Mark the end of the work that the current stream was given so far."""
 
     def reserved_bytes(self) -> int:
-        """Return the memory that this process has of the device."""
+        """Return the memory that this process holds on the device, nothing cached included."""
 
 
-# A capture begins by waiting for the whole device, which is an error while another one goes on.
+# A capture begins by waiting for the whole device and by emptying its allocator's cache. Both are
+# errors while another capture goes on.
 _capturing = threading.Lock()
 
 
@@ -56,24 +57,44 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all captures: the pool reuses memory only on the stream that it was allocated on.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done: torch.cuda.Event | None = None
 
     def capture(self, run: Callable[[], _Result]) -> tuple[Callable[[], object], _Result]:
         """See :meth:`Recorder.capture`."""
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
         with _capturing, torch.cuda.device(self._device):
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_CALLS_BEFORE):
                     run()
             torch.cuda.current_stream().wait_stream(stream)
-            # Other threads may serve other models meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                outputs = run()
+            try:
+                # A capture that fails would leave its stream the current one. Other threads may
+                # serve other models meanwhile.
+                with (
+                    torch.cuda.stream(stream),
+                    torch.cuda.graph(
+                        graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+                    ),
+                ):
+                    outputs = run()
+            except BaseException:
+                self._abandon(graph)
+                raise
         return graph.replay, outputs
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Return torch's allocator to its usual state after a capture that failed.
+
+        Until then it would take the capture for unfinished: emptying its cache would be an error.
+        """
+        with suppress(RuntimeError):
+            graph.reset()
+        # Newer versions of torch have done this themselves, and refuse it.
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
 
     def wait(self) -> None:
         """See :meth:`Recorder.wait`."""
@@ -86,7 +107,9 @@ class CudaRecorder:
 
     def reserved_bytes(self) -> int:
         """See :meth:`Recorder.reserved_bytes`."""
-        return torch.cuda.memory_reserved(self._device)
+        with _capturing:
+            torch.cuda.empty_cache()
+            return torch.cuda.memory_reserved(self._device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,27 +180,35 @@ class Graphs:
 
     def _captured(self, compute: Callable[..., Any], inputs: tuple[Any, ...]) -> _Graph | None:
         """Capture a graph and check it; return None, and stop capturing, if that fails."""
-        recorder = self._recorder
-        before = recorder.reserved_bytes()
+        exhausted = False
         try:
-            places = [each.clone() for each in _tensors(inputs)]
-            arguments = _rebuilt(inputs, iter(places))
-            with self._using:
-                # Outputs of graphs and other work may be in flight.
-                recorder.wait()
-                replay, outputs = recorder.capture(lambda: compute(*arguments))
-            graph = _Graph(replay, places, outputs, compute)
-            self._check(graph, inputs)
+            before = self._recorder.reserved_bytes()
+            graph = self._checked(compute, inputs)
+            self._bytes += max(0, self._recorder.reserved_bytes() - before)
         except Exception as error:
             self._stopped = True
             _logger.warning("No further graph is captured: %s: %s", type(error).__name__, error)
-            if is_out_of_memory(error):
-                release_cached_memory()
-            return None
-        self._bytes += max(0, recorder.reserved_bytes() - before)
-        if self._bytes > _MOST_BYTES:
-            self._stopped = True
-            _logger.info("No further graph is captured: they hold %d bytes", self._bytes)
+            exhausted = is_out_of_memory(error)
+        else:
+            if self._bytes > _MOST_BYTES:
+                self._stopped = True
+                _logger.info("No further graph is captured: they hold %d bytes", self._bytes)
+            return graph
+        if exhausted:
+            # After the exception, whose frames hold the memory of the graph.
+            release_cached_memory()
+        return None
+
+    def _checked(self, compute: Callable[..., Any], inputs: tuple[Any, ...]) -> _Graph:
+        """Capture a graph and check it."""
+        places = [each.clone() for each in _tensors(inputs)]
+        arguments = _rebuilt(inputs, iter(places))
+        with self._using:
+            # Outputs of graphs and other work may be in flight.
+            self._recorder.wait()
+            replay, outputs = self._recorder.capture(lambda: compute(*arguments))
+        graph = _Graph(replay, places, outputs, compute)
+        self._check(graph, inputs)
         return graph
 
     def _check(self, graph: _Graph, inputs: tuple[Any, ...]) -> None:

@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from legrad_engine.errors import ModelLoadError, in_one_line
+from legrad_engine.errors import ModelLoadError, UnsupportedModelError, in_one_line
+from legrad_engine.models.foreign import refused_weights
 from legrad_engine.models.unwrapping import unwrap
 
 ADAPTER_REMEDY = "It holds an adapter: merge it into its model (merge_and_unload) and save that"
@@ -82,8 +83,15 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelLoadError: the file is damaged, not a checkpoint, or holds more than plain tensors.
+        UnsupportedModelError: its names are those of a model that cannot be explained.
     """
-    return unwrap(content_of(path), repr(str(path)))
+    weights = unwrap(content_of(path), repr(str(path)))
+    foreign = refused_weights(weights)
+    if foreign is not None:
+        raise UnsupportedModelError(
+            f"The checkpoint {str(path)!r} cannot be explained: {foreign}.", field="model"
+        )
+    return weights
 
 
 def content_of(path: Path) -> object:

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from legrad_engine.errors import ModelLoadError
 from legrad_engine.models import schemes
 from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.remote_weights import is_remote, local_path
 
 _STARTER = Path(__file__).parents[1] / "starter"
 # Configs, tokenizers and weights; a training folder also holds logs, which change all the time.
@@ -59,6 +60,8 @@ class ModelIdentity:
             ModelLoadError: a file cannot be read.
         """
         files = _local_files(reference)
+        if is_remote(reference.pretrained) and not local_path(reference.pretrained or "").is_file():
+            return None
         if files:
             return cls(*_hash_of(files))
         repository = _repository_of(reference.name)
@@ -118,8 +121,8 @@ def _local_files(reference: ModelReference) -> list[Path]:
         files += _files_in(folder)
     elif name.endswith(".json") and Path(name).is_file():
         files.append(Path(name))
-    if checkpoint is not None and Path(checkpoint).is_file():
-        files.append(Path(checkpoint))
+    if checkpoint is not None and (path := local_path(checkpoint)).is_file():
+        files.append(path)
     configs = [file for file in files if file.suffix == ".json"]
     return [*files, *(file for config in configs for file in _referred_to(config))]
 

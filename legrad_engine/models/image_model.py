@@ -7,6 +7,8 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from legrad_engine.errors import UnsupportedModelError
+from legrad_engine.families.bcos_vit import BcosViT
+from legrad_engine.targets.bcos_classifier import BcosClassifier
 from legrad_engine.targets.classifier import Classifier
 
 _RGB = 3
@@ -33,13 +35,13 @@ class ImageModel(nn.Module):
         super().__init__()
         require_rgb(_channels(visual))
         self.visual = visual
-        self.classifier = Classifier.of(visual, multi_label=multi_label)
+        self.classifier = _classifier_of(visual, multi_label=multi_label)
         self._multi_label = multi_label
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
         # The classifier's tensors are the head's, on its device and in its dtype.
-        self.classifier = Classifier.of(self.visual, multi_label=self._multi_label)
+        self.classifier = _classifier_of(self.visual, multi_label=self._multi_label)
         return self
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
@@ -64,6 +66,12 @@ class ImageModel(nn.Module):
         """Run the timm model itself on ``[B, 3, height, width]``."""
         output: Tensor = self.visual(pixels)
         return output
+
+
+def _classifier_of(visual: nn.Module, *, multi_label: bool) -> Classifier | None:
+    if isinstance(visual, BcosViT):
+        return BcosClassifier.of_units(visual)
+    return Classifier.of(visual, multi_label=multi_label)
 
 
 def require_rgb(channels: int) -> None:

@@ -13,6 +13,7 @@ from legrad_engine.devices import resolve_device, resolve_dtype
 from legrad_engine.errors import LegradError, ModelLoadError, in_one_line
 from legrad_engine.families import refusal
 from legrad_engine.models import (
+    bcos_models,
     checkpoints,
     openclip_models,
     openclip_preprocessing,
@@ -25,7 +26,14 @@ from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.openclip_weights import fill
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
-from legrad_engine.models.schemes import OPENCLIP_FOLDER, OPENCLIP_HUB, STARTER, TIMM, TRANSFORMERS
+from legrad_engine.models.schemes import (
+    BCOS,
+    OPENCLIP_FOLDER,
+    OPENCLIP_HUB,
+    STARTER,
+    TIMM,
+    TRANSFORMERS,
+)
 from legrad_engine.targets.classifier import Activation
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter"
@@ -117,6 +125,8 @@ def _load(reference: ModelReference) -> LoadedModel:
         return timm_models.load(reference)
     if name.startswith(TRANSFORMERS):
         return transformers_models.load(reference)
+    if name.startswith(BCOS):
+        return bcos_models.load(reference)
     if name == STARTER:
         config = openclip_models.config_of(str(STARTER_FOLDER / "starter.json"))
         model = openclip_models.build(config.model)

@@ -25,6 +25,7 @@ from legrad_engine.errors import (
 from legrad_engine.families import refusal
 from legrad_engine.models import checkpoints
 from legrad_engine.models.config_files import folder_with, read_json, refuse_own_code
+from legrad_engine.models.foreign import refused_name
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.openclip_facts import (
@@ -40,6 +41,7 @@ from legrad_engine.models.openclip_preprocessing import (
 from legrad_engine.models.openclip_weights import fill, settle
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.remote_weights import fetched, is_there
 from legrad_engine.models.schemes import (
     OPENCLIP_FOLDER,
     OPENCLIP_HUB,
@@ -143,6 +145,9 @@ def config_of(name: str) -> ModelConfig:
             raise UnknownModelError(f"There is no model config at {name!r}.", field="model")
         return _read_config(Path(name))
     if name not in open_clip.list_models():
+        foreign = refused_name(name)
+        if foreign is not None:
+            raise UnsupportedModelError(f"{name} cannot be explained: {foreign}.", field="model")
         raise UnknownModelError(
             f"open_clip has no architecture {name!r}; `legrad models --all` lists those it has. "
             "Name a config of your own with its ending: CONFIG.json@CHECKPOINT.",
@@ -174,7 +179,7 @@ def load(reference: ModelReference) -> LoadedModel:
     elif record:
         checkpoint, licence = _tagged(record), _licence(record)
     elif pretrained is not None:
-        checkpoint = Path(pretrained)
+        checkpoint = fetched(pretrained)
     weights = None if checkpoint is None else checkpoints.read(checkpoint)
     if weights is not None and pretrained is not None:
         warn_of_activation(reference, config.model, weights)
@@ -334,7 +339,7 @@ def _check_packages(name: str, config: ModelConfig) -> None:
 
 
 def _check_weights(name: str, pretrained: str) -> None:
-    if open_clip.get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
+    if open_clip.get_pretrained_cfg(name, pretrained) or is_there(pretrained):
         return
     if name.endswith(".json") or Path(pretrained).suffix or "/" in pretrained:
         raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")

@@ -14,6 +14,8 @@ Color = tuple[int, int, int]
 
 _BLACK: Color = (0, 0, 0)
 _BRIGHTEST = 255
+# open_clip has it as well, but loads torch.
+_IMAGENET_MEAN: PerChannel = (0.485, 0.456, 0.406)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Preprocessing:
         resize_mode: how the model's own evaluation fits a picture that is not square: ``shortest``
             crops its middle, ``squash`` stretches it, ``longest`` pads it; None if unknown. The
             ``fit`` of a request decides here.
-        fill_color: colour of padding, in 8-bit RGB; None for the mean colour.
+        fill_color: colour of padding, in 8-bit RGB; None for :attr:`neutral`.
         source: origin of these values, as a noun phrase for logs and answers.
         is_guess: whether the weights may have been trained with other values.
     """
@@ -39,6 +41,18 @@ class Preprocessing:
     fill_color: Color | None = None
     source: str
     is_guess: bool = False
+
+    @property
+    def neutral(self) -> PerChannel:
+        """The colour that stands for no content, normalised: the mean colour, which is 0.
+
+        A model that reads values of 0 to 1 as they are states no mean; ImageNet's stands for it,
+        because 0 would be black.
+        """
+        if any(self.mean):
+            return 0.0, 0.0, 0.0
+        red, green, blue = (mean / std for mean, std in zip(_IMAGENET_MEAN, self.std, strict=True))
+        return red, green, blue
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *, source: str, is_guess: bool = False) -> Self:

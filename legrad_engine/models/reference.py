@@ -10,10 +10,13 @@ from huggingface_hub import constants
 
 from legrad_engine.errors import UnknownModelError
 from legrad_engine.models import schemes
+from legrad_engine.models.remote_weights import RemoteWeights, is_remote
 
 _FOLDERS_OF_A_PATH = re.compile(r"(?<![\w:/.-])/(?:[^\s/'\"]+/)+")
 _HUBS = (schemes.OPENCLIP_HUB, schemes.TIMM_HUB)
 _FOLDERS = (schemes.OPENCLIP_FOLDER, schemes.TIMM_FOLDER)
+# Schemes before an architecture, which a checkpoint may follow.
+_NAMES = (schemes.TIMM, schemes.BCOS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,10 @@ class ModelReference:
         name: ``"starter"``; an open_clip architecture or the path of an open_clip JSON config; or,
             with a scheme of open_clip or timm, ``hf-hub:ORG/REPO``,
             ``local-dir:FOLDER``, ``timm:NAME``, ``timm:NAME.TAG``, ``timm:hf-hub:ORG/REPO``,
-            ``timm:local-dir:FOLDER``, ``transformers:FOLDER``, ``transformers:ORG/REPO``.
-        pretrained: an open_clip tag or the path of a checkpoint; None for a name that includes its
-            weights.
+            ``timm:local-dir:FOLDER``, ``transformers:FOLDER``, ``transformers:ORG/REPO``; or
+            ``bcos:NAME`` for one of the package ``bcos``.
+        pretrained: an open_clip tag, or the path or URI of a checkpoint, see
+            :mod:`legrad_engine.models.remote_weights`; None for a name that includes its weights.
         origin: the open_clip tag whose weights the checkpoint was made from; its preprocessing is
             then the checkpoint's. None if not told.
     """
@@ -42,15 +46,16 @@ class ModelReference:
         Args:
             name: a whole reference as in :meth:`parse`; or an architecture or the path of a config,
                 with ``/ORIGIN`` or without.
-            pretrained: an open_clip tag or the path of a checkpoint; None if the name includes its
-                weights, or for random weights.
+            pretrained: an open_clip tag, or the path or URI of a checkpoint; None if the name
+                includes its weights, or for random weights.
 
         Raises:
             UnknownModelError: see :meth:`parse`.
         """
         name = name.strip()
+        _check_places(*(_at_the_checkpoint(name) if pretrained is None else (name, pretrained)))
         if pretrained is None:
-            is_whole = "@" in name or "/" in name or name.startswith(schemes.TIMM)
+            is_whole = "@" in name or "/" in name or name.startswith(_NAMES)
             return cls(name) if name.endswith(".json") or not is_whole else cls.parse(name)
         if ":" not in name and not name.endswith(".json"):
             name, _, origin = name.partition("/")
@@ -65,14 +70,18 @@ class ModelReference:
             text: ``starter``, ``NAME/TAG``, ``NAME@PATH``, ``NAME/ORIGIN@PATH``,
                 ``CONFIG.json@PATH``, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm:NAME``,
                 ``timm:NAME.TAG``, ``timm:NAME@PATH``, ``timm:NAME.ORIGIN@PATH``,
-                ``timm:hf-hub:ORG/REPO``, ``timm:local-dir:FOLDER``, ``transformers:FOLDER`` or
-                ``transformers:ORG/REPO``; ``@REVISION`` may follow ORG/REPO after ``timm:`` and
-                ``transformers:``.
+                ``timm:hf-hub:ORG/REPO``, ``timm:local-dir:FOLDER``, ``transformers:FOLDER``,
+                ``transformers:ORG/REPO`` or ``bcos:NAME@PATH``; ``@REVISION`` may follow ORG/REPO
+                after ``timm:`` and ``transformers:``.
+
+        Where a form has a PATH, it may be a URI: ``s3://``, ``gs://`` or ``https://``, and
+        ``#sha256=`` with the checksum of the file.
 
         Raises:
             UnknownModelError: the text has none of these forms.
         """
         text = text.strip()
+        _check_places(*_at_the_checkpoint(text))
         if text == schemes.STARTER:
             return cls(schemes.STARTER)
         for scheme in (*_HUBS, *_FOLDERS, schemes.TRANSFORMERS):
@@ -80,12 +89,14 @@ class ModelReference:
                 if not text.removeprefix(scheme):
                     raise UnknownModelError(f"{text} does not say which model.", field="model")
                 return cls(text)
-        if text.startswith(schemes.TIMM):
+        if text.startswith(_NAMES):
             name, at, path = text.partition("@")
-            if name != schemes.TIMM and bool(at) == bool(path):
+            if name not in _NAMES and bool(at) == bool(path):
                 return cls(name, path or None)
         else:
-            if "@" not in text and text.endswith(schemes.OPENCLIP_WEIGHT_SUFFIXES):
+            if "@" not in text and text.partition("#")[0].endswith(
+                schemes.OPENCLIP_WEIGHT_SUFFIXES
+            ):
                 raise UnknownModelError(
                     f"Model {text!r} does not say which architecture: write NAME@{text} for one of "
                     f"open_clip's, or CONFIG.json@{text} for an open_clip config of your own.",
@@ -109,8 +120,8 @@ class ModelReference:
             f"Model {text!r} does not say which weights: write NAME/TAG, such as "
             "ViT-B-16/laion2b_s34b_b88k, NAME@PATH or NAME/TAG@PATH for a local checkpoint, "
             "CONFIG.json@PATH for an open_clip config of your own, hf-hub:ORG/REPO, "
-            "local-dir:FOLDER, timm:NAME, transformers:FOLDER or transformers:ORG/REPO, or "
-            "'starter'." + tags_of(name),
+            "local-dir:FOLDER, timm:NAME, transformers:FOLDER or transformers:ORG/REPO, "
+            "bcos:NAME@PATH, or 'starter'." + tags_of(name),
             field="model",
         )
 
@@ -124,12 +135,19 @@ class ModelReference:
         if self.name == schemes.STARTER:
             return
         # Imported here, because open_clip and timm import torch.
-        from legrad_engine.models import openclip_models, timm_models, transformers_models
+        from legrad_engine.models import (
+            bcos_models,
+            openclip_models,
+            timm_models,
+            transformers_models,
+        )
 
         if self.name.startswith(schemes.TIMM):
             timm_models.check(self)
         elif self.name.startswith(schemes.TRANSFORMERS):
             transformers_models.check(self)
+        elif self.name.startswith(schemes.BCOS):
+            bcos_models.check(self)
         else:
             openclip_models.check(self)
 
@@ -173,3 +191,20 @@ class ModelReference:
         if slug:
             return slug
         return f"model-{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
+
+
+def _at_the_checkpoint(text: str) -> tuple[str, str | None]:
+    name, at, path = text.partition("@")
+    return name, path if at and is_remote(path) else None
+
+
+def _check_places(name: str, checkpoint: str | None) -> None:
+    """Refuse URIs where none is accepted, and invalid ones, before they are taken for names."""
+    if "://" in name:
+        raise UnknownModelError(
+            f"{name} is a URI: only a checkpoint may be one, NAME@s3://BUCKET/KEY#sha256=HEX. "
+            "Configs and folders are read from this machine.",
+            field="model",
+        )
+    if checkpoint is not None and is_remote(checkpoint):
+        RemoteWeights.parse(checkpoint)

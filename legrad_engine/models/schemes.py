@@ -14,6 +14,8 @@ TIMM_FOLDER = f"{TIMM}local-dir:"
 
 TRANSFORMERS = "transformers:"
 
+BCOS = "bcos:"
+
 
 def transformers_folder(name: str) -> str | None:
     """Return the folder of ``transformers:FOLDER``; None for a repository or another scheme."""

@@ -2,18 +2,18 @@
 
 import logging
 from functools import lru_cache
-from pathlib import Path
 
 import timm
 import torch
 from torch import nn
 
 from legrad_engine.devices import resolve_dtype
-from legrad_engine.models import openclip_models, transformers_models
+from legrad_engine.models import bcos_models, openclip_models, transformers_models
 from legrad_engine.models.identity import Stamps, file_stamps
 from legrad_engine.models.loading import STARTER_FOLDER
 from legrad_engine.models.reference import ModelReference
-from legrad_engine.models.schemes import OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB, TRANSFORMERS
+from legrad_engine.models.remote_weights import local_path
+from legrad_engine.models.schemes import BCOS, OPENCLIP_HUB, STARTER, TIMM, TIMM_HUB, TRANSFORMERS
 
 _logger = logging.getLogger(__name__)
 
@@ -55,9 +55,8 @@ def _weights_bytes(
     if model is not None:
         model = model.to(precision)
         return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    if reference.pretrained is not None and Path(reference.pretrained).is_file():
-        return Path(reference.pretrained).stat().st_size
-    return None
+    checkpoint = None if reference.pretrained is None else local_path(reference.pretrained)
+    return checkpoint.stat().st_size if checkpoint is not None and checkpoint.is_file() else None
 
 
 def _build_without_values(name: str) -> nn.Module | None:
@@ -65,6 +64,8 @@ def _build_without_values(name: str) -> nn.Module | None:
         return None
     if name.startswith(TRANSFORMERS):
         return transformers_models.without_values(name)
+    if name.startswith(BCOS):
+        return bcos_models.without_values(name)
     if name.startswith(TIMM):
         with torch.device("meta"):
             visual: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=False)

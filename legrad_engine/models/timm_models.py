@@ -17,13 +17,15 @@ from legrad_engine.errors import (
     in_one_line,
 )
 from legrad_engine.families import timm_refusal
-from legrad_engine.models import checkpoints, timm_preprocessing
+from legrad_engine.models import checkpoints, self_supervised, timm_preprocessing
 from legrad_engine.models.config_files import folder_with, has_independent_classes, read_json
+from legrad_engine.models.foreign import refused_name
 from legrad_engine.models.hub import Repository, safer_first
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.loaded import LoadedModel
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
+from legrad_engine.models.remote_weights import fetched, is_there
 from legrad_engine.models.schemes import TIMM, TIMM_FOLDER, TIMM_HUB
 
 CONFIG_FILE = "config.json"
@@ -89,7 +91,7 @@ def check(reference: ModelReference) -> None:
         return
     record = _record(name)
     if pretrained is not None:
-        if not Path(pretrained).is_file():
+        if not is_there(pretrained):
             raise ModelLoadError(f"There is no checkpoint at {pretrained!r}.", field="model")
     elif not record.hf_hub_id:
         raise ModelLoadError(_without_weights(name, record), field="model")
@@ -122,11 +124,14 @@ def load(reference: ModelReference) -> LoadedModel:
         checkpoint = repository.file(_SAFE_WEIGHTS, _PICKLED_WEIGHTS)
     else:
         source, record = name.removeprefix(TIMM), _record(name)
-        checkpoint = _fetched(name, record) if pretrained is None else Path(pretrained)
+        checkpoint = _fetched(name, record) if pretrained is None else fetched(pretrained)
     weights = checkpoints.read(checkpoint)
     if pretrained is not None:
+        weights = self_supervised.encoder_of(weights, repr(pretrained))
         classes = _classes(weights, record)
         overlay, options = {"num_classes": classes}, {"num_classes": classes}
+        if self_supervised.pools_by_average(weights):
+            options["global_pool"] = "avg"
     overlay |= {
         "source": "",
         "state_dict": {key: value.as_subclass(_Shared) for key, value in weights.items()},
@@ -239,6 +244,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _check_architecture(name: str) -> None:
     if not timm.is_model(name):
+        foreign = refused_name(name)
+        if foreign is not None:
+            raise UnsupportedModelError(f"{name} cannot be explained: {foreign}.", field="model")
         raise UnknownModelError(
             f"timm has no architecture {name!r}; timm.list_models() lists its architectures.",
             field="model",

@@ -72,7 +72,7 @@ class Classifier:
         return cls(
             weight.detach(),
             bias.detach() if isinstance(bias, Tensor) else None,
-            _labels_of(model, len(weight)),
+            labels_of(model, len(weight)),
             "sigmoid" if multi_label or len(weight) == 1 else "softmax",
         )
 
@@ -167,7 +167,8 @@ def name_key(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _labels_of(model: nn.Module, classes: int) -> tuple[str, ...] | None:
+def labels_of(model: nn.Module, classes: int) -> tuple[str, ...] | None:
+    """Return the labels that a model carries, or ImageNet's by the number of classes, or None."""
     config: Mapping[str, object] = getattr(model, "pretrained_cfg", {})
     names, descriptions = config.get("label_names"), config.get("label_descriptions")
     if isinstance(names, (list, tuple)) and len(names) == classes:

@@ -139,9 +139,10 @@ class TargetComposer:
 def image_key(target: ImageTarget) -> object:
     """Return a key that equal target pictures share."""
     if target.digest is None:
-        return id(target.image)
+        return id(target.image), target.box
     image = target.image
-    return target.digest, image.geometry if isinstance(image, PreparedImage) else None
+    geometry = image.geometry if isinstance(image, PreparedImage) else None
+    return target.digest, geometry, target.box
 
 
 def as_tensor(target: EmbeddingTarget) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine.errors import InvalidTargetError
+from legrad_engine.images.cropping import PixelBox
 from legrad_engine.images.decoding import ImageSource
 from legrad_engine.images.inputs import PreparedImage
 
@@ -26,10 +27,12 @@ class TextTarget:
     Attributes:
         text: the text; None for several.
         texts: the texts, also where there is one.
+        words: whether the contribution of each word to the similarity is asked for.
     """
 
     text: str | None = None
     texts: Sequence[str] = ()
+    words: bool = False
 
     def __post_init__(self) -> None:
         given = self.texts if self.text is None else (self.text,)
@@ -58,10 +61,14 @@ class ImageTarget:
     Attributes:
         image: the picture. If it is not prepared, it is fitted to the model's own input size.
         digest: optional digest of the picture; equal pictures then share one forward pass.
+        box: (left, top, right, bottom) in pixels of the upright original, right and bottom
+            exclusive: the target is this region, see :mod:`legrad_engine.targets.image_regions`.
+            None for the whole picture, or for a prepared picture of the region alone.
     """
 
     image: ImageSource | PreparedImage
     digest: bytes | None = None
+    box: PixelBox | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,12 @@ Target = SimpleTarget | ContrastTarget | ResidualTarget
 
 def _refuse_nesting(kind: str, parts: Sequence[object]) -> None:
     for part in parts:
+        if isinstance(part, TextTarget) and part.words:
+            raise InvalidTargetError(
+                f"Words have contributions to the similarity of a text, not to that of a {kind}: "
+                "ask for the words of the text as a target of its own.",
+                field="targets",
+            )
         if not isinstance(part, SimpleTarget):
             raise InvalidTargetError(
                 f"A {kind} is made of texts, embeddings, images and classes, not of "

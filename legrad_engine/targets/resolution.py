@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
-from legrad_engine.images.decoding import ImageSource
-from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets import (
     ClassTarget,
     EmbeddingTarget,
@@ -25,6 +23,7 @@ from legrad_engine.targets.negatives import Negatives
 from legrad_engine.targets.questions import KINDS, Question, is_target
 from legrad_engine.targets.resolved import ResolvedTargets
 from legrad_engine.targets.templates import Templates, resolve_templates
+from legrad_engine.words.reader import WordReader
 
 PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 
@@ -35,6 +34,11 @@ Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
 
 class PromptEncoder(Protocol):
     """Interface of :class:`legrad_engine.targets.text.TextEncoder` that a resolver uses."""
+
+    @property
+    def words(self) -> WordReader:
+        """Reader of the contributions of words; raises where there are none."""
+        ...
 
     def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:
         """Refuse a prompt that cannot be encoded."""
@@ -87,7 +91,7 @@ class TargetResolver:
     Attributes:
         text: the text encoder.
         classifier: the classifier, or None where the model has none.
-        embed_images: from pictures to the model's own unit embeddings ``[B, e]``.
+        embed_images: from target pictures to the model's own unit embeddings ``[B, e]``.
         size: length ``e`` of an embedding.
         device: device of the vectors.
         dtype: dtype of the vectors.
@@ -95,7 +99,7 @@ class TargetResolver:
 
     text: PromptEncoder
     classifier: Classifier | None
-    embed_images: Callable[[Sequence[ImageSource | PreparedImage]], Tensor]
+    embed_images: Callable[[Sequence[ImageTarget]], Tensor]
     size: int
     device: torch.device
     dtype: torch.dtype
@@ -157,7 +161,7 @@ class TargetResolver:
             encoded = self._encode(texts, templates, cache)
             encoded_negatives = self._encode(negative_texts, None, cache)
         images = {
-            image_key(part): part.image
+            image_key(part): part
             for question in questions
             for part, _ in question.parts
             if isinstance(part, ImageTarget)
@@ -288,7 +292,9 @@ class TargetResolver:
         self, part: SimpleTarget, field: str, templates: Templates, cache: bool
     ) -> None:
         match part:
-            case TextTarget(texts=texts):
+            case TextTarget(texts=texts, words=words):
+                if words:
+                    self._check_words(f"{field}.words")
                 for text in texts:
                     self._check_text(text, field, templates, cache)
             case EmbeddingTarget():
@@ -308,6 +314,12 @@ class TargetResolver:
     def _check_text(self, text: str, field: str, templates: Templates, cache: bool) -> None:
         try:
             self.text.check(text, templates, cache=cache)
+        except InvalidTargetError as error:
+            raise InvalidTargetError(str(error), field=field) from error
+
+    def _check_words(self, field: str) -> None:
+        try:
+            _ = self.text.words
         except InvalidTargetError as error:
             raise InvalidTargetError(str(error), field=field) from error
 

@@ -37,6 +37,8 @@ class ResolvedTargets:
     @property
     def rows(self) -> Tensor:
         """``[P + N, e]``: the vectors of the targets, then those of the negatives."""
+        if self.negatives is None:
+            return self.vectors
         return torch.cat([self.vectors, self.negative_vectors])
 
     def rows_of(self, kind: TargetKind) -> list[int]:

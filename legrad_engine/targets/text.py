@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,13 @@ from legrad_engine.errors import InvalidTargetError
 from legrad_engine.recently_used import RecentlyUsed
 from legrad_engine.targets.templates import PLACEHOLDER, Templates, resolve_templates
 from legrad_engine.transfers import to_device
+from legrad_engine.words.places import PlacedToken, place_tokens
+from legrad_engine.words.reader import WordReader
 
 _TEXTS_PER_BATCH = 64
 _WORDS_REMEMBERED = 100_000
+# Long ones are rare among words, and take the memory of many.
+_LONGEST_REMEMBERED = 64
 _TEMPLATES_REMEMBERED = 16
 # A word may split into more tokens where a prompt and its template are joined.
 _SEAM_TOKENS = 8
@@ -97,6 +102,31 @@ def _alike(tokens: Tensor) -> list[list[int]]:
     return groups
 
 
+class _Words(dict[str, str]):
+    """Cache of a tokenizer, which would keep every word that callers ever sent."""
+
+    def __init__(self, first: dict[str, str]) -> None:
+        super().__init__(first)
+        # Special tokens, which the tokenizer looks up here alone.
+        self._first = first
+
+    def __setitem__(self, word: str, tokens: str) -> None:
+        if len(word) > _LONGEST_REMEMBERED:
+            return
+        if len(self) >= _WORDS_REMEMBERED:
+            self.clear()
+            self.update(self._first)
+        super().__setitem__(word, tokens)
+
+
+def _bound_words(tokenizer: object) -> None:
+    """Bound the caches of open_clip's tokenizer, and of one of ``transformers`` inside it."""
+    for each in (tokenizer, getattr(tokenizer, "tokenizer", None)):
+        words = getattr(each, "cache", None)
+        if type(words) is dict:
+            each.cache = _Words(words)  # type: ignore[union-attr]
+
+
 class TextEncoder:
     """Encodes prompts and caches their vectors. Safe to share between threads."""
 
@@ -112,10 +142,18 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._device = device
         self._vectors = RecentlyUsed[tuple[str, tuple[str, ...]], Tensor](cached_prompts)
-        # open_clip's tokenizer caches every word it ever saw; these are the words of a new one.
-        self._first_words = dict(getattr(tokenizer, "cache", {}))
+        _bound_words(tokenizer)
         self._tokenizing = threading.Lock()
         self._added_tokens = RecentlyUsed[tuple[str, ...], int](_TEMPLATES_REMEMBERED)
+
+    @cached_property
+    def words(self) -> WordReader:
+        """Reader of the contributions of words.
+
+        Raises:
+            InvalidTargetError: the words of this model have no contributions; says why.
+        """
+        return WordReader(self._model, self._tokenize, self._place)  # type: ignore[arg-type]
 
     def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:
         """Refuse a prompt that is blank or that the text tower would truncate.
@@ -233,15 +271,24 @@ class TextEncoder:
 
     def _tokenize(self, texts: list[str]) -> Tensor:
         with self._tokenizing:
-            words = getattr(self._tokenizer, "cache", None)
-            if isinstance(words, dict) and len(words) > _WORDS_REMEMBERED:
-                words.clear()
-                words.update(self._first_words)
             return self._tokenizer(texts)
+
+    def _place(self, text: str) -> list[PlacedToken]:
+        with self._tokenizing:
+            return place_tokens(self._tokenizer, text)
 
 
 class NoText:
     """Stand-in for :class:`TextEncoder` in models without a text tower: refuses every prompt."""
+
+    @property
+    def words(self) -> WordReader:
+        """Refuse to read words.
+
+        Raises:
+            InvalidTargetError: always.
+        """
+        raise InvalidTargetError(_NO_TEXT, field="words")
 
     def check(self, prompt: str, templates: Templates = None, *, cache: bool = True) -> None:  # noqa: ARG002
         """Refuse the prompt.

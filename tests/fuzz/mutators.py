@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 Mutate = Callable[[bytes, random.Random], bytes]
 
 _NUMBERS = (0, 1, 2, 8, 63, 64, 255, 256, 32_767, 65_535, 1 << 24, (1 << 31) - 1, (1 << 32) - 1)
-_CONTAINERS = (b"meta", b"iprp", b"ipco", b"iinf", b"moov", b"trak", b"mdia", b"minf", b"stbl")
-_FULL = (b"meta", b"iinf")
+# Boxes that hold others, and the fields before these: a version, flags, a count of the others.
+_CONTAINERS = {
+    **dict.fromkeys((b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl"), 0),
+    b"meta": 4,
+    b"iinf": 6,
+    b"stsd": 8,
+}
 _TIFF_TYPES = range(14)
 
 
@@ -125,8 +130,7 @@ def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, bytes
         kind = data[start + 4 : start + 8]
         yield start, end, kind
         if kind in _CONTAINERS:
-            skipped = 8 + (4 if kind in _FULL else 0) + (2 if kind == b"iinf" else 0)
-            yield from _boxes(data, start + skipped, end)
+            yield from _boxes(data, start + 8 + _CONTAINERS[kind], end)
         start = end
 
 

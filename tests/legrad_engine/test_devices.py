@@ -11,6 +11,7 @@ from legrad_engine.devices import (
     check_devices,
     cuda_dtype,
     is_device_failure,
+    is_out_of_memory,
     resolve_devices,
     use_tensor_float32,
     worker_names,
@@ -123,13 +124,46 @@ def test_only_cuda_multiplies_float32_in_tensor_float32() -> None:
     [
         (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
         (RuntimeError("CUDA error: unspecified launch failure"), True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `gemm`"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasGemm`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemm`"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLt`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
+        (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
+        (torch.AcceleratorError("CUDA error: too many resources requested for launch"), False),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("CUDA error"), False),
     ],
+    ids=str,
 )
 def test_a_failed_device_is_told_from_other_errors(error: Exception, failed: bool) -> None:
     assert is_device_failure(error) is failed
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        # Pinned memory, and kernels that CUDA loads when they are first used.
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_exhausted_memory_is_told_from_other_errors(error: Exception, exhausted: bool) -> None:
+    assert is_out_of_memory(error) is exhausted
 
 
 def test_a_working_device_passes_its_check() -> None:

@@ -109,7 +109,7 @@ def test_a_model_that_trains_elsewhere_is_explained_without_gradients_left_behin
     assert not any(
         getattr(block, name).requires_grad
         for block in trace.blocks
-        for name in type(block).__slots__
+        for name in type(block).__dataclass_fields__
     )
     assert all(parameter.grad is None for parameter in explainer.model.parameters())
 
@@ -236,7 +236,11 @@ def test_a_split_trace_holds_no_memory_of_its_batch(explainer: Explainer) -> Non
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in [
             part.embeddings,
-            *(getattr(block, name) for block in part.blocks for name in type(block).__slots__),
+            *(
+                getattr(block, name)
+                for block in part.blocks
+                for name in type(block).__dataclass_fields__
+            ),
         ]
     }
     assert sum(held.values()) <= part.nbytes

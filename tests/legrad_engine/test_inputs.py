@@ -36,6 +36,13 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(values)
 
 
+def test_padding_of_a_model_without_a_mean_is_not_black() -> None:
+    own = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), source="a test")
+    geometry = plan((64, 32), size=64, patch_size=(16, 16), fit="pad")
+    pixels = prepared_pixels(noise(64, 32), geometry, own, "pad")
+    np.testing.assert_allclose(pixels[:, 0, 0], (0.485, 0.456, 0.406), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cat.jpg", "astronaut.jpg", "galaxies.gif"])
 @pytest.mark.parametrize("size", [224, 448])
 def test_squash_equals_torchvision_bit_for_bit(name: str, size: int) -> None:

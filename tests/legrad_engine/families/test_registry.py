@@ -37,6 +37,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     registry.families()
     monkeypatch.setattr(registry, "_families", dict(registry._families))
     monkeypatch.setattr(registry, "_refusals", dict(registry._refusals))
+    # The made-up file refuses the same module.
+    registry._refusals.pop("timm-mlp")
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(NEW_FAMILY)])
     monkeypatch.setattr(timm_registry, "_model_entrypoints", dict(timm_registry._model_entrypoints))
     import_modules.cache_clear()
@@ -115,12 +117,13 @@ def test_a_new_file_may_refuse(made_up: Any) -> None:
         find_tower(model)
 
 
-def test_without_the_file_nothing_of_it_is_known() -> None:
+def test_without_the_file_nothing_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "made-up" not in {family.name for family in registry.families()}
+    assert timm_refusal("made_up_tiny") is None
+    monkeypatch.delitem(registry._refusals, "timm-mlp")
     assert timm_refusal("mixer_s32_224") == (
         "its image tower is timm's mixer_s32_224, an architecture that is not supported yet"
     )
-    assert timm_refusal("made_up_tiny") is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_a_name_or_a_class_is_registered_once(entry: Family | Refusal) -> None:
         ({"timm_model_name": "resnet50"}, "timm's resnet50, a ResNet"),
         ({"timm_model_name": "resnetv2_50"}, "timm's resnetv2_50, a ResNet"),
         ({"timm_model_name": "tresnet_m"}, "timm's tresnet_m, a ResNet"),
-        ({"timm_model_name": "efficientnet_b0"}, "not supported yet"),
+        ({"timm_model_name": "efficientnet_b0"}, "efficientnet_b0, a convolutional network"),
         ({"layers": [3, 4, 6, 3]}, "its image tower is a ResNet"),
         (
             {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "abs_attn"},

@@ -92,3 +92,17 @@ def test_npy_keeps_every_value(maps: np.ndarray) -> None:
     loaded = np.load(io.BytesIO(encode_npy(maps)), allow_pickle=False)
     assert loaded.dtype == maps.dtype
     np.testing.assert_array_equal(loaded, maps)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8, ">f4"])
+@pytest.mark.parametrize("shape", [(7,), (14, 14), (2, 14, 10), (0, 3)])
+def test_npy_files_are_those_of_numpy(shape: tuple[int, ...], dtype: str) -> None:
+    array = np.ones(shape, dtype)
+    expected = io.BytesIO()
+    np.save(expected, array)
+    assert encode_npy(array) == expected.getvalue()
+
+
+def test_npy_keeps_the_order_of_a_transposed_view() -> None:
+    view = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    np.testing.assert_array_equal(np.load(io.BytesIO(encode_npy(view))), view)

@@ -1,5 +1,6 @@
 """Prompts become unit vectors, are kept, and are averaged over templates."""
 
+import string
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -171,17 +172,41 @@ def test_a_refused_prompt_leaves_nothing_behind(encoder: TextEncoder, model: Cou
     assert not encoder.is_cached("cat")
 
 
-def test_the_tokenizer_does_not_remember_words_without_end(
-    model: CountingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch) -> open_clip.SimpleTokenizer:
     monkeypatch.setattr(text, "_WORDS_REMEMBERED", 10)
-    words = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
-    encoder = TextEncoder(model, words, torch.device("cpu"), cached_prompts=1)
+    return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+
+
+def test_the_tokenizer_does_not_remember_words_without_end(
+    model: CountingModel, few_words: open_clip.SimpleTokenizer
+) -> None:
+    encoder = TextEncoder(model, few_words, torch.device("cpu"), cached_prompts=1)
     before = encoder.encode(["marmalade"])
-    encoder.encode([f"{number}word" for number in range(30)])
+    encoder.encode([f"{letter}word" for letter in string.ascii_lowercase])
+    assert len(few_words.cache) <= 10
     encoder.encode(["something else"])
-    assert len(words.cache) < 30
     assert torch.equal(encoder.encode(["marmalade"]), before)
+
+
+def test_the_tokenizer_does_not_remember_the_words_of_refused_prompts(
+    model: CountingModel, few_words: open_clip.SimpleTokenizer
+) -> None:
+    encoder = TextEncoder(model, few_words, torch.device("cpu"))
+    words = [first + second for first in "abcdef" for second in string.ascii_lowercase]
+    for start in range(0, len(words), 26):
+        with pytest.raises(InvalidTargetError, match="shorten"):
+            encoder.check(" ".join(words[start : start + 26]))
+    assert len(few_words.cache) <= 10
+
+
+def test_the_tokenizer_does_not_remember_long_words(model: CountingModel) -> None:
+    words = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    encoder = TextEncoder(model, words, torch.device("cpu"))
+    before = len(words.cache)
+    with pytest.raises(InvalidTargetError, match="shorten"):
+        encoder.check("marmalade" * 100)
+    assert len(words.cache) == before
 
 
 def test_without_the_cache_vectors_are_neither_looked_up_nor_kept(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import string
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
 from legrad_engine import Explainer, models
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.models import ModelReference, openclip_models
 from legrad_engine.targets.text import TextEncoder
-from tests.support.architectures import config
+from tests.support.architectures import config, seeded_model
 from tests.support.hub_files import fill_cache
-from tests.support.word_tokenizer import WORDS, write_tokenizer
+from tests.support.word_tokenizer import WORDS, write_slow_tokenizer, write_tokenizer
 
 CONTEXT = 8
 
@@ -79,6 +81,20 @@ def test_a_prompt_that_the_text_half_would_cut_is_refused(tmp_path: Path) -> Non
         text.check(" ".join(["cat"] * CONTEXT))
     with pytest.raises(InvalidTargetError, match="empty"):
         text.check(" ")
+
+
+def test_a_slow_tokenizer_does_not_remember_words_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legrad_engine.targets.text._WORDS_REMEMBERED", 10)
+    write_slow_tokenizer(tmp_path)
+    slow = HFTokenizer(str(tmp_path), context_length=CONTEXT)
+    model: Any = seeded_model()
+    encoder = TextEncoder(model, slow, torch.device("cpu"))
+    words = [first + second for first in string.ascii_lowercase for second in "xyz"]
+    with pytest.raises(InvalidTargetError, match="shorten"):
+        encoder.check(" ".join(words))
+    assert 0 < len(slow.tokenizer.cache) <= 10
 
 
 def test_a_hub_tokenizer_is_read_from_the_offline_cache(

@@ -1,0 +1,1 @@
+"""Evaluation of explanation methods on published data sets, by published protocols."""

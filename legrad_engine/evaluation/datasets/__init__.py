@@ -1,0 +1,1 @@
+"""Data sets in their published form: one file each, which registers itself."""

@@ -1,0 +1,1 @@
+"""Measures of heatmaps: pure functions of arrays, each with its conventions. Needs no torch."""

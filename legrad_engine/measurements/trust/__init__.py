@@ -1,0 +1,4 @@
+"""Trust: numbers about how far a map can be believed.
+
+Importing this package loads no torch.
+"""
