@@ -22,7 +22,7 @@ from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
 from service.explaining.admission import Admission
-from service.explaining.body_threads import BodyThreads
+from service.explaining.fair_threads import BodyThreads
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
@@ -37,7 +37,7 @@ from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
 from service.http.proxies import ForwardedRequests, refuse_last_slashes
-from service.http.requests import RequestMiddleware, TraceMiddleware
+from service.http.requests import RequestMiddleware, SoundHead, TraceMiddleware
 from service.pictures.workers import PictureWorkers
 from service.pool.background import run_in_own_thread
 from service.pool.model_pool import ModelPool
@@ -126,7 +126,9 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     drain = Drain(settings.shutdown_delay_seconds, settings.drain_timeout_seconds)
     reporter = AnswerReporter(metrics, settings.slow_request_seconds, drain)
     tracing = configured_tracing()
-    pool = ModelPool(settings.model_policy, devices, settings.batch_limits, metrics, tracing)
+    # All devices are of one kind.
+    batches = settings.batch_policy(devices[0].type)
+    pool = ModelPool(settings.model_policy, devices, batches, metrics, tracing)
     workers = PictureWorkers(settings.picture_limits, metrics)
     body_threads = BodyThreads()
     readiness = Readiness(
@@ -139,13 +141,11 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         ),
     )
     metrics.registry.register(
-        ServerState(pool, readiness, settings.request_timeout_seconds, settings.max_queue_cost)
+        ServerState(pool, readiness, settings.request_timeout_seconds, batches.max_queue_cost)
     )
 
     url_images = UrlImages(settings.url_policy, metrics, network or SystemNetwork())
-    admission = Admission(
-        settings.admission_limits, settings.max_batch_images, pool, workers.capacity, metrics
-    )
+    admission = Admission(settings.admission_limits, pool, workers.capacity, metrics)
     explaining = ExplainingService(
         settings.request_limits,
         settings.picture_rules,
@@ -171,6 +171,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
             drained = await pool.close(drain.seconds_left)
             await workers.close()
             body_threads.close()
+            explaining.close()
             url_images.close()
             await _close(tracing)
             _log.info("stopped", drained=drained)
@@ -226,6 +227,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     )
     app.add_middleware(OverloadRefusal, routes=routes, reporter=reporter)
     allow_origins(app, settings.cors_origins, reporter)
+    app.add_middleware(SoundHead, reporter=reporter)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
     app.add_middleware(ForwardedRequests, proxies=settings.trusted_proxies, root_path=root)

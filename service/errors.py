@@ -28,6 +28,12 @@ class WrongPathError(ServiceError):
     code = "not-found"
 
 
+class LongPathError(ServiceError):
+    """The path is longer than any path of the server."""
+
+    code = "path-too-long"
+
+
 class TryLaterError(ServiceError):
     """The same request may succeed later.
 

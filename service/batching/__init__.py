@@ -37,6 +37,7 @@ from service.batching.execution import Computation, Computed, Processor
 from service.batching.live_items import QueueReservation, Standing, Submission
 from service.batching.observer import BatchObserver, DropReason, SilentObserver
 from service.batching.pacing import RestartBackoff
+from service.batching.shares import Shares
 from service.batching.supervisor import BatcherState
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "QueueReservation",
     "RestartBackoff",
     "ResultCountError",
+    "Shares",
     "SilentObserver",
     "Standing",
     "Submission",

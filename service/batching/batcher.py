@@ -5,7 +5,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeVar
@@ -71,7 +71,7 @@ class MicroBatcher(Generic[Item, Result]):
             processors: compute the batches, each with a worker of its own, by the worker's name,
                 such as that of its device. They are interchangeable.
             limits: sizes of a batch and of the queue.
-            observer: receives queue, batch and worker events.
+            observer: receives the events of items, batches and workers.
             is_out_of_memory: tells an exhausted allocator from other errors.
             is_fatal: tells errors after which a worker cannot compute; it is then replaced.
             restart_backoff: delays between restarts of a failing worker.
@@ -84,8 +84,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._clock = clock
 
         self._condition = threading.Condition()
-        self._live_items: LiveItems[Item, Result] = LiveItems(limits)
-        self._endings = Endings(self._condition, self._live_items, self._observer, clock)
+        self._live_items: LiveItems[Item, Result] = LiveItems(limits, clock)
+        self._endings: Endings[Item, Result] = Endings(self._observer, clock)
         self._tickets = itertools.count()
         self._drain_rate = DrainRate()
         loop = WorkerLoop(
@@ -199,12 +199,13 @@ class MicroBatcher(Generic[Item, Result]):
             deadline: instant on the batcher's clock. An item whose computation has not begun by
                 then is dropped; one that is predicted to begin later is refused.
             reservation: covers the item; the checks of room and time then pass.
-            owner: owners share batches fairly by cost.
+            owner: owners share batches and the room of the queue fairly by cost.
 
         Raises:
             WorkerUnavailableError: no worker is ready.
             BatcherClosedError: the batcher is draining or stopped.
-            QueueFullError: the queue has no room, or leaves no time before the deadline.
+            QueueFullError: the queue has no room for more of the owner, or leaves no time before
+                the deadline.
             ItemTooLargeError: the item costs more than the whole queue may hold.
             ValueError: the cost is not positive and finite.
         """
@@ -213,9 +214,8 @@ class MicroBatcher(Generic[Item, Result]):
         # The callback holds the ticket, not the entry: a caller that keeps the future must not
         # keep the item's memory alive.
         submission.future.add_done_callback(partial(self._withdraw, ticket))
-        with self._admission(cost, deadline, reservation):
-            if reservation is not None:
-                reservation.take(cost)
+        held = reservation or QueueReservation(owner)
+        with self._admission(cost, deadline, held):
             self._live_items.enqueue(
                 Pending(
                     ticket=ticket,
@@ -226,18 +226,27 @@ class MicroBatcher(Generic[Item, Result]):
                     owner=owner,
                     item=item,
                     submission=submission,
-                )
+                ),
+                held,
             )
             self._condition.notify_all()
-        self._endings.report_queue()
         return submission
 
-    def check(self, cost: float, deadline: float | None = None) -> None:
+    def check_size(self, cost: float) -> None:
+        """Refuse an item, or items together, that even an empty queue would have no room for.
+
+        Raises:
+            ItemTooLargeError: they cost more than the whole queue may hold.
+        """
+        if cost > self._limits.max_queue_cost:
+            raise ItemTooLargeError(cost, self._limits.max_queue_cost)
+
+    def check(self, cost: float, deadline: float | None = None, owner: Hashable = None) -> None:
         """Raise what ``submit`` would raise now, before work is spent on preparing the item.
 
         Reserves nothing: the room may be gone by the time the item is submitted.
         """
-        with self._admission(cost, deadline):
+        with self._admission(cost, deadline, QueueReservation(owner)):
             pass
 
     def reserve(
@@ -245,6 +254,8 @@ class MicroBatcher(Generic[Item, Result]):
         cost: float,
         deadline: float | None = None,
         reservation: QueueReservation | None = None,
+        owner: Hashable = None,
+        admitted: bool = False,
     ) -> QueueReservation:
         """Reserve room for items that are still being prepared, or change a reservation.
 
@@ -255,12 +266,15 @@ class MicroBatcher(Generic[Item, Result]):
             cost: total cost of the items, in the unit of the limits.
             deadline: instant on the batcher's clock by which the items have to begin.
             reservation: the reservation to change; on an error it keeps its earlier cost.
+            owner: the owner of a new reservation.
+            admitted: whether a new reservation belongs to a request that has another one: it needs
+                room for more, and no share.
 
         Raises:
             BatchingError: as ``submit``.
         """
-        with self._admission(cost, deadline, reservation):
-            changed = reservation or QueueReservation()
+        changed = reservation or QueueReservation(owner, admitted=admitted)
+        with self._admission(cost, deadline, changed):
             self._live_items.reserve(changed, cost)
         return changed
 
@@ -269,10 +283,10 @@ class MicroBatcher(Generic[Item, Result]):
         with self._condition:
             self._live_items.release(reservation)
 
-    def standing(self, ticket: int) -> Standing | None:
-        """Position and estimated wait of a submitted item; ``None`` once it is finished."""
+    def standing(self, tickets: Collection[int]) -> Standing | None:
+        """Position and estimated wait of an owner's last item; ``None`` once all are finished."""
         with self._condition:
-            found = self._live_items.cost_until(ticket)
+            found = self._live_items.cost_until(tickets)
             if found is None:
                 return None
             position, cost = found
@@ -315,8 +329,8 @@ class MicroBatcher(Generic[Item, Result]):
         seconds = self._drain_rate.seconds_for(cost)
         return None if seconds is None else seconds / self._workers.ready_count
 
-    def _seconds_until_room(self, cost: float) -> float:
-        ahead = self._live_items.in_flight_cost + self._live_items.excess(cost)
+    def _seconds_until_room(self, reservation: QueueReservation, cost: float) -> float:
+        ahead = self._live_items.in_flight_cost + self._live_items.excess(reservation, cost)
         seconds = self._seconds_for(ahead)
         return DEFAULT_RETRY_AFTER_SECONDS if seconds is None else seconds
 
@@ -324,49 +338,57 @@ class MicroBatcher(Generic[Item, Result]):
         self, cost: float, deadline: float | None, reservation: QueueReservation
     ) -> None:
         """Refuse an item that is predicted to miss its deadline and would delay those behind it."""
-        live = self._live_items
-        ahead = live.in_flight_cost + live.queue_cost + live.reserved_cost - reservation.cost
+        live, missing = self._live_items, cost - reservation.cost
+        in_flight = live.in_flight_cost
         # With nothing ahead an item is always tried: an outdated rate must not refuse forever.
-        seconds = self._seconds_for(ahead + cost) if ahead else None
-        if deadline is None or seconds is None:
+        if deadline is None or not in_flight + live.waiting_cost - reservation.cost:
             return
-        late = self._clock() + _WAIT_MARGIN * seconds - deadline
+        most = self._seconds_late(in_flight + live.waiting_cost + missing, deadline)
+        if most <= 0:
+            return
+        # Only now, because it looks at every owner.
+        fair = live.cost_before_end_of(reservation.owner, missing)
+        late = self._seconds_late(in_flight + fair, deadline)
         if late > 0:
             raise QueueFullError(late, "What waits leaves no time for the item by its deadline")
+
+    def _seconds_late(self, cost: float, deadline: float) -> float:
+        """Estimate by how much a deadline is missed after a cost; not positive if it is met."""
+        seconds = self._seconds_for(cost) or 0.0
+        return self._clock() + _WAIT_MARGIN * seconds - deadline
 
     # On any thread, without the lock.
 
     @contextlib.contextmanager
     def _admission(
-        self, cost: float, deadline: float | None, reservation: QueueReservation | None = None
+        self, cost: float, deadline: float | None, reservation: QueueReservation
     ) -> Iterator[None]:
         """Hold the lock over the block if an item of this cost can be queued; else refuse it."""
         if not (math.isfinite(cost) and cost > 0):
             raise ValueError("cost must be positive and finite")
-        if cost > self._limits.max_queue_cost:
-            raise ItemTooLargeError(cost, self._limits.max_queue_cost)
-        held = reservation or QueueReservation()
+        self.check_size(cost)
+        live = self._live_items
         expired: list[Pending[Item, Result]] = []
         cancelled = 0
         try:
             with self._condition:
                 self._workers.require_ready()
-                if missing := held.missing(cost):
-                    if self._live_items.excess(missing) > 0:
-                        expired, cancelled = self._live_items.claim_expired(self._clock())
-                    if self._live_items.excess(missing) > 0:
-                        raise QueueFullError(self._seconds_until_room(missing))
-                    self._require_time(cost, deadline, held)
+                if missing := reservation.missing(cost):
+                    if live.excess(reservation, missing) > 0:
+                        expired, cancelled = live.claim_expired(self._clock())
+                    if live.excess(reservation, missing) > 0:
+                        live.refused(reservation.owner)
+                        raise QueueFullError(self._seconds_until_room(reservation, missing))
+                    self._require_time(cost, deadline, reservation)
                 yield
         finally:
-            if cancelled or expired:
-                self._endings.report_cancelled(cancelled)
-                self._endings.fail_expired(expired)
-                self._endings.report_queue()
+            self._endings.report_cancelled(cancelled)
+            self._endings.fail_expired(expired)
 
-    def _withdraw(self, ticket: int, _future: Future[Result]) -> None:
+    def _withdraw(self, ticket: int, future: Future[Result]) -> None:
+        if not future.cancelled():
+            return
         with self._condition:
             withdrawn = self._live_items.withdraw(ticket, self._clock())
         if withdrawn:
             self._endings.report_cancelled(1)
-            self._endings.report_queue()

@@ -104,6 +104,9 @@ class BucketQueue(Generic[Entry]):
         self._served = 0.0
         self._ahead: dict[Hashable, float] = {}
 
+    def __contains__(self, ticket: int) -> bool:
+        return ticket in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -158,11 +161,12 @@ class BucketQueue(Generic[Entry]):
         wanted = self._entries.get(ticket)
         if wanted is None:
             return None
-        own = 0.0
-        for entry in self._entries.values():
-            own += entry.cost if entry.owner == wanted.owner else 0.0
-            if entry is wanted:
-                break
+        own = sum(
+            entry.cost
+            for bucket in self._flows[wanted.owner].buckets.values()
+            for entry in bucket.values()
+            if entry.ticket <= ticket
+        )
         position, cost = 0, 0.0
         left = dict.fromkeys(self._flows, own)
         for entry in self._entries.values():

@@ -1,11 +1,10 @@
-"""Ends items without a result, and reports drops and queue lengths to the observer."""
+"""Ends items without a result, and reports drops to the observer."""
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from service.batching.errors import BatchingError, DeadlineExceededError
-from service.batching.live_items import Claimed, LiveItems, Pending
+from service.batching.live_items import Claimed, Pending
 from service.batching.observer import BatchObserver, DropReason, notify
 
 Item = TypeVar("Item")
@@ -17,16 +16,11 @@ class Endings(Generic[Item, Result]):
 
     def __init__(
         self,
-        lock: threading.Condition,
-        live_items: LiveItems[Item, Result],
         observer: BatchObserver,
         clock: Callable[[], float],
     ) -> None:
-        self._lock = lock
-        self._live_items = live_items
         self._observer = observer
         self._clock = clock
-        self._queue_report_lock = threading.RLock()
 
     def fail_all(
         self,
@@ -38,7 +32,6 @@ class Endings(Generic[Item, Result]):
         self.report_cancelled(claimed.cancelled)
         for pending in claimed.items:
             self._drop(pending, error(), reason)
-        self.report_queue()
 
     def fail_expired(self, expired: Iterable[Pending[Item, Result]]) -> None:
         """Fail items whose deadline has passed."""
@@ -50,15 +43,6 @@ class Endings(Generic[Item, Result]):
         """Report items that their callers cancelled."""
         for _ in range(count):
             notify(self._observer.item_dropped, DropReason.CANCELLED)
-
-    def report_queue(self) -> None:
-        """Report the present depth and cost of the queue."""
-        # One lock around reading and reporting: otherwise an older reading could be reported last,
-        # and the gauge would keep showing it.
-        with self._queue_report_lock:
-            with self._lock:
-                depth, cost = self._live_items.queue_depth, self._live_items.queue_cost
-            notify(self._observer.queue_changed, depth, cost)
 
     def _drop(
         self, pending: Pending[Item, Result], error: BatchingError, reason: DropReason

@@ -5,12 +5,14 @@ item ends exactly once.
 """
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from service.batching.bucket_queue import BatchLimits, BucketQueue, QueueEntry
+from service.batching.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +47,20 @@ class QueueReservation:
     """Reserved room in a queue, for items that are still being prepared.
 
     Attributes:
+        owner: the owner of the items.
         cost: summed cost that is still reserved.
+        admitted: whether the items belong to a request that has room in the queue already: it needs
+            room for more of them, and no share.
     """
 
+    owner: Hashable = None
     cost: float = 0.0
+    admitted: bool = False
 
     def missing(self, cost: float) -> float:
         """Return the part of a cost that is not reserved; rounding errors count as 0."""
         missing = cost - self.cost
         return missing if missing > _ROUNDING * cost else 0.0
-
-    def take(self, cost: float) -> None:
-        """Move cost from the reservation to a queued item."""
-        self.cost = max(0.0, self.cost - cost)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -94,7 +97,7 @@ class Pending(QueueEntry, Generic[Item, Result]):
 
 
 class Standing(NamedTuple):
-    """Progress of an unfinished item.
+    """Progress of the last of some unfinished items.
 
     Attributes:
         position: place in the order of arrival, from 1; 0 while it is being computed.
@@ -127,11 +130,12 @@ class LiveItems(Generic[Item, Result]):
     future, so none runs a caller's callback under that lock.
     """
 
-    def __init__(self, limits: BatchLimits) -> None:
-        self._max_queue_cost = limits.max_queue_cost
+    def __init__(self, limits: BatchLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_batch_cost = limits.max_batch_cost
         self._queue: BucketQueue[Pending[Item, Result]] = BucketQueue(limits)
         self._in_flight: dict[int, Pending[Item, Result]] = {}
-        self._reservations: set[QueueReservation] = set()
+        # Queued and reserved cost.
+        self._shares = Shares(limits.max_queue_cost, clock)
 
     @property
     def queue_depth(self) -> int:
@@ -148,19 +152,20 @@ class LiveItems(Generic[Item, Result]):
         """Summed cost of the items being computed."""
         return sum(pending.cost for pending in self._in_flight.values())
 
-    def cost_until(self, ticket: int) -> tuple[int, float] | None:
-        """Return an unfinished item's position and the cost computed until it is done, inclusive.
+    def cost_until(self, tickets: Collection[int]) -> tuple[int, float] | None:
+        """Return the position of the last of an owner's items, and the cost until it is done.
 
-        The position counts from 1, and is 0 while the item is being computed. ``None`` if the item
-        is finished.
+        The position counts from 1, and is 0 while the last items are being computed. ``None`` if
+        all are finished. The queue is counted once, however many items are asked about.
         """
-        if ticket in self._in_flight:
+        last = max((ticket for ticket in tickets if ticket in self._queue), default=None)
+        queued = None if last is None else self._queue.cost_until(last)
+        if queued is not None:
+            position, cost = queued
+            return position, self.in_flight_cost + cost
+        if any(ticket in self._in_flight for ticket in tickets):
             return 0, self.in_flight_cost
-        queued = self._queue.cost_until(ticket)
-        if queued is None:
-            return None
-        position, cost = queued
-        return position, self.in_flight_cost + cost
+        return None
 
     def seconds_in_flight(self, now: float, workers: Iterable[str]) -> float:
         """Return for how long all of some workers have been computing; 0 if one is idle."""
@@ -171,33 +176,55 @@ class LiveItems(Generic[Item, Result]):
         return now - max(begun.values(), default=now)
 
     @property
-    def reserved_cost(self) -> float:
-        """Summed cost of all reservations."""
-        return sum(reservation.cost for reservation in self._reservations)
+    def waiting_cost(self) -> float:
+        """Summed cost of the queued items and of all reservations."""
+        return self._shares.total
 
-    def excess(self, cost: float) -> float:
-        """Return by how much one more item would overfill the queue; not positive if it fits."""
-        return self._queue.cost + self.reserved_cost + cost - self._max_queue_cost
+    def excess(self, reservation: QueueReservation, cost: float) -> float:
+        """Return how much has to leave the queue before a reservation may grow by a cost.
+
+        Not positive if it may now; see :class:`Shares`.
+        """
+        return self._shares.excess(reservation.owner, cost, admitted=reservation.admitted)
+
+    def refused(self, owner: Hashable) -> None:
+        """Note that an owner found no room."""
+        self._shares.refused(owner)
+
+    def cost_before_end_of(self, owner: Hashable, cost: float) -> float:
+        """Return the waiting cost that is computed until one more item of an owner is done.
+
+        Args:
+            owner: owners share batches fairly.
+            cost: cost of the item, without the part of it that is reserved.
+        """
+        whole_batch = min(self._max_batch_cost, self._shares.total + cost)
+        return max(whole_batch, self._shares.ahead(owner, cost))
 
     def reserve(self, reservation: QueueReservation, cost: float) -> None:
-        """Register a reservation, or change its cost."""
-        reservation.cost = cost
-        self._reservations.add(reservation)
+        """Make a reservation, or change its cost."""
+        self._shares.add(reservation.owner, cost - reservation.cost)
+        reservation.cost, reservation.admitted = cost, True
 
     def release(self, reservation: QueueReservation) -> None:
-        """Remove a reservation and free its remaining cost."""
-        self._reservations.discard(reservation)
+        """Free the remaining cost of a reservation."""
+        self.reserve(reservation, 0.0)
 
-    def enqueue(self, pending: Pending[Item, Result]) -> None:
-        """Queue an item that was admitted."""
+    def enqueue(
+        self, pending: Pending[Item, Result], reservation: QueueReservation | None = None
+    ) -> None:
+        """Queue an item that was admitted; it uses up its part of a reservation."""
+        if reservation is not None:
+            self.reserve(reservation, max(0.0, reservation.cost - pending.cost))
+        self._shares.add(pending.owner, pending.cost)
         self._queue.append(pending)
 
     def withdraw(self, ticket: int, now: float) -> bool:
-        """Remove a queued item whose caller ended its future; return false if it is not queued."""
+        """Remove a queued item whose caller cancelled it; return false if it is not queued."""
         pending = self._queue.remove(ticket)
         if pending is None:
             return False
-        pending.leave_queue(now)
+        self._leave_queue(pending, now)
         # Moves a cancelled future on to "cancelled and notified", which wakes the callers of
         # concurrent.futures.wait.
         _begin(pending.submission.future)
@@ -268,12 +295,16 @@ class LiveItems(Generic[Item, Result]):
         items: list[Pending[Item, Result]] = []
         cancelled = 0
         for pending in entries:
-            pending.leave_queue(now)
+            self._leave_queue(pending, now)
             if _begin(pending.submission.future):
                 items.append(pending)
             else:
                 cancelled += 1
         return Claimed(items, cancelled)
+
+    def _leave_queue(self, pending: Pending[Item, Result], now: float) -> None:
+        self._shares.add(pending.owner, -pending.cost)
+        pending.leave_queue(now)
 
 
 def _begin(future: Future[Result]) -> bool:

@@ -27,9 +27,6 @@ class BatchObserver(Protocol):
     it raises is logged and otherwise ignored.
     """
 
-    def queue_changed(self, depth: int, cost: float) -> None:
-        """Receive the queue's new number of items and summed cost; calls never overlap."""
-
     def queue_waited(self, seconds: float) -> None:
         """Receive the wait of an item that left the queue to be computed."""
 
@@ -48,9 +45,6 @@ class BatchObserver(Protocol):
 
 class SilentObserver:
     """The observer that ignores everything."""
-
-    def queue_changed(self, depth: int, cost: float) -> None:
-        """Ignore it."""
 
     def queue_waited(self, seconds: float) -> None:
         """Ignore it."""

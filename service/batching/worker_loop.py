@@ -74,7 +74,6 @@ class WorkerLoop(Generic[Item, Result]):
         batch, expired, cancelled = NextBatch[Item, Result]([], [], 0)
         if pipeline.wants_batch:
             batch, expired, cancelled = self._next_batch(worker, pipeline)
-            self._endings.report_queue()
             self._endings.report_cancelled(cancelled)
             self._endings.fail_expired(expired)
         if batch:
@@ -145,10 +144,10 @@ class WorkerLoop(Generic[Item, Result]):
         self, part: list[Pending[Item, Result]], outcomes: list[Result | Exception]
     ) -> None:
         now = self._clock()
-        for pending, outcome in zip(part, outcomes, strict=True):
-            with self._lock:
-                owned = self._live_items.take_in_flight(pending)
-            if owned:
+        with self._lock:
+            owned = [self._live_items.take_in_flight(pending) for pending in part]
+        for pending, outcome, is_owned in zip(part, outcomes, owned, strict=True):
+            if is_owned:
                 pending.submission.compute_seconds = now - pending.dequeued_at
                 pending.submission.batch_size = len(part)
                 pending.resolve(outcome)

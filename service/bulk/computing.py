@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
 
-from legrad_engine import Explainer, Explanation, LegradError
-from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine import Explainer, LegradError
 from legrad_engine.images.decoding import DEFAULT_MAX_PIXELS
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.images.rendering import DEFAULT_ALPHA, DEFAULT_COLORMAP
+from legrad_engine.presence import built_in
+from service.bulk.batches import BatchExplainer, Explained
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
 from service.bulk.questions import IdentifiedQuestion
@@ -51,8 +51,8 @@ class FolderExplainer:
         self._asked = asked
         self._question = asked.question
         self._output = output
-        self._layers = explainer.resolve_layers(self._question.layers)
-        self._score = explainer.resolve_score(self._question.score)
+        self._batches = BatchExplainer(explainer, self._question)
+        self._calibration = built_in(self._question.reference)
 
     def read(self, found: FoundPicture) -> ReadPicture:
         """Decode a picture and prepare it for the model."""
@@ -67,47 +67,21 @@ class FolderExplainer:
             return ReadPicture(found, error=str(error))
         return ReadPicture(found, decoded.prepared, decoded.canvas)
 
-    def explain(self, read: Sequence[ReadPicture]) -> dict[Path, Explanation | str]:
+    def explain(self, read: Sequence[ReadPicture]) -> dict[Path, Explained | str]:
         """Explain the pictures that could be read; one that exceeds memory gets an error text."""
-        ready = sorted(
-            ((each.found.path, each.prepared) for each in read if each.prepared is not None),
-            key=lambda pair: pair[1].geometry.input_size,
+        return self._batches.explain(
+            [(each.found.path, each.prepared) for each in read if each.prepared is not None]
         )
-        explained: dict[Path, Explanation | str] = {}
-        # A batch has one input size; with fit "native" sizes differ.
-        for _, group in groupby(ready, key=lambda pair: pair[1].geometry.input_size):
-            parts = [list(group)]
-            while parts:
-                part = parts.pop()
-                paths = [path for path, _ in part]
-                try:
-                    found = self._explain_batch([prepared for _, prepared in part])
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    release_cached_memory()
-                    if len(part) == 1:
-                        explained[paths[0]] = "The picture does not fit in the device's memory."
-                    else:
-                        middle = len(part) // 2
-                        parts += [part[:middle], part[middle:]]
-                    continue
-                explained |= dict(zip(paths, found, strict=True))
-        return explained
-
-    def _explain_batch(self, prepared: Sequence[PreparedImage]) -> list[Explanation]:
-        trace = self._explainer.trace(prepared, layers=self._layers, score=self._score)
-        return self._explainer.attribute(trace, self._question.targets(self._explainer))
 
     def write(
-        self, read: ReadPicture, explanation: Explanation | str | None, files: Sequence[Path]
+        self, read: ReadPicture, explained: Explained | str | None, files: Sequence[Path]
     ) -> list[Entry]:
         """Write a picture's files and return its entries for the manifest.
 
         Args:
             read: the picture.
-            explanation: its explanation, or the reason why it has none.
-            files: for each prompt the path of its overlay below the output folder; the raw map has
+            explained: its explanation, or the reason why it has none.
+            files: for each map the path of its overlay below the output folder; the raw map has
                 the same name with another ending.
         """
         found, question = read.found, self._question
@@ -120,42 +94,55 @@ class FolderExplainer:
             "size": question.size,
             "fit": question.fit,
         }
-        if not isinstance(explanation, Explanation) or read.canvas is None:
+        if not isinstance(explained, Explained) or read.canvas is None:
             # They would be of an earlier content of this file.
             for drawn in files:
                 (self._output / drawn).unlink(missing_ok=True)
                 (self._output / drawn.with_suffix(".npy")).unlink(missing_ok=True)
-            reason = explanation if isinstance(explanation, str) else read.error
+            reason = explained if isinstance(explained, str) else read.error
             return [Entry(**about, error=reason)]
+        explanation = explained.explanation
         geometry = explanation.geometry
         rules = replace(_DRAWINGS, format=question.format, quality=question.quality)
         targets = draw(explanation.maps, geometry, read.canvas, rules).targets
         (self._output / files[0]).parent.mkdir(parents=True, exist_ok=True)
         entries = []
-        for index, (prompt, drawn) in enumerate(zip(question.prompts, files, strict=True)):
+        head_count = self._explainer.head_count
+        for (prompt, head), drawn, target in zip(
+            question.maps(head_count), files, targets, strict=True
+        ):
             raw = drawn.with_suffix(".npy")
-            target = targets[index]
+            # The numbers of a prompt are those of all its heads.
+            place = question.prompts.index(prompt)
             for path, content in ((drawn, target.overlay), (raw, target.heatmap)):
                 if content is not None:
                     (self._output / path).write_bytes(content)
             statistics = target.statistics
-            probability = float(explanation.probabilities[index])
+            probability = float(explanation.probabilities[place])
+            similarity = float(explanation.similarities[place])
             entries.append(
                 Entry(
                     **about,
-                    layers=self._layers,
-                    score=self._score,
+                    method=question.method,
+                    layers=self._batches.layers,
+                    score=self._batches.score,
                     image_size=geometry.image_size,
                     prompt=prompt,
-                    similarity=float(explanation.similarities[index]),
+                    head=head,
+                    head_count=None if head is None else head_count,
+                    similarity=similarity,
                     # NaN if the model gives no probability.
                     probability=probability if probability == probability else None,
+                    presence=None
+                    if self._calibration is None
+                    else self._calibration.probability(similarity),
                     overlay=drawn.as_posix(),
                     heatmap=raw.as_posix(),
                     peak_position=statistics.peak_position,
                     peak=statistics.peak,
                     entropy=statistics.entropy,
                     border_mass=statistics.border_mass,
+                    **explained.measured[place],
                 )
             )
         return entries

@@ -144,6 +144,7 @@ class _Run:
             self._pictures,
             self._root,
             asked,
+            asked.question.slugs(explainer.head_count),
             {path: self._name(path) for path in self._pictures},
             self._manifest.overlays_of(asked.digest),
         )
@@ -193,10 +194,11 @@ def _output_files(
     pictures: Sequence[Path],
     root: Path,
     asked: IdentifiedQuestion,
+    slugs: Sequence[str],
     names: Mapping[Path, str],
     earlier: Mapping[str, Sequence[str]],
 ) -> dict[Path, list[Path]]:
-    """Return the paths of each picture's overlays below the output folder, one for each prompt.
+    """Return the paths of each picture's overlays below the output folder, one for each map.
 
     No two pictures share a file, also over several runs: a picture keeps its files, and another one
     that would get the same names gets its suffix or a number.
@@ -205,10 +207,11 @@ def _output_files(
         pictures: all pictures of the run.
         root: the paths of the pictures relative to this folder name the files.
         asked: the question.
+        slugs: parts of the names of each picture's files, one for each map.
         names: the names of the pictures in the manifest.
         earlier: overlays that the folder holds for this question, by the name of the picture.
     """
-    slugs, ending = asked.question.slugs(), ENDINGS[asked.question.format]
+    ending = ENDINGS[asked.question.format]
     owner = {overlay: picture for picture, drawn in earlier.items() for overlay in drawn}
     stems = Counter(path.relative_to(root).with_suffix("") for path in pictures)
     files: dict[Path, list[Path]] = {}

@@ -1,15 +1,14 @@
 """The manifest of a folder of explanations: one line of JSON for each heatmap."""
 
-import fcntl
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from legrad_engine.images.fits import Fit
+from service.bulk.locking import LinesWriter
 
 FILE_NAME = "manifest.jsonl"
 
@@ -25,20 +24,29 @@ class Entry(BaseModel):
         model: name of the model.
         weights: hash of the model's local files, ``blake2b:HEX``, or ``ORG/REPO@COMMIT`` on the
             model hub.
+        method: name of the explanation method; empty if the picture failed.
         layers: the explained blocks.
         score: the explained score.
         size: side of the model's input in pixels; None for the model's own.
         fit: how the picture is fitted to the input.
         image_size: (width, height) of the upright picture in pixels.
         prompt: the prompt; empty if the picture failed.
+        head: index of the attention head whose map it is; None for a map of all heads.
+        head_count: number of heads that the picture has maps of; None for a map of all heads.
         similarity: cosine similarity of picture and prompt.
         probability: of the prompt among all prompts; None if the model gives none.
+        presence: calibrated probability that the picture shows the thing that the prompt names;
+            None for a model without calibration.
         overlay: path of the overlay, relative to the folder of the manifest.
         heatmap: path of the raw map, float32 [rows, columns], relative to the same folder.
         peak_position: (x, y) of the map's peak in pixels of the picture.
         peak: largest raw value.
         entropy: spread of the map, 0 to 1.
         border_mass: share of the map in its outermost ring of patches, 0 to 1.
+        trust: how far the map can be trusted, with the fields of the HTTP answer; None if it was
+            not measured.
+        layers_report: the prompt after every block, with the fields of the HTTP answer; None if it
+            was not asked for.
         error: reason why the picture failed, or None.
     """
 
@@ -49,21 +57,32 @@ class Entry(BaseModel):
     question: str
     model: str
     weights: str = ""
+    method: str = ""
     layers: tuple[int, ...] = ()
     score: str = ""
     size: int | None = None
     fit: Fit = "squash"
     image_size: tuple[int, int] = (0, 0)
     prompt: str = ""
+    head: int | None = None
+    head_count: int | None = None
     similarity: float = 0.0
     probability: float | None = None
+    presence: float | None = None
     overlay: str = ""
     heatmap: str = ""
     peak_position: tuple[int, int] = (0, 0)
     peak: float = 0.0
     entropy: float = 0.0
     border_mass: float = 0.0
+    trust: dict[str, Any] | None = None
+    layers_report: dict[str, Any] | None = None
     error: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The prompt, with the head if the map is that of one."""
+        return self.prompt if self.head is None else f"{self.prompt}, head {self.head}"
 
 
 class ManifestError(Exception):
@@ -85,18 +104,14 @@ class Manifest:
         """
         self._folder = folder
         self._path = folder / FILE_NAME
-        self._file: TextIO | None = None
-        self._writing = ExitStack()
+        self._writer = LinesWriter(self._path, ManifestError)
         self._read()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._writing:
-            if self._file is not None:
-                self._file.close()
-                self._replace(read(self._path))
+        self._writer.close(lambda: map(_line, read(self._path)))
 
     def is_done(self, picture: str, digest: str, question: str, prompts: Sequence[str]) -> bool:
         """Return whether the folder holds all heatmaps of a picture for this question."""
@@ -115,21 +130,14 @@ class Manifest:
                 found.setdefault(each.picture, []).append(each.overlay)
         return found
 
-    def begin(self) -> TextIO:
-        """Begin to write, as the only run in this folder, and return the open file.
+    def begin(self) -> None:
+        """Begin to write, as the only run in this folder.
 
         Raises:
             ManifestError: another run writes into the folder.
             OSError: the manifest cannot be written.
         """
-        if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._writing.enter_context(_only_writer(self._folder))
-            # Another run may have written since the manifest was read.
-            self._read()
-            self._replace(self._entries)
-            self._file = self._path.open("a", encoding="utf-8")
-        return self._file
+        self._writer.begin(self._current)
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Add the entries of one picture at once, after its files are written.
@@ -137,24 +145,26 @@ class Manifest:
         Raises:
             ManifestError, OSError: see :meth:`begin`.
         """
-        file = self.begin()
-        file.write("".join(map(_line, entries)))
-        file.flush()
+        self.begin()
+        self._writer.append(map(_line, entries))
 
     def _read(self) -> None:
         """Read the entries whose files exist, and those of failed pictures."""
         entries = read(self._path)
         self._entries = [each for each in entries if each.error or _is_whole(self._folder, each)]
         self._done: dict[tuple[str, str, str], set[str]] = {}
+        found: Counter[tuple[str, str, str, str]] = Counter()
         for each in self._entries:
             if each.error is None:
                 key = (each.picture, each.digest, each.question)
-                self._done.setdefault(key, set()).add(each.prompt)
+                found[*key, each.prompt] += 1
+                # The maps of single heads count once all of them are there.
+                if found[*key, each.prompt] == (each.head_count or 1):
+                    self._done.setdefault(key, set()).add(each.prompt)
 
-    def _replace(self, entries: Iterable[Entry]) -> None:
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, entries)), encoding="utf-8")
-        partial.replace(self._path)
+    def _current(self) -> Iterator[str]:
+        self._read()
+        return map(_line, self._entries)
 
 
 def read(path: Path) -> list[Entry]:
@@ -172,7 +182,7 @@ def read(path: Path) -> list[Entry]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    current: dict[tuple[str, str], dict[str, Entry]] = {}
+    current: dict[tuple[str, str], dict[tuple[str, int | None], Entry]] = {}
     for number, line in enumerate(lines, 1):
         try:
             entry = Entry.model_validate_json(line)
@@ -187,32 +197,13 @@ def read(path: Path) -> list[Entry]:
             # Moved to the end, so that the entries of a picture stay together.
             del current[key]
             known = current[key] = {}
-        known[entry.prompt] = entry
+        # Moved to the end, so that the entries of a picture are in the order of its latest run.
+        known.pop((entry.prompt, entry.head), None)
+        known[entry.prompt, entry.head] = entry
     found = [entry for entries in current.values() for entry in entries.values()]
     # Earlier versions wrote the results of several questions into the same files: the last counts.
     owner = {entry.overlay: entry for entry in found}
     return [entry for entry in found if entry.error or owner[entry.overlay] is entry]
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing into a folder until the context ends, or the process.
-
-    Raises:
-        ManifestError: another run is writing into it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ManifestError(
-                f"Another run writes into {folder}: wait for its end, or set another folder with "
-                "-o."
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_whole(folder: Path, entry: Entry) -> bool:
@@ -220,4 +211,4 @@ def _is_whole(folder: Path, entry: Entry) -> bool:
 
 
 def _line(entry: Entry) -> str:
-    return entry.model_dump_json() + "\n"
+    return entry.model_dump_json()

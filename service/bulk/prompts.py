@@ -1,6 +1,7 @@
 """Reading prompts from a text file."""
 
 import codecs
+from collections.abc import Sequence
 from pathlib import Path
 
 # UTF-32 first: its mark in little-endian order begins with that of UTF-16.
@@ -16,7 +17,23 @@ _BY_ZEROS = {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0
 
 
 class UnreadablePromptsError(Exception):
-    """The file of prompts is in no Unicode encoding."""
+    """The file of prompts is in no Unicode encoding, or is given as a prompt."""
+
+
+def gather_prompts(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    """Join the prompts of the command line and those of a file, each once.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnreadablePromptsError: the file is not text, or a prompt is the path of a file.
+    """
+    for text in given:
+        # A word may be the name of a file by accident; one with an ending hardly is.
+        if Path(text).suffix and _is_file(text):
+            raise UnreadablePromptsError(
+                f"{text} is a file: give it with --prompts, so that its lines are the prompts."
+            )
+    return tuple(dict.fromkeys([*given, *(read_prompts(file) if file else ())]))
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -43,6 +60,14 @@ def read_prompts(path: Path) -> list[str]:
     # A mark stands wherever files were joined.
     lines = (line.strip() for line in text.replace("\ufeff", "").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        # Too long for a path, or with a character that none has.
+        return False
 
 
 def _encoding_of(content: bytes) -> str:

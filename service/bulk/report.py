@@ -20,6 +20,8 @@ _QUALITY = 80
 
 @dataclass(frozen=True)
 class _Heatmap:
+    """One heatmap; `best` if its prompt fits the picture better than the others."""
+
     entry: Entry
     thumbnail: str
     best: bool
@@ -106,10 +108,12 @@ def _question(folder: Path, entries: Sequence[Entry]) -> _Question:
     shown = max(entries, key=lambda entry: entry.error is None)
     options = [f"model {shown.model}"]
     if shown.layers:
+        options.append(f"method {shown.method}")
         options.append(f"layers {', '.join(map(str, shown.layers))}")
         options.append(f"score {shown.score}")
     options += [f"size {shown.size}"] if shown.size is not None else []
     options += [f"fit {shown.fit}"] if shown.fit != "squash" else []
+    options += ["heads each"] if shown.head is not None else []
     return _Question(
         shown.question,
         ", ".join(options),
@@ -123,7 +127,8 @@ def _picture(folder: Path, entries: Sequence[Entry]) -> _Picture:
     name = Path(first.picture).name
     if first.error is not None:
         return _Picture(name, first.image_size, None, (), first.error)
-    best = max(entries, key=lambda entry: entry.similarity)
+    several = len({entry.prompt for entry in entries}) > 1
+    best = max(entries, key=lambda entry: entry.similarity) if several else None
     return _Picture(
         name,
         first.image_size,

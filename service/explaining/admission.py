@@ -7,13 +7,17 @@ a reservation.
 A request reserves in this order: a slot, before its body is read; time of the picture processes,
 before any work; work in the queue of its model, priced by an estimate before decoding and by the
 actual geometry after it; and the pixels of its heatmaps and overlays, before the model computes.
+
+Each request has an owner, its caller. Owners share every one of these fairly: one that holds little
+finds room and time beside others that have taken all they can.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from functools import partial
 from typing import Self
 
-from service.batching import QueueReservation
+from service.batching import QueueReservation, Shares
 from service.errors import LimitExceededError, TooManyRequestsError
 from service.pictures.capacity import PictureCapacity
 from service.pool.model_pool import ModelPool
@@ -28,63 +32,66 @@ class Admission:
     def __init__(
         self,
         limits: AdmissionLimits,
-        max_batch_images: int,
         pool: ModelPool,
         pictures: PictureCapacity,
         metrics: Metrics,
     ) -> None:
         self._limits = limits
-        self._max_batch_images = max_batch_images
         self._pool = pool
         self._pictures = pictures
-        self._metrics = metrics
-        self._requests = 0
-        self._drawn_pixels = 0
+        self._requests = requests = Shares(limits.max_requests)
+        self._drawn_pixels = Shares(limits.max_drawn_pixels)
+        metrics.requests_in_progress.set_function(lambda: requests.total)
 
-    def check(self, deadline: float) -> None:
+    def check(self, owner: Hashable, deadline: float) -> None:
         """Refuse a request that would get no reservation now, before its content is known.
 
         Args:
+            owner: owner of the request.
             deadline: on the monotonic clock in seconds.
 
         Raises:
-            TooManyRequestsError: every slot is taken, or the picture processes are busy until the
-                deadline.
-            QueueFullError: no loaded model has room and time for more work.
+            TooManyRequestsError: no slot is free for the owner, or the picture processes are busy
+                until the deadline.
+            QueueFullError: no loaded model has room and time for more work of the owner.
         """
-        self._check_slots()
-        self._pictures.check(deadline)
-        self._pool.check(self._compute_deadline(deadline))
+        self._check_slots(owner)
+        self._pictures.check(owner, deadline)
+        self._pool.check(owner, partial(self._compute_deadline, deadline))
 
-    def reserve(self) -> "Reservation":
+    def reserve(self, owner: Hashable) -> "Reservation":
         """Reserve a slot, until the returned reservation is released.
 
+        Args:
+            owner: owner of the request.
+
         Raises:
-            TooManyRequestsError: every slot is taken.
+            TooManyRequestsError: no slot is free for the owner.
         """
-        self._check_slots()
-        self._count(1)
-        return Reservation(self)
+        self._check_slots(owner)
+        self._requests.add(owner, 1)
+        return Reservation(self, owner)
 
     def release(self, reservation: "Reservation") -> None:
         """Release the slot and the drawn pixels of a request."""
-        self._drawn_pixels -= reservation.drawn_pixels
+        self._drawn_pixels.add(reservation.owner, -reservation.drawn_pixels)
         reservation.drawn_pixels = 0
-        self._count(-1)
+        self._requests.add(reservation.owner, -1)
 
     def reserve_pictures(
-        self, deadline: float, pictures: int
+        self, reservation: "Reservation", deadline: float, pictures: int
     ) -> contextlib.AbstractContextManager[None]:
         """Reserve time of the picture processes, until the context ends.
 
         Args:
+            reservation: the request's slot.
             deadline: of the request, on the monotonic clock in seconds.
             pictures: number of pictures to decode and draw.
 
         Raises:
             TooManyRequestsError: the picture processes are busy until the deadline.
         """
-        return self._pictures.reserve(deadline, pictures)
+        return self._pictures.reserve(reservation.owner, deadline, pictures)
 
     def reserve_drawings(self, reservation: "Reservation", pixels: int) -> None:
         """Reserve pixels of heatmaps and overlays, until the slot is released.
@@ -95,7 +102,7 @@ class Admission:
 
         Raises:
             LimitExceededError: the request exceeds the limit on one request.
-            TooManyRequestsError: the requests in progress exceed the limit on all of them.
+            TooManyRequestsError: the requests in progress leave no room for the owner.
         """
         wanted, limit = reservation.drawn_pixels + pixels, self._limits.max_drawn_pixels_each
         if wanted > limit:
@@ -105,18 +112,32 @@ class Admission:
                 "overlay, or for fewer pictures or targets at once.",
                 field="output",
             )
-        if self._drawn_pixels + pixels > self._limits.max_drawn_pixels:
+        if self._drawn_pixels.excess(reservation.owner, pixels) > 0:
+            self._drawn_pixels.refused(reservation.owner)
             raise TooManyRequestsError("Too much is being drawn and sent; try again in a moment.")
         reservation.drawn_pixels += pixels
-        self._drawn_pixels += pixels
+        self._drawn_pixels.add(reservation.owner, pixels)
+
+    def check_work(self, served: ServedModel, cost: float) -> None:
+        """Refuse a command that is more work than the whole queue of its model holds.
+
+        Args:
+            served: the model.
+            cost: the cost if nothing is cached: otherwise the refusal would tell what is.
+
+        Raises:
+            ItemTooLargeError: it is more.
+        """
+        served.batcher.check_size(cost)
 
     @contextlib.contextmanager
     def reserve_work(
-        self, served: ServedModel, cost: float, deadline: float
+        self, slot: "Reservation", served: ServedModel, cost: float, deadline: float
     ) -> Iterator[QueueReservation]:
         """Reserve work in the queue of a model; release the unused rest when the context ends.
 
         Args:
+            slot: the request's slot.
             served: the model.
             cost: the estimate before decoding, in forward passes at the model's own size.
             deadline: of the request, on the monotonic clock in seconds.
@@ -124,7 +145,13 @@ class Admission:
         Raises:
             BatchingError: the queue is full, or the worker is not running.
         """
-        reservation = served.batcher.reserve(cost, self._compute_deadline(deadline))
+        reservation = served.batcher.reserve(
+            cost,
+            self._compute_deadline(deadline, served.max_batch_images),
+            owner=slot.owner,
+            admitted=slot.admitted,
+        )
+        slot.admitted = True
         try:
             yield reservation
         finally:
@@ -144,33 +171,40 @@ class Admission:
         Raises:
             BatchingError: see :meth:`reserve_work`; the reservation keeps the estimate.
         """
-        served.batcher.reserve(cost, self._compute_deadline(deadline), reservation)
+        computed_by = self._compute_deadline(deadline, served.max_batch_images)
+        served.batcher.reserve(cost, computed_by, reservation)
 
-    def _compute_deadline(self, deadline: float) -> float:
-        """Return the deadline of the computation, which leaves time to draw a full batch."""
-        return deadline - self._pictures.drawing_seconds(self._max_batch_images)
+    def _compute_deadline(self, deadline: float, batch: int) -> float:
+        """Return the deadline of the computation, which leaves time to draw a full batch.
 
-    def _check_slots(self) -> None:
-        if self._requests >= self._limits.max_requests:
+        Args:
+            deadline: of the request.
+            batch: most images in a batch of its model.
+        """
+        return deadline - self._pictures.drawing_seconds(batch)
+
+    def _check_slots(self, owner: Hashable) -> None:
+        if self._requests.excess(owner, 1) > 0:
+            self._requests.refused(owner)
             raise TooManyRequestsError(
-                f"{self._requests} requests are in progress; try again in a moment."
+                f"{self._requests.total:g} requests are in progress; try again in a moment."
             )
-
-    def _count(self, change: int) -> None:
-        self._requests += change
-        self._metrics.requests_in_progress.set(self._requests)
 
 
 class Reservation:
     """The slot of one request; a context manager that releases it.
 
     Attributes:
+        owner: owner of the request; owners share the server fairly.
         drawn_pixels: reserved pixels of all its heatmaps and overlays.
+        admitted: whether it has reserved work, for one command of several.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, owner: Hashable) -> None:
         self._admission = admission
+        self.owner = owner
         self.drawn_pixels = 0
+        self.admitted = False
 
     def __enter__(self) -> Self:
         """Return the reservation."""

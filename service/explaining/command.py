@@ -1,9 +1,9 @@
 """The command of the use case: pictures, targets, options, and the limits on them."""
 
 import contextlib
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from legrad_engine.errors import LegradError
 from legrad_engine.targets import TextTarget
@@ -19,7 +19,7 @@ from service.settings.values import RequestLimits
 from service.telemetry.stages import Stages
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExplainInputs:
     """The content of a request, independent of its protocol.
 
@@ -45,10 +45,10 @@ class ExplainInputs:
         templates = self.options.templates
         return tuple(templates) if isinstance(templates, list) else templates
 
-    @property
+    @cached_property
     def drawing_rules(self) -> DrawingRules:
         """The wanted pictures and numbers of the answer."""
-        return DrawingRules(**dict(self.output))
+        return DrawingRules.of(vars(self.output))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +58,11 @@ class Caller:
     Attributes:
         key: name of its API key, or None on a server without keys. Callers share nothing with
             other keys, neither cached pictures nor what answers tell of cached texts.
-        address: its address, as trusted proxies tell it.
         charge: charges the cost of a command to the key, or refuses it; None without a limit.
     """
 
     key: str | None
-    address: str
     charge: Callable[[float], Awaitable[None]] | None = None
-
-    @property
-    def owner(self) -> str:
-        """The name under which its work is queued: its key, else its address.
-
-        One household has a whole network of IPv6 addresses, which counts as one.
-        """
-        if self.key is not None:
-            return f"key {self.key}"
-        try:
-            address = ipaddress.ip_address(self.address)
-        except ValueError:
-            return f"address {self.address}"
-        if address.version == 6:
-            address = ipaddress.ip_network((address, 64), strict=False).network_address
-        return f"address {address}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,28 @@
 """The raw outcome of the use case: arrays, encoded pictures and numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from legrad_engine.families import Score
 from legrad_engine.images.geometry import Geometry
 from service.explaining.targets import TargetName
 from service.pictures.drawing import DrawnTarget
+
+
+@dataclass(frozen=True, slots=True)
+class MethodUse:
+    """The explanation method of a command, on its model.
+
+    Attributes:
+        name: its name.
+        targeted: whether the map depends on the target.
+        note: how it is defined for the model, if that is not evident.
+    """
+
+    name: str
+    targeted: bool
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +33,18 @@ class ExplainedTarget:
         name: name of the target in an answer.
         similarity: cosine between picture and target, as the model serves it.
         probability: the model's probability, or None if it gives none.
+        presence: calibrated probability that the picture shows the thing that a text names; None
+            for other targets, and for a model without calibration.
         drawn: the heatmap with its encoded pictures, regions and statistics.
+        measured: the target's results of measurements, by their names.
     """
 
     name: TargetName
     similarity: float
     probability: float | None
+    presence: float | None
     drawn: DrawnTarget
+    measured: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +55,17 @@ class ExplainedImage:
         geometry: how the patch grid maps to the picture.
         batch_size: number of images that were computed together with it.
         cached: whether the cached trace of an equal picture was used.
-        targets: one for each target, in order.
+        method: the method that made the maps.
+        targets: one for each target, in order; or one for each head.
+        measured: the picture's results of measurements, by their names.
     """
 
     geometry: Geometry
     batch_size: int
     cached: bool
+    method: MethodUse
     targets: Sequence[ExplainedTarget]
+    measured: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +109,5 @@ class ExplainOutcome:
 
     @property
     def target_count(self) -> int:
-        """Number of targets, those of all pictures."""
+        """Number of maps, those of all pictures."""
         return sum(len(image.targets) for image in self.images)

@@ -1,5 +1,6 @@
 """Look-up and decoding of pictures, shared by requests with equal pictures."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -35,7 +36,7 @@ class Pictures:
     """Finds and decodes pictures. Used on the event loop only; decoding runs on picture workers.
 
     A picture with a cached trace is decoded only for an overlay, and only if the cache has no
-    canvas of the overlay's size.
+    canvas of the overlay's size; or for a measurement that needs its pixels.
 
     Requests in progress that explain an equal picture in the same way share one
     :class:`TracedPicture`:
@@ -77,7 +78,10 @@ class Pictures:
         encoded: bytes,
         options: ExplainOptions,
         max_side: int | None,
-        owner: object,
+        owner: Hashable,
+        request: object,
+        *,
+        with_pixels: bool = False,
     ) -> DecodedImage:
         """Decode a picture, as far as the computation and the overlay need it.
 
@@ -87,7 +91,9 @@ class Pictures:
             encoded: the picture's bytes.
             options: input size and fit.
             max_side: longest side of the overlay in pixels, or None for no overlay.
-            owner: the request; picture workers are shared fairly among requests.
+            owner: owner of the request; picture processes are shared fairly among owners.
+            request: the request; those of one owner take turns.
+            with_pixels: whether the model input is needed even if the trace is cached.
 
         Raises:
             LegradError: see :func:`~legrad_engine.images.decoding.decode` and
@@ -96,12 +102,12 @@ class Pictures:
         """
         rules = explainer.input_rules(options.size, options.fit)
         async with picture.decoding:
-            geometry = picture.geometry
+            geometry = None if with_pixels and picture.prepared is None else picture.geometry
             source = Decode(PickleBuffer(encoded), self._rules, rules, geometry, max_side)
             canvas = self._known_canvas(picture, max_side)
             if geometry is not None and (max_side is None or canvas is not None):
                 return DecodedImage(geometry, canvas, source, None)
-            decoded = await self._workers.decode(owner, source)
+            decoded = await self._workers.decode(owner, source, request)
             if decoded.prepared is not None:
                 explainer.check_geometry(decoded.geometry)
                 picture.prepared = decoded.prepared

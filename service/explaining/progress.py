@@ -28,7 +28,7 @@ class Progress:
     """The progress of one request. Holds none of its content."""
 
     _stage: Stage = "receiving"
-    _standing: Callable[[int], Standing | None] | None = None
+    _standing: Callable[[Sequence[int]], Standing | None] | None = None
     _tickets: Sequence[int] = ()
 
     def enter(self, stage: Stage) -> None:
@@ -36,12 +36,12 @@ class Progress:
         self._stage, self._standing, self._tickets = stage, None, ()
 
     def enter_queue(
-        self, standing: Callable[[int], Standing | None], tickets: Sequence[int]
+        self, standing: Callable[[Sequence[int]], Standing | None], tickets: Sequence[int]
     ) -> None:
         """Record that the pictures are queued.
 
         Args:
-            standing: returns the progress of a ticket's item; None once it is finished.
+            standing: returns the progress of the last item of tickets; None once all are finished.
             tickets: one for each picture.
         """
         self._stage, self._standing, self._tickets = "queued", standing, tickets
@@ -50,8 +50,7 @@ class Progress:
         """Return the current progress, in the queue that of the last picture."""
         if self._standing is None:
             return ProgressReading(self._stage)
-        found = [each for each in map(self._standing, self._tickets) if each is not None]
-        last = max(found, key=lambda each: each.position, default=Standing(0, 0.0))
+        last = self._standing(self._tickets) or Standing(0, 0.0)
         if last.position:
             return ProgressReading("queued", last.position, last.seconds)
         return ProgressReading("computing", None, last.seconds)

@@ -5,10 +5,11 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import replace
+from typing import TypeVar
 
 from legrad_engine import Explanation
+from legrad_engine.presence import PresenceCalibration
 from service.batching import DeadlineExceededError, Submission
 from service.errors import NotFiniteError
 from service.explaining.admission import Admission, Reservation
@@ -17,20 +18,24 @@ from service.explaining.outcome import (
     ExplainedImage,
     ExplainedTarget,
     ExplainOutcome,
+    MethodUse,
     StageSeconds,
 )
 from service.explaining.pictures import Pictures
-from service.explaining.preparing import Drawing, Plan, Preparation, all_or_none
+from service.explaining.plan import Plan, naming_dear_measurements, naming_measurements
+from service.explaining.preparing import Drawing, Preparation, all_or_none
 from service.explaining.progress import ProgressBoard
 from service.explaining.targets import TargetName, name_target
 from service.explaining.url_images import UrlImages
 from service.pictures.drawing import DrawnImage
 from service.pictures.workers import PictureWorkers
+from service.pool.explain_items import Explained
 from service.pool.model_pool import ModelPool
-from service.pool.served_model import Explained, ServedModel
 from service.pool.trace_cache import CanvasKey
 from service.settings.values import PictureRules, RequestLimits
 from service.telemetry.metrics import Metrics, PictureMetrics
+
+_Value = TypeVar("_Value")
 
 
 class ExplainingService:
@@ -63,47 +68,56 @@ class ExplainingService:
             admission, url_images, pictures, workers, picture_rules, metrics
         )
 
-    async def explain(self, command: ExplainCommand, reservation: Reservation) -> ExplainOutcome:
-        """Carry out a command.
-
-        Args:
-            command: the command.
-            reservation: the request's slot.
-
-        Raises:
-            LegradError: the pictures, prompts or options cannot be explained.
-            ServiceError: a limit is exceeded, the server or the model is not ready, or a picture
-                could not be fetched.
-            BatchingError: the queue is full, the deadline has passed, or the worker failed.
-        """
-        inputs, deadline = command.inputs, command.deadline
-        check_limits(inputs, self._limits)
-        command.progress.enter("loading")
-        # Held until everything is drawn, so that the model is not unloaded meanwhile.
-        async with self._pool.use(inputs.model, deadline) as served:
-            try:
-                async with asyncio.timeout_at(_on_loop_clock(deadline)):
-                    with self.admission.reserve_pictures(deadline, len(inputs.images)):
-                        return await self._explain(command, served, reservation)
-            except TimeoutError as error:
-                raise DeadlineExceededError(time.monotonic() - command.received) from error
+    def close(self) -> None:
+        """End the threads of the preparation. The caller has awaited every command."""
+        self._preparation.close()
 
     async def explain_all(
         self, commands: Sequence[ExplainCommand], reservation: Reservation
     ) -> list[ExplainOutcome]:
         """Carry out the commands of one request concurrently; the first error cancels the rest.
 
-        Raises:
-            Exception: see :meth:`explain`.
-        """
-        return await all_or_none([self.explain(command, reservation) for command in commands])
+        Args:
+            commands: the commands, at least one, all for the same model.
+            reservation: the request's slot.
 
-    async def _explain(
-        self, command: ExplainCommand, served: ServedModel, reservation: Reservation
-    ) -> ExplainOutcome:
-        progress = command.progress
-        progress.enter("preparing")
-        plan = Plan.of(command, served)
+        Raises:
+            LegradError: the pictures, prompts or options cannot be explained.
+            ServiceError: a limit of the server or of the key's work is exceeded, the server or the
+                model is not ready, or a picture could not be fetched.
+            BatchingError: the queue is full, the deadline has passed, or the worker failed.
+        """
+        for command in commands:
+            check_limits(command.inputs, self._limits)
+        first = commands[0]
+        pictures = sum(len(command.inputs.images) for command in commands)
+        first.progress.enter("loading")
+        # Held until everything is drawn, so that the model is not unloaded meanwhile.
+        async with self._pool.use(first.inputs.model, first.deadline) as served:
+            try:
+                async with asyncio.timeout_at(_on_loop_clock(first.deadline)):
+                    with self.admission.reserve_pictures(reservation, first.deadline, pictures):
+                        first.progress.enter("preparing")
+                        plans = [Plan.of(command, served) for command in commands]
+                        await self._charge_cost(plans)
+                        return await all_or_none(
+                            [self._explain(plan, reservation) for plan in plans]
+                        )
+            except TimeoutError as error:
+                raise DeadlineExceededError(time.monotonic() - first.received) from error
+
+    async def _charge_cost(self, plans: Sequence[Plan]) -> None:
+        """Charge the work of a request to its key, as a whole; refuse it if it is too much."""
+        costs = [plan.uncached_cost() for plan in plans]
+        for plan, cost in zip(plans, costs, strict=True):
+            with naming_dear_measurements(plan):
+                self.admission.check_work(plan.served, cost)
+        charge = plans[0].command.caller.charge
+        if charge is not None:
+            await charge(sum(costs))
+
+    async def _explain(self, plan: Plan, reservation: Reservation) -> ExplainOutcome:
+        command, served, progress = plan.command, plan.served, plan.command.progress
         queued = await self._preparation.queue(plan, reservation)
         submissions, drawings = queued.submissions, queued.drawings
         progress.enter_queue(
@@ -121,13 +135,18 @@ class ExplainingService:
         self._observe(served.id, explained, drawings, drawn)
         classifier = plan.explainer.classifier
         names = [name_target(target, classifier) for target in command.inputs.question.targets]
+        if command.inputs.options.heads == "each":
+            names = [replace(names[0], head=head) for head in range(plan.drawn_maps)]
+        method = plan.method
+        calibration = self._pool.get(served.id).presence
+        use = MethodUse(method.name, method.targeted, method.note(plan.explainer.tower))
         return ExplainOutcome(
             model=served.id,
             layers=plan.layers,
             score=plan.score,
             cached_prompts=queued.cached_prompts,
             images=[
-                _describe(each, result, submission.batch_size or 1, names)
+                _describe(each, result, submission.batch_size or 1, use, names, calibration)
                 for each, result, submission in zip(explained, drawn, submissions, strict=True)
             ],
             seconds=StageSeconds(
@@ -144,7 +163,8 @@ class ExplainingService:
         stages = plan.command.stages
         began = time.monotonic()
         try:
-            return await asyncio.wrap_future(submission.future)
+            with naming_measurements():
+                return await asyncio.wrap_future(submission.future)
         finally:
             waited = time.monotonic() - began
             # A cancelled submission may still be queued, and has no queue time then.
@@ -156,19 +176,20 @@ class ExplainingService:
     async def _draw(
         self, plan: Plan, reservation: Reservation, explanation: Explanation, drawing: Drawing
     ) -> DrawnImage:
-        maps = explanation.maps
-        if not (np.isfinite(maps).all() and np.isfinite(explanation.similarities).all()):
+        if not explanation.is_finite:
             raise NotFiniteError(
                 "The model's numbers overflow for this picture or target: ask its operator to "
                 "serve it in float32, or bfloat16 in place of float16 (LEGRAD_DTYPE)."
             )
         drawn = await self.workers.draw(
-            reservation,
-            maps,
+            reservation.owner,
+            # Maps of a method that is not targeted are equal: one drawing serves all targets.
+            explanation.maps[: plan.drawn_maps],
             explanation.geometry,
             plan.inputs.drawing_rules,
             None if drawing.canvas is None else drawing.canvas.number,
             drawing.source,
+            reservation,
         )
         plan.command.stages.ended("render", drawn.seconds)
         return drawn
@@ -204,28 +225,52 @@ class ExplainingService:
 
 
 def _describe(
-    explained: Explained, drawn: DrawnImage, batch_size: int, names: Sequence[TargetName]
+    explained: Explained,
+    drawn: DrawnImage,
+    batch_size: int,
+    method: MethodUse,
+    names: Sequence[TargetName],
+    calibration: PresenceCalibration | None,
 ) -> ExplainedImage:
+    """Describe a picture: each name gets its own number and drawing, or the only one for all."""
     explanation = explained.explanation
+
+    def for_each_name(values: Sequence[_Value]) -> list[_Value]:
+        return list(values) if len(values) == len(names) else [values[0]] * len(names)
+
     return ExplainedImage(
         geometry=explanation.geometry,
         batch_size=batch_size,
         cached=explained.cached,
+        method=method,
         targets=[
             ExplainedTarget(
                 name,
-                float(similarity),
-                None if math.isnan(probability) else float(probability),
+                similarity,
+                None if math.isnan(probability) else probability,
+                None
+                if calibration is None or name.prompt is None
+                else calibration.probability(similarity),
                 target,
+                {
+                    measurement: each.targets[place]
+                    for measurement, each in explained.measured.items()
+                    if each.targets is not None
+                },
             )
-            for name, similarity, probability, target in zip(
-                names,
-                explanation.similarities,
-                explanation.probabilities,
-                drawn.targets,
-                strict=True,
+            for place, (name, similarity, probability, target) in enumerate(
+                zip(
+                    names,
+                    for_each_name(explanation.similarities.tolist()),
+                    for_each_name(explanation.probabilities.tolist()),
+                    for_each_name(drawn.targets),
+                    strict=True,
+                )
             )
         ],
+        measured={
+            name: each.image for name, each in explained.measured.items() if each.image is not None
+        },
     )
 
 

@@ -9,8 +9,7 @@ credentials, and use no proxies.
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import httpcore
@@ -24,6 +23,8 @@ from service.errors import (
     UrlTooLargeError,
     UrlUnreachableError,
 )
+from service.explaining.fair_threads import FairThreads
+from service.explaining.gate import Gate
 from service.explaining.network import Network
 from service.settings.url_policy import ImageUrl
 from service.settings.values import UrlPolicy
@@ -39,6 +40,8 @@ _BODY_READ_BYTES = 16_384
 _FREE_PIECES = 1000
 _LEAST_MEAN_PIECE = 256
 _MOST_ADDRESSES = 4
+# One owner alone gets half of the threads.
+_LEAST_LOOKUPS = 2
 _HEADERS = [
     (b"Accept", b"image/*"),
     (b"Accept-Encoding", b"identity"),
@@ -57,19 +60,26 @@ class UrlImages:
         self._max_bytes = policy.max_bytes
         self._metrics = metrics
         self._network = network
-        self._fetches = asyncio.Semaphore(policy.max_fetches)
-        # A pool of its own: look-ups that hang must not occupy threads that other tasks need.
-        self._lookups = ThreadPoolExecutor(policy.max_fetches, thread_name_prefix="url-lookup")
+        # Or one caller's slow server would hold all places, for the whole timeout of each.
+        self._gate = Gate(policy.max_fetches, leave_room=True)
+        # A pool of its own: look-ups that hang must not occupy threads that other tasks need. They
+        # keep their threads when their fetches have given up, so some are left to other owners.
+        self._lookups = FairThreads(
+            "url-lookup", max(_LEAST_LOOKUPS, policy.max_fetches), leave_room=True
+        )
         self._tls = ssl.create_default_context()
 
     def close(self) -> None:
         """Stop the look-ups. The caller has awaited every fetch."""
-        self._lookups.shutdown(wait=False, cancel_futures=True)
+        self._lookups.close()
 
-    async def fetch(self, images: Sequence[bytes | ImageUrl], fields: Sequence[str]) -> list[bytes]:
+    async def fetch(
+        self, owner: Hashable, images: Sequence[bytes | ImageUrl], fields: Sequence[str]
+    ) -> list[bytes]:
         """Fetch the pictures given by URL, each URL once.
 
         Args:
+            owner: owner of the request; owners take turns.
             images: encoded pictures or URLs.
             fields: name of each picture's field in the request, for errors.
 
@@ -89,7 +99,7 @@ class UrlImages:
         try:
             async with asyncio.TaskGroup() as group:
                 fetches = {
-                    url: group.create_task(self._fetch_one(url, f"{field}.url", allowance))
+                    url: group.create_task(self._fetch_one(owner, url, f"{field}.url", allowance))
                     for url, field in wanted.items()
                 }
         except ExceptionGroup as failures:
@@ -98,13 +108,15 @@ class UrlImages:
             fetches[image].result() if isinstance(image, ImageUrl) else image for image in images
         ]
 
-    async def _fetch_one(self, url: ImageUrl, field: str, allowance: "_Allowance") -> bytes:
-        async with self._fetches:
+    async def _fetch_one(
+        self, owner: Hashable, url: ImageUrl, field: str, allowance: "_Allowance"
+    ) -> bytes:
+        async with self._gate.passed(owner):
             began = time.perf_counter()
             outcome = "cancelled"
             try:
                 async with asyncio.timeout(self._timeout):
-                    picture = await self._follow(url, allowance)
+                    picture = await self._follow(owner, url, allowance)
                 outcome = "fetched"
                 return picture
             except TimeoutError as error:
@@ -120,10 +132,10 @@ class UrlImages:
                 self._metrics.url_fetches.labels(outcome).inc()
                 self._metrics.url_fetch.observe(time.perf_counter() - began)
 
-    async def _follow(self, url: ImageUrl, allowance: "_Allowance") -> bytes:
+    async def _follow(self, owner: Hashable, url: ImageUrl, allowance: "_Allowance") -> bytes:
         for redirects in range(self._max_redirects + 1):
             try:
-                answer = await self._get(url, allowance)
+                answer = await self._get(owner, url, allowance)
             except UrlNotAllowedError as error:
                 if redirects == 0:
                     raise
@@ -145,8 +157,10 @@ class UrlImages:
         except UrlNotAllowedError as error:
             raise _redirect_not_allowed() from error
 
-    async def _get(self, url: ImageUrl, allowance: "_Allowance") -> "bytes | _Redirect":
-        addresses = await self._allowed_addresses(url)
+    async def _get(
+        self, owner: Hashable, url: ImageUrl, allowance: "_Allowance"
+    ) -> "bytes | _Redirect":
+        addresses = await self._allowed_addresses(owner, url)
         try:
             stream = _Stream(await self._connect(url, addresses))
             try:
@@ -160,13 +174,11 @@ class UrlImages:
         except httpcore.ProtocolError as error:
             raise UrlUnreachableError("The picture's server does not answer in HTTP.") from error
 
-    async def _allowed_addresses(self, url: ImageUrl) -> list[str]:
+    async def _allowed_addresses(self, owner: Hashable, url: ImageUrl) -> list[str]:
         if url.address is not None:
             return [url.host]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._lookups, self._network.addresses, url.host
-            )
+            found = await self._lookups.run(owner, self._network.addresses, url.host)
         except OSError as error:
             raise UrlUnreachableError("The URL's host could not be looked up.") from error
         # The same error for a name that does not exist and for one of the internal network: callers

@@ -1,10 +1,10 @@
-"""Access control by listening address, API key and scope."""
+"""Access control by listening address, API key and scope; the owner of each request."""
 
+import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -78,7 +78,11 @@ class AccessControl:
                 )
             yield
         else:
-            key = _identify(scope, self._ring)
+            key = self._find_key(scope)
+            if key is None:
+                raise UnauthorizedError(
+                    "Send a key as 'Authorization: Bearer KEY'.", field="Authorization"
+                )
             record = record_of(scope)
             record.key, record.charge = key.name, partial(self._limits.charge, key)
             if not needs & key.scopes:
@@ -88,6 +92,30 @@ class AccessControl:
                 )
             async with self._limits.count(key):
                 yield
+
+    def owner(self, scope: Scope) -> str:
+        """Return the name under which a request shares the server: its key, else its address.
+
+        One household has a whole network of IPv6 addresses, which counts as one.
+        """
+        record = record_of(scope)
+        if record.owner is None:
+            key = self._find_key(scope)
+            record.owner = _address_of(scope) if key is None else f"key {key.name}"
+        return record.owner
+
+    def _find_key(self, scope: Scope) -> ApiKey | None:
+        """Return the entry of the request's key; None without a valid one."""
+        if self._ring is None:
+            return None
+        record = record_of(scope)
+        if not record.key_sought:
+            kind, _, given = record.headers.get("authorization", "").partition(" ")
+            # Starlette decodes headers as Latin-1. An empty key is never valid, whatever its hash.
+            given_key = given.strip().encode("latin-1") if kind.lower() == "bearer" else b""
+            record.found_key = self._ring.find(given_key) if given_key else None
+            record.key_sought = True
+        return record.found_key
 
     def answers(self, scope: Scope, needs: Needs) -> bool:
         """Return whether the request's listening address serves routes with these scopes."""
@@ -99,11 +127,13 @@ class AccessControl:
         return bool(needs & (_ADMIN_SIDE if on_admin else EXPLAIN))
 
 
-def _identify(scope: Scope, ring: KeyRing) -> ApiKey:
-    kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-    # Starlette decodes headers as Latin-1. An empty key is never valid, whatever its hash.
-    given_key = given.strip().encode("latin-1") if kind.lower() == "bearer" else b""
-    key = ring.find(given_key) if given_key else None
-    if key is None:
-        raise UnauthorizedError("Send a key as 'Authorization: Bearer KEY'.", field="Authorization")
-    return key
+def _address_of(scope: Scope) -> str:
+    client = scope.get("client")
+    sent = client[0] if client else ""
+    try:
+        address = ipaddress.ip_address(sent)
+    except ValueError:
+        return f"address {sent}"
+    if address.version == 6:
+        address = ipaddress.ip_network((address, 64), strict=False).network_address
+    return f"address {address}"

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +25,10 @@ ENCODED_SLASH = "%2F"
 """A slash in a segment of a path, as :func:`with_encoded_slashes` leaves it."""
 
 _LONGEST_NAME = 64
+# The longest target has room for 30 000. Parsing them would hold the event loop.
+_MOST_PARAMETERS = 1000
+# Every route decodes the path again to match it.
+_MOST_PATHS_KEPT = 64
 
 SECURITY_SCHEMES: dict[str, Any] = {
     SCHEME: {
@@ -96,12 +101,8 @@ class AccessRoute(APIRoute):
         """Check access and the query, then handle the request."""
         async with application_of(scope["app"]).access.granted(scope, self.needs):
             # Another method is answered by 405, whatever its query.
-            if (
-                scope["query_string"]
-                and not self.any_query
-                and scope["method"] in (self.methods or ())
-            ):
-                self._check_query(QueryParams(scope["query_string"]))
+            if scope["query_string"] and scope["method"] in (self.methods or ()):
+                self._check_query(scope["query_string"])
             await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -118,14 +119,22 @@ class AccessRoute(APIRoute):
                 return endpoint
         return super().get_route_handler()
 
-    def _check_query(self, query: QueryParams) -> None:
-        """Refuse parameters that would be ignored.
+    def _check_query(self, query: bytes) -> None:
+        """Refuse too many parameters, and those that would be ignored.
 
         Raises:
-            RequestValidationError: a parameter is unknown, or there twice.
+            RequestValidationError: there are too many; or one is unknown, or there twice.
         """
+        if query.count(b"&") >= _MOST_PARAMETERS:
+            raise invalid(
+                f"It has more than {_MOST_PARAMETERS} parameters: send the fields in the body.",
+                "query",
+            )
+        if self.any_query:
+            return
         known = [parameter.alias for parameter in self.dependant.query_params]
-        for name, count in Counter(name for name, _ in query.multi_items()).items():
+        given = Counter(name for name, _ in QueryParams(query).multi_items())
+        for name, count in given.items():
             if name not in known:
                 raise invalid(
                     f"There is no such query parameter{self._hint(name, known)}", "query", name
@@ -168,9 +177,13 @@ def with_encoded_slashes(scope: Scope) -> Scope:
     target: bytes = scope.get("raw_path") or b""
     if b"%2f" not in target.lower():
         return scope
+    return {**scope, "path": _decoded(target)}
+
+
+@lru_cache(_MOST_PATHS_KEPT)
+def _decoded(target: bytes) -> str:
     segments = target.decode("latin-1").split("/")
-    path = "/".join(unquote(segment).replace("/", ENCODED_SLASH) for segment in segments)
-    return {**scope, "path": path}
+    return "/".join(unquote(segment).replace("/", ENCODED_SLASH) for segment in segments)
 
 
 def _route_class(

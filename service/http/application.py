@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from service.explaining.body_threads import BodyThreads
+from service.explaining.fair_threads import BodyThreads
 from service.explaining.service import ExplainingService
 from service.http.access import AccessControl
 from service.http.drain import Drain

@@ -2,12 +2,14 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
+from service.batching import Shares
 from service.errors import BodyTooLargeError, MalformedBodyError, TooManyRequestsError
 from service.http.headers import whole_number
 from service.settings.values import BodyLimits
@@ -36,10 +38,16 @@ class BodyBudget:
 
     def __init__(self, limits: BodyLimits, metrics: Metrics) -> None:
         self._limits = limits
-        self._metrics = metrics
-        self._bytes_in_progress = 0
+        self._bytes_in_progress = in_progress = Shares(limits.max_bytes_in_progress)
+        metrics.body_bytes_in_progress.set_function(lambda: in_progress.total)
 
-    def limited(self, headers: Headers, receive: Receive, until_sent: ExitStack) -> Receive:
+    def limited(
+        self,
+        headers: Headers,
+        receive: Receive,
+        owner: Callable[[], Hashable],
+        until_sent: ExitStack,
+    ) -> Receive:
         """Return ``receive`` with the limits on this body and on all bodies in progress.
 
         A compressed body is decompressed piece by piece, so that the limits hold for its content,
@@ -49,6 +57,7 @@ class BodyBudget:
         Args:
             headers: the request's headers.
             receive: returns the next part of the body.
+            owner: returns the owner of the request; owners share the room fairly.
             until_sent: counts the body as in progress until it is closed.
         """
         limit = self._limits.max_bytes
@@ -57,7 +66,7 @@ class BodyBudget:
         source = receive if window is None else _Decompressed(receive, window)
         received = 0
 
-        until_sent.callback(lambda: self._count(-received))
+        until_sent.callback(lambda: self._count(owner, -received))
 
         async def limited() -> Message:
             nonlocal received
@@ -68,22 +77,23 @@ class BodyBudget:
             message = await source()
             size = len(message.get("body", b""))
             received += size
-            self._count(size)
+            self._count(owner, size)
             if received > limit:
                 unpacked = "" if window is None else " once it is decompressed"
                 raise BodyTooLargeError(
                     f"The body has more than the {limit} bytes that this server accepts{unpacked}.",
                     field="body",
                 )
-            if self._bytes_in_progress > self._limits.max_bytes_in_progress:
+            if size and self._bytes_in_progress.excess(owner(), 0) > 0:
+                self._bytes_in_progress.refused(owner())
                 raise TooManyRequestsError("The server holds too many bodies; try again later.")
             return message
 
         return limited
 
-    def _count(self, body_bytes: int) -> None:
-        self._bytes_in_progress += body_bytes
-        self._metrics.body_bytes_in_progress.set(self._bytes_in_progress)
+    def _count(self, owner: Callable[[], Hashable], body_bytes: int) -> None:
+        if body_bytes:
+            self._bytes_in_progress.add(owner(), body_bytes)
 
 
 class _Decompressed:

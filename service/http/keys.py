@@ -13,6 +13,7 @@ from aiolimiter import AsyncLimiter
 
 from legrad_engine.errors import InvalidOptionError
 from service.errors import KeyConcurrencyError, KeyCostError, KeyRateError, LimitExceededError
+from service.pool.background import run_in_own_thread
 from service.settings.keys import ApiKey, digest, read_keys
 
 _CHECK_SECONDS = 1.0
@@ -85,7 +86,8 @@ class KeyFile:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             try:
-                content = await asyncio.to_thread(self._read)
+                # Not on a thread of a pool: its work would delay that a key is revoked.
+                content = await run_in_own_thread("key-file", self._read)
                 if content != self._content:
                     keys = self._parse(content)
                     self._ring.replace(keys)

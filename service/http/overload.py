@@ -27,7 +27,7 @@ class OverloadRefusal:
     """ASGI middleware that refuses explain requests while the server is full.
 
     Under overload nearly every request ends here, and the time spent on it is lost to the model.
-    So a request is refused before routing, before the check of its key and before its body is read.
+    So a request is refused before routing, before its key is asked for and before its body is read.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route], reporter: AnswerReporter) -> None:
@@ -66,7 +66,8 @@ def _refusal(scope: Scope) -> Problem | None:
     application = application_of(scope["app"])
     try:
         timeout = record_of(scope).timeout(application.request_timeout_seconds)
-        application.explaining.admission.check(time.monotonic() + timeout)
+        owner = application.access.owner(scope)
+        application.explaining.admission.check(owner, time.monotonic() + timeout)
     except (QueueFullError, TooManyRequestsError) as error:
         return describe(error)
     except RequestValidationError:

@@ -1,6 +1,7 @@
 """Service behind proxies: the client, scheme and prefix that they say; paths with a last slash."""
 
 from collections.abc import Sequence
+from string import punctuation
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -11,8 +12,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.errors import WrongPathError
 from service.http.access_routes import ENCODED_SLASH, with_encoded_slashes
-from service.settings.prefixes import read_prefix
-from service.settings.proxies import UNIX, trusted_networks
+from service.settings.browser_urls import read_prefix
+from service.settings.ip_addresses import UNIX, trusted_networks
 
 
 class ForwardedRequests:
@@ -104,9 +105,7 @@ def refuse_last_slashes(router: Router) -> None:
         root: str = scope.get("root_path", "")
         if scope["type"] == "http" and root and path == root:
             # The page's links are relative to the prefix with its slash.
-            await RedirectResponse(_page_of(path, scope["query_string"].decode()))(
-                scope, receive, send
-            )
+            await RedirectResponse(_page_of(path, scope["query_string"]))(scope, receive, send)
             return
         bare = path.rstrip("/")
         if scope["type"] == "http" and bare not in (path, root) and _exists(router, scope, bare):
@@ -129,7 +128,8 @@ def _readable(path: str) -> str:
     return quote(path.replace(ENCODED_SLASH, "%2F"), safe="/%")
 
 
-def _page_of(prefix: str, query: str) -> str:
+def _page_of(prefix: str, query: bytes) -> str:
     """Return the relative address of a prefix with a slash at its end."""
     name = quote(prefix.rpartition("/")[2], safe="")
-    return f"./{name}/?{query}" if query else f"./{name}/"
+    # The same bytes, whatever they are.
+    return f"./{name}/?{quote(query, safe=punctuation)}" if query else f"./{name}/"

@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from service.http.headers import REQUEST_ID_HEADER, single, whole_number
 from service.http.problems import invalid
+from service.settings.keys import ApiKey
 from service.telemetry.metrics import UNMATCHED_ROUTE
 from service.telemetry.stages import Stages
 
@@ -33,7 +34,10 @@ class RequestRecord:
         request_id: the caller's ``X-Request-ID`` if it is valid; else 32 random hex digits.
         headers: the request's headers.
         until_sent: callbacks and contexts, closed once the answer is sent.
-        key: name of its API key.
+        owner: name under which it shares the server with other requests; None before it is needed.
+        key: name of its API key, if it may have been used.
+        key_sought: whether its API key was looked up.
+        found_key: the entry of its API key, if that is valid.
         charge: charges the cost of an explanation to that key; None without one.
         model: id of the model that answered.
         stages: the stages that have ended; None before a command is carried out.
@@ -45,7 +49,10 @@ class RequestRecord:
     request_id: str
     headers: Headers
     until_sent: ExitStack = field(default_factory=ExitStack)
+    owner: str | None = None
     key: str | None = None
+    key_sought: bool = False
+    found_key: ApiKey | None = None
     charge: Callable[[float], Awaitable[None]] | None = None
     model: str | None = None
     stages: Stages | None = None
@@ -75,7 +82,7 @@ class RequestRecord:
 
 
 class _RandomIds:
-    """Unguessable request ids. Used on the event loop only, and by no process but its own."""
+    """Unguessable ids. Used on the event loop only, and by no process but its own."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -91,7 +98,13 @@ class _RandomIds:
         return self._ids.pop()
 
 
-_random_ids = _RandomIds()
+random_id = _RandomIds().next
+"""Returns 32 random hexadecimal digits that it never returned before."""
+
+
+def valid_request_id(given: str) -> bool:
+    """Return whether a caller's request id can be kept."""
+    return _REQUEST_ID.fullmatch(given) is not None
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -100,7 +113,7 @@ def record_of(scope: Scope) -> RequestRecord:
     if record is None:
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else _random_ids.next()
+        request_id = given if valid_request_id(given) else random_id()
         record = scope[_KEY] = RequestRecord(request_id, headers)
     return record
 

@@ -13,16 +13,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from service.errors import ClientLeftError
+from service.errors import ClientLeftError, LongPathError
 from service.http.answers import AnswerReporter, problem_response
+from service.http.application import application_of
 from service.http.bodies import BodyBudget
 from service.http.drain import Drain
-from service.http.problems import CUT_SHORT, INTERNAL_ERROR, WRONG_HOST
-from service.http.record import record_of, route_of
+from service.http.problems import CUT_SHORT, INTERNAL_ERROR, WRONG_HOST, Problem, describe
+from service.http.record import RequestRecord, record_of, route_of
 from service.telemetry.tracing import Tracing
 
 _PIECE_BYTES = 65_536
 _CLIENT_LEFT = "client-left"
+# Far more than the longest of the routes, with the name of a model, has.
+_LONGEST_PATH = 2048
 # https://www.w3.org/TR/trace-context: ids of zeros and version ff are invalid; later versions may
 # append fields.
 _TRACEPARENT = re.compile(
@@ -57,11 +60,6 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
-        if scope["http_version"] == "1.1" and len(record.headers.getlist("host")) != 1:
-            record.problem = WRONG_HOST.code
-            respond = partial(problem_response, WRONG_HOST)
-            await self._reporter.respond(respond, scope, receive, send)
-            return
         began = time.perf_counter()
         status = 0
 
@@ -76,7 +74,8 @@ class RequestMiddleware:
             await _send_in_pieces(send, message)
 
         self._drain.requests += 1
-        limited = self._bodies.limited(record.headers, receive, record.until_sent)
+        owner = partial(application_of(scope["app"]).access.owner, scope)
+        limited = self._bodies.limited(record.headers, receive, owner, record.until_sent)
         try:
             await self._app(scope, limited, send_with_id)
         except (ClientLeftError, ClientDisconnect):
@@ -105,6 +104,44 @@ class RequestMiddleware:
             record.until_sent.close()
             self._drain.requests -= 1
             self._reporter.report(scope, status, time.perf_counter() - began)
+
+
+class SoundHead:
+    """ASGI middleware that refuses requests with no ``Host`` header, with two, or with a long path.
+
+    Outside all layers that answer. A proxy and this server may disagree on the end of a request
+    without one host, so its connection is closed whatever else would be wrong with it. And the
+    layers inside compare the path with those of all routes.
+    """
+
+    def __init__(self, app: ASGIApp, reporter: AnswerReporter) -> None:
+        self._app = app
+        self._reporter = reporter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; pass other scopes through."""
+        if scope["type"] == "http":
+            record = record_of(scope)
+            fault = _fault_of_head(scope, record)
+            if fault is not None:
+                record.problem = fault.code
+                respond = partial(problem_response, fault)
+                await self._reporter.respond(respond, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _fault_of_head(scope: Scope, record: RequestRecord) -> Problem | None:
+    if scope["http_version"] == "1.1" and len(record.headers.getlist("host")) != 1:
+        return WRONG_HOST
+    if len(scope.get("raw_path") or scope["path"]) <= _LONGEST_PATH:
+        return None
+    return describe(
+        LongPathError(
+            f"The path has more than {_LONGEST_PATH} characters: send prompts and pictures in the "
+            "body."
+        )
+    )
 
 
 def _server_timing(seconds: Mapping[str, float]) -> str:

@@ -2,9 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 
 from service.batching.pacing import DrainRate
+from service.batching.shares import fair_total
 from service.errors import TooManyRequestsError
 from service.pictures.turns import BY_URGENCY, Work
 
@@ -15,38 +17,40 @@ _MARGIN = 1.5
 class PictureCapacity:
     """The time of the picture processes. Used on the event loop only."""
 
-    def __init__(self, processes: int, waiting: Callable[[], int]) -> None:
+    def __init__(self, processes: int, decoded_until: Callable[[Hashable, int], float]) -> None:
         """Create it.
 
         Args:
             processes: number of processes.
-            waiting: counts the pictures that wait to be decoded.
+            decoded_until: from an owner and a number of its pictures that come now, to the number
+                of all pictures that are decoded until the last of these is.
         """
         self._processes = processes
-        self._waiting = waiting
-        self._reserved = 0
+        self._decoded_until = decoded_until
+        self._reserved: Counter[Hashable] = Counter()
         self._rates: dict[Work, DrainRate] = {work: DrainRate() for work in BY_URGENCY}
 
     def record(self, work: Work, seconds: float) -> None:
         """Note the time that one picture took."""
         self._rates[work].record(1.0, seconds)
 
-    def check(self, deadline: float, pictures: int = 1) -> None:
+    def check(self, owner: Hashable, deadline: float, pictures: int = 1) -> None:
         """Refuse a request whose pictures would not be done by its deadline. Reserve nothing.
 
         Args:
+            owner: owner of the request; owners take turns.
             deadline: deadline of the request, on the monotonic clock in seconds.
             pictures: number of its pictures.
 
         Raises:
-            TooManyRequestsError: by the measured rates, the reserved pictures and these would take
-                longer.
+            TooManyRequestsError: by the measured rates, these pictures and those that have their
+                turns before them would take longer.
         """
         if not self._reserved:
             # Idle workers accept everything: an outdated rate must not refuse every request.
             return
-        decoding = self._estimate("decode", self._waiting() + pictures)
-        drawing = self._estimate("draw", self._reserved + pictures)
+        decoding = self._estimate("decode", self._decoded_until(owner, pictures))
+        drawing = self._estimate("draw", fair_total(self._reserved, owner, pictures))
         late = time.monotonic() + decoding + drawing - deadline
         if late > 0:
             raise TooManyRequestsError(
@@ -55,27 +59,30 @@ class PictureCapacity:
             )
 
     @contextlib.contextmanager
-    def reserve(self, deadline: float, pictures: int) -> Iterator[None]:
+    def reserve(self, owner: Hashable, deadline: float, pictures: int) -> Iterator[None]:
         """Reserve time for pictures, from the start of their request until they are drawn.
 
         Args:
+            owner: owner of the request.
             deadline: deadline of the request, on the monotonic clock in seconds.
             pictures: number of its pictures.
 
         Raises:
             TooManyRequestsError: see :meth:`check`.
         """
-        self.check(deadline, pictures)
-        self._reserved += pictures
+        self.check(owner, deadline, pictures)
+        self._reserved[owner] += pictures
         try:
             yield
         finally:
-            self._reserved -= pictures
+            self._reserved[owner] -= pictures
+            if not self._reserved[owner]:
+                del self._reserved[owner]
 
     def drawing_seconds(self, pictures: int) -> float:
         """Estimate the seconds of drawing pictures by the measured rate; 0 before the first."""
         return self._estimate("draw", pictures)
 
-    def _estimate(self, work: Work, pictures: int) -> float:
+    def _estimate(self, work: Work, pictures: float) -> float:
         seconds = self._rates[work].seconds_for(pictures) or 0.0
         return _MARGIN * seconds / self._processes

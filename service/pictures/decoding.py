@@ -2,19 +2,19 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
 
+from legrad_engine.images.cropping import PixelBox, check_region, crop, size_for_region
 from legrad_engine.images.decoding import LeastSize, Versions, decode_versions
+from legrad_engine.images.file_formats import DEFAULT_MAX_SIDE
 from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.inputs import InputRules, PreparedImage
+from legrad_engine.images.resizing import Resize, resize_exactly, resize_fast
 from service.settings.values import DecodingName, PictureRules
 
-# Hamming is about as sharp as bicubic where pictures become smaller, in two thirds of the time.
-_CANVAS_FILTERS: dict[DecodingName, Image.Resampling] = {
-    "fast": Image.Resampling.HAMMING,
-    "exact": Image.Resampling.BICUBIC,
-}
+_RESIZE: dict[DecodingName, Resize] = {"fast": resize_fast, "exact": resize_exactly}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ def decode_picture(
     input_rules: InputRules,
     geometry: Geometry | None,
     max_side: int | None,
+    box: PixelBox | None = None,
 ) -> DecodedPicture:
     """Decode a picture once for the model and for its overlay.
 
@@ -49,27 +50,61 @@ def decode_picture(
         input_rules: how the upright picture is fitted to the model.
         geometry: the picture's geometry, if it was fitted before; it is not fitted again.
         max_side: longest side of the overlay in pixels, or None for no overlay.
+        box: the region that is the model's input; None for the whole picture.
 
     Raises:
+        InvalidTargetError: the box is no region of the picture.
         LegradError: see :func:`legrad_engine.images.decoding.decode` and
             :meth:`InputRules.prepare`.
     """
     began = time.perf_counter()
+    resize = _RESIZE[rules.decoding]
     prepared = canvas = versions = None
+    if box is not None:
+        prepared = _prepare_region(encoded, rules, input_rules, box, resize)
+        return DecodedPicture(prepared.geometry, prepared, None, time.perf_counter() - began)
     if geometry is None:
-        versions = _decode(encoded, rules, input_rules.least_size)
+        versions = _decode(encoded, rules, partial(_enough, input_rules))
         for_model = versions.srgb if rules.srgb_for_model else versions.stored
-        prepared = input_rules.prepare(for_model, versions.full_size)
+        prepared = input_rules.prepare(for_model, versions.full_size, resize)
         geometry = prepared.geometry
     if max_side is not None:
         size = drawing_size(geometry.image_size, max_side)
         if versions is None or any(map(int.__lt__, versions.srgb.size, size)):
-            # Decoded again and not larger at once: the model's input must not depend on overlays.
             del versions
             versions = _decode(encoded, rules, lambda _: size)
         # The queue holds this canvas, not the whole picture, which may be much larger.
-        canvas = versions.srgb.resize(size, _CANVAS_FILTERS[rules.decoding], reducing_gap=2.0)
+        canvas = resize(versions.srgb, size, "bicubic")
     return DecodedPicture(geometry, prepared, canvas, time.perf_counter() - began)
+
+
+def _prepare_region(
+    encoded: bytes, rules: PictureRules, input_rules: InputRules, box: PixelBox, resize: Resize
+) -> PreparedImage:
+    left, top, right, bottom = box
+    size = right - left, bottom - top
+
+    def enough(image_size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) <= 0:
+            return image_size
+        return size_for_region(box, image_size, input_rules.least_size(size))
+
+    versions = _decode(encoded, rules, enough)
+    height, width = input_rules.patch_size
+    check_region(box, versions.full_size, (width, height))
+    picture = versions.srgb if rules.srgb_for_model else versions.stored
+    return input_rules.prepare(crop(picture, box, versions.full_size), size, resize)
+
+
+def _enough(input_rules: InputRules, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) that is enough for the model and for an overlay by default.
+
+    The model's input must not depend on the overlay that is asked for: one that is larger makes the
+    picture decoded again.
+    """
+    for_model = input_rules.least_size(image_size)
+    for_overlay = drawing_size(image_size, DEFAULT_MAX_SIDE)
+    return max(for_model[0], for_overlay[0]), max(for_model[1], for_overlay[1])
 
 
 def _decode(encoded: bytes, rules: PictureRules, least_size: LeastSize) -> Versions:

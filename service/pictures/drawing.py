@@ -1,9 +1,12 @@
-"""Drawing and encoding the maps of one picture. A function for the picture workers."""
+"""Drawing and encoding the maps of one picture. A function for the picture workers.
+
+Its values have no slots: pickling would then read and set each field by Python code.
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +25,10 @@ from legrad_engine.images.enlarging import enlarge
 from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.regions import Region, find_all_regions
 from legrad_engine.images.rendering import Normalization, blend
-from legrad_engine.images.statistics import Statistics, summarize
+from legrad_engine.images.statistics import Statistics, summarize_all
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DrawingRules:
     """The wanted pictures and numbers: a small value that other processes can use.
 
@@ -51,10 +54,20 @@ class DrawingRules:
     format: PictureFormat = "jpeg"
     quality: int = DEFAULT_QUALITY
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Take the rules from the options of an answer, which has others too."""
+        return cls(**{each.name: options[each.name] for each in fields(cls)})
+
     @property
     def drawings_of_each_target(self) -> int:
         """The number of full-size pictures for each target."""
         return self.draws_heatmaps + self.overlay
+
+    @property
+    def needs_numbers_only(self) -> bool:
+        """Whether only statistics are wanted, which cost next to nothing."""
+        return self.heatmap == "none" and not self.overlay and self.regions_threshold is None
 
     @property
     def draws_heatmaps(self) -> bool:
@@ -62,7 +75,7 @@ class DrawingRules:
         return self.heatmap not in ("npy", "none")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DrawnTarget:
     """The map of one target, and everything made of it.
 
@@ -81,7 +94,7 @@ class DrawnTarget:
     statistics: Statistics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DrawnImage:
     """The drawn targets of one picture, and the seconds that drawing took."""
 
@@ -115,6 +128,7 @@ def draw(
     if rules.regions_threshold is not None:
         regions = find_all_regions(maps, geometry, rules.regions_threshold)
     targets = []
+    statistics = summarize_all(maps, geometry)
     for index, raw in enumerate(maps):
         drawn = None
         drawn_map = deep if rules.heatmap == "png16" else levels
@@ -123,7 +137,7 @@ def draw(
             drawing = blend(canvas, levels[index], rules.colormap, rules.alpha)
             drawn = encode_picture(drawing, rules.format, rules.quality)
         found = None if regions is None else regions[index]
-        targets.append(DrawnTarget(raw, heatmap, drawn, found, summarize(raw, geometry)))
+        targets.append(DrawnTarget(raw, heatmap, drawn, found, statistics[index]))
     return DrawnImage(targets, time.perf_counter() - began)
 
 

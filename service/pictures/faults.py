@@ -3,6 +3,7 @@
 import signal
 
 from service.errors import (
+    OutOfMemoryError,
     PictureCrashError,
     PictureMemoryError,
     PictureProcessEndedError,
@@ -18,6 +19,11 @@ _CRASHES = frozenset(
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
 _REMEDY = "send a smaller one, or ask for a smaller max_side."
+
+
+def no_memory() -> OutOfMemoryError:
+    """Return the error of a job that the server itself has no memory for."""
+    return OutOfMemoryError("The server has no memory left; try again in a moment.")
 
 
 def error_of_memory(work: Work) -> ServiceError:

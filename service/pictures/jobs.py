@@ -1,4 +1,7 @@
-"""The jobs of picture processes and their answers: small values that are pickled."""
+"""The jobs of picture processes and their answers: small values that are pickled.
+
+They have no slots: pickling would then read and set each field by Python code.
+"""
 
 from dataclasses import dataclass
 from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
@@ -7,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from legrad_engine.images.cropping import PixelBox
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
 from service.pictures.decoding import decode_picture
@@ -17,7 +21,7 @@ Canvases = dict[int, Image.Image]
 """The canvases that a process keeps, by their numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decoded:
     """The parts of a decoded picture that the server needs.
 
@@ -34,7 +38,7 @@ class Decoded:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decode:
     """Decode a picture; see :func:`~service.pictures.decoding.decode_picture`.
 
@@ -44,6 +48,8 @@ class Decode:
         input_rules: how the upright picture is fitted to the model.
         geometry: the picture's geometry, if it was fitted before.
         max_side: longest side of the overlay in pixels, or None for no overlay.
+        box: the region that is the model's input, in pixels of the upright original; None for the
+            whole picture.
     """
 
     encoded: PickleBuffer
@@ -51,11 +57,17 @@ class Decode:
     input_rules: InputRules
     geometry: Geometry | None
     max_side: int | None
+    box: PixelBox | None = None
 
     def run(self, canvases: Canvases, number: int) -> Decoded:
         """Decode the picture; keep its canvas, if it has one, under the number."""
         decoded = decode_picture(
-            bytes(self.encoded), self.rules, self.input_rules, self.geometry, self.max_side
+            bytes(self.encoded),
+            self.rules,
+            self.input_rules,
+            self.geometry,
+            self.max_side,
+            self.box,
         )
         if decoded.canvas is not None:
             canvases[number] = decoded.canvas
@@ -63,7 +75,7 @@ class Decode:
         return Decoded(decoded.geometry, decoded.prepared, size, decoded.seconds)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draw:
     """Draw the maps of a picture; see :func:`~service.pictures.drawing.draw`.
 
@@ -92,7 +104,7 @@ class Draw:
 Job = Decode | Draw
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Order:
     """A message to a picture process.
 
@@ -109,33 +121,33 @@ class Order:
     dropped: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ready:
     """The first message of a picture process: it takes jobs."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Done:
     """The answer to a job that was carried out."""
 
     value: Decoded | DrawnImage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refused:
     """The answer to a job whose picture is at fault."""
 
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutOfMemory:
     """The answer to a job that needed more memory than it may have."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failed:
     """The answer to a job that failed because of a bug.
 

@@ -4,8 +4,9 @@ A message is a prefix, the lengths of its parts, and the parts: a pickle, then t
 arrays and encoded pictures, which are sent and received without copying them into the pickle.
 """
 
-import asyncio
 import dataclasses
+import functools
+import importlib
 import io
 import pickle  # nosec B403 # between the server and its own processes
 import socket
@@ -15,6 +16,10 @@ from typing import Any
 
 # Bytes of all parts together, and number of parts.
 _PREFIX = struct.Struct("<QI")
+# No answer is nearly as long: what is drawn for one request is limited.
+_MOST_BYTES = 1 << 30
+# Linux and macOS write at most 1024 parts at once.
+_MOST_PARTS = 1024
 
 # Classes of other packages in answers: NumPy's arrays, and the scalars in error messages.
 _NUMPY = frozenset(
@@ -44,68 +49,91 @@ def pack(message: object) -> list[bytes | memoryview]:
 
 
 def send(connection: socket.socket, message: object) -> None:
-    """Send a message; blocks."""
-    for part in pack(message):
-        connection.sendall(part)
+    """Send a message; blocks.
+
+    One write wakes the reader once.
+    """
+    parts = pack(message)
+    sent = connection.sendmsg(parts[:_MOST_PARTS])
+    for part in parts:
+        view = memoryview(part)
+        if sent < len(view):
+            connection.sendall(view[sent:])
+        sent = max(0, sent - len(view))
 
 
-def receive(connection: socket.socket) -> Any:
+def receive(stream: "io.BufferedReader[Any]") -> Any:
     """Receive a message from the server, which is trusted; blocks.
 
-    Each buffer is received as bytes of its own, so that an encoded picture is in memory once.
+    Each buffer is received as bytes of its own, so that an encoded picture is in memory once. A
+    small message is one read.
 
     Returns:
         The message, or None if the server has closed the connection.
     """
     try:
-        _, count = _PREFIX.unpack(_receive_exactly(connection, _PREFIX.size))
-        lengths = struct.unpack(f"<{count}Q", _receive_exactly(connection, 8 * count))
-        pickled, *buffers = (_receive_exactly(connection, length) for length in lengths)
+        _, count = _PREFIX.unpack(_read_exactly(stream, _PREFIX.size))
+        lengths = struct.unpack(f"<{count}Q", _read_exactly(stream, 8 * count))
+        pickled, *buffers = (_read_exactly(stream, length) for length in lengths)
     except EOFError:
         return None
     return pickle.loads(pickled, buffers=buffers)  # nosec B301 # an order of the server
 
 
-async def send_soon(connection: socket.socket, message: object) -> None:
-    """Send a message over a non-blocking socket.
-
-    Raises:
-        OSError: the process has ended.
-    """
-    loop = asyncio.get_running_loop()
-    for part in pack(message):
-        await loop.sock_sendall(connection, part)
-
-
-async def receive_answer(connection: socket.socket) -> Any:
-    """Receive a message of a picture process over a non-blocking socket.
+class AnswerReader:
+    """Puts the answers of a picture process together from the bytes that arrive.
 
     A decoder that a picture has taken over must not take over the server: nothing but values and
     errors of the two packages is unpickled.
-
-    Raises:
-        OSError: the process has ended.
-        EOFError: the process has ended.
-        pickle.UnpicklingError: the message is not one of a picture process.
     """
-    prefix = await _read(connection, _PREFIX.size)
-    nbytes, count = _PREFIX.unpack(prefix)
-    pickled, *buffers = _split(await _read(connection, 8 * count + nbytes), count)
-    return _AnswerUnpickler(io.BytesIO(pickled), buffers=buffers).load()
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, received: bytes) -> Any | None:
+        """Take bytes; return the answer if they complete it, otherwise None.
+
+        Raises:
+            pickle.UnpicklingError: the message is not one of a picture process.
+            ValueError: there are bytes behind the message.
+            Exception: bytes that are no message raise errors of nearly any type.
+        """
+        content = self._received
+        content += received
+        if len(content) < _PREFIX.size:
+            return None
+        nbytes, count = _PREFIX.unpack_from(content)
+        size = _PREFIX.size + 8 * count + nbytes
+        if size > _MOST_BYTES:
+            raise ValueError(f"a message of {size} bytes")
+        if len(content) < size:
+            return None
+        if len(content) > size:
+            raise ValueError(f"{len(content) - size} bytes behind a message")
+        # The arrays of the answer keep it, without a copy.
+        self._received = bytearray()
+        pickled, *buffers = _split(memoryview(content)[_PREFIX.size :], count)
+        return _AnswerUnpickler(io.BytesIO(pickled), buffers=buffers).load()
 
 
 class _AnswerUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY:
-            return super().find_class(module, name)
-        if module.startswith(_PACKAGES) and "." not in name:
-            found = super().find_class(module, name)
-            is_value = dataclasses.is_dataclass(found) or (
-                isinstance(found, type) and issubclass(found, Exception)
-            )
-            if is_value and found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} does not belong into an answer.")
+        return _class_of_answer(module, name)
+
+
+@functools.cache
+def _class_of_answer(module: str, name: str) -> Any:
+    """Return a class that an answer may hold; only classes that exist are kept."""
+    if (module, name) in _NUMPY:
+        return getattr(importlib.import_module(module), name)
+    if module.startswith(_PACKAGES) and "." not in name:
+        found = getattr(importlib.import_module(module), name)
+        is_value = dataclasses.is_dataclass(found) or (
+            isinstance(found, type) and issubclass(found, Exception)
+        )
+        if is_value and found.__module__ == module:
+            return found
+    raise pickle.UnpicklingError(f"{module}.{name} does not belong into an answer.")
 
 
 def _split(content: memoryview, count: int) -> list[memoryview]:
@@ -117,24 +145,8 @@ def _split(content: memoryview, count: int) -> list[memoryview]:
     return parts
 
 
-def _receive_exactly(connection: socket.socket, nbytes: int) -> bytes:
-    received = connection.recv(nbytes, socket.MSG_WAITALL) if nbytes else b""
-    while len(received) < nbytes:
-        # A signal interrupted it, or the connection was closed.
-        more = connection.recv(nbytes - len(received), socket.MSG_WAITALL)
-        if not more:
-            raise EOFError
-        received += more
-    return received
-
-
-async def _read(connection: socket.socket, nbytes: int) -> memoryview:
-    loop = asyncio.get_running_loop()
-    content = memoryview(bytearray(nbytes))
-    rest = content
-    while rest:
-        count = await loop.sock_recv_into(connection, rest)
-        if not count:
-            raise EOFError
-        rest = rest[count:]
+def _read_exactly(stream: "io.BufferedReader[Any]", nbytes: int) -> bytes:
+    content = stream.read(nbytes)
+    if len(content) < nbytes:
+        raise EOFError
     return content

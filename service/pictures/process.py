@@ -1,6 +1,7 @@
 """A picture process: carries out one job after the other until the server closes the connection."""
 
 import contextlib
+import io
 import os
 import socket
 import traceback
@@ -14,6 +15,8 @@ from service.pictures.messages import receive, send
 
 # The kernel ends a picture process before the server, if the machine has no memory left.
 _OOM_SCORE = "500"
+# A small picture or the maps of one, with the order.
+_READ_BYTES = 2**16
 
 
 def serve(connection: socket.socket) -> None:
@@ -27,7 +30,8 @@ def serve(connection: socket.socket) -> None:
     canvases: Canvases = {}
     memory = MemoryLimit()
     send(connection, Ready(os.getpid()))
-    while (order := receive(connection)) is not None:
+    stream = io.BufferedReader(socket.SocketIO(connection, "r"), _READ_BYTES)
+    while (order := receive(stream)) is not None:
         for number in order.dropped:
             canvases.pop(number, None)
         if order.job is not None:

@@ -1,12 +1,13 @@
-"""Picture processes that decode and draw pictures, shared fairly among requests."""
+"""Picture processes that decode and draw pictures, shared fairly among owners of requests."""
 
 import asyncio
 import contextlib
 import itertools
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import structlog
@@ -15,25 +16,30 @@ from numpy.typing import NDArray
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.inputs import PreparedImage
 from service.batching.pacing import RestartBackoff
-from service.errors import OutOfMemoryError
 from service.pictures.canvases import Canvases, KeptCanvas
 from service.pictures.capacity import PictureCapacity
-from service.pictures.drawing import DrawingRules, DrawnImage
-from service.pictures.faults import error_of_end, error_of_memory
+from service.pictures.drawing import DrawingRules, DrawnImage, draw
+from service.pictures.faults import error_of_end, error_of_memory, no_memory
 from service.pictures.jobs import Decode, Decoded, Done, Draw, Failed, Order, OutOfMemory, Refused
+from service.pictures.pending import PendingJob, Run
 from service.pictures.processes import Launcher, PictureProcess
-from service.pictures.turns import Turns, Work
+from service.pictures.turns import Turns
 from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
 
 # A job whose request was cancelled may end within this time; then its process is killed. Most jobs
 # do, and a new process would lack the canvases of the old one.
 _GRACE_SECONDS = 0.25
+# Starting a process takes milliseconds, its launcher before it seconds on a busy machine. One that
+# takes longer hangs, and is replaced.
+_START_SECONDS = 30.0
 # For a killed process, when the server stops.
 _END_SECONDS = 1.0
 # Drawings that may wait for the process that has their canvas, while another one is idle. Beyond
 # it, the idle one decodes the picture again.
 _MOST_BEHIND = 2
+# The statistics of maps of so many values take less time than a message to a process.
+_MOST_VALUES_AT_ONCE = 2048
 
 _log = structlog.get_logger("legrad.service")
 
@@ -55,35 +61,8 @@ class KeptPicture:
     seconds: float
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A job with its request.
-
-    Attributes:
-        owner: the request.
-        work: the kind of work.
-        task: the job; a drawing has its canvas from ``canvas`` and ``source``.
-        answer: receives the result, after the process has really ended the job.
-        canvas: number of the canvas that it draws on, or None.
-        source: decodes that canvas again.
-        process: the process that carries it out; None while it waits.
-        again: whether it runs for the second time.
-        left: whether its request was cancelled.
-    """
-
-    owner: object
-    work: Work
-    task: Decode | Draw
-    answer: "asyncio.Future[Any]"
-    canvas: int | None = None
-    source: Decode | None = None
-    process: PictureProcess | None = None
-    again: bool = False
-    left: bool = False
-
-
 class PictureWorkers:
-    """Carries out jobs in processes, in turns among requests.
+    """Carries out jobs in processes, in turns among owners and among the requests of each.
 
     All methods run on the event loop. A job that exceeds its time or memory fails, and its process
     is killed and replaced. If a request is cancelled, its waiting jobs are not carried out, and its
@@ -102,16 +81,17 @@ class PictureWorkers:
         """
         self._limits = limits
         self._metrics = metrics
-        self._turns: Turns[_Job] = Turns()
-        self.capacity = PictureCapacity(limits.processes, partial(self._turns.count, "decode"))
+        self._turns: Turns[PendingJob] = Turns()
+        self.capacity = PictureCapacity(limits.processes, partial(self._turns.ahead, "decode"))
         self._numbers = itertools.count()
         self._running: set[PictureProcess] = set()
-        # Idle processes; a job, or None to drop canvases, wakes them.
-        self._idle: dict[PictureProcess, asyncio.Future[_Job | None]] = {}
+        self._idle: set[PictureProcess] = set()
+        self._runs: dict[PictureProcess, Run] = {}
         self._canvases = Canvases(self._wake)
         self._behind: dict[PictureProcess, int] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._launcher: Launcher | None = None
+        self._closed = False
 
     @property
     def pids(self) -> list[int]:
@@ -121,7 +101,7 @@ class PictureWorkers:
     @property
     def busy(self) -> int:
         """The number of processes that carry out a job."""
-        return len(self._running) - len(self._idle)
+        return len(self._runs)
 
     def readiness_problem(self) -> str | None:
         """Return the reason why no process can take pictures soon, otherwise None."""
@@ -140,7 +120,11 @@ class PictureWorkers:
         ]
 
     async def close(self) -> None:
-        """End the processes; jobs in progress are abandoned."""
+        """End the processes; the requests of jobs that are not finished are cancelled."""
+        self._closed = True
+        while (job := self._turns.take(lambda _: True)) is not None:
+            job.answer.cancel()
+            job.finish()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -155,12 +139,13 @@ class PictureWorkers:
         """
         return self._canvases.home(canvas) is not None
 
-    async def decode(self, owner: object, task: Decode) -> KeptPicture:
+    async def decode(self, owner: Hashable, task: Decode, request: object = None) -> KeptPicture:
         """Decode a picture in the process that keeps the fewest canvases.
 
         Args:
-            owner: the request; requests take turns.
+            owner: the owner of the request; owners take turns.
             task: the picture, and the way to decode it.
+            request: the request; those of one owner take turns.
 
         Raises:
             LegradError: the picture cannot be decoded or fitted.
@@ -170,33 +155,39 @@ class PictureWorkers:
             PictureProcessEndedError: something else has ended the process.
             OutOfMemoryError: the server itself has no memory left.
         """
-        decoded: KeptPicture = await self._run(_Job(owner, "decode", task, self._future()))
+        decoded: KeptPicture = await self._run(
+            PendingJob(owner, "decode", task, self._future(), request=request)
+        )
         return decoded
 
     async def draw(
         self,
-        owner: object,
+        owner: Hashable,
         maps: NDArray[np.floating],
         geometry: Geometry,
         rules: DrawingRules,
         canvas: int | None,
         source: Decode | None,
+        request: object = None,
     ) -> DrawnImage:
         """Draw the maps of a picture in the process that keeps its canvas.
 
         Args:
-            owner: the request; requests take turns.
+            owner: the owner of the request; owners take turns.
             maps: ``[targets, rows, columns]``, the finite raw maps over the patch grid.
             geometry: how the patch grid maps to the picture.
             rules: the wanted pictures and numbers.
             canvas: number of the picture's canvas; None without an overlay.
             source: decodes the canvas again if its process has ended.
+            request: the request; those of one owner take turns.
 
         Raises:
             ServiceError: see :meth:`decode`.
         """
+        if rules.needs_numbers_only and maps.size <= _MOST_VALUES_AT_ONCE:
+            return draw(maps, geometry, None, rules)
         task = Draw(maps, geometry, None, rules)
-        job = _Job(owner, "draw", task, self._future(), canvas, source)
+        job = PendingJob(owner, "draw", task, self._future(), canvas, source, request)
         drawn: DrawnImage = await self._run(job)
         return drawn
 
@@ -204,56 +195,59 @@ class PictureWorkers:
     def _future() -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().create_future()
 
-    async def _run(self, job: _Job) -> Any:
+    async def _run(self, job: PendingJob) -> Any:
+        if self._closed:
+            raise asyncio.CancelledError
         self._add(job)
         self._assign()
         try:
-            return await asyncio.shield(job.answer)
+            return await job.answer
         except asyncio.CancelledError:
-            job.left = True
-            if job.process is None:
-                self._remove(job)
-            else:
+            if job.process is not None:
                 await self._wait_for_end(job, job.process)
+            elif not job.over:
+                self._remove(job)
             raise
 
     @staticmethod
-    async def _wait_for_end(job: _Job, process: PictureProcess) -> None:
+    async def _wait_for_end(job: PendingJob, process: PictureProcess) -> None:
         """Wait until nothing of a cancelled job runs any more: its request keeps its place."""
+        if job.over:
+            return
 
         def kill() -> None:
-            if not job.answer.done():
+            # Once the job is over, the process may have another one.
+            if not job.over:
                 process.kill("cancelled")
 
-        killing = job.answer.get_loop().call_later(_GRACE_SECONDS, kill)
-        while not job.answer.done():
+        loop = asyncio.get_running_loop()
+        job.ended = loop.create_future()
+        killing = loop.call_later(_GRACE_SECONDS, kill)
+        while not job.ended.done():
             # Bounded by the kill, however often it is cancelled.
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([job.answer])
+                await asyncio.wait([job.ended])
         killing.cancel()
-        # Nobody else asks for it, and asyncio would log an error that nobody has asked for.
-        if not job.answer.cancelled():
-            job.answer.exception()
 
     # Waiting jobs.
 
-    def _add(self, job: _Job, *, first: bool = False) -> None:
-        self._turns.add(job.owner, job.work, job, first=first)
+    def _add(self, job: PendingJob, *, first: bool = False) -> None:
+        self._turns.add(job.owner, job.work, job, request=job.request, first=first)
         self._note_behind(job, 1)
 
-    def _remove(self, job: _Job) -> None:
-        self._turns.remove(job.owner, job.work, job)
+    def _remove(self, job: PendingJob) -> None:
+        self._turns.remove(job.owner, job.work, job, request=job.request)
         self._note_behind(job, -1)
 
-    def _home(self, job: _Job) -> PictureProcess | None:
+    def _home(self, job: PendingJob) -> PictureProcess | None:
         return None if job.canvas is None else self._canvases.home(job.canvas)
 
-    def _note_behind(self, job: _Job, change: int) -> None:
+    def _note_behind(self, job: PendingJob, change: int) -> None:
         home = self._home(job)
         if home is not None:
             self._behind[home] = self._behind.get(home, 0) + change
 
-    def _fits(self, process: PictureProcess, job: _Job) -> bool:
+    def _fits(self, process: PictureProcess, job: PendingJob) -> bool:
         home = self._home(job)
         if home is None or home is process:
             return True
@@ -261,24 +255,76 @@ class PictureWorkers:
 
     def _wake(self, process: PictureProcess) -> bool:
         """Let an idle process drop canvases; return False if it is busy."""
-        waiting = self._idle.get(process)
-        if waiting is None or waiting.done():
+        if process not in self._idle:
             return False
-        waiting.set_result(None)
+        process.tell(Order(None, 0, 0, process.take_dropped()))
         return True
 
     def _assign(self) -> None:
         """Give each idle process a job, as long as there are some."""
         for process in sorted(self._idle, key=lambda each: len(each.canvases)):
-            waiting = self._idle[process]
-            if waiting.done() or process.ended_for is not None:
-                continue
-            job = self._turns.take(partial(self._fits, process))
-            if job is not None:
+            # A job that cannot begin leaves the process idle, for the next one.
+            while process in self._idle and not process.ended:
+                job = self._turns.take(partial(self._fits, process))
+                if job is None:
+                    break
                 self._note_behind(job, -1)
-                del self._idle[process]
-                job.process = process
-                waiting.set_result(job)
+                self._begin(job, process)
+
+    # Jobs in progress.
+
+    def _begin(self, job: PendingJob, process: PictureProcess) -> None:
+        if job.answer.cancelled():
+            job.finish()
+            return
+        number = next(self._numbers)
+        max_bytes = self._limits.max_bytes + sum(process.canvases.values())
+        order = Order(self._task(job, process), number, max_bytes, process.take_dropped())
+        try:
+            process.ask(order)
+        except MemoryError:
+            process.dropped.extend(order.dropped)
+            job.finish(error=no_memory())
+            return
+        self._idle.discard(process)
+        job.process = process
+        seconds = self._limits.seconds
+        timer = asyncio.get_running_loop().call_later(seconds, process.kill, "time")
+        self._runs[process] = Run(job, number, time.monotonic(), timer)
+
+    def _take_answer(self, process: PictureProcess, answer: Any) -> None:
+        """Finish the job of a process with its answer, and give it the next one."""
+        if process.ended_for is not None and not isinstance(answer, Exception):
+            # It is killed, and the job counts as the reason.
+            return
+        run = self._runs.pop(process, None)
+        if run is None:
+            process.kill("broken")
+            return
+        run.timer.cancel()
+        self.capacity.record(run.job.work, time.monotonic() - run.began)
+        self._settle(run.job, process, run.number, answer)
+        if not process.ended:
+            self._idle.add(process)
+            self._assign()
+
+    def _lose(self, process: PictureProcess, status: int | None) -> None:
+        """Finish the job of a process that has ended without an answer."""
+        run = self._runs.pop(process, None)
+        if run is not None:
+            run.timer.cancel()
+            self.capacity.record(run.job.work, time.monotonic() - run.began)
+            run.job.finish(
+                error=error_of_end(run.job.work, process.ended_for, status, self._limits.seconds)
+            )
+
+    def _abandon(self, process: PictureProcess) -> None:
+        """Cancel the request of a process's job, because the server ends."""
+        run = self._runs.pop(process, None)
+        if run is not None:
+            run.timer.cancel()
+            run.job.answer.cancel()
+            run.job.finish()
 
     # Processes.
 
@@ -288,7 +334,12 @@ class PictureWorkers:
         while True:
             try:
                 with contextlib.closing(launcher.launch()) as process:
-                    await process.wait_until_ready()
+                    try:
+                        async with asyncio.timeout(_START_SECONDS):
+                            await process.start(partial(self._take_answer, process))
+                    except TimeoutError:
+                        launcher.give_up(process)
+                        raise
                     await self._use(process)
                 failures = 0 if process.orders else failures + 1
             # Whatever fails here, for example for lack of memory: the server needs the process.
@@ -301,117 +352,55 @@ class PictureWorkers:
 
     async def _use(self, process: PictureProcess) -> None:
         """Give jobs to a process until it ends."""
-        ended = asyncio.create_task(process.wait())
+        waiting = asyncio.create_task(process.wait())
         self._running.add(process)
         self._metrics.picture_processes.set(len(self._running))
+        self._idle.add(process)
+        self._assign()
+        status: int | None = None
         try:
-            while (job := await self._next_job(process, ended)) is not None:
-                await self._carry_out(job, process, ended)
-                # It would keep the canvas of its answer until the next job.
-                del job
+            status = await asyncio.shield(waiting)
         finally:
+            reason = process.ended_for or "crashed"
+            process.kill(reason)
+            await asyncio.wait([waiting], timeout=_END_SECONDS)
+            waiting.cancel()
+            self._abandon(process) if self._closed else self._lose(process, status)
+            self._idle.discard(process)
             self._running.discard(process)
             self._metrics.picture_processes.set(len(self._running))
             self._canvases.forget(process)
             self._behind.pop(process, None)
             # Drawings that waited for this process.
             self._assign()
-            reason = process.ended_for or "crashed"
-            process.kill(reason)
-            await asyncio.wait([ended], timeout=_END_SECONDS)
-            ended.cancel()
-        status = ended.result() if ended.done() and not ended.cancelled() else None
         self._metrics.picture_process_ends.labels(reason).inc()
         _log.warning("a picture process ended", reason=reason, pid=process.pid, status=status)
 
-    async def _next_job(
-        self, process: PictureProcess, ended: "asyncio.Task[int | None]"
-    ) -> _Job | None:
-        """Wait for a job; return None once the process has ended."""
-        while not ended.done() and process.ended_for is None:
-            waiting: asyncio.Future[_Job | None] = self._future()
-            self._idle[process] = waiting
-            try:
-                self._assign()
-                wanted: list[asyncio.Future[Any]] = [waiting, ended]
-                await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._idle.pop(process, None)
-            job = waiting.result() if waiting.done() else None
-            if job is not None:
-                if not ended.done() and process.ended_for is None:
-                    return job
-                # The process had ended before.
-                self._repeat(job)
-            elif process.dropped:
-                order = Order(None, 0, 0, process.take_dropped())
-                with contextlib.suppress(OSError):
-                    await process.tell(order)
-        return None
-
-    async def _carry_out(
-        self, job: _Job, process: PictureProcess, ended: "asyncio.Task[int | None]"
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        if job.left:
-            job.answer.cancel()
-            return
-        number = next(self._numbers)
-        dropped = process.take_dropped()
-        max_bytes = self._limits.max_bytes + sum(process.canvases.values())
-        order = Order(self._task(job, process), number, max_bytes, dropped)
-        began = time.monotonic()
-        timer = loop.call_later(self._limits.seconds, process.kill, "time")
-        try:
-            answer = await process.ask(order)
-        except asyncio.CancelledError:
-            job.answer.cancel()
-            raise
-        except MemoryError:
-            process.kill("broken")
-            answer = OutOfMemoryError("The server has no memory left; try again in a moment.")
-        except (OSError, EOFError):
-            # It was killed or has crashed; the launcher is about to report how.
-            await asyncio.wait([ended], timeout=_END_SECONDS)
-            answer = None
-        # Bytes that are no message raise errors of nearly any type.
-        except Exception:
-            answer = None
-        finally:
-            timer.cancel()
-        if process.ended_for is not None or answer is None:
-            if not ended.done():
-                process.kill("broken")
-            status = await ended
-            answer = answer or error_of_end(
-                job.work, process.ended_for, status, self._limits.seconds
-            )
-        self.capacity.record(job.work, time.monotonic() - began)
-        self._settle(job, process, number, answer)
-
-    def _task(self, job: _Job, process: PictureProcess) -> Decode | Draw:
+    def _task(self, job: PendingJob, process: PictureProcess) -> Decode | Draw:
         if not isinstance(job.task, Draw) or job.canvas is None:
             return job.task
         kept = job.canvas in process.canvases
         return replace(job.task, canvas=job.canvas if kept else job.source)
 
-    def _repeat(self, job: _Job) -> None:
+    def _repeat(self, job: PendingJob) -> None:
         """Let another process carry out a job, before all that wait."""
-        job.process = None
-        if job.left:
+        if self._closed:
             job.answer.cancel()
-        else:
-            self._add(job, first=True)
-            self._assign()
+        if job.answer.cancelled():
+            job.finish()
+            return
+        job.process = None
+        self._add(job, first=True)
+        self._assign()
 
-    def _settle(self, job: _Job, process: PictureProcess, number: int, answer: Any) -> None:
+    def _settle(self, job: PendingJob, process: PictureProcess, number: int, answer: Any) -> None:
         match answer:
             case Done(Decoded() as decoded):
-                job.answer.set_result(self._decoded(decoded, process, number))
+                job.finish(self._decoded(decoded, process, number))
             case Done(drawn):
-                job.answer.set_result(drawn)
+                job.finish(drawn)
             case Refused(error):
-                job.answer.set_exception(error)
+                job.finish(error=error)
             case OutOfMemory():
                 process.kill("memory")
                 if process.orders > 1 and not job.again:
@@ -419,13 +408,14 @@ class PictureWorkers:
                     job.again = True
                     self._repeat(job)
                 else:
-                    job.answer.set_exception(error_of_memory(job.work))
+                    job.finish(error=error_of_memory(job.work))
             case Failed(trace):
-                job.answer.set_exception(RuntimeError(f"in a picture process:\n{trace}"))
+                job.finish(error=RuntimeError(f"in a picture process:\n{trace}"))
             case Exception():
-                job.answer.set_exception(answer)
+                job.finish(error=answer)
             case _:
-                assert_never(answer)
+                process.kill("broken")
+                job.finish(error=error_of_end(job.work, "broken", None, self._limits.seconds))
 
     def _decoded(self, decoded: Decoded, process: PictureProcess, number: int) -> KeptPicture:
         canvas = None

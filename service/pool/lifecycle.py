@@ -17,14 +17,22 @@ from legrad_engine import LegradError
 from legrad_engine.devices import dtype_name
 from legrad_engine.models.identity import file_stamps
 from legrad_engine.models.size import weights_bytes
-from service.batching import BatchLimits, RestartBackoff
+from service.batching import RestartBackoff
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
 from service.pool.background import run_in_own_thread
-from service.pool.loading import give_back_memory, load_copies, may_heal, wanted_dtype
+from service.pool.loading import (
+    check_presence,
+    give_back_memory,
+    load_copies,
+    may_heal,
+    wanted_dtype,
+)
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.pool.pooled_model import LoadFailure, PooledModel
+from service.pool.sanity_checks import check_of
 from service.pool.served_model import ServedModel
 from service.pool.trace_cache import TraceCache
+from service.settings.batches import BatchPolicy
 from service.settings.values import ModelPolicy
 from service.telemetry.metrics import LoadOutcome, Metrics
 from service.telemetry.tracing import Tracing
@@ -49,7 +57,7 @@ class ModelLifecycle:
         models: Mapping[str, PooledModel],
         policy: ModelPolicy,
         devices: Sequence[torch.device],
-        limits: BatchLimits,
+        batches: BatchPolicy,
         metrics: Metrics,
         traces: TraceCache,
         tracing: Tracing,
@@ -57,7 +65,7 @@ class ModelLifecycle:
         self._models = models
         self._policy = policy
         self._devices = tuple(devices)
-        self._limits = limits
+        self._batches = batches
         self._metrics = metrics
         self._traces = traces
         self._tracing = tracing
@@ -135,8 +143,11 @@ class ModelLifecycle:
 
     async def _bring_up(self, model: PooledModel) -> None:
         model.phase = "loading"
+        model.claimed = False
         try:
-            self._claim_memory(model, await self.measure(model))
+            self._claim_memory(model, await self._measure(model))
+            model.claimed = True
+            self.notify()
             await self.until(self._memory_fits)
             if model.wanted:
                 await self._load(model)
@@ -157,6 +168,8 @@ class ModelLifecycle:
     async def _load(self, model: PooledModel) -> None:
         began = time.monotonic()
         name = f"loader-{model.id}"
+        if model.presence is not None:
+            await run_in_own_thread(name, check_presence, model.reference, model.presence)
         copies = await run_in_own_thread(
             name,
             load_copies,
@@ -164,7 +177,7 @@ class ModelLifecycle:
             self._devices,
             self._policy.dtype,
             self._policy.accelerate,
-            self._limits.max_batch_items,
+            self._batches.max_images,
         )
         if not model.wanted:
             return
@@ -174,11 +187,14 @@ class ModelLifecycle:
         served = ServedModel(
             model.id,
             copies,
-            self._limits,
+            self._batches,
             self._policy.stall_seconds,
             self._metrics,
             self._traces,
             self._tracing,
+        )
+        model.check = await run_in_own_thread(
+            name, check_of, self._policy.checks_folder, model.reference
         )
         # Set before the worker starts, so that a server that stops now also stops the worker.
         model.served = served
@@ -270,7 +286,7 @@ class ModelLifecycle:
         if attempt is not None:
             attempt.set_result(failure)
 
-    async def measure(self, model: PooledModel) -> int:
+    async def _measure(self, model: PooledModel) -> int:
         """Return the bytes that a model will take; 0 without a budget or if not known yet."""
         if self._budget is None:
             return 0

@@ -27,12 +27,16 @@ from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.legrad.switches import Acceleration
 from legrad_engine.models import ModelReference
+from legrad_engine.models.identity import ModelIdentity
+from legrad_engine.presence import PresenceCalibration, PresenceError
 from service.settings.values import DtypeName
 
 _TIMED_PASSES = 2
 # A larger batch that is hardly faster only adds latency.
 _CLOSE_TO_BEST = 0.95
 _CALIBRATION_SECONDS = 20.0
+# A larger batch computes longer than its kernels take to launch, and its graphs hold much memory.
+_MOST_CAPTURED_IMAGES = 16
 # Common numbers of targets; others are computed without a graph.
 _CAPTURED_TARGETS = (1, 2, 4, 8)
 
@@ -124,6 +128,21 @@ def _load_copies(
     for worker, reason in failed.items():
         _log.error("device has no copy", model=reference.title, device=worker, reason=reason)
     return copies
+
+
+def check_presence(reference: ModelReference, calibration: PresenceCalibration) -> None:
+    """Check that a calibration was fitted for the weights of a model.
+
+    Raises:
+        ModelLoadError: it was fitted for other weights, or a file cannot be read.
+    """
+    identity = ModelIdentity.of(reference, [calibration.weights])
+    try:
+        calibration.check(None if identity is None else identity.weights)
+    except PresenceError as error:
+        raise ModelLoadError(
+            f"{reference.title}: {error} Or take it out of LEGRAD_PRESENCE.", field="model"
+        ) from error
 
 
 def warm_up_batches(device_type: str, max_batch_images: int) -> tuple[int, ...]:
@@ -240,7 +259,7 @@ def _warm_up_texts(explainer: Explainer) -> None:
 
 def _capture(explainer: Explainer, images: Sequence[PreparedImage]) -> None:
     """Capture graphs for one size of batches, where the model has them."""
-    if explainer.accelerator.graphs is None:
+    if explainer.accelerator.graphs is None or len(images) > _MOST_CAPTURED_IMAGES:
         return
     with explainer.accelerator.graphs.capturing():
         for targets in _CAPTURED_TARGETS:

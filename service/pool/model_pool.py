@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -15,7 +15,6 @@ from service.batching import (
     BatcherClosedError,
     BatcherState,
     BatchingError,
-    BatchLimits,
     QueueFullError,
 )
 from service.errors import NotReadyError
@@ -23,6 +22,7 @@ from service.pool.lifecycle import ModelLifecycle
 from service.pool.pooled_model import PooledModel
 from service.pool.served_model import ServedModel
 from service.pool.trace_cache import TraceCache
+from service.settings.batches import BatchPolicy
 from service.settings.values import ModelPolicy
 from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from service.telemetry.tracing import Tracing
@@ -42,15 +42,15 @@ class ModelPool:
         self,
         policy: ModelPolicy,
         devices: Sequence[torch.device],
-        limits: BatchLimits,
+        batches: BatchPolicy,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
         self._policy = policy
         self._default = policy.models[0].id
-        self._least_room = _LEAST_ROOM_SHARE * limits.max_queue_cost
+        self._least_room = _LEAST_ROOM_SHARE * batches.max_queue_cost
         self._models = {
-            model.id: PooledModel(model, default=position == 0)
+            model.id: PooledModel(model, policy.presence.get(model.id), default=position == 0)
             for position, model in enumerate(policy.models)
         }
         written = Counter(model.spelling for model in policy.models)
@@ -61,7 +61,7 @@ class ModelPool:
         self._started = False
         self.traces = TraceCache(policy.trace_cache_bytes, TraceCacheMetrics(metrics))
         self._lifecycle = ModelLifecycle(
-            self._models, policy, devices, limits, metrics, self.traces, tracing
+            self._models, policy, devices, batches, metrics, self.traces, tracing
         )
 
     def __iter__(self) -> Iterator[PooledModel]:
@@ -89,24 +89,27 @@ class ModelPool:
         """Whether loading at start is over and the default model can answer requests."""
         return self._started and self.get(None).answers
 
-    def check(self, computed_by: float) -> None:
+    def check(self, owner: Hashable, computed_by: Callable[[int], float]) -> None:
         """Refuse a request before its body is read, if no model could take it. Reserve nothing.
 
         An early refusal costs a small part of one after the body is read and parsed.
 
         Args:
-            computed_by: time by which its pictures must be computed, on the monotonic clock in
-                seconds.
+            owner: owner of the request.
+            computed_by: from the most images in a batch of a model, to the time by which the
+                request's pictures must be computed, on the monotonic clock in seconds.
 
         Raises:
-            QueueFullError: every model is loaded and its queue has no room or no time for more.
+            QueueFullError: every model is loaded, and its queue has no room or no time for more
+                work of the owner.
         """
         soonest: QueueFullError | None = None
         for model in self:
             if model.phase != "loaded" or model.served is None:
                 return
             try:
-                model.served.batcher.check(self._least_room, computed_by)
+                by = computed_by(model.served.max_batch_images)
+                model.served.batcher.check(self._least_room, by, owner)
             except QueueFullError as error:
                 if soonest is None or error.retry_after_seconds < soonest.retry_after_seconds:
                     soonest = error
@@ -222,15 +225,14 @@ class ModelPool:
         return pooled
 
     async def _load_at_start(self) -> None:
-        if self._policy.max_bytes is not None:
-            # Measured first: all loads then start in the order of the settings, so the first
-            # models get the memory.
-            for model in self:
-                # The load fails for the same reason and reports it.
-                with contextlib.suppress(Exception):
-                    await self._lifecycle.measure(model)
-        wanted = [model for model in self if not model.withdrawn]
-        for attempt in [self._lifecycle.attempt(model, evicts=False) for model in wanted]:
+        attempts = []
+        for model in self:
+            if not model.withdrawn:
+                attempts.append(self._lifecycle.attempt(model, evicts=False))
+                # Sizes are measured on threads, which end in any order. The next model is measured
+                # only once this one has its memory, so the first ones of the settings get it.
+                await self._lifecycle.until(model.has_claimed)
+        for attempt in attempts:
             await asyncio.wait({attempt})
         self._started = True
         _log.info("loaded at start", models={model.id: model.state for model in self})

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from legrad_engine.devices import dtype_name
+from legrad_engine.families import Tower
+from legrad_engine.methods.base import Method
 from legrad_engine.models import activation_of
 from legrad_engine.models.identity import Stamps
+from legrad_engine.presence import PresenceCalibration
 from legrad_engine.targets.templates import TEMPLATE_SETS
 from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.pool.served_model import ServedModel
 from service.schemas.answers import Grid, Size
-from service.schemas.models import ModelInfo, ModelState
+from service.schemas.models import ModelInfo, ModelState, OfferedMethod, Presence
+from service.schemas.sanity import SanityCheck
 from service.settings.models import NamedModel
 
 Phase = Literal["unloaded", "loading", "loaded", "unloading"]
@@ -53,14 +57,17 @@ class PooledModel:
 
     Attributes:
         id: the name that requests use.
+        presence: the calibration that tells the presence of things; None without one.
         default: whether requests that name no model go to this one.
         phase: the current phase.
         wanted: whether the model should be in memory; the pool moves the phase towards that.
         served: the loaded model, in the phases "loaded" and "unloading".
+        check: the result of ``legrad check`` for its weights, if there was one when it was loaded.
         measured: size of the weights in bytes, 0 if unknown; None before it is measured.
         measured_files: the local files that were measured; once they are overwritten, the size may
             be another.
         bytes: memory of the budget that the model holds, or claims while it loads.
+        claimed: whether its last load got that memory.
         withdrawn: whether an operator unloaded it, so that only an operator loads it again.
         waiting: number of requests that wait for its load.
         in_flight: number of requests that use it.
@@ -74,16 +81,21 @@ class PooledModel:
         moving: task that moves the model between phases.
     """
 
-    def __init__(self, model: NamedModel, *, default: bool) -> None:
+    def __init__(
+        self, model: NamedModel, presence: PresenceCalibration | None = None, *, default: bool
+    ) -> None:
         self.reference = model.reference
+        self.presence = presence
         self.id = model.id
         self.default = default
         self.phase: Phase = "unloaded"
         self.wanted = False
         self.served: ServedModel | None = None
+        self.check: SanityCheck | None = None
         self.measured: int | None = None
         self.measured_files: Stamps = ()
         self.bytes = 0
+        self.claimed = False
         self.withdrawn = False
         self.waiting = 0
         self.in_flight = 0
@@ -114,6 +126,10 @@ class PooledModel:
         states = self.served.batcher.worker_states
         each = (f"{device} is {state.value}" for device, state in states.items())
         return f"{text} ({', '.join(each)})"
+
+    def has_claimed(self) -> bool:
+        """Return whether the load in progress has its memory, or is over."""
+        return self.attempt is None or self.claimed
 
     @property
     def idle(self) -> bool:
@@ -148,6 +164,8 @@ class PooledModel:
                 "loads_on_request": self.loads_on_request,
                 "in_flight": self.in_flight,
                 "last_used": self.last_used_at,
+                "check": None if self.served is None else self.check,
+                "presence": None if self.presence is None else _calibration(self.presence),
                 **known,
             }
         )
@@ -156,8 +174,8 @@ class PooledModel:
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
         "device", "workers", "max_batch_images", "dtype", "bytes", "family", "image_size",
-        "patch_size", "grid", "layers", "scores", "templates", "classes", "licence", "activation",
-        "preprocessing",
+        "patch_size", "grid", "layers", "scores", "methods", "templates", "classes", "licence",
+        "activation", "preprocessing",
     )
 )  # fmt: skip
 
@@ -182,6 +200,7 @@ def _describe(served: ServedModel) -> dict[str, Any]:
         "grid": Grid(rows=rows, columns=columns),
         "layers": tower.depth,
         "scores": list(tower.scores),
+        "methods": [_offered(method, tower) for method in explainer.methods],
         # A model without a text encoder has no prompts, so no templates.
         "templates": list(TEMPLATE_SETS) if reads_text else [],
         "classes": 0 if classifier is None else classifier.count,
@@ -189,3 +208,22 @@ def _describe(served: ServedModel) -> dict[str, Any]:
         "activation": activation_of(explainer.model),
         "preprocessing": asdict(explainer.preprocessing),
     }
+
+
+def _calibration(presence: PresenceCalibration) -> Presence:
+    return Presence(**asdict(presence))
+
+
+def _offered(method: Method[Any], tower: Tower) -> OfferedMethod:
+    return OfferedMethod(
+        name=method.name,
+        title=method.title,
+        description=method.description,
+        source=method.source,
+        targeted=method.targeted,
+        splits_heads=method.splits_heads,
+        layers=list(method.layers(tower, None)),
+        layers_taken=method.layers_taken(tower),
+        score=method.score(tower, None),
+        note=method.note(tower),
+    )

@@ -1,4 +1,4 @@
-"""Gauges that are read at each scrape: readiness, states of models, and limits."""
+"""Gauges that are read at each scrape: readiness, states and queues of models, and limits."""
 
 import os
 from collections.abc import Iterator
@@ -60,10 +60,19 @@ class ServerState(Collector):
             "1 for the state that the model is in.",
             labels=("model", "state"),
         )
+        depths = GaugeMetricFamily("legrad_queue_depth", "Images in the queue.", labels=("model",))
+        costs = GaugeMetricFamily(
+            "legrad_queue_cost",
+            "Cost of the queue, in forward passes at the model's own size.",
+            labels=("model",),
+        )
         for model in self._pool:
             for state in get_args(ModelState):
                 states.add_metric((model.id, state), float(model.state == state))
-        yield states
+            batcher = None if model.served is None else model.served.batcher
+            depths.add_metric((model.id,), 0 if batcher is None else batcher.queue_depth)
+            costs.add_metric((model.id,), 0.0 if batcher is None else batcher.queue_cost)
+        yield from (states, depths, costs)
         for name, (description, value) in self._limits.items():
             yield GaugeMetricFamily(name, description, value=value)
 

@@ -21,7 +21,8 @@ from legrad_engine.trace import Trace
 
 def digest_of(image: bytes) -> bytes:
     """Return the digest of an encoded picture, metadata such as its orientation included."""
-    return hashlib.blake2b(image, digest_size=16).digest()
+    # Processors have instructions for it: half the time of BLAKE2.
+    return hashlib.sha256(image).digest()
 
 
 def digests_of(images: Sequence[bytes]) -> list[bytes]:
@@ -38,6 +39,7 @@ class TraceKey:
         model: the model's id.
         size: (width, height) of the model's input in pixels, before the picture is fitted.
         fit: how the picture is fitted to the input.
+        method: name of the explanation method.
         layers: resolved block indices.
         score: the explained score.
         caller: name of the caller's API key, which shares its entries with no other key; None on a
@@ -48,6 +50,7 @@ class TraceKey:
     model: str
     size: tuple[int, int]
     fit: Fit
+    method: str
     layers: tuple[int, ...]
     score: Score
     caller: str | None

@@ -15,8 +15,8 @@ class TracedPicture:
 
     Attributes:
         key: key of its trace in the cache, or None if the trace is neither looked up nor kept.
-        trace: trace of this picture alone; None until a worker of the model, and no other
-            thread, sets it.
+        trace: trace of this picture alone; None until a worker of the model sets it, and again
+            after a worker found that its device has failed. No other thread sets it.
         prepared: the picture as model input; None until it is decoded, and where the cache had the
             trace.
         canvas: the last canvas made of it, if any.
@@ -32,6 +32,8 @@ class TracedPicture:
     @property
     def geometry(self) -> Geometry | None:
         """How the patch grid maps to the picture, once that is known."""
-        if self.trace is not None:
-            return self.trace.geometries[0]
+        # Read once: a worker may drop it meanwhile.
+        trace = self.trace
+        if trace is not None:
+            return trace.geometries[0]
         return None if self.prepared is None else self.prepared.geometry

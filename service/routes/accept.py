@@ -1,7 +1,8 @@
 """Content negotiation: the media type of an answer, chosen by `Accept` (RFC 9110, 12.5.1)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from service.errors import NotAcceptableError
@@ -13,6 +14,12 @@ _WEIGHT = re.compile(r"0?\.\d{1,9}|[01]\.?|1\.0{1,9}")
 # Old versions of Java write "*" for "*/*".
 _ANYTHING = ("*/*", "*")
 _PAGE = "text/html"
+# Far more than browsers send. It is read on the event loop, before the request has a slot.
+_LONGEST = 4096
+_MOST_RANGES = 100
+# Clients send the same few headers again and again. Longer ones are not worth the memory.
+_MOST_KEPT = 256
+_LONGEST_KEPT = 256
 
 
 class _Rank(NamedTuple):
@@ -37,13 +44,21 @@ def choose(accept: Sequence[str], offered: Sequence[str]) -> str:
         offered: the media types that the route can answer, the default one first.
 
     Raises:
-        NotAcceptableError: the client accepts none of them, or a weight is not one from 0 to 1.
+        NotAcceptableError: the client accepts none of them, a weight is not one from 0 to 1, or the
+            headers are too long.
     """
+    length = sum(map(len, accept))
+    if length > _LONGEST:
+        raise _too_long()
+    return (_choose_again if length <= _LONGEST_KEPT else _choose)(tuple(accept), tuple(offered))
+
+
+def _choose(accept: tuple[str, ...], offered: tuple[str, ...]) -> str:
     ranges = _read(accept)
     if not ranges:
         return offered[0]
     ranks = {kind: _rank(kind, ranges) for kind in offered}
-    asks_for_a_page = any(kind == _PAGE for kind, _ in ranges)
+    asks_for_a_page = _PAGE in ranges
 
     def preference(kind: str) -> tuple[bool, _Rank]:
         is_listed = asks_for_a_page and kind.startswith("image/")
@@ -59,10 +74,27 @@ def choose(accept: Sequence[str], offered: Sequence[str]) -> str:
     return best
 
 
-def _read(accept: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the media ranges of the headers, each with its weight, in order."""
-    ranges = []
-    for entry in _ENTRY.findall(",".join(accept)):
+_choose_again = lru_cache(_MOST_KEPT)(_choose)
+
+
+def _too_long() -> NotAcceptableError:
+    return NotAcceptableError(
+        f"Accept has more than {_LONGEST} characters or {_MOST_RANGES} media ranges: name only the "
+        "types that you can read.",
+        field="Accept",
+    )
+
+
+def _read(accept: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Return the media ranges of the headers, each with its weight and its earliness.
+
+    Of a range that is there several times, the largest weight counts, then the earliest place.
+    """
+    ranges: dict[str, tuple[float, int]] = {}
+    for position, found in enumerate(_ENTRY.finditer(",".join(accept))):
+        if position == _MOST_RANGES:
+            raise _too_long()
+        entry = found.group()
         parts = [part.strip().lower() for part in _PARAMETER.findall(entry)]
         kind, parameters = "".join(parts[:1]), parts[1:]
         weights = [
@@ -78,18 +110,16 @@ def _read(accept: Sequence[str]) -> list[tuple[str, float]]:
                 field="Accept",
             )
         if kind:
-            ranges.append((kind, float(weight)))
+            wanted = (float(weight), -position)
+            ranges[kind] = max(wanted, ranges.get(kind, wanted))
     return ranges
 
 
-def _rank(kind: str, ranges: Sequence[tuple[str, float]]) -> _Rank:
+def _rank(kind: str, ranges: Mapping[str, tuple[float, int]]) -> _Rank:
     group = f"{kind.partition('/')[0]}/*"
     for precision, matching in ((2, (kind,)), (1, (group,)), (0, _ANYTHING)):
-        found = [
-            _Rank(weight, precision, -position)
-            for position, (each, weight) in enumerate(ranges)
-            if each in matching
-        ]
+        found = [ranges[each] for each in matching if each in ranges]
         if found:
-            return max(found)
+            weight, earliness = max(found)
+            return _Rank(weight, precision, earliness)
     return _Rank(0.0, 0, 0)

@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
+import json
 import re
-from typing import Any
+from weakref import WeakKeyDictionary
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, Response
 
 from service.http.access import OPEN
 from service.http.access_routes import AccessRouter
@@ -17,6 +18,9 @@ STATIC_URL = "/static-offline-docs"
 
 _CONTRACT = "openapi.json"
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+# Encoding takes milliseconds of the event loop, and anybody may ask.
+_encoded: WeakKeyDictionary[FastAPI, bytes] = WeakKeyDictionary()
 
 router = AccessRouter(needs=OPEN, any_query=True)
 
@@ -40,14 +44,19 @@ async def documentation(request: Request) -> HTMLResponse:
 
 
 @router.get(f"/{_CONTRACT}", include_in_schema=False)
-async def contract(request: Request) -> JSONResponse:
+async def contract(request: Request) -> Response:
     """Return the OpenAPI document, with the address of this server.
 
     Without a known prefix the address is relative to the document (OpenAPI 3.1, "Server Object").
     """
-    document: dict[str, Any] = request.app.openapi()
+    app: FastAPI = request.app
+    if app not in _encoded:
+        document = {name: part for name, part in app.openapi().items() if name != "servers"}
+        _encoded[app] = json.dumps(document, ensure_ascii=False).encode().removesuffix(b"}")
     server = request.scope.get("root_path") or "."
-    return JSONResponse({**document, "servers": [{"url": server}]})
+    servers = json.dumps([{"url": server}], ensure_ascii=False).encode()
+    content = b'%s, "servers": %s}' % (_encoded[app], servers)
+    return Response(content, media_type="application/json")
 
 
 def _policy(html: str) -> str:

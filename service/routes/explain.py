@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from service.errors import NotAcceptableError
 from service.explaining.command import ExplainInputs
+from service.explaining.measurements.registry import measurements_of, options
 from service.explaining.outcome import ExplainOutcome
 from service.http.access import EXPLAIN, OPEN
 from service.http.access_routes import AccessRouter
@@ -190,8 +191,13 @@ def _only_overlay(inputs: ExplainInputs, kind: str) -> ExplainInputs:
         kind: media type of the overlay.
 
     Raises:
-        NotAcceptableError: there are several pictures or targets.
+        NotAcceptableError: there are several pictures, targets or heads.
     """
+    if inputs.options.heads == "each":
+        raise NotAcceptableError(
+            f"Accept: {kind} is for one map, not for one of each head: ask for application/json.",
+            field="options.heads",
+        )
     targets = len(inputs.question.targets)
     if len(inputs.images) != 1 or targets != 1:
         asked = "prompts" if (inputs.question.fields or ())[-1:] == ("prompts",) else "targets"
@@ -199,6 +205,12 @@ def _only_overlay(inputs: ExplainInputs, kind: str) -> ExplainInputs:
             f"Accept: {kind} is for one picture and one prompt or target, not "
             f"{len(inputs.images)} and {targets}: ask for application/json.",
             field=asked if len(inputs.images) == 1 else "images",
+        )
+    for name in (each.name for each in measurements_of(inputs)):
+        field = options()[name].field
+        raise NotAcceptableError(
+            f"Accept: {kind} has no place for the result of {field}: ask for application/json.",
+            field=field,
         )
     (format_,) = (name for name, media_type in PICTURE_TYPES.items() if media_type == kind)
     only_overlay = {

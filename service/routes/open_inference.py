@@ -27,7 +27,7 @@ from service.routes.bodies.reading import (
     rules_of,
 )
 from service.routes.bodies.targets import read_question
-from service.routes.bodies.validation import validated
+from service.routes.bodies.validation import fitted, validated
 from service.routes.models import ModelId
 from service.routes.protocol_errors import kserve_error, only_version
 from service.routes.requests import TIMEOUT_PARAMETER, accept
@@ -43,6 +43,7 @@ from service.schemas.protocols import (
     INFERENCE_NAMES,
     InferenceRequest,
     InferenceResponse,
+    MethodParameters,
     ModelMetadata,
     ModelReadiness,
     OutputName,
@@ -61,6 +62,8 @@ _VERSION = "1"
 _BINARY = "application/octet-stream"
 _INPUTS = ("IMAGE", "TEXT")
 _OUTPUTS: dict[OutputName, int] = {"HEATMAP": 4, "SIMILARITY": 2, "PROBABILITY": 2}
+# Only of models with a calibration, and only if it is requested.
+_PRESENCE: dict[OutputName, int] = {"PRESENCE": 2}
 
 # The output tensors hold raw maps and numbers.
 _NOTHING_DRAWN = OutputOptions(heatmap="none", overlay=False, regions_threshold=None)
@@ -159,15 +162,20 @@ async def ready(request: Request) -> ServerReady:
 )
 @router.get("/models/{model_id}", summary="Describe a model (V2)")
 async def describe_model(request: Request, model_id: ModelId) -> ModelMetadata:
-    """Return the input and output tensors of a model; all models have the same."""
+    """Return the input and output tensors of a model.
+
+    All models have the same, but for `PRESENCE` of those with a calibration.
+    """
+    model = application_of(request.app).pool.get(model_id)
+    outputs = _OUTPUTS if model.presence is None else _OUTPUTS | _PRESENCE
     return ModelMetadata(
-        name=application_of(request.app).pool.get(model_id).id,
+        name=model.id,
         versions=[_VERSION],
         platform="pytorch",
         inputs=[TensorMetadata(name=name, datatype="BYTES", shape=[-1]) for name in _INPUTS],
         outputs=[
             TensorMetadata(name=name, datatype="FP32", shape=[-1] * dimensions)
-            for name, dimensions in _OUTPUTS.items()
+            for name, dimensions in outputs.items()
         ],
     )
 
@@ -207,10 +215,12 @@ async def infer(request: Request, model_id: ModelId) -> Response:
     accepted = accept(request)
     asked = await accepted.read(_read(request, model_id))
     outcome = await accepted.explain(asked.inputs)
+    method = outcome.images[0].method
     response = InferenceResponse(
         model_name=outcome.model,
         model_version=_VERSION,
         id=accepted.record.request_id if asked.id is None else asked.id,
+        parameters=MethodParameters(method=method.name, targeted=method.targeted),
         outputs=[],
     )
     body, json_length = await offload(_map_bytes(outcome), _write, response, outcome, asked)
@@ -230,6 +240,12 @@ async def _read(request: Request, model: str) -> _Inference:
             f"The path names the model {model!r}, and the body {asked.model_name!r}: leave "
             "model_name out.",
             "model_name",
+        )
+    if pool.get(model).presence is None and not _PRESENCE.keys().isdisjoint(asked.outputs):
+        raise invalid(
+            f"{model!r} has no presence calibration: leave PRESENCE out of the outputs, or give "
+            "the server one by LEGRAD_PRESENCE.",
+            "outputs",
         )
     return asked
 
@@ -289,7 +305,7 @@ def _options(parameters: dict[str, Any]) -> ExplainOptions:
             raise invalid(
                 f'Write block indices as "0,-1", or "all", not {layers!r}.', "parameters", "layers"
             ) from error
-    return validated(to_json(parameters), ExplainOptions, within=("parameters",))
+    return fitted(to_json(parameters), ExplainOptions, within=("parameters",))
 
 
 def _texts(tensor: BytesTensor) -> list[str]:

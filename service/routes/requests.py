@@ -20,6 +20,8 @@ from service.telemetry.stages import Stages
 _Body = TypeVar("_Body")
 _Answer = TypeVar("_Answer")
 
+_STAGES = tuple(stage.name for stage in fields(StageSeconds))
+
 TIMEOUT_PARAMETER: dict[str, Any] = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
@@ -54,8 +56,7 @@ class AcceptedRequest:
     @property
     def caller(self) -> Caller:
         """The sender of the request."""
-        client = self.request.client
-        return Caller(self.record.key, client.host if client else "", self.record.charge)
+        return Caller(self.record.key, self.record.charge)
 
     async def read(self, reading: Awaitable[_Body]) -> _Body:
         """Read the body before the deadline.
@@ -80,7 +81,7 @@ class AcceptedRequest:
 
         Raises:
             ClientLeftError: the client closed the connection.
-            Exception: see :meth:`ExplainingService.explain`.
+            Exception: see :meth:`ExplainingService.explain_all`.
         """
         (outcome,) = await self.explain_all([inputs])
         return outcome
@@ -94,11 +95,13 @@ class AcceptedRequest:
         Raises:
             TooManyRequestsError: too few slots are free.
             ClientLeftError: the client closed the connection.
-            Exception: see :meth:`ExplainingService.explain`.
+            Exception: see :meth:`ExplainingService.explain_all`.
         """
         explaining = self.application.explaining
         for _ in inputs[1:]:
-            self.record.until_sent.enter_context(explaining.admission.reserve())
+            self.record.until_sent.enter_context(
+                explaining.admission.reserve(self.reservation.owner)
+            )
         # Set before the work, so that the log line of a failed request has its stages too.
         self.record.stages = stages = Stages(self.application.tracing)
         commands = [
@@ -157,15 +160,15 @@ def accept(request: Request) -> AcceptedRequest:
     application, record = application_of(request.app), record_of(request.scope)
     deadline = received + record.timeout(application.request_timeout_seconds)
     explaining = application.explaining
-    reservation = record.until_sent.enter_context(explaining.admission.reserve())
+    owner = application.access.owner(request.scope)
+    reservation = record.until_sent.enter_context(explaining.admission.reserve(owner))
     progress = record.until_sent.enter_context(explaining.progress.follow(record.request_id))
     return AcceptedRequest(request, received, deadline, reservation, progress, record, application)
 
 
 def _slowest(outcomes: Sequence[ExplainOutcome]) -> dict[str, float]:
     return {
-        stage.name: max(getattr(outcome.seconds, stage.name) for outcome in outcomes)
-        for stage in fields(StageSeconds)
+        stage: max(getattr(outcome.seconds, stage) for outcome in outcomes) for stage in _STAGES
     }
 
 

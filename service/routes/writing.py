@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from service.explaining.offloading import offload
+from service.http.record import random_id
 
 Place = Callable[[bytes], str | None]
 """Returns the text that stands for an encoded picture in the model of an answer."""
@@ -81,12 +82,11 @@ async def json_answer(targets: int, model_with: Callable[[Place], BaseModel]) ->
         targets: number of targets in the answer.
         model_with: returns the model of the answer; it places each picture.
     """
-    return await offload(targets * _TARGET_BYTES, _json_answer, model_with)
-
-
-def _json_answer(model_with: Callable[[Place], BaseModel]) -> WrittenAnswer:
     # Random, so that no text of a request equals it.
-    token = secrets.token_hex(16)
+    return await offload(targets * _TARGET_BYTES, _json_answer, model_with, random_id())
+
+
+def _json_answer(model_with: Callable[[Place], BaseModel], token: str) -> WrittenAnswer:
     pictures: list[bytes] = []
 
     def place(picture: bytes) -> str:

@@ -6,6 +6,10 @@ from pydantic import BaseModel, Field
 
 from legrad_engine.families import Score
 from service.schemas.base import Contract
+from service.schemas.measurements.counterfactual import CounterfactualResult
+from service.schemas.measurements.layers_report import LayersReport
+from service.schemas.measurements.trust import Trust
+from service.schemas.measurements.words import TextWords
 from service.schemas.media_types import HeatmapType, PictureType
 
 Stage = Literal["unknown", "receiving", "loading", "preparing", "queued", "computing", "drawing"]
@@ -73,6 +77,21 @@ class HeatmapStatistics(Contract):
     )
 
 
+class MethodUse(Contract):
+    """The explanation method that made the heatmaps."""
+
+    name: str = Field(description="Its name, as in the option `method`.", examples=["legrad"])
+    targeted: bool = Field(
+        description="Whether a heatmap depends on its target. If not, all targets of an image have "
+        "the same heatmap, overlay, regions and statistics.",
+        examples=[True],
+    )
+    note: str | None = Field(
+        description="How the method is defined for this model, if that is not evident; else null.",
+        examples=[None],
+    )
+
+
 class TargetExplanation(Contract):
     """The heatmap, scores and regions of one target."""
 
@@ -84,6 +103,11 @@ class TargetExplanation(Contract):
     prompt: str | None = Field(
         description="The prompt, if the target is a single text; else null.", examples=["a cat"]
     )
+    head: int | None = Field(
+        description="With `heads: each`, index of the attention head whose heatmap this is; else "
+        "null.",
+        examples=[None],
+    )
     similarity: float = Field(
         description="Cosine between picture and target, as the model serves it.", examples=[0.31]
     )
@@ -92,6 +116,12 @@ class TargetExplanation(Contract):
         "of a class, its share among all classes, or its own probability: `activation` in "
         "`/models` says which; null for other targets.",
         examples=[0.97],
+    )
+    presence: float | None = Field(
+        description="Calibrated probability, 0 to 1, that the picture shows the thing that the "
+        "prompt names, whatever the other prompts are; null for other targets, and if the model "
+        "has no `presence` in `/models`.",
+        examples=[0.94],
     )
     heatmap: str | None = Field(
         description="The heatmap in the requested format, base64; null in a multipart answer, "
@@ -136,6 +166,21 @@ class TargetExplanation(Contract):
             }
         ],
     )
+    layers_report: LayersReport | None = Field(
+        None,
+        description="The target after every block; null unless `output.layers_report` asks for it.",
+        examples=[None],
+    )
+    trust: Trust | None = Field(
+        None,
+        description="How far the heatmap can be trusted; null unless `output.trust` asks for it.",
+        examples=[None],
+    )
+    words: list[TextWords] | None = Field(
+        None,
+        description="The words of each text of the target; null unless the target asks for them.",
+        examples=[None],
+    )
 
 
 class ImageExplanation(Contract):
@@ -158,8 +203,20 @@ class ImageExplanation(Contract):
         "was reused; on a server with API keys, of a request of the same key.",
         examples=[False],
     )
+    method: MethodUse = Field(
+        description="The method that made the heatmaps.",
+        examples=[{"name": "legrad", "targeted": True, "note": None}],
+    )
     targets: list[TargetExplanation] = Field(
-        description="One entry for each prompt and then each target, in order.", examples=[[]]
+        description="One entry for each prompt and then each target, in order; with `heads: each`, "
+        "one for each attention head.",
+        examples=[[]],
+    )
+    counterfactual: CounterfactualResult | None = Field(
+        None,
+        description="Similarities after a change of regions; null unless `output.counterfactual` "
+        "asks for it.",
+        examples=[None],
     )
 
 

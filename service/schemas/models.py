@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from legrad_engine.families import Score
+from legrad_engine.methods import TakenLayers
 from legrad_engine.models.preprocessing import Interpolation, ResizeMode
 from legrad_engine.targets.templates import TemplateSet
 from service.schemas.answers import Grid, Size
 from service.schemas.base import Contract
+from service.schemas.sanity import SanityCheck
 
 Activation = Literal["softmax", "sigmoid"]
 ModelState = Literal["unloaded", "loading", "ready", "unloading", "failed"]
@@ -50,6 +52,40 @@ class Preprocessing(Contract):
     )
 
 
+class OfferedMethod(Contract):
+    """An explanation method that a model offers."""
+
+    name: str = Field(description="Name for the option `method`.", examples=["legrad"])
+    title: str = Field(description="Its name in text.", examples=["LeGrad"])
+    description: str = Field(
+        description="What its heatmaps show, in at most three short lines.",
+        examples=["The gradient of each block's own score with respect to its attention."],
+    )
+    source: str = Field(
+        description="Its origin.", examples=["Bousselham et al., ICCV 2025, arXiv 2404.03214"]
+    )
+    targeted: bool = Field(
+        description="Whether a heatmap depends on its target; if not, `negatives` are refused.",
+        examples=[True],
+    )
+    splits_heads: bool = Field(
+        description="Whether the option `heads` may be `each`.", examples=[False]
+    )
+    layers: list[int] = Field(
+        description="Indices of the blocks that it explains by default.", examples=[[4, 5]]
+    )
+    layers_taken: TakenLayers = Field(
+        description="Blocks that the option `layers` may name: `any`; `last-blocks`, a number of "
+        "last blocks without a gap; `last`, the last block alone; or `all`.",
+        examples=["any"],
+    )
+    score: Score = Field(description="Score that it explains by default.", examples=["mean"])
+    note: str | None = Field(
+        description="How it is defined for this model, if that is not evident; else null.",
+        examples=[None],
+    )
+
+
 class ModelWorker(Contract):
     """The worker of one device."""
 
@@ -57,6 +93,39 @@ class ModelWorker(Contract):
     state: WorkerState = Field(
         description="`ready`, or the reason why the device computes nothing now.",
         examples=["ready"],
+    )
+
+
+class Presence(Contract):
+    """The logistic curve from a similarity to the probability that a picture shows the thing."""
+
+    slope: float = Field(description="Steepness of the curve.", examples=[14.2])
+    intercept: float = Field(
+        description="Logit of the probability at a similarity of 0.", examples=[-4.1]
+    )
+    pairs_with: int = Field(
+        description="Number of pairs of a picture and a text that it shows, of the fit.",
+        examples=[4000],
+    )
+    pairs_without: int = Field(
+        description="Number of pairs of a picture and a text that it does not show.",
+        examples=[4000],
+    )
+    brier: float = Field(
+        description="Mean squared error of the probability on pictures left out of the fit.",
+        examples=[0.11],
+    )
+    calibration_error: float = Field(
+        description="Expected calibration error on pictures left out of the fit: the mean gap of "
+        "probability and frequency.",
+        examples=[0.02],
+    )
+    source: str = Field(
+        description="Origin of the pairs.", examples=["4,000 scenes in the styles of training"]
+    )
+    weights: str = Field(
+        description="The weights that it belongs to.",
+        examples=["blake2b:6f1c3f0a8b2e4c1d9a7e5b3c2d1f0e9a"],
     )
 
 
@@ -121,6 +190,9 @@ class ModelInfo(Contract):
     scores: list[Score] | None = Field(
         description="Scores it can explain, its default first.", examples=[["mean", "cls"]]
     )
+    methods: list[OfferedMethod] | None = Field(
+        description="Explanation methods that it offers, the default one first.", examples=[[]]
+    )
     templates: list[TemplateSet] | None = Field(
         description="Named sets of prompt templates it accepts, beside your own templates; none "
         "if it has no text tower.",
@@ -139,6 +211,17 @@ class ModelInfo(Contract):
         "an image, or among all classes, which sum to 1; a `sigmoid` judges each on its own. Null "
         "if it gives no probabilities.",
         examples=["softmax"],
+    )
+    check: SanityCheck | None = Field(
+        None,
+        description="Result of `legrad check` for its weights; null if it was not run before "
+        "the model was loaded.",
+        examples=[None],
+    )
+    presence: Presence | None = Field(
+        description="The calibration of `presence` in answers, known before the model is loaded; "
+        "null if it has none.",
+        examples=[None],
     )
     preprocessing: Preprocessing | None = Field(
         description="The way from an image to the numbers that it reads.",

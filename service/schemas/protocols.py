@@ -149,7 +149,7 @@ class InputTensor(Request):
     )
 
 
-OutputName = Literal["HEATMAP", "SIMILARITY", "PROBABILITY"]
+OutputName = Literal["HEATMAP", "SIMILARITY", "PROBABILITY", "PRESENCE"]
 
 
 class RequestedOutput(Request):
@@ -227,6 +227,16 @@ class OutputTensor(Contract):
     )
 
 
+class MethodParameters(Contract):
+    """The explanation method that made the heatmaps of an inference response."""
+
+    method: str = Field(description="Its name.", examples=["legrad"])
+    targeted: bool = Field(
+        description="Whether a heatmap depends on its text; if not, those of a picture are equal.",
+        examples=[True],
+    )
+
+
 class InferenceResponse(Contract):
     """Explanations as tensors."""
 
@@ -234,6 +244,10 @@ class InferenceResponse(Contract):
     model_version: str = Field(description="Version of the model.", examples=["1"])
     id: str = Field(
         description="The `id` of the request, or else its `X-Request-ID`.", examples=["42"]
+    )
+    parameters: MethodParameters = Field(
+        description="The method that made the heatmaps.",
+        examples=[{"method": "legrad", "targeted": True}],
     )
     outputs: list[OutputTensor] = Field(
         description="The output tensors. Heatmaps are raw values of the patch grid, neither "

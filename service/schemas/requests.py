@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from legrad_engine.families import Score
+from legrad_engine.images.change_kinds import Change
 from legrad_engine.images.encoding import DEFAULT_QUALITY, HeatmapFormat, PictureFormat
+from legrad_engine.images.file_formats import DEFAULT_MAX_SIDE
 from legrad_engine.images.geometry import Fit
 from legrad_engine.images.rendering import (
     DEFAULT_ALPHA,
@@ -13,6 +15,8 @@ from legrad_engine.images.rendering import (
     ColormapName,
     Normalization,
 )
+from legrad_engine.measurements.trust.levels import TrustLevel
+from legrad_engine.methods import DEFAULT_METHOD, Heads
 from legrad_engine.targets.negatives import NegativePreset
 from legrad_engine.targets.templates import TemplateSet
 from service.schemas import targets as target_schemas
@@ -25,10 +29,12 @@ from service.schemas.base import (
     Texts,
     UrlImage,
 )
+from service.schemas.boxes import Box
 from service.schemas.targets import NegativePrompts, Targets
 
 # Upper bounds of the contract, far above the servers' own limits, which are settings.
 _MOST_PIXELS = 65_536
+_MOST_REGIONS = 1000
 _Count = Annotated[int, Field(ge=1, le=1000), WHOLE]
 _Index = Annotated[int, Field(ge=-1000, le=999), WHOLE]
 _Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fast=True)]
@@ -37,17 +43,33 @@ _Indices = Annotated[list[_Index], Field(min_length=1, max_length=1000, fail_fas
 class ExplainOptions(Request):
     """Options of the computation."""
 
+    method: str = Field(
+        DEFAULT_METHOD,
+        min_length=1,
+        max_length=64,
+        description="Explanation method, by its name: `/models` lists those that each model "
+        "offers, and what they are.",
+        examples=[DEFAULT_METHOD],
+    )
+    heads: Heads = Field(
+        "mean",
+        description="Attention heads of the map: `mean`, or `each` for one map of each head, in "
+        "methods that have them; such a request has one prompt or target, because no target "
+        "changes these maps.",
+        examples=["mean"],
+    )
     layers: _Count | Literal["all"] | _Indices | None = Field(
         None,
         description="Blocks to explain: a number of last blocks, `all`, or block indices from 0 "
-        "(negative ones count from the end); null for the last two.",
+        "(negative ones count from the end); null for the method's default, with `legrad` the last "
+        "two.",
         examples=[2],
     )
     score: Score | None = Field(
         None,
         description="Score to explain: `mean`, the mean of all tokens, as in the paper; `cls`, the "
         "class token, whose logit such a model serves; `pooler`, the output of an attentional "
-        "pooler; null for the first of the model's `scores`.",
+        "pooler; null for the method's default, with `legrad` the first of the model's `scores`.",
         examples=["mean"],
     )
     size: Annotated[int, Field(ge=1, le=_MOST_PIXELS), WHOLE] | None = Field(
@@ -80,6 +102,27 @@ class ExplainOptions(Request):
         description="Whether to reuse cached forward passes of images and embeddings of texts, and "
         "to cache new ones; false computes every image and text anew and caches nothing.",
         examples=[True],
+    )
+
+
+class CounterfactualOptions(Request):
+    """A change of the image, after which all similarities are measured again."""
+
+    regions: (
+        Annotated[list[Box], Field(min_length=1, max_length=_MOST_REGIONS, fail_fast=True)]
+        | Literal["warmest"]
+    ) = Field(
+        "warmest",
+        description="Regions of each image that are changed together, in its pixels, turned "
+        "upright; or `warmest`, the heaviest region of each target's heatmap above half its range, "
+        "one after the other: a forward pass for each target.",
+        examples=[[{"left": 120, "top": 80, "right": 410, "bottom": 300}]],
+    )
+    change: Change = Field(
+        "blur",
+        description="How a region is changed: `blur`, by a standard deviation of a sixteenth of "
+        "the shorter side; or `mean`, filled with the mean colour of the image.",
+        examples=["blur"],
     )
 
 
@@ -122,10 +165,10 @@ class OutputOptions(Request):
         examples=[0.5],
     )
     max_side: Annotated[int, Field(ge=16, le=_MOST_PIXELS), WHOLE] = Field(
-        1024,
+        DEFAULT_MAX_SIDE,
         description="Longest side of drawn heatmaps and overlays in pixels; smaller images keep "
         "their size.",
-        examples=[1024],
+        examples=[DEFAULT_MAX_SIDE],
     )
     format: PictureFormat = Field(
         "jpeg",
@@ -137,6 +180,28 @@ class OutputOptions(Request):
         DEFAULT_QUALITY,
         description="Quality of overlays and heatmaps in JPEG and WebP.",
         examples=[DEFAULT_QUALITY],
+    )
+    trust: TrustLevel | None = Field(
+        None,
+        description="Whether to measure how far each heatmap can be trusted, and how much: `free` "
+        "compares maps and costs no further forward pass; `quick` also removes the warmest, the "
+        "coldest and a random fifth of the patches and mirrors the image, about 3.5 passes for one "
+        "target; `curves` also removes patches step by step, some 20 passes more for each target; "
+        "null for nothing.",
+        examples=["quick"],
+    )
+    layers_report: bool = Field(
+        False,
+        description="Whether to tell where in the model the decision forms: similarity and rank of "
+        "every target after each block, and with the method `textspan` the direct effect of each "
+        "block and head. It costs about one more forward pass for each image.",
+        examples=[True],
+    )
+    counterfactual: CounterfactualOptions | None = Field(
+        None,
+        description="Regions to change: the answer has the new similarities of all targets; null "
+        "for none.",
+        examples=[{"regions": "warmest", "change": "blur"}],
     )
 
 
@@ -198,6 +263,7 @@ FIELD_NAMES = frozenset(
         ExplainRequest,
         ExplainOptions,
         OutputOptions,
+        CounterfactualOptions,
         EncodedImage,
         UrlImage,
         *target_schemas.MODELS,

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
 from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts
+from service.schemas.boxes import Box
 
 # Upper bounds of the contract, above any real model and any useful request.
 _MOST_VALUES = 65_536
@@ -22,6 +23,12 @@ class TextTarget(Request):
         None,
         description="Several texts for one target: their unit embeddings are averaged.",
         examples=[["a cat", "a tabby"]],
+    )
+    words: bool = Field(
+        False,
+        description="Whether to return the contribution of each word to the similarity. Only for a "
+        "text that is a target itself, not for one within a contrast or residual.",
+        examples=[True],
     )
 
     @model_validator(mode="after")
@@ -62,6 +69,12 @@ class ImageTarget(Request):
         description='The image: a data URL, plain base64, or `{"b64": ...}`. It is squashed to '
         "the model's own input size.",
         examples=[EXAMPLE_IMAGE],
+    )
+    box: Box | None = Field(
+        None,
+        description="The region of the image that is the target, in its pixels, turned upright: at "
+        "least one patch of the model wide and high. Null for the whole image.",
+        examples=[{"left": 120, "top": 80, "right": 410, "bottom": 300}],
     )
 
 
@@ -155,6 +168,7 @@ class NegativePrompts(Request):
 LIST_UNIONS = frozenset({"targets", "distractors"})
 SINGLE_UNIONS = frozenset({"target", "against"})
 MODELS = (
+    Box,
     TextTarget,
     EncodedEmbedding,
     EmbeddingTarget,

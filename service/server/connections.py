@@ -14,7 +14,6 @@ This module also mends three faults of uvicorn:
 """
 
 import asyncio
-import itertools
 import time
 from collections import deque
 from functools import partial
@@ -26,6 +25,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.server.graceful_close import GracefulTransport
+from service.server.waiting import WaitingConnections
 from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import ClosedConnection, Metrics
 
@@ -39,9 +39,6 @@ _MOST_HEAD_BYTES = _READ_BYTES + 65_536
 # A body sent in chunks of one byte has a size line and line ends for each byte.
 _CHUNKED_BYTES = 8
 _SILENT_SECONDS = 10.0
-
-# A counter, because many connections can become idle at the same time of the event loop's clock.
-_turns = itertools.count()
 
 _log = structlog.get_logger("legrad.service")
 
@@ -75,25 +72,28 @@ class GuardedConnection(HttpToolsProtocol):
         limits: ConnectionLimits,
         metrics: Metrics,
         refusals: RefusalLog,
+        waiting: "WaitingConnections[GuardedConnection]",
         **uvicorn: Any,
     ) -> None:
         super().__init__(**uvicorn)
         self._refusals = refusals
+        self._waiting = waiting
         self._limits = limits
         self._closed = metrics.connections_closed
         self._awaiting_request: asyncio.TimerHandle | None = None
         self._awaiting_reader: asyncio.TimerHandle | None = None
         self._aborted = False
         self._unanswered: deque[RequestResponseCycle] = deque()
-        self._idle_turn: int | None = None
+        self._idle = False
         self._head_bytes = 0
         self._head_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection; at the limit, close the one that was idle for longest."""
+        """Accept the connection; at the limit, close another one that waits for its client."""
         self._graceful = GracefulTransport(transport, self.loop, self._limits, self._closed)
         super().connection_made(self._graceful)  # type: ignore[arg-type]
-        if len(self.connections) > self._limits.max_connections and not self._close_idle():
+        self._waiting.add(self._address)
+        if len(self.connections) > self._limits.max_connections and not self._make_room():
             self._refusals.note(self._limits.max_connections)
             self._abort("too-many")
         else:
@@ -160,6 +160,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._abort("too-many")
             raise _AbortedError
         super().on_headers_complete()
+        self._waiting.begin_work(self, self._address)
         self._unanswered.append(self.cycle)
         self._read_if_little_is_kept()
         self._await_reader()
@@ -232,6 +233,7 @@ class GuardedConnection(HttpToolsProtocol):
         """Release the connection and notify the requests in progress that the client has left."""
         self._stop(self._awaiting_request)
         self._stop(self._awaiting_reader)
+        self._waiting.remove(self, self._address)
         super().connection_lost(exc)
         self._graceful.stop_waiting()
         self._unset_keepalive_if_required()
@@ -254,18 +256,20 @@ class GuardedConnection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _begin_idleness(self) -> None:
-        self._idle_turn = next(_turns)
+        self._idle = True
+        self._waiting.begin_idleness(self, self._address)
         self._await_end_of_answer()
 
     def _end_idleness(self) -> None:
-        if self._idle_turn is not None:
-            self._idle_turn = None
+        if self._idle:
+            self._idle = False
             self._stop(self._awaiting_reader)
             self._awaiting_reader = None
             self._await_request()
 
     def _await_request(self) -> None:
         # Also limits the time for the rest of a refused body.
+        self._waiting.await_head(self, self._address)
         self._unset_keepalive_if_required()
         self._awaiting_request = self.loop.call_later(
             self._limits.head_seconds, self._abort, "slow-request"
@@ -289,22 +293,29 @@ class GuardedConnection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self._abort("slow-reader")
 
-    def _close_idle(self) -> bool:
-        """Close the connection that was idle for longest; return False if none is idle."""
-        idle = {
-            connection._idle_turn: connection
-            for connection in self.connections
-            if isinstance(connection, GuardedConnection)
-            and connection._idle_turn is not None
-            and not connection.transport.get_write_buffer_size()
-        }
-        if not idle:
+    def _make_room(self) -> bool:
+        """Close a connection in favour of this one; return False if none gives way."""
+        choice = self._waiting.choose(self._address)
+        if choice is None:
             return False
-        oldest = idle[min(idle)]
-        oldest._idle_turn = None
-        self._closed.labels("idle").inc()
-        oldest.transport.close()
+        other, is_idle = choice
+        self._waiting.begin_work(other, other._address)
+        if is_idle:
+            other._idle = False
+            self._closed.labels("idle").inc()
+            other.transport.close()
+        else:
+            other._abort("too-many")
         return True
+
+    @property
+    def has_unread_answer(self) -> bool:
+        """Whether the client has not read all of the last answer."""
+        return bool(self.transport.get_write_buffer_size())
+
+    @property
+    def _address(self) -> str | None:
+        return self.client[0] if self.client else None
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:
@@ -326,4 +337,7 @@ def _head_size(cycle: RequestResponseCycle) -> int:
 
 def guarded(limits: ConnectionLimits, metrics: Metrics) -> Any:
     """Return the connection class for uvicorn, with its limits and metrics bound."""
-    return partial(GuardedConnection, limits=limits, metrics=metrics, refusals=RefusalLog())
+    waiting: WaitingConnections[GuardedConnection] = WaitingConnections()
+    return partial(
+        GuardedConnection, limits=limits, metrics=metrics, refusals=RefusalLog(), waiting=waiting
+    )

@@ -5,16 +5,25 @@ from pathlib import Path
 
 import structlog
 
-DESCRIPTORS_BESIDE = 40
-"""Descriptors beside connections: models being loaded, the log, images by URL."""
+from service.settings import Settings
 
-DESCRIPTORS_OF_PROCESS = 2
-"""Descriptors of a picture process in the server."""
+# Models being loaded, the log, and all else that is neither of these.
+_BESIDE = 40
+# Of a picture process, in the server.
+_OF_PROCESS = 2
+# A connection, and a look-up: one that hangs outlives its fetch.
+_OF_FETCH = 2
 
 _LEAST_CONNECTIONS = 8
 _UNLIMITED = resource.RLIM_INFINITY
 
 _log = structlog.get_logger("legrad.service")
+
+
+def reserved_descriptors(settings: Settings) -> int:
+    """Return how many descriptors may be opened beside those of connections."""
+    fetches = settings.url_max_fetches if settings.url_hosts else 0
+    return _BESIDE + _OF_PROCESS * settings.picture_limits.processes + _OF_FETCH * fetches
 
 
 def possible_connections(wanted: int, reserve: int) -> int:
@@ -47,4 +56,4 @@ def possible_connections(wanted: int, reserve: int) -> int:
 
 def _open_descriptors() -> int:
     listing = Path("/proc/self/fd")
-    return sum(1 for _ in listing.iterdir()) if listing.exists() else DESCRIPTORS_BESIDE
+    return sum(1 for _ in listing.iterdir()) if listing.exists() else _BESIDE

@@ -18,11 +18,7 @@ from service.app import create_app
 from service.http.application import application_of
 from service.http.drain import Drain
 from service.server.connections import guarded
-from service.server.descriptors import (
-    DESCRIPTORS_BESIDE,
-    DESCRIPTORS_OF_PROCESS,
-    possible_connections,
-)
+from service.server.descriptors import possible_connections, reserved_descriptors
 from service.server.shutdown import ending_in_time
 from service.server.sockets import listen_for, remove
 from service.settings import Settings, unknown_variables
@@ -82,10 +78,8 @@ def serve(settings: Settings) -> int:
     resolve_devices(settings.device)
     _check_models(settings)
     settings, listeners = listen_for(settings)
-    reserve = DESCRIPTORS_BESIDE + DESCRIPTORS_OF_PROCESS * settings.picture_limits.processes
-    settings = settings.model_copy(
-        update={"max_connections": possible_connections(settings.max_connections, reserve)}
-    )
+    possible = possible_connections(settings.max_connections, reserved_descriptors(settings))
+    settings = settings.model_copy(update={"max_connections": possible})
     app = create_app(settings)
     drain = application_of(app).drain
     config = server_config(app, settings)

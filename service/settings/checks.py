@@ -12,10 +12,9 @@ from pydantic_settings import (
 )
 
 from legrad_engine.errors import InvalidOptionError
+from service.settings.browser_urls import check_origins, read_prefix
+from service.settings.ip_addresses import trusted_networks
 from service.settings.keys import read_keys
-from service.settings.origins import check_origins
-from service.settings.prefixes import read_prefix
-from service.settings.proxies import trusted_networks
 from service.settings.url_policy import UrlRules
 from service.settings.variables import Variables
 
@@ -26,7 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_BREAKS = {"\r": "a carriage return", "\n": "a line break", "\t": "a tab"}
 
 # In these, entries may stand on lines of their own.
-_LISTS = ("models", "url_hosts", "trusted_proxies", "cors_origins")
+_LISTS = ("models", "presence", "url_hosts", "trusted_proxies", "cors_origins")
 _PORTS = ("port", "admin_port")
 
 

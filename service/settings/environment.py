@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from service.batching import BatchLimits
+from service.settings.batches import CPU_BATCH_IMAGES, BatchPolicy
 from service.settings.checks import CheckedVariables
 from service.settings.cores import available_cores, picture_processes
 from service.settings.keys import read_keys
 from service.settings.models import NamedModel, named_models
+from service.settings.presence import read_calibrations
 from service.settings.url_policy import UrlRules
 from service.settings.values import (
     AccessPolicy,
@@ -55,15 +56,24 @@ class Settings(CheckedVariables):
             max_drawn_pixels=self.max_drawn_pixels_in_progress,
         )
 
-    @property
-    def batch_limits(self) -> BatchLimits:
-        """Limits on batches and on the queue of each model."""
-        return BatchLimits(
-            max_batch_items=self.max_batch_images,
-            max_batch_cost=self.max_batch_cost,
-            max_queue_cost=self.max_queue_cost,
-            max_wait_seconds=self.max_wait_ms / 1000,
+    def batch_policy(self, device: str) -> BatchPolicy:
+        """Return the limits on batches and on the queue of each model.
+
+        Args:
+            device: value of ``torch.device.type``.
+        """
+        return BatchPolicy.of(
+            device,
+            self.max_batch_images,
+            self.max_batch_cost,
+            self.max_queue_cost,
+            self.max_wait_ms / 1000,
         )
+
+    @property
+    def least_batch_images(self) -> int:
+        """Most images in one batch, if the model runs on a CPU: accelerators may take more."""
+        return self.max_batch_images or CPU_BATCH_IMAGES
 
     @property
     def body_limits(self) -> BodyLimits:
@@ -86,17 +96,19 @@ class Settings(CheckedVariables):
 
         Raises:
             UnknownModelError: an entry does not say which weights.
-            InvalidOptionError: two different models would have the same id.
+            InvalidOptionError: two different models would have the same id, or a presence
+                calibration cannot be used.
         """
         return ModelPolicy(
             models=self.named_models,
+            presence=read_calibrations(self.presence, self.named_models),
             on_demand=self.load_models == "on-demand",
             max_bytes=self.max_model_bytes,
-            device=self.device,
             dtype=self.dtype,
             accelerate=self.accelerate,
             trace_cache_bytes=self.trace_cache_bytes,
             stall_seconds=self.stall_timeout_seconds,
+            checks_folder=self.checks_dir,
         )
 
     @property

@@ -1,13 +1,17 @@
-"""IP addresses from which pictures may be fetched.
+"""IP addresses: the notation of trusted proxies, and where pictures may be fetched from.
 
-These rules do not rely on Python's ``is_global`` alone. It differs between releases, judges IPv6
-addresses with an embedded IPv4 address by their own prefix, and knows nothing of the addresses at
-which clouds hand out credentials. An address is public only if ``is_global`` and these rules agree.
+The rules for pictures do not rely on Python's ``is_global`` alone. It differs between releases,
+judges IPv6 addresses with an embedded IPv4 address by their own prefix, and knows nothing of the
+addresses at which clouds hand out credentials. An address is public only if ``is_global`` and these
+rules agree.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 IPAddress = IPv4Address | IPv6Address
+
+UNIX = "unix"
+"""Stands for every client of a Unix socket, which has no address."""
 
 
 def _networks(*texts: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -90,3 +94,31 @@ def is_private(address: IPAddress) -> bool:
 
 def _in(address: IPAddress, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     return any(address in network for network in networks)
+
+
+def trusted_networks(proxies: tuple[str, ...]) -> list[str]:
+    """Return the networks of the proxies in uvicorn's notation.
+
+    Each IPv4 network is also given as IPv4-mapped IPv6: a dual-stack socket sees IPv4 peers so.
+
+    Args:
+        proxies: addresses and networks, as operators write them.
+
+    Raises:
+        ValueError: an entry is neither an address nor a network.
+    """
+    networks: list[str] = []
+    for text in proxies:
+        if text == UNIX:
+            networks.append(text)
+            continue
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{text!r} is not an address or a network, such as 10.0.0.7 or 10.0.0.0/24: {error}"
+            ) from error
+        networks.append(str(network))
+        if network.version == 4:
+            networks.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return networks

@@ -18,7 +18,7 @@ _REMEDIES = {
     "too_short": "name at least one",
 }
 # Arguments of the engine that come from a setting of another name.
-_FIELDS = {"model": "models", "models": "models", "device": "device"}
+_FIELDS = {"model": "models", "models": "models", "device": "device", "presence": "presence"}
 
 
 def in_lines(error: ValidationError, options: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Small frozen values that classes get in place of the whole settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +9,7 @@ from legrad_engine.legrad.switches import Acceleration
 
 if TYPE_CHECKING:
     # Picture processes import this module, and need none of these.
+    from legrad_engine.presence import PresenceCalibration
     from service.settings.keys import ApiKey
     from service.settings.models import NamedModel
     from service.settings.url_policy import UrlRules
@@ -98,7 +100,8 @@ class RequestLimits:
     max_output_side: int
 
 
-@dataclass(frozen=True, slots=True)
+# No slots: pickling would then read and set each field by Python code.
+@dataclass(frozen=True)
 class PictureRules:
     """How pictures are decoded.
 
@@ -134,23 +137,25 @@ class ModelPolicy:
 
     Attributes:
         models: the models; the first one is the default.
+        presence: presence calibrations by the ids of models.
         on_demand: whether the first request loads a model, in place of the start of the server.
         max_bytes: most bytes of weights in memory, or None for no limit.
-        device: the devices, see :func:`legrad_engine.devices.resolve_devices`.
         dtype: precision of weights and activations; ``auto`` follows the devices.
         accelerate: what CUDA devices use, see :class:`legrad_engine.Explainer`.
         trace_cache_bytes: most bytes of kept traces and canvases.
         stall_seconds: longest time of one batch before its worker is replaced.
+        checks_folder: folder of the results of ``legrad check``; None for the usual one.
     """
 
     models: "tuple[NamedModel, ...]"
+    presence: "Mapping[str, PresenceCalibration]"
     on_demand: bool
     max_bytes: int | None
-    device: str
     dtype: DtypeName
     accelerate: Acceleration
     trace_cache_bytes: int
     stall_seconds: float
+    checks_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

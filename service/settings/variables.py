@@ -93,6 +93,12 @@ class Variables(BaseSettings):
             "another form of docs/own-models.md; `ID=MODEL` gives it an id of your own."
         ),
     )
+    presence: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Presence calibrations of `legrad calibrate` as `ID=FILE`, with the id of a "
+        "served model, separated by commas. The built-in model has its own; other models without "
+        "one answer `presence` with null.",
+    )
     load_models: Literal["at-start", "on-demand"] = Field(
         "at-start",
         description="When models are loaded: `at-start`, or `on-demand`: the first request for a "
@@ -119,7 +125,7 @@ class Variables(BaseSettings):
         "off",
         description="What CUDA devices use beside torch's own kernels: `kernel`, one fused kernel "
         "for the heatmaps; `graphs`, captured graphs for the shapes of the warm-up; `all`; or "
-        "`off`. See docs/gpu.md.",
+        "`off`. See docs/devices.md.",
     )
     compute_threads: int | None = Field(
         None,
@@ -129,22 +135,26 @@ class Variables(BaseSettings):
         "the cores that the container has, and one if an accelerator computes.",
     )
 
-    max_batch_images: int = Field(
-        16,
+    max_batch_images: int | None = Field(
+        None,
         ge=1,
-        description="Most images in one batch. On an accelerator the warm-up may find that smaller "
-        "batches are as fast; then they are the limit.",
+        description="Most images in one batch; by default 16 on CPUs and 256 on accelerators. On "
+        "an accelerator the warm-up may find that smaller batches are as fast; then they are the "
+        "limit.",
     )
-    max_batch_cost: float = Field(
-        32.0,
+    max_batch_cost: float | None = Field(
+        None,
         gt=0,
         description="Most work in one batch. An image at the model's own size costs 1, and each "
-        "of its targets about 0.4 / depth for each explained layer.",
+        "of its targets about 0.4 / depth for each explained layer. By default 2 for each image "
+        "of the largest batch, but at least 32.",
     )
-    max_queue_cost: float = Field(
-        128.0,
+    max_queue_cost: float | None = Field(
+        None,
         gt=0,
-        description="Most work in the queue of one model; beyond it requests get 429.",
+        description="Most work in the queue of one model; beyond it requests get 429. An eighth "
+        "more is kept for callers that hold little. By default 8 for each image of "
+        "`LEGRAD_MAX_BATCH_IMAGES`, but at least 128: 2048 on accelerators.",
     )
     max_wait_ms: float = Field(
         0.0,
@@ -184,7 +194,7 @@ class Variables(BaseSettings):
         256,
         ge=1,
         description="Most requests that are read, decoded, queued, computed, drawn or sent at "
-        "once.",
+        "once. An eighth more is kept for callers that hold little.",
     )
     picture_processes: int | None = Field(
         None,
@@ -216,13 +226,21 @@ class Variables(BaseSettings):
         "the memory of the model's device, on the GPU if it runs there.",
     )
 
+    checks_dir: Path | None = Field(
+        None,
+        description="Folder of the results of `legrad check`, which `/models` shows; by default "
+        "`legrad/checks` in `XDG_CACHE_HOME`, or in `~/.cache`. A model's files are hashed when it "
+        "is loaded only if the folder holds a result.",
+    )
+
     max_connections: int = Field(
         1000,
         ge=1,
-        description="Most open connections. A further one replaces the one that is idle for "
-        "longest; if none is idle, the new one is closed at once. The process raises its own limit "
-        "on file descriptors for them; where it may not, it has fewer connections and says so at "
-        "start.",
+        description="Most open connections. A further one replaces one that is idle, of the "
+        "address with the most connections; or one that waits for the head of a request, of an "
+        "address with more connections than its own; or it is closed at once. The process raises "
+        "its own limit on file descriptors for them; where it may not, it has fewer connections "
+        "and says so at start.",
     )
     head_timeout_seconds: float = Field(
         15.0,
@@ -251,14 +269,15 @@ class Variables(BaseSettings):
     max_body_bytes_in_progress: int = Field(
         512_000_000,
         ge=1,
-        description="Most bytes of all bodies of requests in progress; beyond it requests get 429.",
+        description="Most bytes of all bodies of requests in progress; beyond it requests get 429. "
+        "An eighth more is kept for callers that hold little.",
     )
     max_image_pixels: int = Field(
         40_000_000,
         ge=1,
         description="Most pixels of one image, checked before it is decoded: in the file's header, "
-        "in those of the coded pictures within it (AVIF, HEIC), and for the cells of a grid "
-        "together.",
+        "in those of the coded pictures within it (AVIF, HEIC, JPEG in TIFF), and for the "
+        "cells of a grid together.",
     )
     srgb_for_model: bool = Field(
         True,
@@ -268,8 +287,8 @@ class Variables(BaseSettings):
     decoding: DecodingName = Field(
         "fast",
         description="`fast`: a JPEG much larger than the model's input is decoded at a half, a "
-        "quarter or an eighth of its size, with nearly the same maps, and overlays use a quicker "
-        "filter. `exact`: whole, as in the models' own pipelines.",
+        "quarter or an eighth of its size, and pictures are resized by vector instructions, with "
+        "nearly the same maps. `exact`: whole and by Pillow, as in the models' own pipelines.",
     )
     max_images: int = Field(
         16, ge=1, description="Most images in one request, images of targets included."
@@ -299,7 +318,7 @@ class Variables(BaseSettings):
         400_000_000,
         ge=1,
         description="Most pixels of heatmaps and overlays of all requests in progress; beyond it "
-        "requests get 429.",
+        "requests get 429. An eighth more is kept for callers that hold little.",
     )
 
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -327,7 +346,10 @@ class Variables(BaseSettings):
         "byte, redirects included; the request's deadline holds too.",
     )
     url_max_fetches: int = Field(
-        16, ge=1, description="Most pictures fetched at once, for all requests together."
+        16,
+        ge=1,
+        description="Most pictures fetched at once, for all requests together. One caller has at "
+        "most as many as it leaves free: half of them.",
     )
 
     slow_request_seconds: float = Field(

@@ -9,7 +9,7 @@ from typing import Literal
 
 import structlog
 
-from service.telemetry.log_queue import LogQueue
+from service.telemetry.log_queue import LogQueue, cut_json, cut_text
 
 # For the last lines before the process ends, if their reader has stopped reading.
 _END_SECONDS = 1.0
@@ -44,7 +44,7 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"] = "auto") -
             )
         )
         renderer = structlog.processors.JSONRenderer()
-    handler = LogQueue(sys.stderr.fileno())
+    handler = LogQueue(sys.stderr.fileno(), cut=cut_text if is_text else cut_json)
     atexit.register(handler.wait_until_written, _END_SECONDS)
     # The service's own entries go straight to the queue: on the way through `logging`, the line of
     # each request would take three times as long.

@@ -33,10 +33,10 @@ answer that is none (``broken``), and for a request that was cancelled; it crash
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(step / 20 for step in range(1, 20))
-_STAGES = ("decode", "text", "forward", "backward", "render")
+_STAGES = ("decode", "text", "forward", "backward", "measure", "render")
 _STATUSES = (
-    "200", "202", "304", "400", "401", "403", "404", "405", "406", "408", "413", "415", "422",
-    "429", "499", "500", "502", "503", "504", "507",
+    "200", "202", "304", "400", "401", "403", "404", "405", "406", "408", "413", "414", "415",
+    "422", "429", "499", "500", "502", "503", "504", "507",
 )  # fmt: skip
 
 TRACES = "traces"
@@ -70,10 +70,6 @@ class Metrics:
         )
         self.queue_wait = self._histogram(
             "queue_wait_seconds", "Time an image waited in the queue.", _SECONDS, "model"
-        )
-        self.queue_depth = self._gauge("queue_depth", "Images in the queue.", "model")
-        self.queue_cost = self._gauge(
-            "queue_cost", "Cost of the queue, in forward passes at the model's own size.", "model"
         )
         self.batch_size = self._histogram(
             "batch_size",
@@ -170,8 +166,6 @@ class Metrics:
         for model in models:
             for metric in (
                 self.queue_wait,
-                self.queue_depth,
-                self.queue_cost,
                 self.model_bytes,
                 self.model_evictions,
                 self.similarity,
@@ -282,15 +276,8 @@ class BatchMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        # Looked up once: each lookup takes a lock that the worker and the event loop share.
-        self._depth = metrics.queue_depth.labels(model)
-        self._cost = metrics.queue_cost.labels(model)
+        # Looked up once: each lookup takes a lock.
         self._wait = metrics.queue_wait.labels(model)
-
-    def queue_changed(self, depth: int, cost: float) -> None:
-        """Set the gauges of the queue."""
-        self._depth.set(depth)
-        self._cost.set(cost)
 
     def queue_waited(self, seconds: float) -> None:
         """Observe the wait of one image."""

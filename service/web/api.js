@@ -3,11 +3,15 @@
 /**
  * @typedef {object} Settings
  * @property {string|null} model
+ * @property {string|null} method
+ * @property {string|null} heads "each" for a heatmap of each attention head
  * @property {number|string|null} layers
  * @property {string|null} score
  * @property {number|null} size
  * @property {string} fit
  * @property {string} normalize
+ * @property {string|null} trust
+ * @property {boolean} words whether to ask for the contribution of each word
  *
  * @typedef {object} Question
  * @property {import("./picture.js").Picture} picture
@@ -62,14 +66,17 @@ export function newRequestId() {
  * @returns {[string, string][]}
  */
 export function textFields({ prompts, targets, settings }, output) {
-  const { model, layers, score, size, fit } = settings;
+  const { model, method, heads, layers, score, size, fit } = settings;
   const options = Object.fromEntries(
-    Object.entries({ layers, score, size, fit: fit === "squash" ? null : fit }).filter(
+    Object.entries({ method, heads, layers, score, size, fit: fit === "squash" ? null : fit }).filter(
       ([, value]) => value !== null,
     ),
   );
-  const fields = prompts.map((prompt) => /** @type {[string, string]} */ (["prompts", prompt]));
-  if (targets.length) fields.push(["targets", JSON.stringify(targets)]);
+  const texts = settings.words ? prompts.map((text) => ({ type: "text", text, words: true })) : [];
+  const asked = [...texts, ...targets];
+  /** @type {[string, string][]} */
+  const fields = settings.words ? [] : prompts.map((prompt) => ["prompts", prompt]);
+  if (asked.length) fields.push(["targets", JSON.stringify(asked)]);
   if (model) fields.push(["model", model]);
   if (Object.keys(options).length) fields.push(["options", JSON.stringify(options)]);
   fields.push(["output", JSON.stringify(output)]);

@@ -1,6 +1,7 @@
 /** Prompts as chips that can be added, edited and removed, also by keyboard. */
 
 import { make } from "./dom.js";
+import { dotOf } from "./hues.js";
 
 export class Chips {
   /**
@@ -97,7 +98,7 @@ export class Chips {
     const remove = make("button", { type: "button", className: "chip-remove", title: "Remove" }, "×");
     remove.setAttribute("aria-label", `Remove ${prompt}`);
     remove.addEventListener("click", () => this._remove(index));
-    return make("li", { className: "chip" }, text, remove);
+    return make("li", { className: "chip" }, dotOf(index), text, remove);
   }
 
   /** @param {number} index */

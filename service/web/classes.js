@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { byId, make } from "./dom.js";
+import { dotOf } from "./hues.js";
 import { counted } from "./words.js";
 
 const MOST_OPTIONS = 50;
@@ -37,6 +38,8 @@ export class ClassPicker {
     this._searching = null;
     /** @type {number|undefined} */
     this._timer = undefined;
+    /** The choice by Enter in progress: each one waits for the one before. */
+    this._choosing = Promise.resolve();
     this._input.addEventListener("input", () => this._searchSoon());
     this._input.addEventListener("click", () => this._open());
     this._input.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this._typed(event));
@@ -69,6 +72,11 @@ export class ClassPicker {
     return this._input.value.trim();
   }
 
+  /** Wait for a choice by Enter that is in progress. */
+  settled() {
+    return this._choosing;
+  }
+
   clear() {
     this._chosen.delete(this.model);
     this._render();
@@ -88,8 +96,8 @@ export class ClassPicker {
     } else if (event.key === "Enter" && (this.pending || this._active >= 0)) {
       event.preventDefault();
       // The list may be of an earlier text while somebody types fast.
-      if (this._active < 0) await this._open();
-      this._toggle(Math.max(0, this._active));
+      if (this._active < 0) this._choosing = this._choosing.then(() => this._chooseFirst());
+      else this._toggle(this._options[this._active], this._input.value);
     } else if (event.key === "Escape") {
       this._close();
     } else if (event.key === "Backspace" && !this._input.value && this.chosen.length) {
@@ -108,16 +116,40 @@ export class ClassPicker {
     this._searching?.abort();
     const searching = new AbortController();
     this._searching = searching;
-    const query = new URLSearchParams({ search: this.pending, limit: String(MOST_OPTIONS) });
     try {
-      const path = `models/${encodeURIComponent(this.model)}/classes?${query}`;
-      const { found, classes } = await ask(path, { signal: searching.signal });
+      const { found, classes } = await this._find(this.pending, searching.signal);
       if (searching.signal.aborted || document.activeElement !== this._input) return;
       this._options = classes;
       this._showOptions(found);
     } catch (error) {
       if (!searching.signal.aborted) this._failed(error);
     }
+  }
+
+  /** Choose the first class that matches the text in the field. Text typed meanwhile stays. */
+  async _chooseFirst() {
+    clearTimeout(this._timer);
+    const { model } = this;
+    const typed = this._input.value;
+    if (!typed.trim()) return;
+    try {
+      const { classes } = await this._find(typed.trim());
+      if (model !== this.model) return;
+      if (classes.length) this._toggle(classes[0], typed);
+      else await this._open();
+    } catch (error) {
+      this._failed(error);
+    }
+  }
+
+  /**
+   * @param {string} search
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<{found: number, classes: ModelClass[]}>}
+   */
+  _find(search, signal) {
+    const query = new URLSearchParams({ search, limit: String(MOST_OPTIONS) });
+    return ask(`models/${encodeURIComponent(this.model)}/classes?${query}`, { signal });
   }
 
   /** @param {number} found */
@@ -129,7 +161,7 @@ export class ClassPicker {
         if (each.label !== null) option.append(" ", make("span", {}, String(each.index)));
         option.setAttribute("role", "option");
         option.setAttribute("aria-selected", String(chosen.has(each.index)));
-        option.addEventListener("click", () => this._toggle(place));
+        option.addEventListener("click", () => this._toggle(each, this._input.value));
         return option;
       }),
     );
@@ -177,13 +209,17 @@ export class ClassPicker {
     this._input.setAttribute("aria-activedescendant", option.id);
   }
 
-  /** Choose an option, or no longer. @param {number} place */
-  _toggle(place) {
-    const option = this._options[place];
-    if (!option) return;
+  /**
+   * Choose a class, or no longer, and take its text out of the field.
+   * @param {ModelClass} option
+   * @param {string} typed
+   */
+  _toggle(option, typed) {
     const known = this.chosen.findIndex(({ index }) => index === option.index);
-    this._input.value = "";
+    const text = this._input.value;
+    this._input.value = text.startsWith(typed) ? text.slice(typed.length) : text;
     this._close();
+    if (this._input.value) this._searchSoon();
     if (known >= 0) {
       this._remove(known);
       return;
@@ -204,7 +240,8 @@ export class ClassPicker {
           const next = byId("class-chips").children[Math.min(place, this.chosen.length - 1)];
           /** @type {HTMLElement} */ (next?.querySelector("button") ?? this._input).focus();
         });
-        return make("li", { className: "chip" }, make("span", { className: "chip-text" }, nameOf(each)), remove);
+        const name = make("span", { className: "chip-text" }, nameOf(each));
+        return make("li", { className: "chip" }, dotOf(place), name, remove);
       }),
     );
     byId("class-chips").hidden = !chosen.length;

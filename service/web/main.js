@@ -4,8 +4,9 @@ import { Problem, ask, explain, hasKey, newRequestId, progressOf, useKey } from 
 import { PictureChooser } from "./chooser.js";
 import { Colours } from "./colours.js";
 import { byId } from "./dom.js";
+import { showGallery } from "./gallery.js";
 import { QuestionForm } from "./question.js";
-import { Results, showGallery } from "./results.js";
+import { Results } from "./results.js";
 import { SettingsForm } from "./settings.js";
 import { Trouble, Waiting, tell } from "./status.js";
 
@@ -90,9 +91,10 @@ async function readForm() {
     chooser.askForOne();
     return null;
   }
+  await asked.settled();
   const questions = [];
   for (const setting of settings.read()) {
-    const question = asked.read(settings.infoOf(setting.model));
+    const question = asked.read(settings.infoOf(setting.model), setting.heads);
     if (!question) return null;
     questions.push({ picture, ...question, settings: setting });
   }
@@ -145,12 +147,14 @@ async function explainNow() {
 }
 
 /** @param {import("./api.js").Question} question */
-const outputOf = ({ prompts, targets, settings: { normalize } }) => ({
+const outputOf = ({ prompts, targets, settings: { heads, normalize, trust } }) => ({
   heatmap: "png",
   overlay: false,
   normalize,
   regions_threshold: results.threshold,
-  ...(prompts.length + targets.length > MANY_TARGETS && { max_side: SIDE_OF_MANY }),
+  ...(trust && { trust }),
+  // Only the answer tells the number of heads, which is large in large models.
+  ...((heads || prompts.length + targets.length > MANY_TARGETS) && { max_side: SIDE_OF_MANY }),
 });
 
 /** Load the models again if one of the questions has loaded its model. @param {import("./api.js").Question[]} questions */

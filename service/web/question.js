@@ -9,6 +9,10 @@ import { tell } from "./status.js";
 /** Whether a model is asked about its classes; one that was never loaded is taken for a text model. @param {any} model */
 const asksClasses = (model) => model?.templates?.length === 0;
 
+/** @param {string} noun */
+const onlyOne = (noun) =>
+  `A heatmap for each head takes one ${noun}: remove the others, or choose the mean of all heads.`;
+
 export class QuestionForm {
   /** @param {(error: unknown) => void} failed */
   constructor(failed) {
@@ -49,13 +53,19 @@ export class QuestionForm {
     return byId("kept-text").textContent;
   }
 
+  /** Wait for a class that is being chosen. */
+  settled() {
+    return this._picker.settled();
+  }
+
   /**
    * Return prompts and targets for a model; null after saying what is missing.
    * @param {any} model its entry of /models
+   * @param {string|null} heads "each" if each head has a heatmap, which takes a single prompt or class
    * @returns {{prompts: string[], targets: object[]}|null}
    * @throws {Problem} the model is asked about something else
    */
-  read(model) {
+  read(model, heads) {
     this._keep(0);
     if (asksClasses(model) !== this._classes) {
       throw new Problem({
@@ -66,13 +76,16 @@ export class QuestionForm {
     }
     if (!this._classes) {
       const { prompts } = this._chips;
-      return prompts.length ? { prompts, targets: [] } : this._miss("Say what to look for first.");
+      if (!prompts.length) return this._miss("Say what to look for first.");
+      if (heads && prompts.length > 1) return this._miss(onlyOne("prompt"));
+      return { prompts, targets: [] };
     }
     const { pending, chosen } = this._picker;
     if (pending) return this._miss(`Choose a class for "${pending}" from the list, or clear the field.`);
     if (!chosen.length) {
       return this._miss(model.classes ? "Choose a class first." : byId("class-help").textContent);
     }
+    if (heads && chosen.length > 1) return this._miss(onlyOne("class"));
     // Another model may have the same classes in another order.
     const own = this._picker.model === model.id;
     const targets = chosen.map(({ index, label }) =>

@@ -1,11 +1,15 @@
-/** The heatmaps of the last response, their display options and downloads. */
+/** The heatmaps of the last response and their display options. */
 
 import { Card } from "./card.js";
-import { byId, make, offer, save } from "./dom.js";
-import { SettingsForm } from "./settings.js";
-import { sheetOf } from "./sheet.js";
-import { asCurl, asPython } from "./snippets.js";
+import { MEANING as CONTRIBUTION } from "./contributions.js";
+import { byId, offer } from "./dom.js";
+import { Heatmap } from "./heatmap.js";
+import { LargeView } from "./large.js";
+import { LayersPanel } from "./layers.js";
+import { showMethods } from "./methods.js";
+import { describeSettings } from "./settings.js";
 import { tell } from "./status.js";
+import { Taking } from "./taking.js";
 import { meaningOf, nameOfProbability } from "./words.js";
 
 /**
@@ -17,6 +21,10 @@ import { meaningOf, nameOfProbability } from "./words.js";
 // More heatmaps than these are folded: a page of forty is endless on a phone.
 const MOST_UNFOLDED = 8;
 const SHOWN_FOLDED = 6;
+
+const HEADS =
+  "Each heatmap is that of one attention head, by its number in the model, from 0; the similarity belongs to " +
+  "the whole model, so it is the same beside all of them.";
 
 /** @typedef {(left: any, right: any) => number} Order of two targets of a response */
 
@@ -35,13 +43,23 @@ export class Results {
    */
   constructor(colours, thresholdChanged) {
     this._colours = colours;
-    /** The cards of each target, one for each run, in the order of the request. @type {Card[][]} */
+    /** The heatmaps of each target, one for each run, in the order of the request. @type {Heatmap[][]} */
     this._rows = [];
     /** The cards that are not folded. @type {Card[]} */
     this._unfolded = [];
     this._folded = false;
+    /** The share of each picture that shows the first of two compared heatmaps. */
+    this._share = 0.5;
     /** @type {Run[]} */
     this._runs = [];
+    this._large = new LargeView();
+    this._layers = new LayersPanel();
+    this._taking = new Taking(() => ({
+      runs: this._runs,
+      maps: this._ordered.flat(),
+      look: this._look,
+      colours,
+    }));
     offer(
       byId("colormap"),
       colours.names.map((name) => [name, name[0].toUpperCase() + name.slice(1)]),
@@ -55,12 +73,10 @@ export class Results {
       byId(name).addEventListener("change", () => this._looksForRegions() && thresholdChanged());
     }
     addEventListener("resize", () => this._draw());
-    byId("order").addEventListener("change", () => this._arrange());
+    for (const name of ["order", "layout"]) {
+      byId(name).addEventListener("change", () => this._arrange());
+    }
     byId("fold").addEventListener("click", () => this._fold());
-    byId("save-png").addEventListener("click", () => this._savePng());
-    byId("save-json").addEventListener("click", () => this._saveJson());
-    byId("copy-curl").addEventListener("click", () => this._copy("curl", asCurl));
-    byId("copy-python").addEventListener("click", () => this._copy("Python", asPython));
   }
 
   /** Threshold of regions as a share of the peak. */
@@ -78,28 +94,33 @@ export class Results {
    */
   async show(runs, infoOf) {
     const texts = runs[0].question.prompts.length;
+    const settings = describeSettings(runs.map(({ question }) => question.settings), infoOf);
     const columns = await Promise.all(
-      runs.map(({ question, answer }) => {
-        const setting = runs.length > 1 ? SettingsForm.describe(question.settings) : "";
+      runs.map(({ question, answer }, run) => {
         const [image] = answer.images;
         const model = infoOf(answer.model);
         return Promise.all(
-          image.targets.map((/** @type {any} */ target) => {
+          image.targets.map((/** @type {any} */ target, /** @type {number} */ index) => {
             const share = nameOfProbability(target, model, texts);
-            return Card.make(target, image, question.picture.bitmap, setting, share, tell);
+            // Heads are of one target.
+            const named = { index: target.head === null ? index : 0, setting: settings[run], share };
+            return Heatmap.read(target, image, question.picture.bitmap, named);
           }),
         );
       }),
     );
     this._runs = runs;
-    // Compared heatmaps are side by side.
     this._rows = columns[0].map((_, index) => columns.map((column) => column[index]));
     this._folded = this._rows.length > MOST_UNFOLDED;
     this._answered = this.threshold;
-    byId("cards").className = runs.length > 1 ? "cards compared" : "cards";
-    byId("meaning").textContent = meaningOf(infoOf(runs[0].answer.model), texts > 0);
-    byId("snippet").hidden = true;
-    byId("taken").textContent = "";
+    byId("laid-out").hidden = runs.length < 2;
+    const meanings = [meaningOf(infoOf(runs[0].answer.model), texts > 0)];
+    if (texts && runs[0].question.settings.words) meanings.push(CONTRIBUTION);
+    if (runs[0].question.settings.heads) meanings.push(HEADS);
+    byId("meaning").textContent = meanings.join(" ");
+    showMethods(runs, infoOf);
+    this._taking.reset();
+    this._layers.reset(runs);
     byId("output").hidden = false;
     this._offerOrders();
     this._arrange();
@@ -141,12 +162,13 @@ export class Results {
     byId("threshold-value").textContent = `${byId("threshold").value} %`;
     byId("threshold").disabled = !look.regions;
     this._colours.drawScale(byId("scale"), look.colormap);
-    for (const card of this._unfolded) card.draw(look, this._colours);
+    for (const card of this._unfolded) card.draw(look, this._colours, this._share);
   }
 
   _offerOrders() {
-    byId("arrange").hidden = this._rows.length < 4;
-    const { share } = this._rows[0][0];
+    const { share, target } = this._rows[0][0];
+    // All heads have the numbers of their target.
+    byId("arrange").hidden = this._rows.length < 4 || target.head !== null;
     offer(byId("order"), [
       ["asked", "As asked"],
       ["similarity", "Similarity"],
@@ -162,10 +184,14 @@ export class Results {
     return this._rows.toSorted(([left], [right]) => order(left.target, right.target));
   }
 
-  /** Show the cards in their order, and fold the others away. */
+  /** Show the cards in their order and layout, and fold the others away. */
   _arrange() {
     const shown = this._folded ? this._ordered.slice(0, SHOWN_FOLDED) : this._ordered;
-    this._unfolded = shown.flat();
+    const compared = this._runs.length > 1;
+    const beside = compared && byId("layout").value === "beside";
+    const cards = beside ? shown.flat().map((map) => [map]) : shown;
+    this._unfolded = cards.map((maps) => new Card(maps, this._divided, this._enlarge));
+    byId("cards").className = ["cards", compared && (beside ? "beside" : "divided")].filter(Boolean).join(" ");
     byId("cards").replaceChildren(...this._unfolded.map(({ element }) => element));
     const fold = byId("fold");
     fold.hidden = this._rows.length <= MOST_UNFOLDED;
@@ -176,6 +202,16 @@ export class Results {
     this._draw();
   }
 
+  /** Move the divider of all compared pictures, so that their prompts are compared too. */
+  _divided = (/** @type {number} */ share) => {
+    this._share = share;
+    this._draw();
+  };
+
+  _enlarge = (/** @type {Card} */ card) => {
+    this._large.open(card, this._look, this._colours, this._share, this._divided);
+  };
+
   _fold() {
     const before = this._unfolded.length;
     this._folded = !this._folded;
@@ -184,79 +220,4 @@ export class Results {
     // Reading goes on where the page was folded.
     else this._unfolded[before].focus();
   }
-
-  get _name() {
-    return this._runs[0].question.picture.name.replace(/\.[^.]*$/, "") || "picture";
-  }
-
-  async _savePng() {
-    const shown = getComputedStyle(byId("cards")).gridTemplateColumns.split(" ").length;
-    const cards = this._ordered.flat();
-    for (const card of cards) card.draw(this._look, this._colours);
-    // One column of forty heatmaps, as on a phone, is not a picture that anybody can use.
-    const columns = Math.max(shown, this._runs.length * Math.ceil(Math.sqrt(cards.length / 12)));
-    save(await sheetOf(cards, Math.min(columns, cards.length)), `${this._name}-heatmaps.png`);
-  }
-
-  _saveJson() {
-    const answers = this._runs.map(({ answer }) => answer);
-    const content = JSON.stringify(answers.length > 1 ? answers : answers[0], null, 2);
-    save(new Blob([content], { type: "application/json" }), `${this._name}-heatmaps.json`);
-  }
-
-  /** @param {string} language @param {typeof asCurl} write */
-  async _copy(language, write) {
-    const text = write(this._runs[0].question, this._look);
-    const field = byId("snippet-text");
-    field.value = text;
-    field.rows = text.split("\n").length;
-    byId("snippet").hidden = false;
-    const copied = await copy(text, field);
-    byId("taken").textContent = copied
-      ? `Copied as ${language}.`
-      : `Your browser does not let the page copy: take it from below.`;
-    if (!copied) byId("snippet").scrollIntoView({ block: "nearest" });
-  }
-}
-
-/** @param {string} text @param {HTMLTextAreaElement} field @returns {Promise<boolean>} */
-async function copy(text, field) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // The clipboard API needs https or localhost; the older way works everywhere.
-    const focused = /** @type {HTMLElement|null} */ (document.activeElement);
-    field.select();
-    const copied = document.execCommand("copy");
-    focused?.focus();
-    return copied;
-  }
-}
-
-/** Show the gallery with titles and credits. @param {any[]} examples @param {(example: any) => void} chosen */
-export function showGallery(examples, chosen) {
-  byId("gallery").replaceChildren(
-    ...examples.map((example) => {
-      const button = make(
-        "button",
-        { type: "button", className: "example" },
-        make("img", {
-          src: `web/gallery/${example.file}`,
-          alt: example.alt,
-          width: 720,
-          height: 480,
-        }),
-        make("span", { className: "example-title" }, example.title),
-        make("span", { className: "quiet" }, example.prompts.join(", ")),
-      );
-      button.addEventListener("click", () => chosen(example));
-      return make("li", {}, button);
-    }),
-  );
-  byId("credits").replaceChildren(
-    ...examples
-      .filter(({ credit }) => credit)
-      .map(({ title, credit }) => make("li", {}, `${title}. ${credit}`)),
-  );
 }

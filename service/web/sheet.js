@@ -1,21 +1,22 @@
-/** All shown heatmaps as one picture to download. */
+/** All heatmaps as one picture to download. */
 
+import { MOST_PIXELS } from "./heatmap.js";
 import { percent } from "./words.js";
 
 const GAP = 24;
 const CAPTION = 64;
 const WIDEST = 640;
-// Safari refuses larger canvases.
-const MOST_PIXELS = 16_000_000;
 
 /**
- * @param {import("./card.js").Card[]} cards
+ * @param {import("./heatmap.js").Heatmap[]} maps
  * @param {number} columns
+ * @param {import("./heatmap.js").Look} look
+ * @param {import("./colours.js").Colours} colours
  * @returns {Promise<Blob>}
  */
-export async function sheetOf(cards, columns) {
-  const { width: mapWidth, height: mapHeight } = cards[0].canvas;
-  const rows = Math.ceil(cards.length / columns);
+export async function sheetOf(maps, columns, look, colours) {
+  const { width: mapWidth, height: mapHeight } = maps[0].mapSize;
+  const rows = Math.ceil(maps.length / columns);
   const most = Math.sqrt((MOST_PIXELS / (rows * columns)) * (mapWidth / mapHeight)) - CAPTION - GAP;
   const width = Math.floor(Math.max(1, Math.min(WIDEST, mapWidth, most)));
   const height = Math.round((width / mapWidth) * mapHeight);
@@ -27,16 +28,18 @@ export async function sheetOf(cards, columns) {
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, sheet.width, sheet.height);
   context.fillStyle = "#1d1a17";
-  cards.forEach((card, index) => {
+  const tile = new OffscreenCanvas(width, height);
+  maps.forEach((map, index) => {
     const left = GAP + (index % columns) * (width + GAP);
     const top = GAP + Math.floor(index / columns) * (height + CAPTION + GAP);
-    const { probability, similarity } = card.target;
+    const { probability, similarity } = map.target;
     const facts = [`similarity ${similarity.toFixed(2)}`];
-    if (card.share) facts.push(`${card.share.toLowerCase()}: ${percent(probability)}`);
-    if (card.setting) facts.push(card.setting);
-    context.drawImage(card.canvas, left, top, width, height);
+    if (map.share) facts.push(`${map.share.toLowerCase()}: ${percent(probability)}`);
+    if (map.setting) facts.push(map.setting);
+    map.paint(tile, look, colours);
+    context.drawImage(tile, left, top);
     context.font = "600 18px system-ui, sans-serif";
-    context.fillText(card.prompt, left, top + height + 26, width);
+    context.fillText(map.prompt, left, top + height + 26, width);
     context.font = "14px system-ui, sans-serif";
     context.fillText(facts.join(" · "), left, top + height + 48, width);
   });

@@ -5,20 +5,21 @@ import { addressOf, hasKey, textFields } from "./api.js";
 /** @typedef {import("./api.js").Question} Question */
 
 /**
- * @param {import("./card.js").Look & {threshold: number}} look
- * @param {string} normalize
+ * @param {import("./heatmap.js").Look & {threshold: number}} look
+ * @param {import("./api.js").Settings} settings
  */
-const outputOf = ({ opacity, colormap, regions, threshold }, normalize) => ({
+const outputOf = ({ opacity, colormap, regions, threshold }, { normalize, trust }) => ({
   heatmap: "none",
   colormap,
   alpha: opacity,
   normalize,
   regions_threshold: regions ? threshold : null,
+  ...(trust && { trust }),
 });
 
 /**
  * @param {Question} question
- * @param {import("./card.js").Look & {threshold: number}} look
+ * @param {import("./heatmap.js").Look & {threshold: number}} look
  */
 export function asCurl(question, look) {
   const { picture, settings } = question;
@@ -26,7 +27,7 @@ export function asCurl(question, look) {
   const parts = [`curl -sS --fail-with-body ${shell(addressOf("explain"))}`];
   if (hasKey()) parts.push('-H "Authorization: Bearer $LEGRAD_API_KEY"');
   parts.push(`-F ${shell(`image=@${quoted}`)}`);
-  for (const [name, value] of textFields(question, outputOf(look, settings.normalize))) {
+  for (const [name, value] of textFields(question, outputOf(look, settings))) {
     parts.push(`--form-string ${shell(`${name}=${value}`)}`);
   }
   parts.push("-o answer.json");
@@ -38,13 +39,15 @@ export function asCurl(question, look) {
 
 /**
  * @param {Question} question
- * @param {import("./card.js").Look & {threshold: number}} look
+ * @param {import("./heatmap.js").Look & {threshold: number}} look
  */
 export function asPython(question, look) {
   const { picture, prompts, settings } = question;
-  const others = textFields({ ...question, prompts: [] }, outputOf(look, settings.normalize));
+  // Prompts whose words are asked for are targets, among the other fields.
+  const plain = settings.words ? [] : prompts;
+  const others = textFields({ ...question, prompts: settings.words ? prompts : [] }, outputOf(look, settings));
   const data = [
-    ...(prompts.length ? [`        "prompts": [${prompts.map(python).join(", ")}],`] : []),
+    ...(plain.length ? [`        "prompts": [${plain.map(python).join(", ")}],`] : []),
     ...others.map(([name, value]) => `        ${python(name)}: ${python(value)},`),
   ];
   const key = hasKey()
@@ -69,10 +72,10 @@ ${data.join("\n")}
 )
 response.raise_for_status()
 for target in response.json()["images"][0]["targets"]:
-    print(target["target"], round(target["similarity"], 2), target["statistics"]["peak_position"])
-    name = target["target"].replace("/", " ")
+    name = ${settings.heads ? `f"{target['target']}, head {target['head']}"` : 'target["target"]'}
+    print(name, round(target["similarity"], 2), target["statistics"]["peak_position"])
     ending = target["overlay_type"].partition("/")[2]
-    Path(f"{name}.{ending}").write_bytes(base64.b64decode(target["overlay"]))
+    Path(f"{name.replace('/', ' ')}.{ending}").write_bytes(base64.b64decode(target["overlay"]))
 `;
 }
 

@@ -8,7 +8,9 @@ const MOST_RETRIES = 20;
 
 /** Announce news to screen readers. @param {string} news */
 export function tell(news) {
-  byId("news").textContent = news;
+  // While a dialog is open, the rest of the page is silent.
+  const place = document.querySelector("dialog[open] .news") ?? byId("news");
+  place.textContent = news;
 }
 
 /** The message that a request is in progress. */

@@ -53,9 +53,13 @@ export function meaningOf(model, texts) {
       : "The share is how the model divides its answer among these prompts alone. It adds up to 100 %: " +
         "a thing in plain sight has a small share if another prompt fits better, and one of several " +
         "absent things may have a large one.";
+  const presence = texts && model?.presence
+    ? "The chance that it is there is made of the similarity alone, by a curve fitted to pictures with and " +
+      "without the named thing. "
+    : "";
   return (
     `Similarity is the cosine between picture and ${subject}, as the model serves it. ${answer} ` +
-    "The ring marks the peak."
+    `${presence}The ring marks the peak.`
   );
 }
 

@@ -50,6 +50,8 @@ def test_a_picture_is_explained_into_overlays(tiny_model: str, tmp_path: Path) -
         (("--model", "ViT-B-16@missing.safetensors"), "no checkpoint"),
         (("--model", "ViT-B-16/no-such-tag"), "no-such-tag"),
         (("--layers", "many"), "many"),
+        (("--heads", "each"), "no map of single heads: use heads='mean'"),
+        (("--heads", "some"), "'some' is not one of 'mean', 'each'"),
     ],
 )
 def test_a_wrong_model_or_option_is_reported_clearly(

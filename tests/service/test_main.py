@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-VARIABLES = {"GOMP_SPINCOUNT", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
+VARIABLES = {
+    "GOMP_SPINCOUNT",
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+}
 
 # Replaces the command line: sixteen threads that hold memory at the same time.
 PROBE = """
@@ -38,33 +44,67 @@ main()
 """
 
 
-def spins_and_heaps(**environment: str) -> tuple[int, int]:
-    """Return the spin count of OpenMP, and the number of heaps that sixteen threads share."""
+# Replaces the command line: the page faults of blocks that are freed and allocated again.
+FREEING = """
+import ctypes, resource, sys, types
+
+def app():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    faults = []
+    for _ in range(10):
+        blocks = [ctypes.c_void_p(libc.malloc(4 << 20)) for _ in range(3)]
+        for block in blocks:
+            ctypes.memset(block, 1, 4 << 20)
+        for block in blocks:
+            libc.free(block)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    print(faults[-1] - faults[1])
+
+sys.modules["service.cli"] = types.SimpleNamespace(app=app)
+from service.__main__ import main
+main()
+"""
+
+
+def printed(probe: str, **environment: str) -> list[int]:
+    """Run a probe; return the numbers that it prints."""
     plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE],
+        [sys.executable, "-c", probe],
         env=plain | environment,
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    spins, heaps = map(int, done.stdout.split())
-    return spins, heaps
+    return list(map(int, done.stdout.split()))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of GNU's C library")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, (8000, 4)),
-        ({"GOMP_SPINCOUNT": "17"}, (17, 4)),
-        ({"MALLOC_ARENA_MAX": "5"}, (8000, 5)),
-        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}, (8000, 3)),
-        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, (8000, 4)),
+        ({}, [8000, 4]),
+        ({"GOMP_SPINCOUNT": "17"}, [17, 4]),
+        ({"MALLOC_ARENA_MAX": "5"}, [8000, 5]),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}, [8000, 3]),
+        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, [8000, 4]),
     ],
 )
 def test_threads_wait_briefly_and_share_four_heaps_unless_told_otherwise(
-    given: dict[str, str], expected: tuple[int, int]
+    given: dict[str, str], expected: list[int]
 ) -> None:
-    assert spins_and_heaps(**given) == expected
+    assert printed(PROBE, **given) == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of GNU's C library")
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "100000", "MALLOC_MMAP_THRESHOLD_": "100000"}, False)],
+)
+def test_freed_memory_is_kept_for_the_next_picture_unless_told_otherwise(
+    given: dict[str, str], kept: bool
+) -> None:
+    (faults,) = printed(FREEING, **given)
+    assert (faults < 1000) == kept

@@ -14,41 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from legrad_client.layers_report import LayersReport
 from legrad_client.parsing import JSON_NAME, parse
-
-
-@dataclass(frozen=True)
-class Size:
-    """Width and height in pixels."""
-
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A patch grid."""
-
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """A position in the original picture, in pixels from its upper left corner."""
-
-    x: int
-    y: int
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box in the original picture, in pixels; right and bottom are exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
+from legrad_client.questions import Counterfactual, TextWords
+from legrad_client.shapes import Box, Grid, Point, Size
+from legrad_client.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -73,6 +43,21 @@ class Statistics:
     border_mass: float
 
 
+@dataclass(frozen=True)
+class MethodUse:
+    """The explanation method that made the heatmaps.
+
+    Attributes:
+        name: its name.
+        targeted: whether a heatmap depends on its target; if not, all targets have the same.
+        note: how it is defined for the model, if that is not evident.
+    """
+
+    name: str
+    targeted: bool
+    note: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class TargetExplanation:
     """The heatmap of one target.
@@ -83,6 +68,8 @@ class TargetExplanation:
         similarity: cosine similarity of picture and target.
         probability: of a text, its share among the texts of the request, or its own with a sigmoid
             model; of a class, among the model's classes; None for other targets.
+        presence: calibrated probability that the picture shows the thing that the prompt names;
+            None for other targets, for a model without calibration, and from an older server.
         map: raw float32 [rows, columns] over the patch grid, neither upsampled nor normalised.
         overlay: the heatmap drawn over the picture, RGB; None if it was not requested.
         encoded_overlay: the overlay's file, as the server has encoded it; None without one.
@@ -90,6 +77,10 @@ class TargetExplanation:
         regions: regions of the heatmap above the threshold, heaviest first; None if they were not
             requested.
         statistics: statistics of the map.
+        head: with ``heads="each"``, index of the attention head whose map it is.
+        layers_report: the target after every block; None if it was not requested.
+        trust: how far the map can be trusted; None if it was not requested.
+        words: the words of each text of the target; None unless the target has ``words``.
     """
 
     target: str
@@ -103,6 +94,11 @@ class TargetExplanation:
     encoded_overlay: bytes | None = field(default=None, metadata={JSON_NAME: "overlay"}, repr=False)
     # Servers that do not tell it send PNG.
     overlay_type: str | None = "image/png"
+    head: int | None = None
+    layers_report: LayersReport | None = None
+    trust: Trust | None = None
+    presence: float | None = None
+    words: tuple[TextWords, ...] | None = None
 
     def save_overlay(self, path: str | PathLike[str]) -> Path:
         """Write the overlay's file as the server has encoded it, without encoding it again.
@@ -150,12 +146,15 @@ class Explanation:
         grid: the patch grid.
         batch_size: number of images that the model computed together.
         cached: whether the trace of an earlier request was used.
-        targets: one for each prompt, then one for each of ``targets``, in order.
+        targets: one for each prompt, then one for each of ``targets``, in order; with
+            ``heads="each"``, one for each attention head.
         model: id of the model.
         layers: indices of the explained blocks.
         score: the explained score.
         request_id: the request's id in the server's logs.
         timings: durations for the whole request.
+        method: the method that made the maps.
+        counterfactual: similarities after a change of regions; None unless it was asked for.
     """
 
     size: Size
@@ -169,6 +168,9 @@ class Explanation:
     score: str
     request_id: str
     timings: Timings
+    # Servers that do not tell it have one method.
+    method: MethodUse = MethodUse("legrad", targeted=True, note=None)
+    counterfactual: Counterfactual | None = None
 
     def __getitem__(self, key: int | str) -> TargetExplanation:
         """Return a target by its index, its prompt or its short name.
@@ -197,7 +199,8 @@ class Explanation:
         figures = "".join(map(_figure, self.targets))
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:12px">'
-            f"{figures}</div><small>{html.escape(self.model)}, blocks "
+            f"{figures}</div><small>{html.escape(self.model)}, "
+            f"{html.escape(self.method.name)}, blocks "
             f"{', '.join(map(str, self.layers))}, score {html.escape(self.score)}</small>"
         )
 
@@ -216,11 +219,67 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Presence:
+    """The calibration of ``presence``; see ``/models`` of the contract."""
+
+    slope: float
+    intercept: float
+    pairs_with: int
+    pairs_without: int
+    brier: float
+    calibration_error: float
+    source: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class OfferedMethod:
+    """An explanation method that a model offers; see ``/models`` of the contract."""
+
+    name: str
+    title: str
+    description: str
+    source: str
+    targeted: bool
+    splits_heads: bool
+    layers: tuple[int, ...]
+    layers_taken: str
+    score: str
+    note: str | None
+
+
+@dataclass(frozen=True)
 class ModelWorker:
     """The worker of one device; its state is ``ready``, or the reason why it computes nothing."""
 
     device: str
     state: str
+
+
+@dataclass(frozen=True)
+class RandomizedStage:
+    """The heatmaps after one more part of the model was randomised."""
+
+    stage: str
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class RandomizedMethod:
+    """The check of one explanation method."""
+
+    method: str
+    stages: tuple[RandomizedStage, ...]
+
+
+@dataclass(frozen=True)
+class SanityCheck:
+    """The result of ``legrad check``; see ``/models`` of the contract."""
+
+    weights: str
+    version: str
+    pictures: int
+    methods: tuple[RandomizedMethod, ...]
 
 
 @dataclass(frozen=True)
@@ -252,6 +311,9 @@ class ModelDescription:
     classes: int | None = None
     workers: tuple[ModelWorker, ...] | None = None
     max_batch_images: int | None = None
+    methods: tuple[OfferedMethod, ...] | None = None
+    presence: Presence | None = None
+    check: SanityCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -298,6 +360,8 @@ def _figure(target: TargetExplanation) -> str:
     numbers = f"similarity {target.similarity:.3f}"
     if target.probability is not None:
         numbers += f", probability {100 * target.probability:.1f} %"
+    if target.presence is not None:
+        numbers += f", presence {100 * target.presence:.0f} %"
     name = html.escape(target.target)
     return (
         f'<figure style="margin:0">{picture}<figcaption><b>{name}</b><br>{numbers}'

@@ -24,6 +24,8 @@ class Options(TypedDict, total=False):
     The server's defaults apply to those left out.
     """
 
+    method: str
+    heads: Literal["mean", "each"]
     layers: Layers | None
     score: Literal["mean", "cls", "pooler"] | None
     size: int | None
@@ -39,6 +41,9 @@ class Options(TypedDict, total=False):
     max_side: int
     format: Literal["jpeg", "webp", "png"]
     quality: int
+    layers_report: bool
+    trust: Literal["free", "quick", "curves"] | None
+    counterfactual: Mapping[str, Any] | None
 
 
 OUTPUT_OPTIONS = frozenset(
@@ -51,6 +56,9 @@ OUTPUT_OPTIONS = frozenset(
         "max_side",
         "format",
         "quality",
+        "layers_report",
+        "trust",
+        "counterfactual",
     }
 )
 

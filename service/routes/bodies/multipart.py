@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from python_multipart.multipart import parse_options_header
-
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
 from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer, parse_header
 from service.routes.bodies.splitting import split_parts
@@ -77,7 +75,7 @@ def read_form(body: bytes, content_type: str, rules: FormRules) -> Form:
         MalformedBodyError: the body is not multipart, is cut off, or exceeds a limit; or a part is
             of the wrong kind.
     """
-    _, parameters = parse_options_header(content_type)
+    _, parameters = parse_header(content_type.encode("latin-1"))
     # With other codecs, a few bytes can cost much time, or raise unexpected errors.
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise UnsupportedMediaTypeError(

@@ -32,7 +32,7 @@ _parse_again = lru_cache(_MOST_HEADERS)(parse_options_header)
 
 
 def parse_header(value: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """Parse a header of a part into its value and its parameters."""
+    """Parse a header of a part, or of the body, into its value and its parameters."""
     return (_parse_again if len(value) <= _LONGEST_HEADER else parse_options_header)(value)
 
 

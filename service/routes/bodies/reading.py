@@ -7,7 +7,6 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json, to_json
-from python_multipart.multipart import parse_options_header
 
 from legrad_engine.errors import ImageDecodeError
 from legrad_engine.targets.questions import Question
@@ -29,8 +28,9 @@ from service.routes.bodies.base64_text import (
     is_data_url,
 )
 from service.routes.bodies.multipart import Form, FormRules, TextPart, read_form
+from service.routes.bodies.parts import parse_header
 from service.routes.bodies.targets import read_question
-from service.routes.bodies.validation import check_unique, validated
+from service.routes.bodies.validation import check_unique, fitted, validated
 from service.schemas.base import AnyImage, EncodedImage, ImageField, UrlImage
 from service.schemas.requests import ExplainBody, ExplainRequest
 from service.settings.url_policy import ImageUrl, UrlRules
@@ -43,6 +43,8 @@ _IMAGE_PARTS = ("image", "images")
 _PROMPT_PARTS = ("prompts", "prompt")
 _JSON_PARTS = ("options", "output")
 _LONGEST_TEXT_PART = 1_000_000
+# A boundary has at most 70 characters (RFC 2046, 5.1.1). It is parsed on the event loop.
+_LONGEST_CONTENT_TYPE = 1024
 
 _Image = TypeVar("_Image")
 _Body = TypeVar("_Body", bound=ExplainBody)
@@ -137,8 +139,9 @@ async def parse(
         function: the function.
         arguments: its arguments.
     """
-    threads = application_of(request.app).body_threads
-    return await threads.run(size, function, *arguments)
+    application = application_of(request.app)
+    owner = application.access.owner(request.scope)
+    return await application.body_threads.run(owner, size, function, *arguments)
 
 
 def content_type_of(request: Request) -> tuple[str, str]:
@@ -146,9 +149,16 @@ def content_type_of(request: Request) -> tuple[str, str]:
 
     Raises:
         RequestValidationError: there are two content types.
+        MalformedBodyError: the content type is too long.
     """
     given = single(request.headers, "Content-Type") or ""
-    kind, parameters = parse_options_header(given)
+    if len(given) > _LONGEST_CONTENT_TYPE:
+        raise MalformedBodyError(
+            f"Content-Type has more than {_LONGEST_CONTENT_TYPE} characters: send the media type, "
+            "and for a form its boundary.",
+            field="Content-Type",
+        )
+    kind, parameters = parse_header(given.encode("latin-1"))
     charset = parameters.get(b"charset", b"").decode("latin-1")
     return kind.decode("latin-1").strip().lower(), charset.strip().lower()
 
@@ -158,7 +168,7 @@ async def read_json(request: Request) -> bytes:
 
     Raises:
         UnsupportedMediaTypeError: the body is not in UTF-8, or has an unknown content coding.
-        MalformedBodyError: it cannot be decompressed.
+        MalformedBodyError: it cannot be decompressed, or its content type is too long.
         BodyTooLargeError: the body is longer than the limit.
     """
     _, charset = content_type_of(request)
@@ -274,7 +284,7 @@ def from_texts(texts: Sequence[TextPart], model: type[_Body]) -> tuple[_Body, Qu
         else:
             fields[name] = part.text
     fields |= lists
-    body = validated(to_json(fields, inf_nan_mode="constants"), model)
+    body = fitted(to_json(fields, inf_nan_mode="constants"), model)
     check_asked(body)
     return body, question_of(body)
 

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 _MOST_HEADERS = 8
 _LONGEST_HEADER = 4096
+# A content must not have its boundary (RFC 2046, 5.1.1); each one that goes on costs a step.
+_MOST_LOOK_ALIKES = 1000
+_LINE_ENDS = re.compile(rb"(?:\r\n){0,8}")
+# Of the line of a boundary: two more dashes follow the last one.
+_LINE_END = re.compile(rb"(--)|[ \t]*\r\n")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -39,20 +44,30 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[BodyPart]:
         ValueError: the body is not multipart, or is cut off; a part has too many or too long
             headers, or one twice. Raised when the iteration reaches the mistake.
     """
-    delimiter = re.compile(rb"\r\n--" + re.escape(boundary) + rb"(?:(--)|[ \t]*\r\n)")
-    first = re.compile(rb"(?:\r\n){0,8}--" + re.escape(boundary) + rb"(?:(--)|[ \t]*\r\n)").match(
-        body
-    )
-    if first is None:
+    delimiter = b"\r\n--" + boundary
+    # Line ends may be before the first one, which then needs none of its own.
+    opening = _LINE_ENDS.match(body)
+    begin = 0 if opening is None else opening.end()
+    ends = _LINE_END.match(body, begin + len(delimiter) - 2)
+    if ends is None or not body.startswith(delimiter[2:], begin):
         raise ValueError("it does not begin with the boundary of its content type")
-    found: re.Match[bytes] = first
-    while found[1] is None:
-        headers, start = _headers(body, found.end())
-        following = delimiter.search(body, start)
-        if following is None:
+    while not ends[1]:
+        headers, start = _headers(body, ends.end())
+        stop, ends = _find(body, delimiter, start)
+        yield BodyPart(headers, start, stop)
+
+
+def _find(body: bytes, delimiter: bytes, start: int) -> tuple[int, re.Match[bytes]]:
+    """Return the place of the next boundary, and the end of its line."""
+    for _ in range(_MOST_LOOK_ALIKES):
+        place = body.find(delimiter, start)
+        if place < 0:
             raise ValueError("it ends before its last boundary")
-        yield BodyPart(headers, start, following.start())
-        found = following
+        start = place + len(delimiter)
+        ends = _LINE_END.match(body, start)
+        if ends is not None:
+            return place, ends
+    raise ValueError("a content has its boundary: choose another boundary")
 
 
 def _headers(body: bytes, start: int) -> tuple[dict[bytes, bytes], int]:

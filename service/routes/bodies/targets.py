@@ -13,6 +13,7 @@ from service.pool.trace_cache import digest_of
 from service.routes.bodies.base64_text import decode_base64
 from service.schemas import targets as contract
 from service.schemas.base import ImageField
+from service.schemas.boxes import Box
 
 _FLOAT_BYTES = 4
 
@@ -71,14 +72,28 @@ def _read_simple(
 ) -> engine.SimpleTarget:
     match target:
         case contract.TextTarget():
-            return engine.TextTarget(target.text, tuple(target.texts or ()))
+            if target.words and field.count(".") > 1:
+                raise InvalidTargetError(
+                    "Words have contributions to the similarity of a text, not to that of a "
+                    "combination: ask for them in a target of its own.",
+                    field=f"{field}.words",
+                )
+            return engine.TextTarget(target.text, tuple(target.texts or ()), target.words)
         case contract.EmbeddingTarget():
             return engine.EmbeddingTarget(_read_embedding(target, f"{field}.embedding"))
         case contract.ImageTarget():
             encoded = read_image(target.image, f"{field}.image")
-            return engine.ImageTarget(encoded, digest_of(encoded))
+            return _image_target(encoded, target.box)
         case contract.ClassTarget():
             return engine.ClassTarget(target.index, target.label)
+
+
+def _image_target(encoded: bytes, box: Box | None) -> engine.ImageTarget:
+    digest = digest_of(encoded)
+    if box is None:
+        return engine.ImageTarget(encoded, digest)
+    # Two regions of one picture are two target pictures.
+    return engine.ImageTarget(encoded, digest + repr(box.edges).encode(), box.edges)
 
 
 def _read_embedding(target: contract.EmbeddingTarget, field: str) -> NDArray[np.float64]:

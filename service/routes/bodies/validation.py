@@ -29,31 +29,47 @@ def check_value_count(count: int) -> None:
         raise LimitExceededError(f"The body has more than {_MOST_VALUES} values.", field="body")
 
 
-def validated(
-    raw: bytes,
-    model: type[_Model],
-    names: frozenset[str] = FIELD_NAMES,
-    within: tuple[str, ...] = (),
-) -> _Model:
-    """Parse and validate a JSON body, or a part of one.
+def validated(raw: bytes, model: type[_Model], names: frozenset[str] = FIELD_NAMES) -> _Model:
+    """Parse and validate a JSON body.
 
     Args:
         raw: the JSON.
         model: the model that it must fit.
         names: every field name that the JSON may contain, for errors.
-        within: path of the part in the body, for errors.
+
+    Raises:
+        MalformedBodyError: a member appears twice.
+        ServiceError, RequestValidationError: see :func:`fitted`.
+    """
+    raw = without_mark(raw)
+    read = fitted(raw, model, names)
+    check_unique(raw)
+    return read
+
+
+def fitted(
+    raw: bytes,
+    model: type[_Model],
+    names: frozenset[str] = FIELD_NAMES,
+    within: tuple[str, ...] = (),
+) -> _Model:
+    """Parse and validate JSON in which no member appears twice.
+
+    Args:
+        raw: the JSON, without a byte order mark.
+        model: the model that it must fit.
+        names: every field name that the JSON may contain, for errors.
+        within: path of the JSON in the body, for errors.
 
     Raises:
         RequestValidationError: the JSON is malformed, or does not fit.
-        MalformedBodyError: a member appears twice.
         LimitExceededError: the JSON has too many values.
     """
-    raw = without_mark(raw)
     # Valid bodies have few values, such as pictures and prompts. A body of many short values would
     # cost a hundred times its size, because pydantic reports an error for each.
     check_value_count(sum(map(raw.count, _BEFORE_VALUES)))
     try:
-        read = model.model_validate_json(raw)
+        return model.model_validate_json(raw)
     except ValidationError as error:
         raise RequestValidationError(
             [
@@ -65,8 +81,6 @@ def validated(
                 for each in error.errors(include_input=False)[:MOST_ERRORS]
             ]
         ) from error
-    check_unique(raw, within)
-    return read
 
 
 def check_unique(text: bytes | str, within: tuple[str, ...] = ()) -> None:

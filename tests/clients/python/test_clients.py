@@ -1,16 +1,11 @@
-"""The Python client against a real application, and against servers that misbehave."""
+"""The Python client against a real application."""
 
 import asyncio
 import base64
 import dataclasses
-import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +13,10 @@ import numpy as np
 import pytest
 from legrad_client import (
     AsyncLegradClient,
-    DeadlineError,
     ImageLike,
     LegradClient,
     RefusedError,
-    UnreachableError,
+    layers_report,
 )
 from legrad_client.answers import (
     ModelClass,
@@ -34,15 +28,14 @@ from legrad_client.parsing import json_name, parse
 from legrad_client.requests import OUTPUT_OPTIONS, Options
 from PIL import Image
 
-from service.schemas import answers, models, requests
+from service.schemas import answers, models, requests, sanity
+from service.schemas.measurements import layers_report as schemas_of_report
 from tests.support.own_models import write_classifier
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import encoded, picture
-from tests.support.running_app import Held, RunningApp
+from tests.support.running_app import RunningApp
 
 PICTURE = picture(90, 60, seed=3)
-Reply = tuple[int, dict[str, str], bytes]
-PROBLEM = {"error": "queue-full", "detail": "The queue is full.", "request_id": "r"}
 
 
 def url_of(running: RunningApp) -> str:
@@ -99,6 +92,57 @@ def test_other_targets_and_no_drawings(client: LegradClient) -> None:
 def test_models_are_described(client: LegradClient) -> None:
     (model,) = client.models()
     assert (model.id, model.state, model.default) == ("tiny-tiny", "ready", True)
+
+
+def test_the_method_is_chosen_and_told(client: LegradClient) -> None:
+    image = encoded()
+    (model,) = client.models()
+    offered = {each.name: each for each in model.methods or ()}
+    assert next(iter(offered)) == "legrad"
+    assert offered["raw-attention"].splits_heads
+    assert not offered["raw-attention"].targeted
+    found = client.explain(image, ["a cat"], method="raw-attention", heads="each", overlay=False)
+    assert (found.method.name, found.method.targeted) == ("raw-attention", False)
+    assert [target.head for target in found] == [0, 1]
+    mean = client.explain(image, ["a cat"], method="raw-attention", overlay=False)
+    np.testing.assert_allclose((found[0].map + found[1].map) / 2, mean[0].map, rtol=1e-4)
+    assert client.explain(image, ["a cat"], overlay=False).method.name == "legrad"
+
+
+def test_the_report_of_the_layers_is_asked_for_and_read(client: LegradClient) -> None:
+    asked = ["a cat", "a dog"]
+    found = client.explain(PICTURE, asked, method="textspan", layers_report=True, overlay=False)
+    for target in found:
+        report = target.layers_report
+        assert report is not None
+        assert len(report.similarities) == len(report.ranks) == 3
+        assert report.similarities[-1] == pytest.approx(target.similarity, abs=1e-6)
+        assert report.direct_effects is not None
+        assert len(report.direct_effects.heads[0]) == 2
+        assert report.direct_effects.sum == pytest.approx(target.similarity, abs=1e-5)
+    plain = client.explain(PICTURE, asked, layers_report=True, overlay=False)
+    assert sorted(target.layers_report.ranks[-1] for target in plain if target.layers_report) == [
+        1,
+        2,
+    ]
+    assert [each.layers_report for each in client.explain(PICTURE, asked, overlay=False)] == [
+        None,
+        None,
+    ]
+
+
+def test_trust_is_measured_and_typed(client: LegradClient) -> None:
+    quick = client.explain(PICTURE, ["a cat", "a dog"], trust="quick", overlay=False)["a dog"].trust
+    assert quick is not None
+    assert (quick.level, quick.curves) == ("quick", None)
+    assert quick.perturbation is not None
+    assert (quick.perturbation.score, quick.perturbation.removal) == ("similarity", "dropped")
+    assert quick.agreement.margin is not None
+    curves = client.explain(PICTURE, ["a cat"], trust="curves", overlay=False)[0].trust
+    assert curves is not None
+    assert curves.curves is not None
+    assert curves.agreement.others is None
+    assert client.explain(PICTURE, ["a cat"], overlay=False)[0].trust is None
 
 
 def test_a_notebook_shows_overlays_and_escapes_prompts(client: LegradClient) -> None:
@@ -164,114 +208,6 @@ def test_an_unknown_option_is_a_mistake_in_the_program(client: LegradClient) -> 
         client.explain(PICTURE, ["a cat"], colour="red")  # type: ignore[call-arg]
 
 
-@contextmanager
-def scripted(*script: Reply) -> Iterator[tuple[str, list[float]]]:
-    """A server that answers each request by the next of its lines, and then the last for ever."""
-    came: list[float] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            came.append(time.monotonic())
-            status, headers, body = script[min(len(came), len(script)) - 1]
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", came
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-BUSY: Reply = (429, {"Retry-After": "1"}, json.dumps(PROBLEM).encode())
-NO_MODELS: Reply = (200, {}, b'{"models": []}')
-
-
-def test_a_busy_server_is_asked_again_when_it_says_so() -> None:
-    with scripted(BUSY, NO_MODELS) as (url, came), LegradClient(url) as client:
-        assert client.models() == []
-    assert came[1] - came[0] >= 1
-
-
-@pytest.mark.parametrize("status", [502, 503, 504])
-def test_a_server_that_fails_for_a_moment_is_asked_again(status: int) -> None:
-    with scripted((status, {}, b"<html>"), NO_MODELS) as (url, came), LegradClient(url) as client:
-        assert client.models() == []
-    assert len(came) == 2
-
-
-def test_no_wait_outlasts_the_deadline() -> None:
-    patient: Reply = (503, {"Retry-After": "3600"}, json.dumps(PROBLEM).encode())
-    with scripted(patient) as (url, came), LegradClient(url) as client:
-        began = time.monotonic()
-        with pytest.raises(DeadlineError, match="queue is full") as caught:
-            client.models(deadline=5)
-        assert time.monotonic() - began < 5
-    assert len(came) == 1
-    assert isinstance(caught.value.__cause__, RefusedError)
-
-
-def test_a_refused_request_is_not_sent_twice() -> None:
-    refused: Reply = (422, {}, json.dumps(PROBLEM).encode())
-    with (
-        scripted(refused) as (url, came),
-        LegradClient(url) as client,
-        pytest.raises(RefusedError),
-    ):
-        client.explain(PICTURE, ["a cat"])
-    assert len(came) == 1
-
-
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"models": 5}', b'{"models": [{}]}'])
-def test_an_answer_of_something_else_is_said_to_be_one(body: bytes) -> None:
-    with scripted((200, {}, body)) as (url, _), LegradClient(url) as client:
-        with pytest.raises(UnreachableError):
-            client.models()
-        with pytest.raises(UnreachableError):
-            client.explain(PICTURE, ["a cat"])
-
-
-def test_a_server_that_is_not_there_is_given_up_at_the_deadline() -> None:
-    with LegradClient("http://127.0.0.1:9") as client, pytest.raises(DeadlineError) as caught:
-        client.models(deadline=1)
-    assert isinstance(caught.value.__cause__, UnreachableError)
-
-    async def ask() -> None:
-        async with AsyncLegradClient("http://127.0.0.1:9") as awaited:
-            await awaited.models(deadline=1)
-
-    with pytest.raises(DeadlineError):
-        asyncio.run(ask())
-
-
-def test_the_server_is_told_the_deadline(tiny_model: str) -> None:
-    with (
-        RunningApp(tiny_model) as running,
-        Held(running) as held,
-        LegradClient(url_of(running)) as client,
-    ):
-        with pytest.raises(DeadlineError):
-            client.explain(PICTURE, ["a cat"], deadline=0.5)
-        held.release()
-        running.eventually(lambda: running.metric("legrad_requests_in_progress") == 0)
-
-
 def test_the_client_is_typed_as_the_contract() -> None:
     def fields(answer: Any) -> set[str]:
         return {json_name(field) for field in dataclasses.fields(answer)}
@@ -285,6 +221,12 @@ def test_the_client_is_typed_as_the_contract() -> None:
     assert fields(ModelDescription) == set(models.ModelInfo.model_fields)
     assert fields(ModelClass) == set(models.ModelClass.model_fields)
     assert fields(ModelWorker) == set(models.ModelWorker.model_fields)
+    for report in (layers_report.LayersReport, layers_report.DirectEffects):
+        of_contract = getattr(schemas_of_report, report.__name__)
+        assert fields(report) == set(of_contract.model_fields)
+    for name in ("SanityCheck", "RandomizedMethod", "RandomizedStage"):
+        ours = getattr(sys.modules["legrad_client.answers"], name)
+        assert fields(ours) == set(getattr(sanity, name).model_fields)
     for name in ("Statistics", "Region", "Timings", "Grid", "Size", "Point", "Box"):
         ours = getattr(sys.modules["legrad_client.answers"], name)
         theirs = {"Statistics": "HeatmapStatistics", "Region": "HeatmapRegion"}.get(name, name)
@@ -325,7 +267,7 @@ def targets_of(image: ImageLike) -> dict[str, Any]:
 def test_an_option_that_is_none_is_refused_with_the_names_of_all(client: LegradClient) -> None:
     with pytest.raises(TypeError, match="always asks for the raw maps"):
         client.explain(PICTURE, ["a cat"], heatmap="png")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="no option layer; there are layers, score, size"):
+    with pytest.raises(TypeError, match="no option layer; there are method, heads, layers, score"):
         client.explain(PICTURE, ["a cat"], layer=2)  # type: ignore[call-arg]
 
 
@@ -386,18 +328,6 @@ def test_an_overlay_that_was_not_requested_is_not_saved(
         target.save_overlay(tmp_path / "cat")
 
 
-def test_an_older_server_sends_overlays_in_png(running: RunningApp, tmp_path: Path) -> None:
-    body = {"image": base64.b64encode(encoded()).decode(), "prompts": ["a cat"]}
-    older = running.explain({**body, "output": {"heatmap": "npy", "format": "png"}}).json()
-    for name in ("overlay_type", "heatmap_type"):
-        del older["images"][0]["targets"][0][name]
-    reply: Reply = (200, {"Content-Type": "application/json"}, json.dumps(older).encode())
-    for multipart in (False, True):
-        with scripted(reply) as (url, _), LegradClient(url, multipart=multipart) as client:
-            (target,) = client.explain(PICTURE, ["a cat"])
-        assert target.save_overlay(tmp_path / "cat").name == "cat.png"
-
-
 def test_the_client_imports_neither_torch_nor_the_engine() -> None:
     program = (
         "import sys, legrad_client; "
@@ -416,3 +346,28 @@ def test_grey_and_transparent_arrays_are_pictures(client: LegradClient) -> None:
     )
     for one, other in zip(found, as_image, strict=True):
         np.testing.assert_allclose(one[0].map, other[0].map, rtol=1e-4)
+
+
+def test_words_regions_and_changes_are_parsed(client: LegradClient) -> None:
+    box = {"left": 10, "top": 5, "right": 60, "bottom": 50}
+    (asked, region) = explanation = client.explain(
+        PICTURE,
+        targets=[
+            {"type": "text", "text": "a red cat", "words": True},
+            {"type": "image", "image": picture(80, 60, seed=8), "box": box},
+        ],
+        counterfactual={"regions": [box], "change": "mean"},
+    )
+    assert region.words is None
+    assert asked.words is not None
+    assert [(word.text, word.start) for word in asked.words[0].words] == [
+        ("a", 0),
+        ("red", 2),
+        ("cat", 6),
+    ]
+    changed = explanation.counterfactual
+    assert changed is not None
+    assert changed.change == "mean"
+    (case,) = changed.cases
+    assert vars(case.regions[0]) == box
+    assert case.targets[1].similarity == pytest.approx(region.similarity + case.targets[1].change)

@@ -25,7 +25,6 @@ from tests.support.recording_batcher import (
     ManualClock,
     RecordingObserver,
     RecordingProcessor,
-    assert_set,
     error,
     result,
     submit_all,
@@ -222,9 +221,7 @@ class TestReporting:
         assert batcher.drain(WAIT_SECONDS)
         assert seen == [1]
 
-    def test_the_observer_learns_of_waits_batches_and_queue_levels(
-        self, make_batcher: MakeBatcher
-    ) -> None:
+    def test_the_observer_learns_of_waits_and_batches(self, make_batcher: MakeBatcher) -> None:
         clock, observer = ManualClock(), RecordingObserver()
 
         def take_a_second(items: list[Any]) -> list[Any]:
@@ -235,11 +232,9 @@ class TestReporting:
         batcher = make_batcher(processor, clock=clock, observer=observer)
         with processor.busy(batcher):
             submit_all(batcher, "ab", cost=2.0)
-            assert observer.queue[-1] == (2, 4.0)
         assert batcher.drain(WAIT_SECONDS)
         assert observer.waits == [0.0, 1.0, 1.0]
         assert observer.finished == [(1, 1.0, 1.0), (2, 4.0, 1.0)]
-        assert observer.queue[-1] == (0, 0.0)
         assert observer.drops == []
         assert observer.restarts == 0
 
@@ -261,33 +256,6 @@ class TestReporting:
         assert batcher.drain(WAIT_SECONDS)
         assert observer.finished[1:] == [(2, 2.0, 3.0)]
         assert [s.compute_seconds for s in submissions] == [2.0, 3.0]
-
-    def test_an_older_queue_level_is_never_reported_after_a_newer_one(
-        self, make_batcher: MakeBatcher
-    ) -> None:
-        older_is_under_way, newer_is_reported = threading.Event(), threading.Event()
-        levels: list[int] = []
-
-        class StallingObserver(RecordingObserver):
-            def queue_changed(self, depth: int, cost: float) -> None:
-                if depth == 1:
-                    older_is_under_way.set()
-                    newer_is_reported.wait(
-                        0.05
-                    )  # times out, because the newer one must come second
-                levels.append(depth)
-                if depth == 2:
-                    newer_is_reported.set()
-
-        processor = RecordingProcessor()
-        batcher = make_batcher(processor, observer=StallingObserver())
-        with processor.busy(batcher), concurrent.futures.ThreadPoolExecutor(1) as pool:
-            levels.clear()
-            older = pool.submit(submit_all, batcher, "a")
-            assert_set(older_is_under_way)
-            submit_all(batcher, "b")
-            older.result(WAIT_SECONDS)
-            assert levels[-1] == 2
 
     def test_an_observer_that_fails_changes_nothing(self, make_batcher: MakeBatcher) -> None:
         class FailingObserver(RecordingObserver):

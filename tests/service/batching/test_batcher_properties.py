@@ -137,10 +137,6 @@ class CountingObserver(SilentObserver):
         self.drops: Counter[DropReason] = Counter()
         self.stalls = 0
         self.computed = 0
-        self.queue = (0, 0.0)
-
-    def queue_changed(self, depth: int, cost: float) -> None:
-        self.queue = (depth, cost)
 
     def batch_finished(self, worker: str, size: int, cost: float, seconds: float) -> None:
         self.computed += size
@@ -277,7 +273,6 @@ def test_every_item_ends_exactly_once(
     assert processor.abandoned == observer.stalls == len(stalled)
     assert processor.starts == processor.stops + processor.abandoned
     assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)
-    assert observer.queue == (0, 0.0)
     for (_, submission), reason in zip(accepted, reasons, strict=True):
         assert (submission.batch_size > 0) == (reason is None)
 
@@ -356,4 +351,4 @@ def test_many_threads_submitting_cancelling_and_waiting_get_their_own_answers() 
     assert len(ends) + total["full"] == threads * items_each
     assert observer.drops == Counter({DropReason.CANCELLED: total["cancelled"]})
     assert observer.computed + total["cancelled"] == len(ends)
-    assert observer.queue == (0, 0.0)
+    assert (batcher.queue_depth, batcher.queue_cost) == (0, 0.0)

@@ -100,6 +100,57 @@ def test_a_reservation_is_refused_for_lack_of_time_but_its_items_are_not(
         assert batcher.queue_depth == 1
 
 
+def test_an_owner_is_told_its_own_wait_and_not_that_of_the_whole_queue(
+    make_batcher: MakeBatcher,
+) -> None:
+    clock = ManualClock()
+
+    def take_two_seconds(items: list[str]) -> list[str]:
+        clock.advance(2.0)
+        return items
+
+    processor = RecordingProcessor(take_two_seconds)
+    limits = BatchLimits(max_batch_items=2, max_batch_cost=2.0, max_queue_cost=100.0)
+    batcher = make_batcher(processor, limits, clock=clock)
+    result(batcher.submit("a", bucket="bucket", cost=2.0))  # so 1 unit of cost per second
+    with processor.busy(batcher):
+        for item in range(60):
+            batcher.submit(f"heavy {item}", bucket="bucket", cost=1.0, owner=item % 2)
+        # 1 is being computed, then 1 of each of the three: 4 s, and a margin of 2 s.
+        with pytest.raises(QueueFullError, match="no time"):
+            batcher.submit("light", bucket="bucket", cost=1.0, deadline=7.9, owner="light")
+        batcher.submit("light", bucket="bucket", cost=1.0, deadline=8.0, owner="light")
+        # The owner of 30 waits for 31 of its own, 30 of the other and 1 of the light one.
+        with pytest.raises(QueueFullError, match="no time") as caught:
+            batcher.submit("more", bucket="bucket", cost=1.0, deadline=8.0, owner=0)
+        assert caught.value.retry_after_seconds == pytest.approx(2.0 + 1.5 * 63 - 8.0)
+
+
+def test_a_full_queue_has_room_for_an_owner_with_little_and_tells_each_its_own_wait(
+    make_batcher: MakeBatcher,
+) -> None:
+    processor = RecordingProcessor()
+    batcher = make_batcher(processor, BatchLimits(1, 100.0, 96.0))
+    batcher.expect(cost=1.0, seconds=1.0)
+    with processor.busy(batcher):
+        for item in range(96):
+            batcher.submit(f"heavy {item}", bucket="bucket", cost=1.0, owner="heavy")
+        with pytest.raises(QueueFullError) as heavy:
+            batcher.submit("more", bucket="bucket", cost=20.0, owner="heavy")
+        with pytest.raises(QueueFullError) as large:
+            batcher.reserve(20.0, owner="large")
+        # One is being computed. The large one needs room, the heavy one has more than its share.
+        assert large.value.retry_after_seconds == 1.0 + 20.0
+        assert heavy.value.retry_after_seconds == 1.0 + 20.0
+        with pytest.raises(QueueFullError) as contended:
+            batcher.submit("more", bucket="bucket", cost=20.0, owner="heavy")
+        assert contended.value.retry_after_seconds == 1.0 + 116.0 - 108.0 / 2
+        first = batcher.submit("light", bucket="bucket", cost=1.0, owner="light")
+        assert batcher.queue_cost == 97.0
+    assert result(first) == ("done", "light")
+    assert processor.batches.index(["light"]) <= 3
+
+
 def test_a_reservation_does_not_keep_a_batcher_from_ending(make_batcher: MakeBatcher) -> None:
     batcher = make_batcher(RecordingProcessor(), LIMITS)
     with reserved(batcher, 5.0) as reservation:

@@ -150,7 +150,7 @@ def test_the_estimate_counts_every_ready_worker(pair: Pair) -> None:
     for processor in (pair.first, pair.second):
         assert processor._entered.acquire(timeout=WAIT_SECONDS)
     (queued,) = submit_all(pair.batcher, "c")
-    standing = pair.batcher.standing(queued.ticket)
+    standing = pair.batcher.standing([queued.ticket])
     assert standing is not None
     assert standing.seconds == pytest.approx(15.0, abs=2.0)
 

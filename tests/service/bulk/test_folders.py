@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from legrad_engine import Explainer
+from service.bulk import computing
 from service.bulk.manifest import Manifest, read
 from service.bulk.report import contact_sheet
 from service.cli import app
 from tests.support.pictures import encoded, picture
 from tests.support.tiny_model import save_model
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode exactly, as the engine does, so that results are equal to its own."""
+    rules = replace(computing._PICTURES, decoding="exact")
+    monkeypatch.setattr(computing, "_PICTURES", rules)
 
 
 @pytest.fixture
@@ -154,6 +163,7 @@ def test_results_of_another_question_are_kept_apart(
         ["a cat", "a dog"],
         ["a cat", "--layers", "all"],
         ["a cat", "--score", "cls"],
+        ["a cat", "--method", "rollout"],
         ["a cat", "--size", "96"],
         ["a cat", "--fit", "pad"],
         ["a cat", "--format", "webp"],
@@ -167,14 +177,16 @@ def test_results_of_another_question_are_kept_apart(
     found = lines(output)
     assert len(found) == len({line["heatmap"] for line in found}) == len(questions) + 1
     explainer = Explainer.load(config, weights)
-    options = {"layers": (0, 1, 2), "score": "cls", "size": 96, "fit": "pad"}
+    options = {"method": "rollout", "layers": (0, 1, 2), "score": "cls", "size": 96, "fit": "pad"}
     for line in found:
         chosen: dict[str, Any] = {name: line[name] for name in options}
         chooser = explainer if line["model"] == tiny_model else Explainer.load("starter")
         prompts = [each["prompt"] for each in found if each["question"] == line["question"]]
         (alone,) = chooser.explain(source, prompts, **chosen)
         raw = np.load(output / line["heatmap"])
-        np.testing.assert_allclose(raw, alone.maps[prompts.index(line["prompt"])], rtol=1e-3)
+        np.testing.assert_allclose(
+            raw, alone.maps[prompts.index(line["prompt"])], rtol=1e-3, atol=1e-9
+        )
         assert line["probability"] == pytest.approx(
             alone.probabilities[prompts.index(line["prompt"])], abs=1e-4
         )
@@ -184,6 +196,20 @@ def test_results_of_another_question_are_kept_apart(
     page = contact_sheet(output)
     assert "1 of 1 picture, 2 prompts" in page
     assert page.count("<h2") == len(questions)
+
+
+def test_a_method_is_refused_in_one_line_and_an_untargeted_one_says_so(
+    folder: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    asked = ("explain", folder / "b.png", "a cat", "a dog", "-o", tmp_path / "out")
+    refused = run(*asked, "--model", tiny_model, "--method", "gradcan")
+    assert refused.exit_code == 2
+    assert "method='gradcan' is unknown" in refused.output
+    done = run(*asked, "--model", tiny_model, "--method", "rollout")
+    assert done.exit_code == 0, done.output
+    assert "Attention rollout gives all prompts of a picture the same map." in done.output
+    one, other = (np.load(tmp_path / "out" / each["heatmap"]) for each in lines(tmp_path / "out"))
+    assert np.array_equal(one, other)
 
 
 def test_results_do_not_outlive_the_weights_that_computed_them(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.bulk.prompts import UnreadablePromptsError, read_prompts
+from service.bulk.prompts import UnreadablePromptsError, gather_prompts, read_prompts
 from service.cli import app
 from tests.support.pictures import encoded
 
@@ -71,3 +71,25 @@ def test_the_command_line_says_which_file_cannot_be_read(tmp_path: Path) -> None
     assert done.exit_code == 2
     assert "prompts.txt is not text in utf-8" in done.output
     assert len(done.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["explain"], ["ask"], ["bulk", "-o", "rows"]])
+def test_a_file_that_is_given_as_a_prompt_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(encoded())
+    source = "pictures/a.png" if command == ["ask"] else "pictures"
+    found = CliRunner().invoke(app, [*command, source, "prompts.txt"])
+    assert found.exit_code == 2
+    assert "prompts.txt is a file: give it with --prompts" in found.output
+    assert {each.name for each in tmp_path.iterdir()} == {"prompts.txt", "pictures"}
+
+
+def test_a_word_may_be_the_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").write_text("")
+    long = "St. Bernard " * 1000
+    assert gather_prompts(["cat", "a dog", "cat", long], None) == ("cat", "a dog", long)

@@ -4,11 +4,14 @@ import re
 import socket
 import time
 from collections import Counter
+from concurrent.futures import Future
 from typing import Any
 
+import httpx
 import pytest
 
 from service.batching import QueueFullError
+from service.errors import TooManyRequestsError
 from service.pictures.jobs import Decode
 from service.pictures.workers import PictureWorkers
 from tests.support.answers import refused
@@ -84,9 +87,9 @@ def test_nothing_is_decoded_that_is_then_refused(
     decoded: list[Decode] = []
     decode = PictureWorkers.decode
 
-    async def counting(self: PictureWorkers, owner: object, task: Decode) -> Any:
+    async def counting(self: PictureWorkers, owner: str, task: Decode, request: object) -> Any:
         decoded.append(task)
-        return await decode(self, owner, task)
+        return await decode(self, owner, task, request)
 
     monkeypatch.setattr(PictureWorkers, "decode", counting)
     with RunningApp(tiny_model, max_queue_cost=4, max_batch_images=1) as running:
@@ -96,6 +99,69 @@ def test_nothing_is_decoded_that_is_then_refused(
         statuses = Counter(answer.result().status_code for answer in answers)
     assert statuses.keys() == {200, 429}
     assert len(decoded) == statuses[200]
+
+
+def from_address(running: RunningApp, address: str, seed: int) -> "Future[httpx.Response]":
+    return running.explain_in_background(unlike(seed), **{"X-Forwarded-For": address})
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ({"max_queue_cost": 32.0}, "queue-full"),
+        ({"max_requests_in_progress": 32}, "too-many-requests"),
+    ],
+)
+def test_a_caller_with_little_work_is_admitted_where_callers_with_much_are_refused(
+    tiny_model: str, limit: dict[str, Any], problem: str
+) -> None:
+    with (
+        RunningApp(tiny_model, max_batch_images=1, trusted_proxies="127.0.0.1", **limit) as running,
+        Held(running) as held,
+    ):
+        heavy = [from_address(running, f"10.0.0.{number % 3}", number) for number in range(56)]
+        running.eventually(lambda: sum(answer.done() for answer in heavy) >= 20)
+        refusals = [answer.result() for answer in heavy if answer.done()]
+        assert {answer.status_code for answer in refusals} == {429}
+        assert {answer.json()["error"] for answer in refusals} == {problem}
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refusals)
+        light = from_address(running, "10.0.0.99", 99)
+        # Once it is decoded, its picture is queued.
+        decoded = running.model.batcher.queue_depth
+        running.eventually(lambda: light.done() or running.model.batcher.queue_depth > decoded)
+        held.release()
+        assert light.result(60).status_code == 200
+
+
+def test_drawings_of_a_caller_leave_room_for_those_of_others(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_drawn_pixels_in_progress=8000) as running:
+        admission = running.state.explaining.admission
+        with admission.reserve("heavy") as heavy, admission.reserve("light") as light:
+            admission.reserve_drawings(heavy, 8000)
+            with pytest.raises(TooManyRequestsError):
+                admission.reserve_drawings(heavy, 100)
+            admission.reserve_drawings(light, 100)
+        with admission.reserve("heavy") as heavy:
+            admission.reserve_drawings(heavy, 8000)
+
+
+def test_a_deadline_leaves_time_to_draw_a_batch_of_the_size_that_the_model_has(
+    tiny_model: str,
+) -> None:
+    with (
+        RunningApp(tiny_model, max_batch_images=16, picture_processes=1) as running,
+        Held(running) as held,
+    ):
+        # As the warm-up of an accelerator may find it.
+        running.model.max_batch_images = 1
+        first = running.explain_in_background(unlike(1))
+        assert held.entered.wait(60)
+        running.workers.capacity.record("draw", 1.0)
+        second = running.explain_in_background(unlike(2), **{"X-Request-Timeout-Ms": "20000"})
+        running.eventually(lambda: second.done() or running.model.batcher.queue_depth == 1)
+        held.release()
+        assert first.result(60).status_code == 200
+        assert second.result(60).status_code == 200
 
 
 def test_texts_to_encode_count_as_work(tiny_model: str) -> None:

@@ -20,7 +20,7 @@ from service.telemetry.metrics import Metrics, TraceCacheMetrics
 from tests.support.picture_workers import paused, started, until
 from tests.support.pictures import encoded, picture
 
-KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", (1, 2), "mean", None)
+KEY = TraceKey(b"digest", "tiny", (64, 64), "squash", "legrad", (1, 2), "mean", None)
 GOOD = encoded(picture(90, 40))
 
 
@@ -42,7 +42,7 @@ async def preparing(
 ) -> "asyncio.Task[Any]":
     shared = pictures.find(explainer, KEY)
     task = asyncio.ensure_future(
-        pictures.prepare(shared, explainer, data, ExplainOptions(), max_side, object())
+        pictures.prepare(shared, explainer, data, ExplainOptions(), max_side, "a", object())
     )
     # Each task runs until it waits for the process or for another task.
     await asyncio.sleep(0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from service.batching import BatchLimits, Computed, MicroBatcher, Standing
+from service.batching.bucket_queue import BucketQueue, QueueEntry
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.running_app import Held, RunningApp
 
@@ -81,15 +82,41 @@ def test_the_estimate_is_the_work_ahead_at_the_measured_speed_less_what_has_pass
         assert slow.entered.wait(60)
         waiting = [batcher.submit(name, bucket=0, cost=1.0) for name in ("a", "b")]
         slow.now += 0.5
-        assert [batcher.standing(each.ticket) for each in (held, *waiting)] == [
+        assert [batcher.standing([each.ticket]) for each in (held, *waiting)] == [
             Standing(0, 1.5),
             Standing(1, 3.5),
             Standing(2, 5.5),
         ]
+        assert batcher.standing([each.ticket for each in (*waiting, held)]) == Standing(2, 5.5)
     finally:
         slow.released.set()
         assert batcher.drain(60)
-    assert batcher.standing(held.ticket) is None
+    assert batcher.standing([held.ticket]) is None
+
+
+def test_the_queue_is_counted_once_for_all_pictures_of_a_request(
+    alone: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    cost_until = BucketQueue.cost_until
+
+    def counting(queue: BucketQueue[QueueEntry], ticket: int) -> tuple[int, float] | None:
+        counted.append(ticket)
+        return cost_until(queue, ticket)
+
+    with Held(alone) as held:
+        first = alone.explain_in_background()
+        assert held.entered.wait(60)
+        images = [data_url(encoded(picture(seed=seed))) for seed in range(1, 9)]
+        body = request_of(image=None, images=images)
+        many = alone.explain_in_background(body, **{"X-Request-ID": "many"})
+        alone.wait_for_queue(8)
+        _wait_until_queued(alone, "many")
+        monkeypatch.setattr(BucketQueue, "cost_until", counting)
+        read = alone.client.get("/explain/many/progress").json()
+        assert (read["stage"], read["position"]) == ("queued", 8)
+        assert len(counted) == 1
+    assert {each.result().status_code for each in (first, many)} == {200}
 
 
 def test_an_answered_request_is_forgotten(alone: RunningApp) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from service.pictures import processes
+from service.pictures.messages import AnswerReader
 from tests.support.answers import refused
 from tests.support.picture_bombs import long_bmp
 from tests.support.picture_workers import children
@@ -77,9 +78,9 @@ def test_a_server_without_memory_says_that_and_not_that_the_picture_is_damaged(
         raise MemoryError
 
     with RunningApp(tiny_model) as running:
-        for place in ("receive_answer", "send_soon"):
+        for owner, place in ((AnswerReader, "feed"), (processes, "pack")):
             with monkeypatch.context() as patch:
-                patch.setattr(processes, place, full)
+                patch.setattr(owner, place, full)
                 failed = running.explain(request_of(image=data_url(encoded(picture(seed=9)))))
             refused(failed, 503, "out-of-memory", None)
             assert int(failed.headers["retry-after"]) >= 1

@@ -10,10 +10,13 @@ import trustme
 
 from service.explaining.network import SystemNetwork
 from tests.support.answers import validator_of
+from tests.support.api_keys import bearer, entry, listed
 from tests.support.fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from tests.support.picture_sites import PictureSite, answer, redirects, sends
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.running_app import Held, RunningApp
+
+SCOPES = ("explain", "metrics")
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +237,7 @@ def test_a_name_without_addresses_is_no_failure_of_the_resolver(
         network.addresses("missing.example")
 
 
-def test_no_more_pictures_are_fetched_at_once_than_allowed(tiny_model: str) -> None:
+def test_one_caller_fetches_no_more_pictures_at_once_than_half(tiny_model: str) -> None:
     release = threading.Event()
 
     def held(connection: Any) -> None:
@@ -242,7 +245,7 @@ def test_no_more_pictures_are_fetched_at_once_than_allowed(tiny_model: str) -> N
         connection.sendall(answer(PICTURE))
 
     with (
-        FetchingApp(tiny_model, url_max_fetches=3, url_timeout_seconds=60) as fetching,
+        FetchingApp(tiny_model, url_max_fetches=6, url_timeout_seconds=60) as fetching,
         fetching.site(held) as (url, site),
     ):
         bodies = [{"image": {"url": url}, "prompts": ["a cat"]} for _ in range(7)]
@@ -253,6 +256,35 @@ def test_no_more_pictures_are_fetched_at_once_than_allowed(tiny_model: str) -> N
         release.set()
         assert [each.result().status_code for each in answers] == [200] * 7
         assert site.most_open == 3
+
+
+def test_a_caller_whose_server_is_slow_leaves_places_for_the_fetches_of_others(
+    tiny_model: str,
+) -> None:
+    release = threading.Event()
+
+    def held(_: Any) -> None:
+        assert release.wait(60)
+
+    keys = listed(entry("slow", "of slow", "explain"), entry("other", "of other", *SCOPES))
+    with (
+        FetchingApp(
+            tiny_model, url_max_fetches=4, url_timeout_seconds=60, api_keys=keys
+        ) as fetching,
+        fetching.site(held, "slow.example", address="8.8.8.8") as (slow, site),
+        fetching.site(sends(answer(PICTURE))) as (url, _),
+    ):
+        fetching.client.headers.update(bearer("of other"))
+        body = {"image": {"url": slow}, "prompts": ["a cat"]}
+        waiting = [fetching.explain_in_background(body, **bearer("of slow")) for _ in range(7)]
+        try:
+            fetching.eventually(lambda: fetching.metric("legrad_requests_in_progress") == 7)
+            fetching.eventually(lambda: site.open > 1)
+            assert fetching.explain_url(url).status_code == 200
+            assert site.most_open == 2
+        finally:
+            release.set()
+        assert {each.result().status_code for each in waiting} == {502}
 
 
 def test_a_full_queue_refuses_before_anything_is_fetched(tiny_model: str) -> None:

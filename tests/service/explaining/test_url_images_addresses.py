@@ -133,25 +133,37 @@ def test_a_resolver_that_fails_is_a_problem(fetching: FetchingApp) -> None:
 
 
 def test_a_hanging_resolver_does_not_delay_other_requests(tiny_model: str) -> None:
-    """Requests with large bodies, which are read on threads as well, are answered meanwhile."""
+    """Requests with large bodies, which are read on threads as well, are answered meanwhile.
+
+    So are those of other callers whose pictures have to be fetched.
+    """
     released = threading.Event()
 
     def hangs() -> Sequence[str]:
         assert released.wait(60)
         return ["8.8.8.8"]
 
-    with FetchingApp(tiny_model, url_max_fetches=40, request_timeout_seconds=10) as fetching:
+    with FetchingApp(
+        tiny_model,
+        url_max_fetches=40,
+        request_timeout_seconds=10,
+        trusted_proxies="127.0.0.1",
+    ) as fetching:
         fetching.network.hosts["hangs.example"] = hangs
         body = {"image": {"url": "http://hangs.example/"}, "prompts": ["a cat"]}
         try:
             answers = [fetching.explain_in_background(body) for _ in range(40)]
-            fetching.eventually(lambda: len(fetching.network.lookups) == 40)
+            fetching.eventually(lambda: len(fetching.network.lookups) == 20)
             large = request_of(image=data_url(encoded(picture(600, 400))))
             assert fetching.explain(large).status_code == 200
             for each in answers:
                 refused(each.result(), 504, "url-timeout")
-            # All threads for look-ups still hang.
+            # The threads that one caller may have for look-ups still hang.
             refused(fetching.explain_url("http://other.example/"), 504, "url-timeout")
+            assert fetching.network.lookups == ["hangs.example"] * 20
             assert fetching.network.connected == []
+            with fetching.site(sends(answer(PICTURE))) as (url, _):
+                another = fetching.explain_url(url, **{"X-Forwarded-For": "10.0.0.2"})
+                assert another.status_code == 200
         finally:
             released.set()

@@ -28,7 +28,7 @@ const bytes = await readFile(file);
 const picture = new Blob([bytes], { type: "image/png" });
 const image = bytes.toString("base64");
 // Those with a default are required in answers, and so in the generated types.
-const options: Options = { layers: 1, fit: "pad", cache: true };
+const options: Options = { layers: 1, fit: "pad", cache: true, method: "legrad", heads: "mean" };
 const output = {
   heatmap: "none",
   overlay: false,
@@ -39,6 +39,7 @@ const output = {
   max_side: 512,
   format: "webp",
   quality: 70,
+  layers_report: false,
 } as const;
 const path = { model_id: model };
 
@@ -65,7 +66,7 @@ function check(holds: boolean | undefined): void {
 }
 
 const explained = await client.POST("/explain", {
-  body: { image, prompts: ["a cat"], targets: [{ type: "text", text: "a dog" }], options, output },
+  body: { image, prompts: ["a cat"], targets: [{ type: "text", text: "a dog", words: false }], options, output },
 });
 const targets = json(explained.data).images[0].targets;
 check(targets.length === 2);
@@ -74,7 +75,7 @@ const sent = await client.POST("/explain", {
     // Generated types have files as strings.
     image: [picture as unknown as string],
     prompts: ["a cat"],
-    targets: [{ type: "text", text: "a dog" }],
+    targets: [{ type: "text", text: "a dog", words: false }],
     options,
     output,
   },

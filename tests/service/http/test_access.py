@@ -170,6 +170,25 @@ def test_the_log_names_the_key_and_nothing_shows_it(tiny_model: str) -> None:
             assert secret["sha256"] not in shown
 
 
+@pytest.mark.parametrize(
+    ("address", "key", "owner"),
+    [
+        ("10.0.0.1", None, "address 10.0.0.1"),
+        ("10.0.0.1", "a wrong key", "address 10.0.0.1"),
+        ("10.0.0.1", "prometheus", "key prometheus"),
+        ("2001:db8:1:2:3:4:5:6", None, "address 2001:db8:1:2::"),
+        ("2001:db8:1:2::7", None, "address 2001:db8:1:2::"),
+        ("unix", None, "address unix"),
+    ],
+)
+def test_a_request_shares_the_server_in_the_name_of_its_key_or_else_its_address(
+    guarded: RunningApp, address: str, key: str | None, owner: str
+) -> None:
+    headers = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
+    scope = {"type": "http", "headers": headers, "client": (address, 1)}
+    assert guarded.state.access.owner(scope) == owner
+
+
 def limited(model: str, **limits: Any) -> RunningApp:
     """An application with one limited key and one for the test itself."""
     own = entry("test", "test", "explain", "metrics")
@@ -252,15 +271,18 @@ def test_a_key_asks_for_no_more_work_in_a_minute_than_it_may(tiny_model: str) ->
 
 
 def test_every_instance_of_another_protocol_counts_as_work(tiny_model: str) -> None:
-    with limited(tiny_model, max_cost_per_minute=12) as running:
-        path = f"/v1/models/{running.model.id}:explain"
-        # Four questions of their own, each a command.
-        instances = [request_of(prompts=[f"prompt {number}"]) for number in range(4)]
-        statuses = [
-            running.client.post(path, json={"instances": instances}, headers=bearer("asker"))
-            for _ in range(3)
-        ]
-        assert [each.status_code for each in statuses] == [200, 200, 429]
+    with limited(tiny_model, max_cost_per_minute=13.5) as running:
+        assert [ask_four(running).status_code for _ in range(3)] == [200, 200, 429]
+        # Nothing of a refused request stays charged.
+        for _ in range(2):
+            assert running.explain(None, **bearer("asker")).status_code == 200
+
+
+def ask_four(running: RunningApp) -> httpx.Response:
+    """Send four instances with questions of their own, each a command."""
+    instances = [request_of(prompts=[f"prompt {number}"]) for number in range(4)]
+    path = f"/v1/models/{running.model.id}:explain"
+    return running.client.post(path, json={"instances": instances}, headers=bearer("asker"))
 
 
 def test_a_request_above_a_whole_minute_of_work_is_told_so(tiny_model: str) -> None:
@@ -268,3 +290,13 @@ def test_a_request_above_a_whole_minute_of_work_is_told_so(tiny_model: str) -> N
         refused = running.explain(None, **bearer("asker"))
         assert problem(refused) == (422, "limit-exceeded")
         assert "may ask for 0.5 in a minute" in refused.json()["detail"]
+
+
+def test_instances_that_together_are_above_a_whole_minute_of_work_are_told_so(
+    tiny_model: str,
+) -> None:
+    with limited(tiny_model, max_cost_per_minute=4) as running:
+        refused = ask_four(running)
+        assert (refused.status_code, refused.json()["code"]) == (422, "limit-exceeded")
+        for _ in range(2):
+            assert running.explain(None, **bearer("asker")).status_code == 200

@@ -1,8 +1,11 @@
 """Query parameters that would be ignored are refused, and HEAD is answered wherever GET is."""
 
+import urllib.parse
+
 import pytest
 from starlette.routing import Route
 
+from service.http import access_routes
 from tests.support.answers import refused
 from tests.support.pictures import encoded
 from tests.support.running_app import RunningApp
@@ -55,6 +58,35 @@ def test_a_misspelt_or_repeated_query_parameter_is_named(
         answer = running.client.post(f"/models/{running.model.id}/load?{query}")
         assert answer.status_code == 422
         assert mention in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/models", "/models/a/classes", "/explain", "/explanations/a"])
+def test_more_parameters_than_any_path_has_are_refused_unparsed(
+    running: RunningApp, method: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[object] = []
+    monkeypatch.setattr(access_routes, "QueryParams", parsed.append)
+    answer = running.client.request(method, f"{path}?{'a&' * 30_000}")
+    if answer.status_code != 405:
+        assert answer.status_code == 422
+        assert "more than 1000 parameters" in answer.text
+    assert not parsed
+
+
+def test_a_path_is_decoded_once_however_many_routes_it_is_compared_with(
+    running: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def unquote(segment: str) -> str:
+        decoded.append(segment)
+        return urllib.parse.unquote(segment)
+
+    monkeypatch.setattr(access_routes, "unquote", unquote)
+    for method in ("GET", "POST"):
+        assert running.client.request(method, "/nothing/of%2fthis").status_code == 404
+    assert decoded == ["", "nothing", "of%2fthis"]
 
 
 def test_a_wrong_method_is_answered_as_such_whatever_its_query(running: RunningApp) -> None:

@@ -1,13 +1,21 @@
 """Compressed bodies are read within the limits on their content."""
 
+import asyncio
 import gzip
 import json
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message
 
+from service.errors import TooManyRequestsError
+from service.http.bodies import BodyBudget
+from service.settings.values import BodyLimits
+from service.telemetry.metrics import Metrics
 from tests.support.answers import refused
 from tests.support.pictures import encoded, request_of
 from tests.support.running_app import RunningApp
@@ -107,3 +115,23 @@ def test_a_body_of_countless_members_is_refused(running: RunningApp) -> None:
 
 def test_an_empty_body_is_no_json_whatever_its_coding(running: RunningApp) -> None:
     refused(send(running, b""), 400, "malformed-body", "body")
+
+
+def test_bodies_of_a_caller_leave_room_for_those_of_others() -> None:
+    budget = BodyBudget(BodyLimits(1000, 8000), Metrics([], [], []))
+
+    async def receive(owner: str, size: int, sent: ExitStack) -> None:
+        async def received() -> Message:
+            return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+        await budget.limited(Headers(), received, lambda: owner, sent)()
+
+    async def several(sent: ExitStack) -> None:
+        for _ in range(8):
+            await receive("heavy", 1000, sent)
+        with ExitStack() as refused, pytest.raises(TooManyRequestsError):
+            await receive("heavy", 1000, refused)
+        await receive("light", 100, sent)
+
+    with ExitStack() as sent:
+        asyncio.run(several(sent))

@@ -1,8 +1,11 @@
 """The list of API keys: its validation, and the reload of a changed file."""
 
+import asyncio
 import hmac
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from typer.testing import CliRunner
 
 from legrad_engine.errors import InvalidOptionError
 from service.cli import app
-from service.http.keys import KeyRing
+from service.http.keys import KeyFile, KeyRing
 from service.settings import Settings
 from service.settings.keys import digest, new_key, read_keys
 from tests.support.api_keys import bearer, entry, listed
@@ -162,6 +165,26 @@ def test_the_file_is_taken_over_when_it_changes(tiny_model: str, tmp_path: Path)
         assert status("older") == 401
         secret.write("[]")
         running.eventually(lambda: status("newer") == 401)
+
+
+def test_the_file_is_taken_over_although_all_shared_threads_are_busy(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(listed(entry("asker", "older", "explain")))
+    ring, released = KeyRing(()), threading.Event()
+
+    async def newer_is_found() -> None:
+        with ThreadPoolExecutor(1) as busy:
+            asyncio.get_running_loop().set_default_executor(busy)
+            busy.submit(released.wait, 60)
+            try:
+                async with KeyFile(path, ring, lambda _: None).watched(), asyncio.timeout(20):
+                    path.write_text(listed(entry("asker", "newer", "explain")))
+                    while ring.find(b"newer") is None:
+                        await asyncio.sleep(0.01)
+            finally:
+                released.set()
+
+    asyncio.run(newer_is_found())
 
 
 def test_a_broken_file_keeps_the_earlier_keys_and_is_complained_of(

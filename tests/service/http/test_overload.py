@@ -93,7 +93,7 @@ def test_a_stopping_server_closes_the_connections_of_refused_requests(tiny_model
 def test_a_bug_in_the_early_check_for_room_does_not_fail_requests(
     tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: float) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
     with RunningApp(tiny_model) as running:

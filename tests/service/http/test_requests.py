@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service.app import create_app
+from service.http import access_routes
 from service.http.application import application_of
 from service.http.headers import OneRequestId
 from service.settings import Settings
@@ -115,6 +116,23 @@ def test_the_request_id_is_there_once_whatever_middleware_stands_around(
     path: str, around: Callable[[FastAPI], ASGIApp]
 ) -> None:
     app = around(create_app(Settings(models=("starter",))))
+    ids = [
+        value
+        for name, value in start_of(app, scope_of("GET", path))["headers"]
+        if name == b"x-request-id"
+    ]
+    assert ids == [b"given"]
+
+
+def test_a_query_of_any_bytes_is_kept_on_the_way_from_the_prefix_to_its_page() -> None:
+    app = create_app(Settings(models=("starter",), root_path="/legrad"))
+    start = start_of(app, scope_of("GET", "/legrad") | {"query_string": b"a=\xff%2F&b=\xc3\xa9"})
+    assert start["status"] == 307
+    assert dict(start["headers"])[b"location"] == b"./legrad/?a=%FF%2F&b=%C3%A9"
+
+
+def start_of(app: ASGIApp, scope: dict[str, Any]) -> Message:
+    """Return the start of the answer to a request without a body."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -124,11 +142,10 @@ def test_the_request_id_is_there_once_whatever_middleware_stands_around(
         sent.append(message)
 
     async def ask() -> None:
-        await app(scope_of("GET", path), receive, send)
+        await app(scope, receive, send)
 
     asyncio.run(ask())
-    ids = [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
-    assert ids == [b"given"]
+    return sent[0]
 
 
 def exchange(running: RunningApp, head: bytes) -> bytes:
@@ -153,6 +170,44 @@ def test_a_request_without_a_host_or_with_two_is_refused_and_its_connection_clos
     assert b"content-type: application/problem+json" in head.lower()
     problem = json.loads(body)
     assert (problem["error"], problem["field"]) == ("malformed-request", "Host")
+
+
+_PREFLIGHT = (
+    b"OPTIONS /explain HTTP/1.1\r\n"
+    b"Origin: https://app.example.org\r\n"
+    b"Access-Control-Request-Method: POST\r\n"
+)
+
+
+@pytest.mark.parametrize("head", [b"POST /explain HTTP/1.1\r\n", _PREFLIGHT])
+def test_two_hosts_are_refused_before_anything_else_is_answered(
+    tiny_model: str, head: bytes
+) -> None:
+    with (
+        RunningApp(tiny_model, cors_origins="https://app.example.org") as running,
+        running.full(),
+    ):
+        answer = exchange(running, head + b"Host: a\r\nHost: b\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"x-content-type-options: nosniff" in answer.lower()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
+@pytest.mark.parametrize(
+    "begin", ["/", "/models/", "/v2/models/", "/web/", "/static-offline-docs/"]
+)
+def test_a_path_longer_than_any_is_refused_before_it_is_compared(
+    running: RunningApp, method: str, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
+    monkeypatch.setattr(access_routes, "unquote", decoded.append)
+    answer = running.client.request(method, begin + "%2f" * 20_000)
+    assert answer.status_code == 414
+    problem = answer.json()
+    assert problem["error"] == "path-too-long"
+    assert "2048 characters" in problem["detail"]
+    assert len(answer.content) < 2000
+    assert not decoded
 
 
 def test_http_1_0_needs_no_host(running: RunningApp) -> None:

@@ -1,6 +1,7 @@
 """Reservations of the picture processes' time."""
 
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,29 +12,46 @@ from service.pictures.capacity import PictureCapacity
 
 def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused() -> None:
     waiting = 0
-    capacity = PictureCapacity(1, lambda: waiting)
+    capacity = PictureCapacity(1, lambda _, more: waiting + more)
     for work in ("decode", "draw"):
         capacity.record(work, 0.1)
-    capacity.check(time.monotonic())
-    with capacity.reserve(time.monotonic() + 60, 10):
+    capacity.check("a", time.monotonic())
+    with capacity.reserve("a", time.monotonic() + 60, 10):
         # Ten drawings, one more decoding and drawing, 0.1 s each, plus a margin of one half.
-        capacity.check(time.monotonic() + 1.9)
+        capacity.check("a", time.monotonic() + 1.9)
         for deadline in (0.1, 1.0, 1.7):
             with pytest.raises(TooManyRequestsError) as caught:
-                capacity.check(time.monotonic() + deadline)
+                capacity.check("a", time.monotonic() + deadline)
         assert caught.value.retry_after_seconds is not None
         assert whole_seconds(caught.value.retry_after_seconds) >= 1
         waiting = 10
-        with pytest.raises(TooManyRequestsError), capacity.reserve(time.monotonic() + 3.0, 1):
+        with pytest.raises(TooManyRequestsError), capacity.reserve("a", time.monotonic() + 3.0, 1):
             raise AssertionError
-    capacity.check(time.monotonic())
+    capacity.check("a", time.monotonic())
 
 
 def test_more_processes_need_less_time() -> None:
-    assert PictureCapacity(1, int).drawing_seconds(8) == 0
+    assert PictureCapacity(1, lambda _, more: more).drawing_seconds(8) == 0
     seconds = []
     for processes in (1, 4):
-        capacity = PictureCapacity(processes, int)
+        capacity = PictureCapacity(processes, lambda _, more: more)
         capacity.record("draw", 0.1)
         seconds.append(capacity.drawing_seconds(8))
     assert seconds == pytest.approx([1.2, 0.3])
+
+
+def test_the_pictures_of_others_count_as_far_as_they_have_their_turn_before() -> None:
+    capacity = PictureCapacity(1, lambda _, more: more)
+    for work in ("decode", "draw"):
+        capacity.record(work, 0.1)
+    late = time.monotonic() + 100
+    with ExitStack() as stack:
+        for number in range(24):
+            stack.enter_context(capacity.reserve(f"heavy {number}", late, 16))
+        # One decoding and 25 drawings, 0.1 s each, plus a margin of one half: of all that is drawn,
+        # one picture of each.
+        capacity.check("light", time.monotonic() + 4.0)
+        with pytest.raises(TooManyRequestsError) as caught:
+            capacity.check("heavy 0", time.monotonic() + 4.0)
+    assert caught.value.retry_after_seconds == pytest.approx(1.5 * 0.1 * (1 + 24 * 16 + 1) - 4, 0.1)
+    assert not capacity._reserved

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import PictureMemoryError
+from legrad_engine.errors import ImageDecodeError, LegradError
+from service.errors import PictureMemoryError, ServiceError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.icc_profiles import display_p3
@@ -20,6 +21,9 @@ from tests.support.running_app import samples
 SIDE = 2000
 # The promise of docs/settings.md.
 PROMISED = Settings(max_image_pixels=SIDE * SIDE, max_drawn_pixels=1).picture_limits.max_bytes
+
+# From the least that a format takes to more than any of them does.
+LIMITS = (41_000_000, 50_000_000, 66_000_000, 84_000_000, 100_000_000, PROMISED)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits address space")
 
@@ -53,6 +57,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     ),
     "WebP": lambda: encoded(large("RGB"), "WEBP", quality=50, method=0),
     "WebP, alpha": lambda: encoded(large("RGBA"), "WEBP", quality=50, method=0),
+    "WebP, lossless": lambda: encoded(large("RGBA"), "WEBP", lossless=True, quality=0, method=0),
     "AVIF": lambda: encoded(large("RGB"), "AVIF", speed=10, quality=50),
     "AVIF, alpha": lambda: encoded(large("RGBA"), "AVIF", speed=10, quality=50),
     "HEIC": lambda: heic(large("RGB"), quality=10),
@@ -63,14 +68,20 @@ FILES: dict[str, Callable[[], bytes]] = {
     "BMP, alpha": lambda: encoded(large("RGBA"), "BMP"),
     "TIFF": lambda: encoded(large("RGB"), "TIFF"),
     "TIFF, alpha": lambda: encoded(large("RGBA"), "TIFF", compression="tiff_lzw"),
+    "TIFF, one strip": lambda: encoded(large("RGB"), "TIFF", compression="zstd", strip_size=2**30),
     "TIFF, float": lambda: encoded(large("F"), "TIFF"),
     "PPM": lambda: encoded(large("RGB"), "PPM"),
 }
 
 
+@functools.cache
+def file_of(name: str) -> bytes:
+    return FILES[name]()
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_is_decoded_within_the_promised_memory(name: str) -> None:
-    data = FILES[name]()
+    data = file_of(name)
 
     async def decoded() -> None:
         async with started(max_bytes=PROMISED) as workers:
@@ -82,8 +93,37 @@ def test_every_format_is_decoded_within_the_promised_memory(name: str) -> None:
     asyncio.run(decoded())
 
 
+def refused(data: bytes, max_bytes: int) -> Exception | None:
+    """The refusal of a picture under a limit; None if it is decoded."""
+
+    async def limited() -> Exception | None:
+        async with started(max_bytes=max_bytes) as workers:
+            try:
+                await workers.decode("a", decoding(data, SIDE))
+            except (LegradError, ServiceError) as error:
+                return error
+            return None
+
+    return asyncio.run(limited())
+
+
+@pytest.mark.parametrize("max_bytes", [2_000_000, 19_000_000, 34_000_000])
+@pytest.mark.parametrize("name", FILES)
+def test_a_picture_beyond_the_limit_is_refused_for_memory_whatever_its_format(
+    name: str, max_bytes: int
+) -> None:
+    assert isinstance(refused(file_of(name), max_bytes), PictureMemoryError)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_picture_is_refused_as_such_wherever_a_whole_one_is_decoded(name: str) -> None:
+    data = file_of(name)
+    limits = (max_bytes for max_bytes in LIMITS if refused(data, max_bytes) is None)
+    assert isinstance(refused(data[: len(data) * 2 // 3], next(limits)), ImageDecodeError)
+
+
 def test_a_picture_beyond_the_limit_fails_alone_and_others_go_on() -> None:
-    data, metrics = FILES["PNG, alpha"](), Metrics([], [], [])
+    data, metrics = file_of("PNG, alpha"), Metrics([], [], [])
 
     async def limited() -> None:
         async with started(max_bytes=24_000_000, metrics=metrics) as workers:
@@ -102,7 +142,7 @@ def test_a_picture_beyond_the_limit_fails_alone_and_others_go_on() -> None:
 
 
 def test_canvases_that_are_kept_take_no_memory_from_the_next_picture() -> None:
-    data = FILES["JPEG"]()
+    data = file_of("JPEG")
 
     async def many() -> None:
         async with started(max_bytes=60_000_000) as workers:
@@ -115,7 +155,7 @@ def test_canvases_that_are_kept_take_no_memory_from_the_next_picture() -> None:
 
 
 def test_canvases_that_are_dropped_give_their_memory_back() -> None:
-    data = FILES["JPEG"]()
+    data = file_of("JPEG")
 
     async def many() -> None:
         async with started(max_bytes=60_000_000) as workers:

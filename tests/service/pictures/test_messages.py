@@ -1,33 +1,26 @@
 """Messages of picture processes: values and errors of this program, and nothing else."""
 
-import asyncio
 import fractions
+import itertools
 import os
 import pickle
 import socket
 import struct
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from legrad_engine.errors import ImageDecodeError
 from service.pictures.jobs import Decode, Order, Refused
-from service.pictures.messages import pack, receive, receive_answer, send
+from service.pictures.messages import AnswerReader, pack, receive, send
 from tests.support.picture_workers import decoding
 
 
 def answered(message: object) -> Any:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        sender = threading.Thread(target=send, args=(theirs, message))
-        sender.start()
-        try:
-            return asyncio.run(receive_answer(ours))
-        finally:
-            sender.join()
+    return AnswerReader().feed(b"".join(pack(message)))
 
 
 def test_large_arrays_and_encoded_pictures_are_not_copied_into_the_pickle() -> None:
@@ -41,19 +34,26 @@ def test_large_arrays_and_encoded_pictures_are_not_copied_into_the_pickle() -> N
 
 def test_orders_and_answers_arrive_as_they_were_sent() -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, theirs.makefile("rb") as stream:
         send(ours, Order(decoding(b"a picture"), 3, 9, (1, 2)))
-        order = receive(theirs)
+        order = receive(stream)
         assert (order.number, order.max_bytes, order.dropped) == (3, 9, (1, 2))
         assert isinstance(order.job, Decode)
         assert bytes(order.job.encoded) == b"a picture"
         ours.close()
-        assert receive(theirs) is None
+        assert receive(stream) is None
     large = np.random.default_rng(0).normal(size=(300, 400, 3))
     np.testing.assert_array_equal(answered(large), large)
     refused = answered(Refused(ImageDecodeError("no picture", field="image")))
     assert isinstance(refused.error, ImageDecodeError)
     assert (str(refused.error), refused.error.field) == ("no picture", "image")
+
+
+@pytest.mark.parametrize(("count", "side"), [(3000, 1), (3, 1000)])
+def test_many_and_large_parts_arrive(count: int, side: int) -> None:
+    sent = [np.full((side, side), each, np.float32) for each in range(count)]
+    for one, other in zip(answered(sent), sent, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 class Harmful:
@@ -88,9 +88,27 @@ def test_modules_of_this_program_give_their_own_classes_alone(name: str) -> None
         pickle.SHORT_BINUNICODE + bytes([len(text)]) + text for text in (module, name.encode())
     )
     pickled += pickle.STACK_GLOBAL + pickle.STOP
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        theirs.sendall(struct.pack("<QIQ", len(pickled), 1, len(pickled)) + pickled)
-        with pytest.raises(pickle.UnpicklingError, match="does not belong"):
-            asyncio.run(receive_answer(ours))
+    message = struct.pack("<QIQ", len(pickled), 1, len(pickled)) + pickled
+    with pytest.raises(pickle.UnpicklingError, match="does not belong"):
+        AnswerReader().feed(message)
+
+
+@given(st.lists(st.integers(0, 4096), max_size=8))
+def test_answers_arrive_in_pieces_of_any_size_one_after_the_other(cuts: list[int]) -> None:
+    large = np.random.default_rng(0).integers(0, 255, (30, 40), np.uint8)
+    message = b"".join(pack(large))
+    reader = AnswerReader()
+    for _ in range(2):
+        places = sorted({0, len(message), *(min(cut, len(message)) for cut in cuts)})
+        pieces = [message[start:stop] for start, stop in itertools.pairwise(places)]
+        *early, last = map(reader.feed, pieces)
+        assert all(each is None for each in early)
+        np.testing.assert_array_equal(last, large)
+
+
+@pytest.mark.parametrize(
+    "message", [b"".join(pack(1)) + b"!", struct.pack("<QI", 1 << 62, 1), b"\xff" * 64]
+)
+def test_bytes_that_are_no_answer_are_refused_at_once(message: bytes) -> None:
+    with pytest.raises(ValueError, match="message"):
+        AnswerReader().feed(message)

@@ -18,6 +18,7 @@ from service.errors import (
 )
 from service.pictures.decoding import decode_picture
 from service.pictures.drawing import DrawingRules, draw
+from service.pictures.jobs import OutOfMemory
 from service.pictures.workers import PictureWorkers
 from service.settings.values import PictureLimits
 from service.telemetry.metrics import Metrics
@@ -31,20 +32,13 @@ from tests.support.picture_workers import (
     decoding,
     drawing,
     paused,
+    queued,
     runs,
     started,
     until,
 )
 from tests.support.pictures import encoded, picture
 from tests.support.running_app import samples
-
-Tasks = list["asyncio.Task[Any]"]
-
-
-async def queued(*jobs: Coroutine[Any, Any, Any]) -> Tasks:
-    tasks = [asyncio.create_task(job) for job in jobs]
-    await asyncio.sleep(0)
-    return tasks
 
 
 def ends(metrics: Metrics) -> dict[str, float]:
@@ -82,7 +76,7 @@ def test_processes_decode_and_draw_as_the_functions_do() -> None:
     assert again.overlay is not None
 
 
-def test_requests_take_turns_and_drawing_comes_before_decoding() -> None:
+def test_owners_with_few_jobs_go_first_and_the_others_take_turns() -> None:
     done: list[str] = []
 
     async def named(owner: str, job: Coroutine[Any, Any, Any]) -> None:
@@ -101,7 +95,7 @@ def test_requests_take_turns_and_drawing_comes_before_decoding() -> None:
             await asyncio.gather(*tasks)
 
     asyncio.run(several())
-    assert done == ["ready", "many", "few", "one", "many", "few", "many", "many"]
+    assert done == ["one", "ready", "few", "few", "many", "many", "many", "many"]
 
 
 def test_waiting_work_of_cancelled_requests_is_not_carried_out() -> None:
@@ -327,6 +321,54 @@ def test_closed_workers_leave_no_process() -> None:
             return pids
 
     assert not any(map(runs, asyncio.run(closing())[:3]))
+
+
+def test_closed_workers_cancel_every_request_and_take_no_more() -> None:
+    async def scenario() -> list[Any]:
+        async with started() as workers:
+            with paused(workers):
+                running = await queued(*(workers.decode(owner, decoding()) for owner in "abc"))
+                await workers.close()
+                results = await asyncio.wait_for(
+                    asyncio.gather(*running, return_exceptions=True), 20
+                )
+            late = await queued(workers.decode("d", decoding()))
+            return results + await asyncio.gather(*late, return_exceptions=True)
+
+    results = asyncio.run(scenario())
+    assert [type(each) for each in results] == [asyncio.CancelledError] * 4
+
+
+def test_a_job_that_is_to_run_again_while_the_workers_close_is_cancelled() -> None:
+    async def scenario() -> None:
+        async with started() as workers:
+            await workers.decode("a", decoding())
+            (process,) = workers._running
+            with paused(workers):
+                (job,) = await queued(workers.decode("b", decoding()))
+                closing = await queued(workers.close())
+                workers._take_answer(process, OutOfMemory())
+                await asyncio.gather(*closing)
+                await asyncio.wait([job], timeout=10)
+                assert job.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_numbers_alone_need_no_process() -> None:
+    async def scenario() -> None:
+        rules = DrawingRules(**DRAWING | {"overlay": False})
+        async with started() as workers:
+            decoded = await workers.decode("a", decoding(max_side=None))
+            with paused(workers):
+                numbers = workers.draw("a", MAPS, decoded.geometry, rules, None, None)
+                drawn = await asyncio.wait_for(numbers, 5)
+        expected = draw(MAPS, decoded.geometry, None, rules)
+        assert [each.statistics for each in drawn.targets] == [
+            each.statistics for each in expected.targets
+        ]
+
+    asyncio.run(scenario())
 
 
 def test_workers_without_a_process_are_not_ready() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,12 +18,14 @@ from legrad_engine.errors import (
     UnknownModelError,
     UnsupportedModelError,
 )
+from legrad_engine.legrad.graphs import Graphs
 from legrad_engine.models import ModelReference
 from legrad_engine.trace import Trace
 from service.pool import loading
 from service.pool.loading import load_copies, may_heal, saturating_batch, warm_up_batches
 from service.pool.memory_budget import IdleModel, models_to_evict
 from service.settings.models import named_models
+from tests.support.fixed_memory import FixedMemory
 
 CPU = torch.device("cpu")
 IDLE = st.lists(
@@ -163,6 +166,28 @@ def test_a_calibration_ends_where_memory_does(
     monkeypatch.setattr(Explainer, "trace", limited)
     (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", "off", 8).values()
     assert copy.max_batch_images <= 2
+
+
+def test_graphs_are_captured_for_small_batches_alone(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, recorders = Explainer.load, list[FixedMemory]()
+
+    def with_graphs(*arguments: Any, **options: Any) -> Explainer:
+        explainer = load(*arguments, **options)
+        recorders.append(FixedMemory())
+        graphs = Graphs(recorders[-1])
+        explainer.accelerator = replace(explainer.accelerator, graphs=graphs)
+        return explainer
+
+    monkeypatch.setattr(Explainer, "load", with_graphs)
+    captures = []
+    for sizes in ((1, 16), (1, 16, 17)):
+        monkeypatch.setattr(loading, "warm_up_batches", lambda *_, sizes=sizes: sizes)
+        load_copies(reference_of(tiny_model), [CPU], "float32", "all", sizes[-1])
+        captures.append(recorders[-1].captures)
+    # For each size the forward pass, and the maps of each number of targets.
+    assert captures == [10, 10]
 
 
 def test_a_device_without_room_for_a_copy_is_left_out(

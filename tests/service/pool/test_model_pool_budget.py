@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from legrad_engine.models import ModelReference
+from legrad_engine.models.identity import Stamps, file_stamps
 from legrad_engine.models.size import weights_bytes
 from tests.support.api_keys import bearer
 from tests.support.model_pools import (
@@ -56,6 +57,19 @@ def test_at_start_the_first_models_that_fit_are_loaded(models: list[str], size: 
         assert running.client.get("/health/ready").status_code == 200
         assert ask(running).status_code == 200
         assert unload(running, B).json()["loads_on_request"] is False
+
+
+def test_models_get_memory_at_start_in_their_order_however_long_measuring_takes(
+    models: list[str], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stamps(reference: ModelReference) -> Stamps:
+        if reference.id == B:
+            threading.Event().wait(0.5)
+        return file_stamps(reference)
+
+    monkeypatch.setattr("service.pool.lifecycle.file_stamps", stamps)
+    with at_start(models, max_model_bytes=2 * size) as running:
+        assert states(running) == {A: "ready", B: "ready", C: "unloaded"}
 
 
 def test_a_model_with_work_in_flight_is_never_evicted(models: list[str], size: int) -> None:
@@ -108,7 +122,7 @@ def test_a_model_larger_than_the_budget_is_refused_with_both_sizes(
         refused = ask(running, "starter")
         assert problem(refused) == (507, "model-too-large")
         assert f"{budget:,}" in refused.json()["detail"]
-        assert "78,205,444" in refused.json()["detail"]
+        assert "78,147,076" in refused.json()["detail"]
         assert problem(load(running, "starter")) == (507, "model-too-large")
         assert loads(running, "starter", "loaded") == 0
         assert ask(running).status_code == 200
@@ -144,7 +158,7 @@ def test_a_size_that_is_known_only_after_loading_counts_from_then_on(
         running.eventually(lambda: threads("batcher-pool") == 0)
 
 
-def test_a_request_may_come_before_the_loads_at_start_have_begun(
+def test_the_first_model_answers_while_the_next_one_is_measured_at_start(
     models: list[str], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = threading.Event()
@@ -156,7 +170,7 @@ def test_a_request_may_come_before_the_loads_at_start_have_begun(
     monkeypatch.setattr("service.pool.lifecycle.weights_bytes", measure)
     with at_start(models[:2], wait=False, max_model_bytes=2 * size) as running:
         assert ask(running).status_code == 200
-        assert states(running) == {A: "ready", B: "unloaded"}
+        assert states(running) == {A: "ready", B: "loading"}
         assert problem(running.client.get("/health/ready")) == (503, "not-ready")
         measured.set()
         running.eventually(lambda: running.client.get("/health/ready").status_code == 200)

@@ -34,7 +34,7 @@ class Reports:
 
 
 def key_of(number: int, model: str = "a") -> TraceKey:
-    return TraceKey(bytes([number]), model, (64, 64), "squash", (1, 2), "mean", None)
+    return TraceKey(bytes([number]), model, (64, 64), "squash", "legrad", (1, 2), "mean", None)
 
 
 KEYS: list[Any] = [

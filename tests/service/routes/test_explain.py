@@ -271,7 +271,8 @@ def test_health_is_good(running: RunningApp) -> None:
     [
         ("GET", "/nowhere", 404, "not-found"),
         ("GET", "/models/nothing", 404, "unknown-model"),
-        ("GET", "/models/" + "x" * 5000, 404, "unknown-model"),
+        ("GET", "/models/" + "x" * 2000, 404, "unknown-model"),
+        ("GET", "/models/" + "x" * 5000, 414, "path-too-long"),
         ("GET", "/explain", 405, "method-not-allowed"),
         ("OPTIONS", "/explain", 405, "method-not-allowed"),
         ("DELETE", "/models", 405, "method-not-allowed"),

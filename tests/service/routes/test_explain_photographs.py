@@ -35,7 +35,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def serving(reference: str) -> Iterator[RunningApp]:
-    with RunningApp(reference, request_timeout_seconds=120) as started:
+    with RunningApp(reference, request_timeout_seconds=120, decoding="exact") as started:
         yield started
 
 

@@ -59,16 +59,18 @@ def explanation(
     targets: list[dict[str, Any]] = [
         {
             "target": label, "prompt": label, "similarity": 0.1, "probability": None,
+            "presence": None,
             "heatmap": None if heatmap is None else place(heatmap), "heatmap_type": "image/png",
             "overlay": None if overlay is None else place(overlay), "overlay_type": "image/jpeg",
-            "regions": [], "statistics": statistics,
+            "head": None, "regions": [], "statistics": statistics,
         }
         for label, heatmap, overlay in zip(labels, pictures[::2], pictures[1::2], strict=True)
     ]  # fmt: skip
     size = {"width": 3, "height": 2}
     image = {
         "size": size, "input_size": size, "grid": {"rows": 1, "columns": 1}, "batch_size": 1,
-        "cached": False, "targets": targets,
+        "cached": False, "method": {"name": "legrad", "targeted": True, "note": None},
+        "targets": targets,
     }  # fmt: skip
     timings = dict.fromkeys(("decode", "queue", "compute", "render", "total"), 0.1)
     return ExplainResponse.model_validate(

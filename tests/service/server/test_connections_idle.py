@@ -1,8 +1,10 @@
 """Idle connections: when they are closed, and which one makes room for a new one."""
 
+import contextlib
 import gc
 import socket
 import struct
+import sys
 import weakref
 
 import httpx
@@ -43,6 +45,26 @@ def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tiny_
         newest.close()
         # The first one closed was this test's own connection for health checks.
         assert closed(running, "idle") == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other loopback addresses")
+def test_an_address_that_takes_all_connections_makes_room_for_others(tiny_model: str) -> None:
+    with RunningApp(tiny_model, max_connections=3, head_timeout_seconds=600) as running:
+        with contextlib.ExitStack() as closing:
+            silent = [closing.enter_context(connect(running)) for _ in range(3)]
+            other = closing.enter_context(connect(running, address="127.0.0.2"))
+            assert is_closed(silent[0])
+            other.sendall(LIVE)
+            assert other.recv(65536).startswith(b"HTTP/1.1 200")
+            # A busy address takes the place of an idle one, as before, but of no other.
+            further = closing.enter_context(connect(running))
+            assert is_closed(other)
+            refused = closing.enter_context(connect(running))
+            assert is_closed(refused)
+            for connection in (*silent[1:], further):
+                connection.sendall(LIVE)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        running.eventually(lambda: closed(running, "too-many") == 2)
 
 
 def test_a_connection_is_idle_once_the_rest_of_a_refused_body_has_come(tiny_model: str) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from service.server.connections import GuardedConnection, RefusalLog
+from service.server.waiting import WaitingConnections
 from service.settings.values import ConnectionLimits
 from service.telemetry.metrics import Metrics
 from tests.support.answers import refused
@@ -101,6 +102,7 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
             ),
             metrics=metrics,
             refusals=RefusalLog(),
+            waiting=WaitingConnections(),
             config=uvicorn.Config(Response("the end"), ws="none", log_config=None),
             server_state=ServerState(),
             app_state={},

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from service.__main__ import main
-from service.server.descriptors import possible_connections
+from service.server.descriptors import possible_connections, reserved_descriptors
+from service.settings import Settings
 from tests.support.raw_requests import LIVE
 from tests.support.running_server import Server
 
@@ -66,3 +67,9 @@ def test_enough_descriptors_change_nothing(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
     assert possible_connections(100, 40) == 100
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 2048
+
+
+def test_descriptors_are_kept_for_the_connections_and_look_ups_of_fetches() -> None:
+    without = Settings(url_max_fetches=100)
+    fetching = Settings.model_validate({"url_hosts": "public", "url_max_fetches": 100})
+    assert reserved_descriptors(fetching) - reserved_descriptors(without) == 200

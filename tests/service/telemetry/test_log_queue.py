@@ -1,6 +1,7 @@
 """A log whose reader stalls, leaves or comes late: nothing waits for it, and losses are counted."""
 
 import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.telemetry.log_queue import LogQueue
+from service.telemetry.log_queue import LogQueue, cut_json
 
 # Longer than a pipe holds.
 LINE = "x" * 1000
@@ -51,6 +52,42 @@ def test_a_reader_that_stalls_costs_lines_and_no_time(pipe: tuple[int, int]) -> 
     assert lines_in(reading, 1) == ["after it"]
 
 
+def test_long_lines_that_nobody_reads_take_a_few_megabytes(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    handler = LogQueue(writing)
+    long = "x" * 60_000
+    for number in range(LINES):
+        log(handler, f"{number} {long}")
+    # The thread holds one line, and the pipe less than two.
+    kept = LINES - handler.dropped
+    assert (kept - 3) * len(long) <= 4_000_000
+    numbers = [int(line.partition(" ")[0]) for line in lines_in(reading, kept)]
+    assert numbers[:60] == list(range(60))
+    handler.wait_until_written(10)
+    log(handler, "after it")
+    assert lines_in(reading, 1) == ["after it"]
+
+
+def test_a_line_that_is_much_too_long_is_cut_and_says_so(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    log(LogQueue(writing), f"begins {'x' * 300_000} ends")
+    (line,) = lines_in(reading, 1)
+    assert line.startswith("begins xxx")
+    assert line.endswith("(cut after 16384 of 300012 characters)")
+    assert len(line) < 20_000
+
+
+def test_a_cut_line_of_json_is_json(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    log(LogQueue(writing, cut=cut_json), json.dumps({"event": '"\\\n' * 100_000}))
+    (line,) = lines_in(reading, 1)
+    found = json.loads(line)
+    assert found["event"] == "log line cut"
+    assert found["characters"] > 300_000
+    assert found["beginning"].startswith('{"event": ')
+    assert len(line) < 50_000
+
+
 def test_every_line_is_written_once_for_a_reader_that_is_slow(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(writing, False)
@@ -70,6 +107,18 @@ def test_lines_for_a_reader_that_has_left_are_counted(pipe: tuple[int, int]) -> 
         log(handler, LINE)
     handler.wait_until_written(10)
     assert handler.dropped == 3
+
+
+def test_an_entry_that_cannot_be_rendered_is_counted_and_written_nowhere_else(
+    pipe: tuple[int, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = pipe
+    handler = LogQueue(writing)
+    handler.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
+    log(handler, "after it")
+    assert lines_in(reading, 1) == ["after it"]
+    assert handler.dropped == 1
+    assert capfd.readouterr().err == ""
 
 
 def test_threads_log_side_by_side(pipe: tuple[int, int]) -> None:

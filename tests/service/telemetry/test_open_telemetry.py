@@ -140,6 +140,39 @@ def test_the_callers_trace_is_continued(traced: Server, collector: TraceCollecto
     assert line["trace_id"] == _TRACE.format(1)
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"baggage": "zebra9021" + "\t" * 8000 + "b"},
+        {"baggage": "zebra9021," * 30_000},
+        {"tracestate": "zebra9021"},
+        {"tracestate": "zebra9021=" + "a" * 200 + "=b"},
+        {"tracestate": "zebra9021" + "\t" * 8000 + "b"},
+        {"tracestate": ",".join(f"a{number}=zebra9021" for number in range(40))},
+    ],
+)
+def test_headers_that_are_not_valid_lose_no_trace_and_are_not_quoted(
+    traced: Server, hostile: dict[str, str]
+) -> None:
+    response = traced.explain(request_of(), **traceparent(30), **hostile)
+    assert trace_of(response) == _TRACE.format(30)
+    request_id = response.headers["x-request-id"]
+    traced.wait_for_log(lambda entry: entry.get("request_id") == request_id)
+    assert "zebra9021" not in str(traced.log)
+
+
+def test_a_long_traceparent_begins_a_new_trace(traced: Server) -> None:
+    padded = traceparent(31)["traceparent"].replace("00-", "01-", 1) + "-" + "a" * 8000
+    assert trace_of(traced.explain(request_of(), traceparent=padded)) != _TRACE.format(31)
+
+
+def test_the_callers_tracestate_is_exported(traced: Server, collector: TraceCollector) -> None:
+    traced.explain(request_of(), **traceparent(32), tracestate="vendor=zebra")
+    spans = collector.request_spans(_TRACE.format(32))
+    (root,) = [span for span in spans if is_server(span)]
+    assert root.trace_state == "vendor=zebra"
+
+
 def test_a_caller_that_does_not_sample_is_not_traced(
     traced: Server, collector: TraceCollector
 ) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.support.browser import Visitor, chromium
+from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
 
 
@@ -32,3 +33,12 @@ def visitor(browser: Browser, server: Server) -> Iterator[Visitor]:
     visiting.leave()
     assert visiting.complaints == []
     assert visiting.strangers == []
+
+
+@pytest.fixture
+def page_of_visitor(browser: Browser, running: RunningApp) -> Iterator[tuple[Visitor, Page]]:
+    """A visitor without animations on the page of a model that computes in milliseconds."""
+    visiting = Visitor(browser, f"http://{running.host}:{running.port}", reduced_motion="reduce")
+    yield visiting, visiting.arrive()
+    visiting.leave()
+    assert visiting.complaints == []

@@ -1,6 +1,7 @@
 """Write screenshots of the page, at three widths, in light and dark: `make screenshots`.
 
-README's picture, `docs/images/page.png`, is `page.png` of them.
+README's picture, `docs/images/page.png`, is `page.png` of them, and that of
+`docs/layers-report.md`, `docs/images/layers-report.png`, is `layers-report.png`.
 """
 
 import io
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.support.browser import Visitor, chromium
 from tests.support.running_server import Server
@@ -24,7 +25,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with Server("starter") as server, chromium() as browser:
         server.wait_for_health()
-        _write_first_sight(browser, server.url, folder / "page.png")
+        _write_first_sight(browser, server.url, folder)
         for name, (width, height) in WIDTHS.items():
             for scheme in ("light", "dark"):
                 visitor = Visitor(
@@ -41,16 +42,26 @@ def main(folder: Path) -> None:
                 visitor.leave()
 
 
-def _write_first_sight(browser: Browser, url: str, path: Path) -> None:
-    """Save the first view of an answer as a small lossless file."""
+def _write_first_sight(browser: Browser, url: str, folder: Path) -> None:
+    """Save the first view of an answer, and the plot of its layers, as small lossless files."""
     visitor = Visitor(browser, url, viewport={"width": 1280, "height": 876}, color_scheme="light")
     page = visitor.arrive()
     visitor.explain()
     page.mouse.move(0, 0)
     page.evaluate("scrollTo(0, 0)")
-    seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    seen.save(path, optimize=True)
+    _save(page.screenshot(), folder / "page.png")
+    _open_layers(page)
+    _save(page.locator("#layers-report").screenshot(), folder / "layers-report.png")
     visitor.leave()
+
+
+def _save(screenshot: bytes, path: Path) -> None:
+    Image.open(io.BytesIO(screenshot)).convert("RGB").save(path, optimize=True)
+
+
+def _open_layers(page: Page) -> None:
+    page.locator("#layers-report > summary").click()
+    page.locator(".plot").wait_for()
 
 
 def _states(visitor: Visitor) -> Iterator[str]:
@@ -59,11 +70,38 @@ def _states(visitor: Visitor) -> Iterator[str]:
     visitor.explain()
     yield "result"
     page.locator("summary", has_text="Options").click()
+    page.locator("#trust").check()
+    page.locator("#contributions").check()
+    visitor.explain()
+    yield "tested"
     page.locator("#compare").check()
     page.locator("#regions").check()
     visitor.explain()
     yield "compared"
-    page.locator("#compare").uncheck()
+    page.locator("#layout").select_option("beside")
+    yield "beside"
+    page.locator(".enlarge").first.click()
+    yield "large"
+    for _ in range(4):
+        page.keyboard.press("+")
+    page.keyboard.press("Home")
+    yield "pixels"
+    page.keyboard.press("Escape")
+    for option in ("#compare", "#trust", "#contributions"):
+        page.locator(option).uncheck()
+    page.locator("#method").select_option("textspan")
+    visitor.explain()
+    _open_layers(page)
+    page.locator(".layers summary").click()
+    yield "layers"
+    page.locator("#layers-report > summary").click()
+    page.locator("#method").select_option("raw-attention")
+    page.locator("#heads").select_option("each")
+    for _ in range(2):
+        page.locator(".chip-remove").last.click()
+    visitor.explain()
+    yield "heads"
+    page.locator("#method").select_option(index=0)
     page.locator("#prompt").fill(",".join(MANY) + ",")
     visitor.explain()
     yield "many"

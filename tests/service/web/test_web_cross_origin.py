@@ -1,15 +1,14 @@
 """Pages of other origins, in a browser that enforces CORS."""
 
 import http.server
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.support.api_keys import bearer
+from tests.support.http_servers import http_server
 from tests.support.pictures import request_of
 from tests.support.running_app import RunningApp
 
@@ -43,17 +42,9 @@ class _Blank(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def site() -> Iterator[str]:
-    """Serve a blank page at an origin of its own; yield the origin."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Blank) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+def site() -> AbstractContextManager[str]:
+    """Serve a blank page at an origin of its own; the context has the origin."""
+    return http_server(_Blank)
 
 
 def asked_from(

@@ -50,7 +50,7 @@ def test_one_click_explains(visitor: Visitor) -> None:
     expect(cards.first).to_contain_text("Similarity")
     name = cards.first.get_by_role("img").get_attribute("aria-label")
     assert name is not None
-    assert name.startswith("Heatmap of a rainbow: it peaks at the upper right")
+    assert name.startswith("Heatmap of a rainbow: it peaks at the middle right")
 
 
 def test_an_example_is_explained_by_one_click(visitor: Visitor) -> None:
@@ -98,7 +98,7 @@ def test_the_page_draws_the_same_pictures_as_the_server(visitor: Visitor, server
 def test_hovering_tells_the_value(visitor: Visitor) -> None:
     page = visitor.arrive()
     visitor.explain()
-    view = page.locator(".card .view").first
+    view = page.locator(".card .reader").first
     box = view.bounding_box()
     assert box is not None
     view.hover(position={"x": box["width"] * 0.1, "y": box["height"] * 0.9})
@@ -118,10 +118,11 @@ def test_regions_are_boxed_above_the_chosen_threshold(visitor: Visitor) -> None:
     page.locator("#regions").check()
     assert (_pixels(canvas) != plain).any()
     expect(canvas).to_have_attribute("aria-label", re.compile(r"\d+ regions? boxed"))
-    before = canvas.get_attribute("aria-label")
+    boxed = _pixels(canvas)
     with page.expect_response("**/explain"):
         _set(page.locator("#threshold"), 90)
-    expect(canvas).not_to_have_attribute("aria-label", before or "")
+    expect(page.locator("#news")).to_contain_text("above 90 %")
+    assert (_pixels(canvas) != boxed).any()
     page.locator("#regions").uncheck()
     assert (_pixels(canvas) == plain).all()
 
@@ -131,15 +132,16 @@ def test_two_settings_stand_side_by_side(visitor: Visitor) -> None:
     page.locator("summary", has_text="Options").click()
     page.locator("#compare").check()
     visitor.explain()
+    page.locator("#layout").select_option("beside")
     settings = page.locator(".card .setting").all_text_contents()
-    assert settings == ["starter, last 2 blocks", "starter, all blocks"] * 3
+    assert settings == ["last 2 blocks", "all blocks"] * 3
     assert page.locator(".card h3").all_text_contents()[:2] == ["a rainbow"] * 2
     first, second = (_pixels(page.locator(".card canvas").nth(place)) for place in (0, 1))
     assert (first != second).any()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download JSON").click()
     answers = json.loads(Path(download.value.path()).read_text())
-    assert [answer["layers"] for answer in answers] == [[4, 5], [0, 1, 2, 3, 4, 5]]
+    assert [answer["layers"] for answer in answers] == [[7, 8], list(range(9))]
 
 
 def test_options_reach_the_server(visitor: Visitor) -> None:
@@ -152,8 +154,25 @@ def test_options_reach_the_server(visitor: Visitor) -> None:
     with page.expect_response("**/explain") as response:
         visitor.explain()
     answer = response.value.json()
-    assert answer["layers"] == [5]
-    assert answer["images"][0]["input_size"] == {"width": 252, "height": 252}
+    assert answer["layers"] == [8]
+    assert answer["images"][0]["input_size"] == {"width": 210, "height": 210}
+
+
+def test_a_method_is_described_where_it_is_chosen_and_reaches_the_server(visitor: Visitor) -> None:
+    page = visitor.arrive()
+    page.locator("summary", has_text="Options").click()
+    about = page.locator("#method-about")
+    expect(about).to_contain_text("gradient")
+    expect(page.locator("#method")).to_have_attribute("aria-describedby", "method-about")
+    page.locator("#method").select_option(label="Attention rollout")
+    expect(about).to_contain_text("the same for every target")
+    assert page.locator("#layers option").first.text_content() == "All 9 blocks (usual)"
+    with page.expect_response("**/explain") as response:
+        visitor.explain()
+    answer = response.value.json()
+    assert answer["images"][0]["method"]["name"] == "rollout"
+    assert answer["layers"] == list(range(9))
+    expect(page.locator("#untargeted")).to_contain_text("gives every prompt the same heatmap")
 
 
 def test_the_picture_and_the_answer_are_taken_away(visitor: Visitor) -> None:

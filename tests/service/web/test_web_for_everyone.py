@@ -53,7 +53,7 @@ def test_everything_is_done_by_keyboard(visitor: Visitor) -> None:
     expect(page.locator(".card canvas").first).to_have_attribute(
         "aria-label", re.compile("1 region boxed")
     )
-    _tab_to(page, ".card .view")
+    _tab_to(page, ".card .reader")
     value = page.locator(".probe-value").first
     expect(value).to_be_visible()
     peak = float(value.inner_text())
@@ -61,7 +61,7 @@ def test_everything_is_done_by_keyboard(visitor: Visitor) -> None:
     for _ in range(8):
         page.keyboard.press("Shift+ArrowLeft")
     assert float(value.inner_text()) < peak
-    expect(page.locator("#news")).to_have_text(re.compile(r"^0\.\d\d at the upper left$"))
+    expect(page.locator("#news")).to_have_text(re.compile(r"^0\.\d\d at the middle left$"))
     page.keyboard.press("Home")
     assert float(value.inner_text()) == peak
     page.keyboard.press("Escape")
@@ -147,14 +147,14 @@ def test_every_state_passes_axe(browser: Browser, server: Server, scheme: str, w
             found[state] += f"\n{wide} pixels too wide"
 
     look("start")
-    for summary in page.locator("summary").all():
+    for summary in page.locator("summary:visible").all():
         summary.click()
     page.locator("#compare").check()
     look("options")
     visitor.explain()
     page.locator("#regions").check()
     page.get_by_role("button", name="Copy as Python").click()
-    page.locator(".card .view").first.focus()
+    page.locator(".card .reader").first.focus()
     look("compared")
     page.get_by_role("button", name="Edit a rainbow").click()
     look("editing")

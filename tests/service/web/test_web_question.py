@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.support.browser import Visitor
+from tests.support.browser import Visitor, accessible
 from tests.support.own_models import write_classifier
 from tests.support.paths import EXAMPLES
 from tests.support.pictures import encoded, picture
@@ -52,13 +51,6 @@ def visitor(
     visiting.leave()
     assert visiting.complaints == []
     assert visiting.strangers == []
-
-
-def accessible(page: Page) -> None:
-    """Check the page as it is now with axe, and that it is not wider than the screen."""
-    report = Axe().run(page)
-    assert report.violations_count == 0, report.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 def press_explain(page: Page) -> None:
@@ -221,6 +213,25 @@ def test_the_classes_of_a_classifier_are_searched_and_explained(visitor: Visitor
     assert '"prompts"' not in script
 
 
+def test_a_class_chosen_just_before_the_button_is_pressed_is_explained(visitor: Visitor) -> None:
+    page = visitor.arrive()
+    choose_model(page, "timm-named")
+    held: list[Route] = []
+    page.route("**/classes?*", lambda route: held.append(route))
+    search = page.locator("#class-search")
+    search.press_sequentially("7")
+    with page.expect_request("**/classes?search=7*"):
+        search.press("Enter")
+    with page.expect_response("**/explain") as response:
+        press_explain(page)
+        for route in held:
+            route.continue_()
+        page.unroute("**/classes?*")
+    (target,) = response.value.json()["images"][0]["targets"]
+    assert target["target"] == "class 7: thing 7"
+    expect(page.locator("#question-problem")).to_be_hidden()
+
+
 def test_classes_are_removed_and_kept_per_model(visitor: Visitor) -> None:
     page = visitor.arrive()
     choose_model(page, "timm-nameless")
@@ -314,7 +325,7 @@ def test_many_heatmaps_are_folded_sorted_and_saved(visitor: Visitor) -> None:
     fold.press("Enter")
     expect(headings).to_have_text(expected)
     # Reading goes on with the first heatmap that was folded away.
-    expect(page.locator(".card .view").nth(6)).to_be_focused()
+    expect(page.locator(".card .reader").nth(6)).to_be_focused()
     headings.last.scroll_into_view_if_needed()
     for name in ("Download PNG", "Download JSON", "Copy as curl", "Copy as Python"):
         expect(page.get_by_role("button", name=name)).to_be_in_viewport()
@@ -353,3 +364,21 @@ def test_a_model_that_loads_on_demand_shows_its_classes_once_it_is_loaded(
         visiting.explain()
         expect(page.locator(".card h3")).to_have_text(["class 1: tabby"])
         visiting.leave()
+
+
+def test_text_typed_while_a_class_is_looked_up_stays(visitor: Visitor) -> None:
+    page = visitor.arrive()
+    choose_model(page, "timm-named")
+    search = page.locator("#class-search")
+    held: list[Route] = []
+    page.route("**/classes?search=281&*", lambda route: held.append(route))
+    search.fill("281")
+    with page.expect_request("**/classes?search=281&*"):
+        search.press("Enter")
+    search.press_sequentially("uni")
+    expect(search).to_have_value("281uni")
+    held[0].continue_()
+    expect(page.locator("#class-chips li")).to_have_count(1)
+    expect(search).to_have_value("uni")
+    search.press_sequentially("corn")
+    expect(page.locator("#class-found")).to_have_text("No class matches.")

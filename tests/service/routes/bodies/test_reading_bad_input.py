@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from service.routes.bodies import reading
 from tests.support.answers import refused
 from tests.support.pictures import base64_of, bomb, data_url, encoded, picture, request_of
 from tests.support.raw_requests import posted_alone
@@ -327,13 +328,29 @@ def test_an_error_does_not_send_a_large_input_back(running: RunningApp) -> None:
 
 
 def test_no_accepted_answer_is_left_is_said_shortly(running: RunningApp) -> None:
-    response = running.explain(None, Accept="text/html" + "x" * 10_000)
+    response = running.explain(None, Accept="text/html" + "x" * 4_000)
     refused(response, 406, "not-acceptable", "Accept")
 
 
 def test_a_png_is_for_one_picture_and_one_prompt(running: RunningApp) -> None:
     response = running.explain(request_of(prompts=["a", "b"]), Accept="image/png")
     refused(response, 406, "not-acceptable", "prompts")
+
+
+@pytest.mark.parametrize(
+    "path", ["/explain", "/explanations/tiny", "/v1/models/tiny:explain", "/v2/models/tiny/infer"]
+)
+@pytest.mark.parametrize("kind", [";" * 100_000, "multipart/form-data; boundary=" + "x" * 1000])
+def test_a_long_content_type_is_refused_on_every_path_and_not_parsed(
+    running: RunningApp, path: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(reading, "parse_header", parsed.append)
+    url = path.replace("tiny", running.model.id)
+    answer = running.client.post(url, content=b"{}", headers={"Content-Type": kind})
+    assert answer.status_code == 400, answer.text
+    assert "send the media type, and for a form its boundary" in answer.text
+    assert not parsed
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", "²"])

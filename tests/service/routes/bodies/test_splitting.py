@@ -71,19 +71,41 @@ def test_a_mistake_is_named(body: bytes, message: str) -> None:
         contents(body)
 
 
-@pytest.mark.parametrize("boundary", [b"B", b"b" * 70, b"-" * 70], ids=["B", "b70", "dashes"])
-@pytest.mark.parametrize(
-    "almost", [b"\r", b"\r\n", b"\r\n-", b"\r\n--", b"\r\n--%b.", b"\r\n--%b ", b"\r\n--%b-"]
-)
-def test_a_body_of_almost_boundaries_takes_a_moment(boundary: bytes, almost: bytes) -> None:
-    filling = almost.replace(b"%b", boundary)
+def form_of(content: bytes, boundary: bytes) -> tuple[bytes, str]:
+    """A body with one picture, and its content type."""
     begin = b"--" + boundary + b"\r\n" + NAMED
-    filling = (filling + b"z" if filling.endswith(b" ") else filling) * (LARGE // len(filling))
-    body = begin + filling + b"\r\n--" + boundary + b"--\r\n"
+    body = begin + content + b"\r\n--" + boundary + b"--\r\n"
+    return body, f"multipart/form-data; boundary={boundary.decode()}"
+
+
+@pytest.mark.parametrize("boundary", [b"B", b"b" * 70, b"-" * 70], ids=["B", "b70", "dashes"])
+@pytest.mark.parametrize("almost", [b"\r", b"\r\n", b"\r\n-", b"\r\n--"])
+def test_a_body_of_beginnings_of_boundaries_takes_a_moment(boundary: bytes, almost: bytes) -> None:
+    filling = almost * (LARGE // len(almost))
     began = time.process_time()
-    form = read_form(body, f"multipart/form-data; boundary={boundary.decode()}", RULES)
+    form = read_form(*form_of(filling, boundary), RULES)
     assert time.process_time() - began < 2
     assert form.pictures == [filling]
+
+
+LOOK_ALIKES = [b"\r\n--%b.", b"\r\n--%b z", b"\r\n--%b-"]
+
+
+@pytest.mark.parametrize("boundary", [b"B", b"b" * 70], ids=["B", "b70"])
+@pytest.mark.parametrize("almost", LOOK_ALIKES)
+def test_a_body_of_boundaries_that_go_on_is_refused_at_once(boundary: bytes, almost: bytes) -> None:
+    filling = almost.replace(b"%b", boundary)
+    body = form_of(filling * (LARGE // len(filling)), boundary)
+    began = time.process_time()
+    with pytest.raises(MalformedBodyError, match="choose another boundary"):
+        read_form(*body, RULES)
+    assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize("almost", LOOK_ALIKES)
+def test_some_boundaries_that_go_on_are_content(almost: bytes) -> None:
+    filling = almost.replace(b"%b", b"B") * 20
+    assert read_form(*form_of(filling, b"B"), RULES).pictures == [filling]
 
 
 @pytest.mark.parametrize("repeated", [b"\r\n", b"--B\r\n\r\n\r\n", b"--B\r\n" + NAMED + b"\r\n"])

@@ -1,0 +1,1 @@
+"""Evaluation of methods on a data set: a journal of samples, figures as JSON and Markdown."""

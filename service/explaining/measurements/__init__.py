@@ -1,0 +1,1 @@
+"""Measurements that a request can ask for: one file each, which registers itself."""

@@ -1,0 +1,1 @@
+"""Results of measurements in the contract: one file each."""

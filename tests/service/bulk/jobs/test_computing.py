@@ -1,0 +1,90 @@
+"""Listed pictures become rows: read ahead, halved where memory is short, with reasons."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from legrad_engine import Explainer
+from service.bulk.jobs.computing import ListedExplainer
+from service.bulk.jobs.listed import identified
+from service.bulk.jobs.listing import list_input
+from service.bulk.jobs.rows import MapType, to_table
+from service.bulk.questions import Question
+from tests.support.pictures import encoded, picture
+
+PROMPTS = ("a cat", "a dog")
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_model: str) -> Explainer:
+    return Explainer.load(tiny_model)
+
+
+def pictures(folder: Path, number: int) -> list[object]:
+    for index in range(number):
+        size = (90 + 10 * (index % 3), 60)
+        (folder / f"{index}.png").write_bytes(encoded(picture(*size, seed=index), "PNG"))
+    found = list_input(str(folder), str(folder / "out")).pictures
+    return list(identified(found, "question").values())
+
+
+def listed_explainer(
+    explainer: Explainer, batch: int, maps: MapType = "float32"
+) -> ListedExplainer:
+    return ListedExplainer(explainer, Question("tiny", PROMPTS, fit="native"), batch, maps)
+
+
+def test_batches_of_mixed_sizes_give_the_rows_of_single_pictures(
+    explainer: Explainer, tmp_path: Path
+) -> None:
+    listed = pictures(tmp_path, 7)
+    alone = listed_explainer(explainer, 1).explain(listed).rows  # type: ignore[arg-type]
+    found = listed_explainer(explainer, 3).explain(listed).rows  # type: ignore[arg-type]
+    by_id = {row["id"]: row for row in found}
+    assert len(by_id) == len(alone) == 7
+    for row in alone:
+        for single, batched in zip(row["targets"], by_id[row["id"]]["targets"], strict=True):
+            np.testing.assert_allclose(batched["map"], single["map"], rtol=1e-3, atol=1e-7)
+
+
+def test_a_batch_that_exceeds_memory_is_halved(
+    explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = pictures(tmp_path, 6)
+    trace, sizes = Explainer.trace, []
+
+    def small(self: Explainer, images: list[object], **options: object) -> object:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise MemoryError
+        return trace(self, images, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Explainer, "trace", small)
+    outcome = listed_explainer(explainer, 6).explain(listed)  # type: ignore[arg-type]
+    assert len(outcome.rows) == 6
+    assert all(row.get("error") is None for row in outcome.rows)
+    assert max(sizes) > 1
+
+
+def test_pictures_without_a_row_say_why(explainer: Explainer, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    listed = pictures(tmp_path, 2)
+    (tmp_path / "0.png").unlink()
+    outcome = listed_explainer(explainer, 2).explain(listed)  # type: ignore[arg-type]
+    assert {row.get("error_code") for row in outcome.rows} == {None, "image-decode-failed"}
+    assert list(outcome.failures.values()) == ["The file is no longer there."]
+
+
+@pytest.mark.parametrize("maps", ["float16", "float32"])
+def test_rows_fit_the_schema(explainer: Explainer, tmp_path: Path, maps: MapType) -> None:
+    listed = pictures(tmp_path, 1)
+    outcome = listed_explainer(explainer, 1, maps).explain(listed)  # type: ignore[arg-type]
+    table = to_table(outcome.rows, maps)
+    assert table.schema.metadata == {b"legrad.bulk.schema": b"1"}
+    (row,) = table.to_pylist()
+    assert [each["target"] for each in row["targets"]] == list(PROMPTS)
+    for target in row["targets"]:
+        assert len(target["map"]) == row["grid_rows"] * row["grid_columns"]
+        assert np.max(target["map"]) == pytest.approx(target["peak"], rel=1e-3)
+        assert (target["peak_x"], target["peak_y"]) < (row["width"], row["height"])
