@@ -4,6 +4,7 @@
 #
 #   install.sh torch cpu|cuda ENVIRONMENT         large packages that seldom change
 #   install.sh dependencies cpu|cuda ENVIRONMENT  all other locked packages
+#   install.sh dependencies ray ENVIRONMENT       all packages of a machine of a Ray cluster
 #   install.sh service ENVIRONMENT                the service, as a regular installation
 #
 # pip's configuration, such as PIP_INDEX_URL, chooses the package index. TORCH_INDEX_URL is an index
@@ -26,14 +27,15 @@ service)
         --disable-pip-version-check --no-deps --no-build-isolation --no-index .
     ;;
 torch | dependencies)
-    target=$1 environment=$2
+    target=$1 environment=$2 whole=requirements.lock
     case "$target" in
     cpu) lock=${TORCH_INDEX_URL:+requirements-cpu.lock} ;;
     cuda) lock= ;;
-    *) echo "The target is cpu or cuda, not $target." >&2 && exit 2 ;;
+    ray) lock= whole=requirements-ray.lock ;;
+    *) echo "The target is cpu, cuda or ray, not $target." >&2 && exit 2 ;;
     esac
     if [ -z "$lock" ]; then
-        locked requirements.lock
+        locked "$whole"
     elif [ "$step" = dependencies ]; then
         locked "$lock"
     else

@@ -14,7 +14,7 @@ from compose_spec import PyCompose
 
 from service.settings import Settings
 from tests.support.paths import ROOT
-from tests.support.running_balancer import haproxy
+from tests.support.running_balancer import configured_seconds, haproxy
 
 DOCKER = ROOT / "docker"
 COMPOSE_FILES = ("compose.yaml", "compose.keys.yaml")
@@ -35,13 +35,6 @@ def services(name: str = "compose.yaml") -> dict[str, Any]:
 
 def seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
-
-
-def balancer_time(name: str) -> str:
-    """A time that the balancer's configuration sets."""
-    found = re.search(rf"^ +{name} +(\w+)$", (DOCKER / "haproxy/haproxy.cfg").read_text(), re.M)
-    assert found, name
-    return found[1]
 
 
 def manifest(kind: str) -> dict[str, Any]:
@@ -125,6 +118,52 @@ def test_every_setting_in_these_files_is_one_of_the_service() -> None:
     assert {name for name in used if name.startswith("LEGRAD_")} <= known
 
 
+def test_an_operator_s_own_variables_are_passed_to_the_balancer() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    environment = compose["services"]["balancer"]["environment"]
+    assert environment["BALANCER_ADDRESS_LIMIT"] == "${BALANCER_ADDRESS_LIMIT:-64}"
+    # Empty, it names no third replica.
+    assert environment["REPLICA_3"] == "${REPLICA_3:-}"
+
+
+def test_every_variable_of_the_balancer_is_one_that_its_configuration_reads() -> None:
+    read = {
+        name
+        for file in (DOCKER / "haproxy").glob("*.cfg")
+        for pair in re.findall(r"\$\{(\w+)|defined\((\w+)\)", file.read_text())
+        for name in pair
+    }
+    used = set(services()["balancer"]["environment"])
+    chart = (DOCKER / "helm/legrad/templates/balancer-deployment.yaml").read_text()
+    used |= set(re.findall(r"- name: ([A-Z_]+)\n", chart))
+    assert len(used) > 8
+    assert used <= read
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_a_third_replica_is_one_line_of_each_file(name: str) -> None:
+    text = (DOCKER / name).read_text()
+    uncommented = text.replace("  # replica-3: *replica\n", "  replica-3: *replica\n")
+    assert uncommented != text
+    PyCompose.from_yaml(with_defaults(uncommented))
+    found = yaml.safe_load(uncommented)["services"]
+    # Without the keys of the others it would open what they close.
+    assert found["replica-3"] == found["replica-1"]
+
+
+def test_prometheus_finds_every_service_that_it_scrapes_or_tells() -> None:
+    config = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
+    targets = [
+        target.partition(":")[0]
+        for entry in (*config["scrape_configs"], *config["alerting"]["alertmanagers"])
+        for group in entry["static_configs"]
+        for target in group["targets"]
+    ]
+    assert set(targets) == {"replica-1", "replica-2", "balancer", "alertmanager"}
+    for name in targets:
+        assert "watchers" in services()[name]["networks"]
+
+
 def test_nobody_gives_up_before_a_stopping_replica_has_answered() -> None:
     replica, balancer = services()["replica-1"], services()["balancer"]
     settings = replica["environment"]
@@ -136,10 +175,15 @@ def test_nobody_gives_up_before_a_stopping_replica_has_answered() -> None:
     assert float(settings["LEGRAD_DRAIN_TIMEOUT_SECONDS"]) >= deadline
     silence = seconds(balancer["environment"]["BALANCER_ANSWER_TIMEOUT"])
     assert silence > deadline
+    assert silence == configured_seconds("timeout server")
     # A connection that was kept may bring one more request just before it would have ended.
-    last = seconds(balancer_time("timeout http-keep-alive")) + silence
-    assert seconds(balancer["stop_grace_period"]) > last
-    assert seconds(balancer_time("hard-stop-after")) > last
+    last = configured_seconds("timeout http-keep-alive") + configured_seconds(
+        "timeout http-request"
+    )
+    hard_stop = seconds(balancer["environment"]["BALANCER_HARD_STOP"])
+    assert hard_stop == configured_seconds("hard-stop-after")
+    assert hard_stop >= last + silence
+    assert seconds(balancer["stop_grace_period"]) > hard_stop
 
     environment = {variable["name"]: variable["value"] for variable in container()["env"]}
     delay = float(environment["LEGRAD_SHUTDOWN_DELAY_SECONDS"])
@@ -173,8 +217,20 @@ def test_only_the_readiness_of_a_pod_depends_on_its_model() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"REPLICA_3": ""},
+        {"REPLICA_3": "127.0.0.1:8003"},
+        {"REPLICAS": "localhost:8001", "REPLICA_SLOTS": "4"},
+        {"BALANCER_ANSWER_TIMEOUT": "86410s", "BALANCER_HARD_STOP": "86450s"},
+    ],
+    ids=["two", "three", "by-name", "a-day"],
+)
 @pytest.mark.parametrize("files", [("haproxy.cfg",), ("haproxy.cfg", "tls.cfg")])
-def test_the_balancer_s_configuration_is_valid(files: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_balancer_s_configuration_is_valid(
+    files: tuple[str, ...], variables: dict[str, str], tmp_path: Path
+) -> None:
     certificate = tmp_path / "tls.pem"
     issued = trustme.CA().issue_cert("localhost")
     issued.private_key_and_cert_chain_pem.write_to_path(certificate)
@@ -185,7 +241,8 @@ def test_the_balancer_s_configuration_is_valid(files: tuple[str, ...], tmp_path:
             "REPLICA_1": "127.0.0.1:8001",
             "REPLICA_2": "127.0.0.1:8002",
             "BALANCER_TLS_CERTIFICATE": str(certificate),
-        },
+        }
+        | variables,
         capture_output=True,
         text=True,
     )

@@ -17,6 +17,7 @@ _ROWS = [
     "Memory and processor",
     "Models and workers",
     "Explanations themselves",
+    "Balancer",
 ]
 
 
@@ -83,6 +84,9 @@ def test_grafana_is_told_of_the_folder_and_of_prometheus() -> None:
     assert source["type"] == "prometheus"
     scraped = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["global"]
     assert source["jsonData"]["timeInterval"] == scraped["scrape_interval"]
+    (alerts,) = provisioned("datasources/alertmanager.yml")["datasources"]
+    assert (alerts["type"], alerts["jsonData"]["implementation"]) == ("alertmanager", "prometheus")
+    assert alerts["uid"] != source["uid"]
     (provider,) = provisioned("dashboards/legrad.yml")["providers"]
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
 

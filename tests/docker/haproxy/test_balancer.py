@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,26 @@ def test_a_connection_kept_over_a_reload_has_its_next_request_answered_and_is_to
         balancer.eventually(told_to_end)
 
 
+def test_a_reloaded_balancer_ends_its_old_process_at_the_time_that_was_set(
+    replicas: tuple[Server, Server],
+) -> None:
+    addresses = map(address, replicas)
+    with ExitStack() as stack:
+        balancer = stack.enter_context(Balancer(*addresses, variables={"BALANCER_HARD_STOP": "1s"}))
+        balancer.wait_for_replicas("UP", "UP")
+        held = stack.enter_context(
+            socket.create_connection(("127.0.0.1", int(balancer.url.rpartition(":")[2])))
+        )
+        held.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+        balancer.eventually(lambda: balancer.requests_now(1) + balancer.requests_now(2) == 1)
+        balancer.reload()
+        answered = b""
+        with suppress(ConnectionResetError):
+            answered = held.recv(1000)
+    # A process that had gone on would have refused the slow body.
+    assert answered == b""
+
+
 def test_a_caller_that_leaves_is_seen_by_the_replica(
     balancer: Balancer, replicas: tuple[Server, Server]
 ) -> None:
@@ -342,3 +362,30 @@ def test_tls_ends_at_the_balancer(replicas: tuple[Server, Server], tmp_path: Pat
         assert answered.status_code == 200
         assert "max-age" in answered.headers["strict-transport-security"]
         problem(client.get("/metrics"), 403, "replica-only")
+
+
+def test_a_renewed_certificate_is_served_after_a_reload(tmp_path: Path) -> None:
+    certificate = tmp_path / "tls.pem"
+
+    def issued() -> bytes:
+        issue = trustme.CA().issue_cert("localhost")
+        issue.private_key_and_cert_chain_pem.write_to_path(certificate)
+        return ssl.PEM_cert_to_DER_cert(issue.cert_chain_pems[0].bytes().decode())
+
+    def served(by: Balancer) -> bytes:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        port = int(by.tls_url.rpartition(":")[2])
+        with (
+            socket.create_connection(("127.0.0.1", port)) as connection,
+            context.wrap_socket(connection) as secured,
+        ):
+            return secured.getpeercert(binary_form=True) or b""
+
+    first = issued()
+    with Balancer(NOWHERE, NOWHERE, tls_certificate=certificate) as balancer:
+        assert served(balancer) == first
+        renewed = issued()
+        assert served(balancer) == first
+        balancer.reload()
+        balancer.eventually(lambda: served(balancer) == renewed)

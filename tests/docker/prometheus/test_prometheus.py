@@ -1,4 +1,4 @@
-"""Dashboards and alerts against a real Prometheus that scrapes a real server."""
+"""Dashboards and alerts against a real Prometheus that scrapes a real server and balancer."""
 
 import math
 import subprocess
@@ -14,6 +14,7 @@ from tests.support.dashboards import RULES, grouping_labels, panel_queries, sele
 from tests.support.picture_sites import PictureSite, answer, sends
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.prometheus_server import PROMETHEUS_FILES, Prometheus
+from tests.support.running_balancer import Balancer
 from tests.support.running_server import Server
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,13 @@ def watched(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 url_hosts=f"{host},missing.invalid",
                 url_private_addresses="true",
             ) as server,
-            Prometheus(folder, [f"{server.host}:{server.port}"]) as prometheus,
+            # Privileged and unused: no second replica.
+            Balancer(f"{server.host}:{server.port}", "127.0.0.4:9") as balancer,
+            Prometheus(
+                folder,
+                [f"{server.host}:{server.port}"],
+                balancers=[balancer.statistics_address],
+            ) as prometheus,
         ):
             server.wait_for_health()
             yield Watched(server, prometheus, host)
@@ -115,6 +122,7 @@ def test_every_rule_is_evaluated_without_error(watched: Watched) -> None:
 def test_the_server_is_seen_as_it_is(watched: Watched) -> None:
     watched.eventually(lambda: not watched.prometheus.query('up{job="legrad"} == 1'))
     watched.eventually(lambda: not watched.prometheus.query("legrad_ready == 1"))
+    watched.eventually(lambda: not watched.prometheus.query('up{job="legrad-balancer"} == 1'))
     (state,) = watched.prometheus.query("legrad_model_state == 1")
     assert state["metric"]["state"] == "ready"
     firing = {rule["name"] for rule in watched.prometheus.rules() if rule.get("state") == "firing"}
