@@ -12,12 +12,15 @@ from rich.console import Console
 from benchmarks import (
     against_peers,
     engine,
+    fairness,
     families,
     feed,
     fidelity,
     http,
     memory,
+    methods,
     overload,
+    picture_pools,
     report,
     workload,
 )
@@ -29,13 +32,16 @@ class Part(StrEnum):
 
     ENGINE = "engine"
     FAMILIES = "families"
+    METHODS = "methods"
     FIDELITY = "fidelity"
     REFERENCE = "reference"
     MEMORY = "memory"
     HTTP = "http"
     FEED = "feed"
+    POOLS = "pools"
     PEERS = "peers"
     OVERLOAD = "overload"
+    FAIRNESS = "fairness"
 
 
 def main(
@@ -65,14 +71,17 @@ def main(
         measures = {
             Part.ENGINE: lambda: engine.measure_over_plain(weights, rounds),
             Part.FAMILIES: lambda: families.measure(rounds),
+            Part.METHODS: lambda: methods.measure(weights, rounds),
             Part.FIDELITY: lambda: fidelity.measure(),
             # A third of the rounds, because the reference is slow and its ratio is large.
             Part.REFERENCE: lambda: engine.measure_against_reference(weights, max(1, rounds // 3)),
             Part.MEMORY: lambda: memory.measure(weights, min(rounds, 3)),
             Part.HTTP: lambda: http.measure(weights, rounds),
             Part.FEED: lambda: feed.measure(rounds),
+            Part.POOLS: lambda: picture_pools.measure(),
             Part.PEERS: lambda: against_peers.measure(rounds),
             Part.OVERLOAD: lambda: overload.measure(weights, rounds),
+            Part.FAIRNESS: lambda: fairness.measure(quick=quick),
         }
         for each in parts:
             with console.status(f"Measuring: {each}"):

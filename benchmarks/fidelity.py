@@ -16,7 +16,7 @@ from service.settings.values import DecodingName, PictureRules
 PHOTOGRAPHS = ("astronaut.jpg", "cat.jpg", "coffee.webp", "photographer.png", "rocket.jpg")
 PROMPTS = ("a cat", "a person", "a cup of coffee", "the sky")
 # The examples are small; a camera's pictures have a few thousand pixels a side.
-ENLARGED = 4
+SCALES = (1, 4)
 LEAST_CORRELATION, LARGEST_DIFFERENCE = 0.9995, 1e-3
 _EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -37,7 +37,11 @@ class Fidelity:
 def measure() -> list[Row]:
     """Compare both ways of decoding with the built-in model."""
     explainer = Explainer.load("starter")
-    found = {name: compare(explainer, photograph(name)) for name in PHOTOGRAPHS}
+    found = {
+        f"{name} x {scale}": compare(explainer, photograph(name, scale))
+        for name in PHOTOGRAPHS
+        for scale in SCALES
+    }
     return [
         Row(
             "fast decoding / exact decoding, lowest correlation of maps",
@@ -57,10 +61,10 @@ def measure() -> list[Row]:
     ]
 
 
-def photograph(name: str) -> bytes:
-    """Enlarge an example photograph to the size of a camera's, as a JPEG file."""
+def photograph(name: str, scale: int) -> bytes:
+    """Enlarge an example photograph, as a JPEG file."""
     picture = decode(_EXAMPLES / name)
-    size = picture.width * ENLARGED, picture.height * ENLARGED
+    size = picture.width * scale, picture.height * scale
     buffer = io.BytesIO()
     picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()

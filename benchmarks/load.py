@@ -5,6 +5,7 @@ status and length of an answer.
 """
 
 import asyncio
+import itertools
 import re
 import time
 from collections import Counter
@@ -31,13 +32,13 @@ class Answered:
         status: status of the answer; ``BROKEN`` if none came in time or the connection broke.
         seconds: time from when the request was due to the end of its answer.
         ended: end of the answer, on the performance counter.
-        retry_after: whether the answer has a ``Retry-After`` header.
+        retry_after: seconds of the answer's ``Retry-After`` header; 0 without one.
     """
 
     status: int
     seconds: float
     ended: float
-    retry_after: bool = False
+    retry_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class _Connection(asyncio.Protocol):
             self._missing = int(length[1]) if length else 0
             self.open = not _CLOSES.search(head)
             status = int(head.split(b" ", 2)[1])
-            self._answer = Answered(status, 0.0, 0.0, _RETRY_AFTER.search(head) is not None)
+            retry = _RETRY_AFTER.search(head)
+            self._answer = Answered(status, 0.0, 0.0, int(retry[1]) if retry else 0)
         self._missing -= len(data)
         if self._missing <= 0:
             self._finish(self._answer)
@@ -214,6 +216,52 @@ def open_loop(
         patience: seconds that each request waits for its answer.
     """
     return uvloop.run(_open_loop(url, requests, rate, seconds, patience))
+
+
+def callers(
+    url: str, requests: Sequence[Sequence[bytes]], *, seconds: float, patience: float
+) -> list[Load]:
+    """Run callers that each send one request after the other, and wait as a refusal tells them.
+
+    Args:
+        url: the server's base address.
+        requests: whole requests of each caller, sent in turns.
+        seconds: duration of sending.
+        patience: seconds that each request waits for its answer.
+
+    Returns:
+        The load of each caller.
+    """
+    return uvloop.run(_callers(url, requests, seconds, patience))
+
+
+async def _callers(
+    url: str, requests: Sequence[Sequence[bytes]], seconds: float, patience: float
+) -> list[Load]:
+    began = time.perf_counter()
+    return await asyncio.gather(*(_caller(url, own, began, seconds, patience) for own in requests))
+
+
+async def _caller(
+    url: str, requests: Sequence[bytes], began: float, seconds: float, patience: float
+) -> Load:
+    loop = asyncio.get_running_loop()
+    answers: list[Answered] = []
+    waiting: list[asyncio.Future[Answered]] = []
+    client = _Client(url, patience, lambda answer: waiting.pop().set_result(answer))
+    for request in itertools.cycle(requests):
+        now = time.perf_counter()
+        if now >= began + seconds:
+            break
+        waiting.append(loop.create_future())
+        client.ask(request, now)
+        answer = await waiting[0]
+        answers.append(answer)
+        if answer.status != httpx.codes.OK:
+            left = began + seconds - time.perf_counter()
+            await asyncio.sleep(max(0.0, min(answer.retry_after, left)))
+    client.close()
+    return Load(answers, began, time.perf_counter() - began, seconds)
 
 
 async def _closed_loop(

@@ -73,7 +73,7 @@ def legrad(models: str, **settings: object) -> Iterator[RunningServer]:
         announced, _, url = process.stdout.readline().strip().partition("Listening on ")
         if announced or not url:
             raise RuntimeError(f"the server did not start: {announced!r}")
-        _wait_until_answered(f"{url}/health/ready")
+        wait_until_answered(f"{url}/health/ready")
         yield RunningServer(url, process.pid)
     finally:
         _end(process)
@@ -97,7 +97,7 @@ def peer(module: str, health: str, arguments: Sequence[str]) -> Iterator[Running
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_answered(url + health)
+        wait_until_answered(url + health)
         yield RunningServer(url, process.pid)
     finally:
         _end(process)
@@ -109,7 +109,8 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_answered(address: str) -> None:
+def wait_until_answered(address: str) -> None:
+    """Wait until an address answers 200; raise an error after a bounded time."""
     pause = threading.Event()
     deadline = time.monotonic() + _START_SECONDS
     while not _answers(address):

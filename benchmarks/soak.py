@@ -1,11 +1,12 @@
 """Soak test ``python -m benchmarks.soak``: mixed traffic for ten minutes, and leaks after it.
 
 A few concurrent callers send pictures of many sizes and kinds to two models, invalid requests, and
-requests that they abandon. The server's memory, threads and descriptors are sampled throughout.
-Then, for comparison, the same engine behind other servers (:mod:`benchmarks.against_peers`).
+requests that they abandon. The memory of the server and of its picture processes, and the server's
+threads and descriptors are sampled throughout.
 """
 
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -29,7 +30,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from benchmarks import against_peers, report, servers, workload
+from benchmarks import report, servers, workload
 from benchmarks.load import raw_request
 from benchmarks.report import Row
 from legrad_engine.images.file_formats import PICTURE_FORMATS, HeatmapFormat
@@ -44,7 +45,6 @@ MOST_GROWTH_PERCENT = 1.0
 TRACE_CACHE_BYTES = 16_000_000
 SEED = 20_260_101
 PATIENCE_SECONDS = 60.0
-PEER_ROUNDS = 5
 _WORDS = ("a cat", "a dog", "a pizza", "a red bus", "a tree", "the sky", "a cup", "two people")
 _SIZES = ((224, 224), (640, 480), (480, 640), (1152, 864), (61, 300), (1600, 90))
 _EXPECTED = {
@@ -65,12 +65,47 @@ _EXPECTED = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The server at one instant.
+
+    Attributes:
+        at: seconds on the monotonic clock.
+        server: resident bytes of the server.
+        pictures: resident bytes of its picture processes and their launcher.
+        threads: number of the server's threads.
+        descriptors: number of the server's open descriptors.
+    """
+
+    at: float
+    server: int
+    pictures: int
+    threads: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> "Sample":
+        """Read the memory, threads and descriptors of a running server."""
+        pictures = 0
+        for child in process.children(recursive=True):
+            # A picture process may end, and be replaced, meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                pictures += child.memory_info().rss
+        return cls(
+            time.monotonic(),
+            process.memory_info().rss,
+            pictures,
+            process.num_threads(),
+            process.num_fds(),
+        )
+
+
 @dataclass
 class Record:
     """Answers of the callers and samples of the server, appended from several threads."""
 
     answers: list[tuple[float, str, int, float]] = field(default_factory=list)
-    samples: list[tuple[float, int, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 class Caller:
@@ -175,10 +210,7 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.1, help="Duration of the traffic.")] = 10.0,
     output: Annotated[Path, typer.Option(help="The JSON file.")] = Path("benchmarks/soak.json"),
 ) -> None:
-    """Send mixed traffic to a server; fail if it grows, leaks or answers wrongly.
-
-    The comparison with other servers takes ten more minutes and is only reported.
-    """
+    """Send mixed traffic to a server; fail if it grows, leaks or answers wrongly."""
     console = Console()
     before = report.environment()
     record = Record()
@@ -194,12 +226,7 @@ def main(
                 _soak(server, ModelReference.parse(other).id, seconds, record)
             soaked = _rows(record, _at_rest(server))
     report.show(soaked, console)
-    # Written early, so that the result is kept if another server does not start.
     report.write(soaked, output, before, report.environment())
-    with console.status("Measuring: peers"):
-        compared = against_peers.measure(PEER_ROUNDS)
-    report.show(compared, console)
-    report.write([*soaked, *compared], output, before, report.environment())
     console.print(f"Written to {output}")
     if any(row.verdict == "missed" for row in soaked):
         raise typer.Exit(1)
@@ -223,11 +250,7 @@ def _soak(server: servers.RunningServer, other: str, seconds: float, record: Rec
 def _sample(server: servers.RunningServer, record: Record, stopped: threading.Event) -> None:
     process = psutil.Process(server.pid)
     while not stopped.wait(SAMPLE_SECONDS):
-        record.samples.append((time.monotonic(), *_read(process)))
-
-
-def _read(process: psutil.Process) -> tuple[int, int, int]:
-    return process.memory_info().rss, process.num_threads(), process.num_fds()
+        record.samples.append(Sample.of(process))
 
 
 def _at_rest(server: servers.RunningServer) -> tuple[int, int]:
@@ -236,16 +259,16 @@ def _at_rest(server: servers.RunningServer) -> tuple[int, int]:
     found: list[tuple[int, int]] = []
     pause = threading.Event()
     for _ in range(30):
-        _, threads, descriptors = _read(process)
-        found.append((threads, descriptors))
+        sample = Sample.of(process)
+        found.append((sample.threads, sample.descriptors))
         pause.wait(SAMPLE_SECONDS)
     return min(found)
 
 
 def _rows(record: Record, at_rest: tuple[int, int]) -> list[Row]:
-    began = record.samples[0][0]
-    warm = began + WARM_UP_SHARE * (record.samples[-1][0] - began)
-    settled = [sample for sample in record.samples if sample[0] >= warm]
+    began = record.samples[0].at
+    warm = began + WARM_UP_SHARE * (record.samples[-1].at - began)
+    settled = [sample for sample in record.samples if sample.at >= warm]
     threads, descriptors = at_rest
     counts = Counter((name, status) for _, name, status, _ in record.answers)
     wrong = {
@@ -253,25 +276,30 @@ def _rows(record: Record, at_rest: tuple[int, int]) -> list[Row]:
         for (name, status), count in counts.items()
         if status not in _EXPECTED[name]
     }
-    memory = [sample[1] for sample in settled]
+    memory = {
+        "the server": [(sample.at, sample.server) for sample in settled],
+        "its picture processes": [(sample.at, sample.pictures) for sample in settled],
+    }
     return [
-        Row(
-            "RSS growth after warm-up, by its median slope",
-            _growth_percent(settled),
-            MOST_GROWTH_PERCENT,
-            unit="%",
-            details={"mebibytes": [value / 2**20 for value in memory]},
+        *(
+            Row(
+                f"growth of {name} after warm-up, by its median slope",
+                _growth_percent(sizes),
+                MOST_GROWTH_PERCENT,
+                unit="%",
+                details={"mebibytes": [size / 2**20 for _, size in sizes]},
+            )
+            for name, sizes in memory.items()
         ),
-        Row("RSS at the end", memory[-1] / 2**20, unit="MiB"),
         Row(
             "threads at rest after, beyond the most while warm",
-            threads - max(sample[2] for sample in settled),
+            threads - max(sample.threads for sample in settled),
             0.0,
             unit="",
         ),
         Row(
             "descriptors at rest after, beyond the fewest while warm",
-            descriptors - min(sample[3] for sample in settled),
+            descriptors - min(sample.descriptors for sample in settled),
             0.0,
             unit="",
         ),
@@ -287,18 +315,24 @@ def _rows(record: Record, at_rest: tuple[int, int]) -> list[Row]:
     ]
 
 
-def _growth_percent(samples: Sequence[tuple[float, int, int, int]]) -> float:
+def _growth_percent(sizes: Sequence[tuple[float, int]]) -> float:
     """Estimate the growth over the period by the median of all slopes (Theil and Sen).
 
-    A peak does not affect it. The result is in percent of the median size.
+    A peak does not affect it.
+
+    Args:
+        sizes: instants in seconds, and bytes.
+
+    Returns:
+        Percent of the median size.
     """
-    thinned = samples[:: max(1, len(samples) // 300)]
+    thinned = sizes[:: max(1, len(sizes) // 300)]
     slopes = [
         (later[1] - earlier[1]) / (later[0] - earlier[0])
         for earlier, later in itertools.combinations(thinned, 2)
     ]
-    period = samples[-1][0] - samples[0][0]
-    return 100 * statistics.median(slopes) * period / statistics.median(s[1] for s in samples)
+    period = sizes[-1][0] - sizes[0][0]
+    return 100 * statistics.median(slopes) * period / statistics.median(size for _, size in sizes)
 
 
 def _latency_rows(record: Record, warm: float) -> list[Row]:

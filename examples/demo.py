@@ -5,6 +5,7 @@ Run it with ``make demo``, or ``python examples/demo.py --image picture.jpg --pr
 """
 
 import base64
+import json
 import math
 import re
 import shutil
@@ -40,6 +41,9 @@ def main(
         Path | None, typer.Option(help="The picture; without it, one of the examples.")
     ] = None,
     prompts: Annotated[str | None, typer.Option(help="Prompts, separated by commas.")] = None,
+    method: Annotated[
+        str, typer.Option(help="Explanation method; `legrad methods` lists them.")
+    ] = "legrad",
     output: Annotated[Path, typer.Option(help="Folder for the overlays.")] = Path("demo"),
 ) -> None:
     """Explain one picture with a server that is started for it."""
@@ -51,7 +55,7 @@ def main(
     server, address = start_server(model, output / "server.log")
     try:
         wait_until_ready(address, START_SECONDS if model == STARTER else DOWNLOAD_SECONDS)
-        answer = ask(address, image, wanted)
+        answer = ask(address, image, wanted, method)
     finally:
         server.send_signal(signal.SIGTERM)
         status = server.wait(START_SECONDS)
@@ -76,6 +80,9 @@ def main(
     console.print(
         f"Answered in {1000 * total:.0f} ms by {answer['model']}; see {output / 'overview.png'}."
     )
+    used = answer["images"][0]["method"]
+    if not used["targeted"]:
+        console.print(f"The method {used['name']} gives all prompts the same heatmap.")
     console.print("A prompt for something absent has a heatmap too: compare the similarities.")
     raise typer.Exit(status)
 
@@ -109,12 +116,16 @@ def wait_until_ready(address: str, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def ask(address: str, image: Path, prompts: list[str]) -> dict[str, Any]:
+def ask(address: str, image: Path, prompts: list[str], method: str) -> dict[str, Any]:
     """Return the server's response for one picture."""
     response = httpx.post(
         f"{address}/explain",
         files={"image": image.read_bytes()},
-        data={"prompts": prompts, "output": '{"heatmap": "none", "format": "jpeg"}'},
+        data={
+            "prompts": prompts,
+            "options": json.dumps({"method": method}),
+            "output": '{"heatmap": "none", "format": "jpeg"}',
+        },
         timeout=60,
     )
     if response.is_error:

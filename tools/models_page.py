@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from legrad_engine.families import Score, find_tower, refusal
-from legrad_engine.families.registry import families
+from legrad_engine.families.registry import Refusal, families, refusals
 from legrad_engine.legrad.route import Route, route_of
+from legrad_engine.models.foreign import FOREIGN
 from legrad_engine.models.hugging_face.registry import class_names
 from legrad_engine.models.openclip_weights import settle
 
@@ -57,6 +58,34 @@ generated: `make models-page`.
 
 {plain}
 [models of your own](own-models.md).
+
+The weights of these repositories load as plain ViTs, from the files that their programs save:
+projection heads, predictors and decoders, which serve training alone, are left out.
+
+| Trained by | Names of the weights | Explained |
+| --- | --- | --- |
+| DeiT, also distilled | `blocks.*`, `dist_token`, `head_dist.*` | its classes |
+| DINO, iBOT | `teacher`: `backbone.*`, `head.mlp.*` | the encoder |
+| MoCo v3 | `base_encoder.*`, `momentum_encoder.*` | the encoder; its linear classifier |
+| MAE | `blocks.*`, `decoder_*`; fine-tuned: `fc_norm.*` | the encoder; its classes |
+| one of these with a regulariser, as SGC | `backbone.*` beside others | the encoder |
+
+### Refused
+
+Every other architecture of timm, by the way in which its patches mix:
+
+| timm's files | Its image tower is | The nearest that is explained |
+| --- | --- | --- |
+{refused_timm}
+
+### Refused by name and by checkpoint
+
+Models of the literature that are in no library here. A reference with their names is refused, and
+so is a checkpoint with the names of their weights, given for any architecture:
+
+| Model | Source | Why | The nearest that is explained |
+| --- | --- | --- | --- |
+{foreign}
 
 ## Models of transformers
 
@@ -135,6 +164,12 @@ def row(name: str, found: Coverage | str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def timm_row(refused: Refusal) -> str:
+    """Format a refusal of timm's architectures as a row of the page."""
+    reason = refused.reason.removeprefix("its image tower is timm's {name}, ")
+    return f"| {', '.join(refused.timm_modules)} | {reason} | `{refused.nearest}` |"
+
+
 def page() -> str:
     """Generate the text of docs/models.md."""
     explained, refused, routes = [], [], Counter[str]()
@@ -157,6 +192,11 @@ def page() -> str:
         explained="\n".join(explained),
         refused="\n".join(refused),
         plain=_plain_models(),
+        refused_timm="\n".join(timm_row(each) for each in refusals() if each.timm_modules),
+        foreign="\n".join(
+            f"| {each.title} | {each.source} | {each.reason} | `{each.nearest}` |"
+            for each in FOREIGN
+        ),
         converted=_converted_models(),
     )
 

@@ -1,7 +1,8 @@
 """Maps on the device against the CPU in float64, for one model of each family and every dtype."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -33,14 +34,17 @@ def measure(
     dtypes: Sequence[torch.dtype] = DTYPES,
 ) -> None:
     """Compare every family until the time is over."""
-    for family, build in families.items():
-        if not budget.left:
-            findings.not_measured.append(f"agreement of {family}: no time left")
-            continue
-        try:
-            _compare(family, build(), device, dtypes, findings)
-        except Exception as error:
-            findings.not_measured.append(f"agreement of {family}: {type(error).__name__}: {error}")
+    with _exact_convolutions():
+        for family, build in families.items():
+            if not budget.left:
+                findings.not_measured.append(f"agreement of {family}: no time left")
+                continue
+            try:
+                _compare(family, build(), device, dtypes, findings)
+            except Exception as error:
+                findings.not_measured.append(
+                    f"agreement of {family}: {type(error).__name__}: {error}"
+                )
 
 
 def in_use(explainer: HeldPixels) -> str:
@@ -52,6 +56,17 @@ def in_use(explainer: HeldPixels) -> str:
     if accelerator.graphs is not None and accelerator.graphs.captured:
         parts.append(f"{accelerator.graphs.captured} graphs")
     return ", ".join(parts) or "neither"
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Convolve float32 as such: by default cuDNN rounds the factors to TensorFloat-32."""
+    rounded = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = rounded
 
 
 def _compare(

@@ -1,22 +1,24 @@
 """Time of an explanation over that of a plain forward pass, and the share of the card's peak."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import workload
 from benchmarks.accelerator.accuracy import modes
 from benchmarks.accelerator.budget import Budget
-from benchmarks.accelerator.cards import synchronize
 from benchmarks.accelerator.findings import EIGHT_TARGETS, ONE_TARGET, Findings, Speed
+from benchmarks.accelerator.launching import Launch, run
 from benchmarks.accelerator.models import TIMED, Build, HeldPixels, explainer_of
 from benchmarks.timing import interleave, timed
+from legrad_engine.attribution import PendingExplanations
 from legrad_engine.devices import dtype_name, is_out_of_memory, release_cached_memory
 from legrad_engine.legrad.switches import Acceleration
+from legrad_engine.targets.resolved import ResolvedTargets
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Graphs are for batches that compute faster than they are launched.
@@ -91,33 +93,38 @@ def _time_batch(
     width, height = plain.own_size
     pixels = torch.randn(batch, 3, height, width, device=device).to(dtype)
     images = [plain.prepare(workload.picture(width, height))] * batch
-    vectors = {
-        count: workload.targets(count, plain.tower.embedding_size).to(device)
+    # Before the time is taken: checking vectors waits for the device.
+    targets = {
+        count: plain.resolver.resolve(
+            workload.targets(count, plain.tower.embedding_size).to(device), batch
+        )
         for count in (ONE_TARGET, EIGHT_TARGETS)
     }
 
-    def explain(explainer: HeldPixels, targets: Tensor) -> None:
-        explainer.attribute(explainer.trace(images), targets)
+    def explain(explainer: HeldPixels, resolved: Sequence[ResolvedTargets]) -> PendingExplanations:
+        return explainer.launch_attribution(explainer.trace(images), resolved)
 
     model: Any = plain.model
-    works: dict[tuple[int, Acceleration] | None, Callable[[], object]] = {
-        None: lambda: model.encode_image(pixels)
-    }
+
+    def pass_forward() -> None:
+        model.encode_image(pixels)
+
+    works: dict[tuple[int, Acceleration] | None, Launch] = {None: pass_forward}
     for mode, explainer in explainers.items():
         explainer.pixels = pixels
         graphs = explainer.accelerator.graphs
         if graphs is not None and batch > _MOST_CAPTURED and mode == "graphs":
             continue
-        for count, targets in vectors.items():
+        for count, resolved in targets.items():
             if graphs is not None and batch <= _MOST_CAPTURED:
                 with graphs.capturing():
-                    explain(explainer, targets)
-            works[count, mode] = lambda one=explainer, many=targets: explain(one, many)  # type: ignore[misc]
+                    explain(explainer, resolved).finish()
+            works[count, mode] = partial(explain, explainer, resolved)
 
     measures = {str(key): _timer(work, device) for key, work in works.items()}
     samples = interleave(measures, _ROUNDS)
     forward = median(samples[str(None)])
-    explained: dict[int, dict[Acceleration, float]] = {count: {} for count in vectors}
+    explained: dict[int, dict[Acceleration, float]] = {count: {} for count in targets}
     for key in works:
         if key is not None:
             count, mode = key
@@ -125,16 +132,9 @@ def _time_batch(
     return Speed(name, dtype_name(dtype), batch, forward, least_seconds / forward, explained)
 
 
-def _timer(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
+def _timer(work: Launch, device: torch.device) -> Callable[[], float]:
     """Return a measure of the seconds of one call, averaged over enough of them."""
-
-    def run(loops: int) -> None:
-        with torch.no_grad():
-            for _ in range(loops):
-                work()
-        synchronize(device)
-
-    run(1)
-    once = timed(lambda: run(1))
+    run(work, 1, device)
+    once = timed(lambda: run(work, 1, device))
     loops = max(1, min(_MOST_LOOPS, int(_ROUND_SECONDS / once)))
-    return lambda: timed(lambda: run(loops)) / loops
+    return lambda: timed(lambda: run(work, loops, device)) / loops

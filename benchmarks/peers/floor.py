@@ -1,10 +1,12 @@
 """The floor: the work of the service by bare library calls.
 
 ``python -m benchmarks.peers.floor PORT`` runs one process with one thread, without a model,
-validation, limits, metrics or logs. It takes the fastest kept library for each step and answers the
-same outputs; its maps are always the same.
+validation, limits, metrics or logs. It takes the fastest kept library for each step, with the
+fidelity of the service: the same pixels are decoded, the resizer is as exact, regions have as many
+samples, and the opacity of overlays follows the heatmap. Its maps are always the same.
 """
 
+import io
 import json
 import struct
 import sys
@@ -16,15 +18,19 @@ import numpy as np
 import pybase64
 import simplejpeg
 import uvicorn
+from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from isal import isal_zlib
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 _SIDE = 224
 _CELLS = 14
-# Regions are found on a few samples per cell.
-_SAMPLED_SIDE = 4 * _CELLS
-_OPACITY = 0.6
+# The model's input is resized from at least three times its pixels.
+_LEAST_SIDE = 3 * _SIDE
+_USUAL_SIDE = 1024
+_SAMPLED_SIDE = 7 * _CELLS
+_OPACITY = 0.6 * np.clip(np.arange(256, dtype=np.float32) / 255 / 0.6, 0, 1)
+_BICUBIC = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
 # PNG's filter: each byte minus the one above it.
 _UP = 2
 
@@ -64,16 +70,9 @@ class Floor:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
         scale = min(1.0, output["max_side"] / max(width, height))
         size = round(width * scale), round(height * scale)
-        drawn = output["overlay"] or output["heatmap"] not in ("npy", "none")
-        least = size if drawn else (_SIDE, _SIDE)
-        # At the smallest scale of the DCT that still has all the pixels which are needed.
-        picture = simplejpeg.decode_jpeg(
-            encoded, fastdct=True, min_width=least[0], min_height=least[1], min_factor=1
-        )
-        cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).tobytes()
-        canvas = None
-        if output["overlay"]:
-            canvas = _pixels(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+        picture = _decoded(encoded, width, height)
+        _resized(picture, (_SIDE, _SIDE))
+        canvas = _resized(picture, size) if output["overlay"] else None
         targets = [
             {
                 "target": prompt,
@@ -84,6 +83,35 @@ class Floor:
             for prompt, map_ in zip(prompts, self._maps, strict=False)
         ]
         return json.dumps({"images": [{"targets": targets}]}).encode()
+
+
+def _decoded(encoded: bytes, width: int, height: int) -> Pixels:
+    """Decode at the smallest power of two of the size that leaves enough pixels."""
+    share = min(1.0, _USUAL_SIDE / max(width, height))
+    least_width = max(_LEAST_SIDE, round(width * share))
+    least_height = max(_LEAST_SIDE, round(height * share))
+    part = 1
+    while part < 8 and width >= 2 * part * least_width and height >= 2 * part * least_height:
+        part *= 2
+    if part == 1:
+        return _pixels(simplejpeg.decode_jpeg(encoded))
+    return _pixels(
+        simplejpeg.decode_jpeg(
+            encoded, min_width=width // part, min_height=height // part, min_factor=1
+        )
+    )
+
+
+def _resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize widths and then heights, as Pillow does."""
+    height, width = picture.shape[:2]
+    resizer = Resizer()
+    source = ImageData(width, height, PixelType.U8x3, picture.tobytes())
+    narrowed = ImageData(size[0], height, PixelType.U8x3)
+    resizer.resize(source, narrowed, _BICUBIC)
+    resized = ImageData(*size, PixelType.U8x3)
+    resizer.resize(narrowed, resized, _BICUBIC)
+    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
 
 
 def _read(content_type: bytes, body: bytes) -> tuple[list[str], dict[str, Any], bytes]:
@@ -129,7 +157,9 @@ def _drawn(
 ) -> dict[str, object]:
     drawn: dict[str, object] = {}
     if output["heatmap"] == "npy":
-        drawn["heatmap"] = pybase64.b64encode_as_string(map_.tobytes())
+        written = io.BytesIO()
+        np.save(written, map_)
+        drawn["heatmap"] = pybase64.b64encode_as_string(written.getbuffer())
     levels = None
     if canvas is not None or output["heatmap"] not in ("npy", "none"):
         levels = _pixels(cv2.resize((255 * map_).astype(np.uint8), size))
@@ -137,7 +167,8 @@ def _drawn(
         drawn["heatmap"] = _encoded(levels, output["heatmap"].removesuffix("16"), output)
     if levels is not None and canvas is not None:
         colors = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
-        blended = _pixels(cv2.addWeighted(colors, _OPACITY, canvas, 1 - _OPACITY, 0))
+        opacity = np.asarray(cv2.LUT(levels, _OPACITY), np.float32)
+        blended = _pixels(cv2.blendLinear(colors, canvas, opacity, 1 - opacity))
         drawn["overlay"] = _encoded(blended, output.get("format", "png"), output)
     return drawn
 

@@ -25,7 +25,7 @@ def explain(explainer: Explainer, bodies: Sequence[dict[str, Any]]) -> list[dict
     pictures = [base64.b64decode(body["image"]) for body in bodies]
     found = explainer.explain(pictures, bodies[0]["prompts"])
     return [
-        _answer(each, picture, DrawingRules(**body["output"]))
+        _answer(each, picture, DrawingRules.of(body["output"]))
         for each, picture, body in zip(found, pictures, bodies, strict=True)
     ]
 

@@ -4,8 +4,8 @@ The exit status is 1 if a case gets a wrong answer, takes too long or too much m
 server does not answer as before in the end.
 """
 
-import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,12 @@ from legrad_engine.models import STARTER
 from service.telemetry.logs import configure_logs
 from tests.attack.bodies import ATTACKER
 from tests.attack.cases import cases
+from tests.attack.connections import LIMIT_SECONDS, scenarios
 from tests.attack.inside import key_timing, url_cases
-from tests.attack.measuring import Light, Outcome, attack, beside_heavy_callers
+from tests.attack.measuring import Light, attack, beside_heavy_callers, measured
+from tests.attack.outcomes import Outcome
+from tests.attack.own_servers import own_servers
+from tests.attack.reporting import COLUMNS, Report, cells, page
 from tests.support.api_keys import entry, listed
 from tests.support.running_server import LEGRAD, Server
 
@@ -32,61 +36,89 @@ def main(
     only: Annotated[str, typer.Option(help="Run only cases whose kind or name has this.")] = "",
     callers: Annotated[int, typer.Option(min=1, help="Attackers at once.")] = 3,
     output: Annotated[Path, typer.Option(help="The JSON file.")] = Path("build/attack.json"),
+    table: Annotated[Path | None, typer.Option(help="A Markdown page of the table.")] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="The JSON file of another version, for the page.")
+    ] = None,
+    program: Annotated[
+        str, typer.Option(help="The `legrad` of another version, for a comparison.")
+    ] = str(LEGRAD),
 ) -> None:
     """Attack a server of its own with every case, one after the other."""
     console = Console()
     configure_logs("error")
+    outcomes: list[Outcome] = []
+
+    def note(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        verdict = "holds" if outcome.holds else f"[red]{outcome.reason}[/]"
+        console.print(f"{outcome.kind}: {outcome.name}: {verdict}", highlight=False)
+
+    light = _attack_server(only, callers, program, console, note)
+    # Those inside this process attack this version.
+    if program == str(LEGRAD):
+        if only in "keys timing":
+            note(key_timing())
+        with tempfile.TemporaryDirectory() as folder:
+            for outcome in url_cases(Path(folder), only):
+                note(outcome)
+    for outcome in own_servers(only, program):
+        note(outcome)
+    console.print(_shown(outcomes))
+    report = Report(light, outcomes)
+    report.write(output)
+    if table is not None:
+        table.write_text(page(report, Report.read(before) if before else None))
+    broken = [each for each in outcomes if not each.holds]
+    console.print(f"{len(outcomes) - len(broken)} of {len(outcomes)} cases hold; {output}")
+    raise typer.Exit(1 if broken else 0)
+
+
+def _attack_server(
+    only: str, callers: int, program: str, console: Console, note: Callable[[Outcome], None]
+) -> str:
+    """Attack one server with the cases that need none of their own.
+
+    Returns:
+        The times of a light caller alone, as text.
+    """
     heavy = [f"heavy {number}" for number in range(_HEAVY)]
     keys = listed(
         entry("attacker", ATTACKER, "explain"),
         entry("light", _LIGHT, "explain", "metrics"),
         *(entry(f"heavy-{number}", key, "explain") for number, key in enumerate(heavy)),
     )
-    outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory() as folder:
-        with Server(
-            STARTER,
-            program=[str(LEGRAD)],
-            api_keys=keys,
-            compute_threads=torch.get_num_threads(),
-            max_image_pixels=_IMAGE_PIXELS,
-            log_level="error",
-        ) as server:
-            server.client.headers["Authorization"] = f"Bearer {_LIGHT}"
-            server.wait_for_health()
-            light = Light(server, _LIGHT)
-            alone = light.alone()
-            console.print(f"A light caller alone: {alone}")
-            for case in cases():
-                if only in f"{case.kind} {case.name}":
-                    with console.status(f"{case.kind}: {case.name}"):
-                        outcomes.append(attack(server, case, light, callers))
-            if only in "fairness heavy callers":
-                outcomes.append(beside_heavy_callers(server, heavy, light))
-            server.wait_for_health()
-        if only in "keys timing":
-            outcomes.append(key_timing())
-        outcomes += url_cases(Path(folder), only)
-    console.print(_table(outcomes))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps([each.as_json() for each in outcomes], indent=2) + "\n")
-    broken = [each for each in outcomes if not each.holds]
-    console.print(f"{len(outcomes) - len(broken)} of {len(outcomes)} cases hold; {output}")
-    raise typer.Exit(1 if broken else 0)
+    with Server(
+        STARTER,
+        program=[program],
+        api_keys=keys,
+        compute_threads=torch.get_num_threads(),
+        max_image_pixels=_IMAGE_PIXELS,
+        head_timeout_seconds=LIMIT_SECONDS,
+        send_timeout_seconds=LIMIT_SECONDS,
+        log_level="error",
+    ) as server:
+        server.client.headers["Authorization"] = f"Bearer {_LIGHT}"
+        server.wait_for_health()
+        light = Light(server, _LIGHT)
+        alone = light.alone(heavy[0])
+        console.print(f"A light caller alone: {alone}")
+        for case in cases():
+            if only in f"{case.kind} {case.name}":
+                note(attack(server, case, light, callers))
+        for name, act in scenarios(server).items():
+            if only in f"connections {name}":
+                note(measured(server, light, "connections", name, act))
+        if only in "fairness heavy callers":
+            note(beside_heavy_callers(server, heavy, light))
+        server.wait_for_health()
+    return alone
 
 
-def _table(outcomes: list[Outcome]) -> Table:
-    table = Table("kind", "case", "status", "seconds", "MB", "light p99", "verdict")
+def _shown(outcomes: list[Outcome]) -> Table:
+    table = Table(*COLUMNS)
     for each in outcomes:
-        table.add_row(
-            each.kind,
-            each.name,
-            each.statuses,
-            f"{each.seconds:.2f}",
-            f"{each.megabytes:.0f}",
-            "" if each.light_p99 is None else f"{each.light_p99:.2f}",
-            "holds" if each.holds else f"[red]{each.reason}[/]",
-        )
+        table.add_row(*cells(each))
     return table
 
 

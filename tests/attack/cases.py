@@ -1,16 +1,24 @@
 """The cases: requests made to do harm, and the answers that they may get."""
 
-import gzip
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from tests.attack.bodies import ATTACKER, json_bodies, look_alikes, posted
+from tests.attack.bodies import (
+    ATTACKER,
+    compressed,
+    json_bodies,
+    look_alikes,
+    posted,
+    unicode_prompts,
+)
+from tests.attack.framing import FRAMING, SMUGGLING, got, heads, paths
+from tests.attack.tensors import tensors
+from tests.support.lying_pictures import LYING
 from tests.support.picture_bombs import CODED_LARGER, HARMLESS, SLOW, TOO_LARGE
 from tests.support.pictures import encoded, picture
-from tests.support.raw_requests import LIVE
 
 _DEADLINE_SECONDS = 15.0
 
@@ -25,6 +33,7 @@ class Case:
         request: makes the bytes of a request.
         statuses: the statuses of good answers; 0 stands for a closed connection.
         most_seconds: longest time until the answer.
+        forbidden: bytes that no answer may have; empty for none.
     """
 
     kind: str
@@ -32,41 +41,52 @@ class Case:
     request: Callable[[], bytes]
     statuses: frozenset[int]
     most_seconds: float = _DEADLINE_SECONDS
+    forbidden: bytes = b""
 
 
 def cases() -> Iterator[Case]:
     """Yield every case."""
-    refused = frozenset({422})
     for name, data in TOO_LARGE.items():
-        yield _picture("too many pixels", name, data, refused, 2.0)
+        yield _picture("too many pixels", name, data, _413, 2.0)
     for name, data in CODED_LARGER.items():
-        yield _picture("coded larger than stated", name, data, refused, 2.0)
+        yield _picture("coded larger than stated", name, data, _413, 2.0)
+    for name, data in LYING.items():
+        yield _picture("two sizes", name, data, frozenset({200, 413, 422}), 2.0)
     for name, data in SLOW.items():
-        yield _picture("slow to decode", name, data, refused, 2.0)
+        yield _picture("slow to decode", name, data, _422, 2.0)
     for name, make in _LONG_WORK.items():
         # Some are valid, and may be decoded where it takes no longer than the limit.
         yield _picture("slow to decode", name, make, frozenset({200, 413, 422, 429}), 12.0)
     for name, data in HARMLESS.items():
         yield _picture("metadata", name, data, frozenset({200}), 5.0)
     for name, make in look_alikes().items():
-        yield Case("multipart", name, make, frozenset({400, 422}), 5.0)
+        yield Case("multipart", name, make, _400 | _422, 6.0)
     for name, make in json_bodies().items():
-        yield Case("JSON", name, make, frozenset({400, 422}), 5.0)
-    yield Case("gzip", "a bomb", lambda: _compressed(gzip.compress(bytes(200_000_000), 9)), _413)
-    yield Case(
-        "gzip", "empty members", lambda: _compressed(gzip.compress(b"") * 100_000), frozenset({400})
-    )
-    for name, data in _FRAMING.items():
-        yield Case("framing", name, partial(bytes, data), frozenset({0, 400}), 5.0)
-    yield Case("paths", "a last slash", lambda: _get(b"/metrics/"), frozenset({404}), 2.0)
-    yield Case("paths", "traversal", lambda: _get(b"/web/../../etc/passwd"), frozenset({404}), 2.0)
-    yield Case("paths", "encoded traversal", lambda: _get(b"/web/%2e%2e%2fapp.py"), _404, 2.0)
-    yield Case("access", "no key", lambda: _get(b"/models"), frozenset({401}), 2.0)
-    yield Case("access", "a wrong key", lambda: _get(b"/models", "legrad_" + "A" * 43), _401, 2.0)
-    yield Case("access", "a scope", lambda: _get(b"/metrics", ATTACKER), frozenset({403}), 2.0)
+        yield Case("JSON", name, make, _400 | _422, 5.0)
+    for name, make in unicode_prompts().items():
+        yield Case("prompts", name, make, frozenset({200, 422}), 5.0)
+    for name, make in tensors().items():
+        yield Case("tensors", name, make, frozenset({400, 413, 422}), 5.0)
+    for name, (content, coding) in compressed().items():
+        request = partial(posted, content, "application/json", f"Content-Encoding: {coding}")
+        yield Case("compression", name, request, frozenset({400, 413, 415}), 5.0)
+    for name, data in FRAMING.items():
+        yield Case("framing", name, partial(bytes, data), frozenset({0, 400, 405}), 5.0)
+    for name, data in SMUGGLING.items():
+        request = partial(bytes, data)
+        yield Case("smuggling", name, request, frozenset({0, 400, 401, 405}), 5.0, _LIVE_ANSWER)
+    for name, (make, status) in heads().items():
+        yield Case("heads", name, make, frozenset({status}), 2.0)
+    for name, data in paths().items():
+        yield Case("paths", name, partial(bytes, data), _400 | _404, 2.0, b"root:")
+    yield Case("access", "no key", lambda: got(b"/models"), _401, 2.0)
+    yield Case("access", "a wrong key", lambda: got(b"/models", "legrad_" + "A" * 43), _401, 2.0)
+    yield Case("access", "a scope", lambda: got(b"/metrics", ATTACKER), _403, 2.0)
 
 
-_401, _404, _413 = frozenset({401}), frozenset({404}), frozenset({413})
+_400, _401, _403, _404, _413, _422 = (frozenset({each}) for each in (400, 401, 403, 404, 413, 422))
+# The answer to the request that is hidden in the body of another one.
+_LIVE_ANSWER = b"HTTP/1.1 200"
 
 
 def form(image: bytes, prompts: bytes = b"a cat") -> bytes:
@@ -90,15 +110,6 @@ def _picture(
     seconds: float,
 ) -> Case:
     return Case(kind, name, lambda: form(data() if callable(data) else data), statuses, seconds)
-
-
-def _get(path: bytes, key: str | None = None) -> bytes:
-    credentials = b"" if key is None else f"Authorization: Bearer {key}\r\n".encode()
-    return b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%s\r\n" % (path, credentials)
-
-
-def _compressed(content: bytes) -> bytes:
-    return posted(content, "application/json", "Content-Encoding: gzip")
 
 
 def _run_length_bmp() -> bytes:
@@ -136,17 +147,4 @@ _LONG_WORK: dict[str, Callable[[], bytes]] = {
     "JPEG of empty segments": _jpeg_segments,
     "PNG of empty chunks": _png_chunks,
     "a million rows": lambda: encoded(picture(1, 1).resize((24, 1_000_000))),
-}
-
-_FRAMING = {
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
-    "an unknown version": b"GET / HTTP/9.9\r\n\r\n",
-    "a negative length": b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-    "a bad chunk": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-    "a length and chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a long head": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n\r\n",
-    "no host": LIVE.replace(b"Host: a\r\n", b""),
-    "two hosts": LIVE.replace(b"Host: a\r\n", b"Host: a\r\nHost: b\r\n"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.http.keys import KeyRing
 from service.settings.keys import ApiKey, digest
-from tests.attack.measuring import Outcome
+from tests.attack.outcomes import Outcome
 from tests.support.fetching_app import PICTURE, FetchingApp
 from tests.support.picture_sites import answer, redirects, sends
 from tests.support.tiny_model import save_model

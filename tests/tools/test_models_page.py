@@ -14,15 +14,16 @@ from PIL import Image
 from legrad_engine import Explainer, Geometry
 from legrad_engine.errors import InvalidOptionError, UnsupportedModelError
 from legrad_engine.families import find_tower, refusal
-from legrad_engine.families.registry import families
+from legrad_engine.families.registry import families, refusals
 from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.models.foreign import FOREIGN
 from legrad_engine.models.hugging_face.registry import class_names
 from tests.support.architectures import seeded_explainer, tokenizer
 from tests.support.explicit_legrad import explicit_maps
 from tests.support.explicit_timm import explicit, explicit_coca_maps, explicit_timm_maps
 from tests.support.paths import DOCS
 from tests.support.shrunk_catalogue import WIDTH, shrunk_model
-from tools.models_page import coverage, row
+from tools.models_page import coverage, row, timm_row
 
 NAMES = open_clip.list_models()
 REFUSED = [name for name in NAMES if refusal(open_clip.get_model_config(name))]
@@ -248,7 +249,7 @@ def test_every_other_architecture_is_refused_with_its_reason(name: str) -> None:
 
 
 def test_the_models_page_has_a_line_for_every_architecture() -> None:
-    lines = PAGE.read_text().splitlines()
+    lines = PAGE.read_text().partition("## Plain image models")[0].splitlines()
     listed = {line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")}
     assert listed - {"Model", "---"} == set(NAMES) - {"starter"}
     for name in REFUSED:
@@ -260,6 +261,16 @@ def test_the_models_page_has_a_line_for_every_architecture() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_models_page_tells_what_the_engine_does(name: str) -> None:
     assert row(name, coverage(name)) in PAGE.read_text().splitlines()
+
+
+def test_the_models_page_lists_every_refusal_with_the_nearest_model() -> None:
+    text = PAGE.read_text()
+    for refused in refusals():
+        if refused.timm_modules:
+            assert timm_row(refused) in text.splitlines()
+    for foreign in FOREIGN:
+        assert f"| {foreign.title} | {foreign.source} |" in text
+        assert foreign.nearest in text
 
 
 def test_the_models_page_lists_plain_models_and_classes_of_transformers() -> None:

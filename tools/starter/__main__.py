@@ -1,6 +1,6 @@
 """Training program of the starter model: `python -m tools.starter COMMAND`.
 
-It needs the optional extra `starter`, and npm for the art.
+It needs the optional extra `starter`, and npm and a Debian system for the art.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ _PACKAGE = Path(legrad_engine.starter.__file__).parent
 _REPOSITORY = _PACKAGE.parents[1]
 _Cache = Annotated[Path, typer.Option(help="Folder for downloads and rendered art.")]
 _CACHE = Path("build/starter")
+_CORES = os.cpu_count() or 1
+_Workers = Annotated[int, typer.Option(help="Processes of one thread each.")]
 
 
 def _sprites(cache: Path) -> art.Sprites:
-    if not (cache / "sprites.json").exists():
-        typer.echo("fetching and rendering the art, once: about two minutes")
-        art.fetch(cache)
-        art.render(cache)
-    return art.load_sprites(cache)
+    return art.sprites_of(cache, typer.echo)
 
 
 @app.command("art")
@@ -46,29 +44,37 @@ def art_command(cache: _Cache = _CACHE) -> None:
 @app.command()
 def train(
     cache: _Cache = _CACHE,
-    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count()
-    or 1,
+    workers: _Workers = _CORES,
     checkpoint_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 2,
 ) -> None:
     """Train the visual tower; the same command resumes from the last checkpoint."""
+    from tools.starter.styles import TRAINING_STYLES
     from tools.starter.training import SCHEDULE, Run
     from tools.starter.training import train as run_training
 
     _sprites(cache)
-    run_training(Run(cache, cache / "training", SCHEDULE, workers, 60 * checkpoint_minutes))
+    run_training(
+        Run(
+            cache=cache,
+            folder=cache / "training",
+            styles=TRAINING_STYLES,
+            schedule=SCHEDULE,
+            workers=workers,
+            checkpoint_every=60 * checkpoint_minutes,
+        )
+    )
 
 
 @app.command()
 def export(
     cache: _Cache = _CACHE,
     folder: Annotated[Path, typer.Option(help="Folder for the weights and concepts.")] = _PACKAGE,
-    text_steps: Annotated[int, typer.Option(help="Steps of fitting the text tower.")] = 500,
-    refine: Annotated[bool, typer.Option(help="Start from the shipped text tower.")] = False,
+    text_steps: Annotated[int, typer.Option(help="Steps of fitting the text tower.")] = 1500,
 ) -> None:
     """Fit the text tower to the trained concepts and write the shipped files."""
     from tools.starter.export import write_model
 
-    for line in write_model(_sprites(cache), cache, folder, text_steps, refine):
+    for line in write_model(_sprites(cache), cache, folder, text_steps):
         typer.echo(line)
 
 
@@ -80,23 +86,60 @@ def evaluate(
     ] = (_REPOSITORY / "docs" / "starter-evaluation.md"),
     scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 1000,
 ) -> None:
-    """Measure the shipped model on held-out art and write the table."""
+    """Measure the shipped model on each family of art and write the tables."""
     from legrad_engine import Explainer
     from tools.starter import evaluation
 
-    report = evaluation.evaluate(
-        Explainer.load("starter"),
-        _sprites(cache),
-        {art.HELD_OUT_STYLE: 1.0},
-        art.TRAINING_STYLES,
-        scenes,
-        typer.echo,
-    )
+    report = evaluation.evaluate(Explainer.load("starter"), _sprites(cache), scenes, typer.echo)
     output.parent.mkdir(parents=True, exist_ok=True)
     text = evaluation.to_markdown(report)
     output.write_text(text)
     output.with_suffix(".json").write_text(json.dumps(report.as_dictionary(), indent=2) + "\n")
     typer.echo(text)
+
+
+@app.command("left-out")
+def left_out_command(
+    cache: _Cache = _CACHE,
+    output: Annotated[
+        Path, typer.Option(help="The Markdown file; the JSON file is written beside it.")
+    ] = (_REPOSITORY / "docs" / "starter-left-out.md"),
+    workers: _Workers = _CORES,
+    scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 300,
+) -> None:
+    """Train shortly without each family of art in turn, and measure on it."""
+    from tools.starter import left_out
+
+    rows: dict[str, left_out.LeftOut] = {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for family, row in left_out.leave_one_out(_sprites(cache), cache, workers, scenes):
+        rows[family] = row
+        output.write_text(left_out.to_markdown(rows, scenes))
+        output.with_suffix(".json").write_text(left_out.to_json(rows, scenes))
+        typer.echo(
+            f"{family}: names {row.seen.recognition:.1%} with it, "
+            f"{row.unseen.recognition:.1%} without it"
+        )
+
+
+@app.command()
+def calibrate(
+    cache: _Cache = _CACHE,
+    output: Annotated[Path, typer.Option(help="File of the calibration.")] = (
+        _PACKAGE / "presence.json"
+    ),
+    scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 2000,
+) -> None:
+    """Fit the presence calibration of the shipped model."""
+    from legrad_engine import Explainer
+    from tools.starter.presence import fit_presence
+
+    calibration = fit_presence(Explainer.load("starter"), _sprites(cache), scenes)
+    calibration.write(output)
+    typer.echo(
+        f"expected calibration error {calibration.calibration_error:.3f}, "
+        f"Brier score {calibration.brier:.3f}"
+    )
 
 
 @app.command()
@@ -125,5 +168,5 @@ def samples(
 if __name__ == "__main__":
     # open_clip warns that a model without weights is random; training starts from one on purpose.
     logging.getLogger().addFilter(lambda record: "No pretrained weights" not in record.getMessage())
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    torch.set_num_threads(_CORES)
     app()

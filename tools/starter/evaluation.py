@@ -1,16 +1,16 @@
 """Measurement of the starter model's heatmaps against exact ground truth, with the engine.
 
-Every measured scene has a seed that training did not use, and the art style of the main figures was
-held out of training.
+Every measured scene has a seed that training did not use. Families of art that were held out of
+training are measured one by one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,17 +19,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from legrad_engine import Explainer
+from legrad_engine.evaluation.baselines import centre_map, random_map
+from legrad_engine.evaluation.metrics.localisation import points_inside
+from legrad_engine.evaluation.metrics.segmentation import Counts, above
 from legrad_engine.images.geometry import upsample
 from legrad_engine.layers import DEFAULT_LAYERS
 from tools.starter.art import Sprites
-from tools.starter.scenes import Scenes, compose, evaluation_recipe
+from tools.starter.presence import Reliability, reliability
+from tools.starter.scenes import chunks, pictures
+from tools.starter.styles import (
+    TRAINING_STYLES,
+    UNSEEN_FAMILIES,
+    VALIDATION_FAMILY,
+    VALIDATION_STYLE,
+)
 
-_CHUNK = 25
 _ONE_STICKER_SEED = 1_000_000
 _FEW_STICKERS_SEED = 2_000_000
 _ABSENT_SEED = 3_000_000
 
 Maps = NDArray[np.floating]
+Part = Literal["training", "validation", "unseen"]
 # From pictures and their prompts to each picture's maps `[prompts, rows, columns]`, by method.
 MapMaker = Callable[[list[Image.Image], list[list[str]]], dict[str, list[Maps]]]
 
@@ -57,18 +67,9 @@ class Localisation:
     area: float
 
 
-def pictures(scenes: Scenes) -> list[Image.Image]:
-    """Convert scenes to 8-bit RGB pictures."""
-    pixels = (scenes.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in pixels]
-
-
-def _chunks(
-    sprites: Sprites, styles: Mapping[str, float], counts: tuple[int, ...], seed: int, total: int
-) -> Iterator[Scenes]:
-    for start in range(0, total, _CHUNK):
-        count = min(_CHUNK, total - start)
-        yield compose(sprites, styles, evaluation_recipe(counts), seed + start, count)
+def as_drawn(sprites: Sprites, styles: Sequence[str]) -> dict[str, float]:
+    """Weight styles by their numbers of drawings, so that every drawing is equally frequent."""
+    return {style: float(sprites.present[sprites.styles.index(style)].sum()) for style in styles}
 
 
 def recognition(
@@ -77,14 +78,10 @@ def recognition(
     """Measure the share of one-sticker scenes whose concept has the most similar name of all."""
     texts = explainer.text.encode([concept.name for concept in sprites.concepts])
     right = 0
-    for scenes in _chunks(sprites, styles, (1,), _ONE_STICKER_SEED, total):
+    for scenes in chunks(sprites, styles, (1,), _ONE_STICKER_SEED, total):
         embeddings = explainer.trace(pictures(scenes), layers=1).embeddings
         right += int(((embeddings @ texts.T).argmax(1).cpu() == scenes.concepts[:, 0]).sum())
     return right / total
-
-
-def _intersection_over_union(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    return float((first & second).sum() / max(1, (first | second).sum()))
 
 
 @dataclass
@@ -105,12 +102,15 @@ class _Tally:
             masks: bool `[stickers, height, width]`.
             given: Index of the sticker at which the absent concept's map must not point.
         """
-        self.false_hits.append(bool(masks[given].flat[rendered[-1].argmax()]))
+        self.false_hits.append(points_inside(rendered[-1], masks[given]))
         for mask, heatmap in zip(masks, rendered[:-1], strict=True):
-            self.hits.append(bool(mask.flat[heatmap.argmax()]))
+            self.hits.append(points_inside(heatmap, mask))
             middle = (heatmap.min() + heatmap.max()) / 2
-            self.overlaps.append(_intersection_over_union(heatmap > middle, mask))
-            self.overlaps_at_mean.append(_intersection_over_union(heatmap > heatmap.mean(), mask))
+            for threshold, overlaps in (
+                (middle, self.overlaps),
+                (heatmap.mean(), self.overlaps_at_mean),
+            ):
+                overlaps.append(Counts.of(above(heatmap, threshold), mask).foreground_iou or 0.0)
             self.areas.append(float(mask.mean()))
 
     def summary(self) -> Localisation:
@@ -143,7 +143,7 @@ def localisation(
     generator = np.random.default_rng(_ABSENT_SEED)
     names = [concept.name for concept in sprites.concepts]
     tallies: dict[str, _Tally] = {}
-    for scenes in _chunks(sprites, styles, (2, 3), _FEW_STICKERS_SEED, total):
+    for scenes in chunks(sprites, styles, (2, 3), _FEW_STICKERS_SEED, total):
         shown = [[c for c in row if c >= 0] for row in scenes.concepts.tolist()]
         prompts = []
         for present in shown:
@@ -190,6 +190,14 @@ def legrad_maps(explainer: Explainer, numbers_of_layers: Sequence[int]) -> MapMa
     return make
 
 
+def default_heatmaps(
+    explainer: Explainer, sprites: Sprites, styles: Mapping[str, float], total: int
+) -> Localisation:
+    """Measure the heatmaps of LeGrad's default blocks, see `localisation`."""
+    makers = [legrad_maps(explainer, [DEFAULT_LAYERS])]
+    return localisation(explainer, sprites, styles, total, makers)[legrad_name(DEFAULT_LAYERS)]
+
+
 def _same_for_every_prompt(
     explainer: Explainer, name: str, one_map: Callable[[Image.Image, tuple[int, int]], Maps]
 ) -> MapMaker:
@@ -207,18 +215,15 @@ def _same_for_every_prompt(
 
 def centre_maps(explainer: Explainer) -> MapMaker:
     """Compute a prior that always points at the middle of the picture."""
-
-    def one_map(_: Image.Image, grid: tuple[int, int]) -> Maps:
-        rows, columns = (np.linspace(-1, 1, side) for side in grid)
-        return np.asarray(np.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)))
-
-    return _same_for_every_prompt(explainer, "Centre prior", one_map)
+    return _same_for_every_prompt(explainer, "Centre prior", lambda _, grid: centre_map(grid))
 
 
 def random_maps(explainer: Explainer, seed: int = 0) -> MapMaker:
     """Draw uniform noise over the patch grid for every picture."""
     generator = np.random.default_rng(seed)
-    return _same_for_every_prompt(explainer, "Random map", lambda _, grid: generator.random(grid))
+    return _same_for_every_prompt(
+        explainer, "Random map", lambda _, grid: random_map(grid, generator)
+    )
 
 
 def attention_maps(explainer: Explainer) -> MapMaker:
@@ -246,51 +251,90 @@ def attention_maps(explainer: Explainer) -> MapMaker:
 
 
 @dataclass(frozen=True)
+class Family:
+    """Measurements on one family of art.
+
+    Attributes:
+        part: Its part in the making of the model.
+        concepts: Number of concepts that it shows.
+        drawings: Number of its drawings.
+        recognition: Share of one-sticker scenes recognised.
+        heatmaps: Measures of the default heatmaps.
+        presence: Measures of the calibrated presence.
+    """
+
+    part: Part
+    concepts: int
+    drawings: int
+    recognition: float
+    heatmaps: Localisation
+    presence: Reliability
+
+
+@dataclass(frozen=True)
 class Report:
     """All measurements of `evaluate`.
 
     Attributes:
         scenes: Scenes per measurement.
-        recognition: Share of one-sticker scenes recognised, by `"held out"` and `"seen"` style.
-        localisation: Rows of the table, by method and style.
+        families: The families of art by name; the styles of training count as one.
+        methods: Heatmaps of other layers and of baselines, on the validation family.
     """
 
     scenes: int
-    recognition: dict[str, float]
-    localisation: dict[str, Localisation]
+    families: dict[str, Family]
+    methods: dict[str, Localisation]
 
     def as_dictionary(self) -> dict[str, object]:
         """Convert to a dictionary for JSON."""
         return dataclasses.asdict(self)
 
 
-def evaluate(
+def _measure(
     explainer: Explainer,
     sprites: Sprites,
-    held_out: Mapping[str, float],
-    seen: Mapping[str, float],
+    part: Part,
+    styles: Mapping[str, float],
     total: int,
-    progress: Callable[[str], None],
+) -> Family:
+    rows = [sprites.present[sprites.styles.index(style)] for style in styles]
+    return Family(
+        part=part,
+        concepts=int(np.any(rows, 0).sum()),
+        drawings=int(np.sum(rows)),
+        recognition=recognition(explainer, sprites, styles, total),
+        heatmaps=default_heatmaps(explainer, sprites, styles, total),
+        presence=reliability(explainer, sprites, styles, total),
+    )
+
+
+def evaluate(
+    explainer: Explainer, sprites: Sprites, total: int, progress: Callable[[str], None]
 ) -> Report:
     """Measure everything.
 
     Args:
         explainer: The engine with the starter model.
         sprites: The rendered art.
-        held_out: The art styles held out of training.
-        seen: The art styles of training.
         total: Scenes per measurement.
         progress: Called with a line of text after each measurement.
     """
-    recognised = {}
-    for name, styles in (("held out", held_out), ("seen", seen)):
-        recognised[name] = recognition(explainer, sprites, styles, total)
-        progress(f"recognition, {name} style: {recognised[name]:.1%}")
-    rows: dict[str, Localisation] = {}
-    measured = localisation(
+    families: dict[str, Family] = {}
+    measured: list[tuple[str, Part, Mapping[str, float]]] = [
+        *((name, "unseen", as_drawn(sprites, each)) for name, each in UNSEEN_FAMILIES.items()),
+        (VALIDATION_FAMILY, "validation", {VALIDATION_STYLE: 1.0}),
+        ("Styles of training", "training", TRAINING_STYLES),
+    ]
+    for name, part, styles in measured:
+        found = families[name] = _measure(explainer, sprites, part, styles, total)
+        progress(
+            f"{name}: names {found.recognition:.1%}, pointing {found.heatmaps.pointing:.1%}, "
+            f"IoU {found.heatmaps.overlap:.3f}, absent {found.heatmaps.absent:.1%}"
+        )
+    methods = localisation(
         explainer,
         sprites,
-        held_out,
+        {VALIDATION_STYLE: 1.0},
         total,
         [
             legrad_maps(explainer, range(1, explainer.tower.depth + 1)),
@@ -299,49 +343,76 @@ def evaluate(
             attention_maps(explainer),
         ],
     )
-    default = legrad_name(DEFAULT_LAYERS)
-    rows[default] = measured.pop(default)
-    in_seen = localisation(
-        explainer, sprites, seen, total, [legrad_maps(explainer, [DEFAULT_LAYERS])]
-    )
-    rows[f"{default}, seen styles"] = in_seen[default]
-    rows |= measured
-    for name, row in rows.items():
-        progress(f"{name}: pointing {row.pointing:.1%}, IoU {row.overlap:.3f}")
-    return Report(total, recognised, rows)
+    return Report(total, families, methods)
+
+
+_PARTS = {
+    "unseen": "unseen",
+    "validation": "held out; choices of recipe looked at it",
+    "training": "trained on",
+}
 
 
 def to_markdown(report: Report) -> str:
     """Format the report as the text of `docs/starter-evaluation.md`."""
-    held_out, seen = (report.recognition[style] for style in ("held out", "seen"))
-    any_row = next(iter(report.localisation.values()))
     lines = [
         "# What the starter model's heatmaps are worth",
         "",
         "Made by `make starter-eval`; the JSON file beside this one has every digit.",
         "",
-        f"Each figure is over {report.scenes:,} composed scenes whose masks are exact, drawn in an",
-        "art style (Twemoji) that training never saw unless a row says otherwise. Prompts are",
-        "plain concept names through the text tower.",
+        f"Each figure is over {report.scenes:,} composed scenes whose masks are exact. Prompts are",
+        "plain concept names through the text tower. A family of art is drawn by the same hands or",
+        "after the same designs, and is trained on as a whole or not at all. No training and no",
+        "choice of recipe looked at an unseen family.",
         "",
-        f"- One sticker, right name first of 288: **{held_out:.1%}** in the held-out style,",
-        f"  {seen:.1%} in the styles of training.",
-        f"- Scenes of two and three stickers ({any_row.pairs:,} prompts; a sticker covers",
-        f"  {any_row.area:.1%} of its picture on average):",
+        "## Families of art",
         "",
-        "| Map | Pointing | IoU at 0.5 | IoU at mean | Absent prompt at a given sticker |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| Family | Drawings of concepts | Name first of 288 | Pointing | IoU at 0.5 "
+        "| Absent prompt at a given sticker |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, row in report.localisation.items():
+    for name, family in report.families.items():
+        row = family.heatmaps
         lines.append(
-            f"| {name} | {row.pointing:.1%} | {row.overlap:.3f} | {row.overlap_at_mean:.3f} "
+            f"| {name} ({_PARTS[family.part]}) | {family.drawings} of {family.concepts} "
+            f"| {family.recognition:.1%} | {row.pointing:.1%} | {row.overlap:.3f} "
             f"| {row.absent:.1%} |"
         )
     lines += [
         "",
+        "Name first: one sticker in the scene, and its name is the most similar of all. The other",
+        "columns are of LeGrad over the last two blocks, in scenes of two and three stickers.",
         "Pointing: the map's peak lies on the named sticker's visible pixels. IoU: the map,",
-        "min-maxed and cut at 0.5 (or at its mean), against those pixels. Absent prompt: the map",
-        "of a concept that is not in the scene peaks on one given sticker; lower is better.",
+        "min-maxed and cut at 0.5, against those pixels. Absent prompt: the map of a concept that",
+        "is not in the scene peaks on one given sticker; lower is better.",
         "",
+        "## Presence",
+        "",
+        "Scenes of one to three stickers, each with the names of its stickers and as many other",
+        "names. The calibration was fitted on scenes in the styles of training.",
+        "",
+        "| Family | Expected calibration error | Brier score | Right side of one half |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    return "\n".join(lines)
+    for name, family in report.families.items():
+        found = family.presence
+        lines.append(
+            f"| {name} | {found.calibration_error:.3f} | {found.brier:.3f} | {found.right:.1%} |"
+        )
+    any_row = next(iter(report.methods.values()))
+    lines += [
+        "",
+        "## Other layers and baselines",
+        "",
+        f"On {VALIDATION_FAMILY}: scenes of two and three stickers, {any_row.pairs:,} prompts; a",
+        f"sticker covers {any_row.area:.1%} of its picture on average.",
+        "",
+        "| Map | Pointing | IoU at 0.5 | IoU at mean | Absent prompt at a given sticker |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in report.methods.items():
+        lines.append(
+            f"| {name} | {row.pointing:.1%} | {row.overlap:.3f} | {row.overlap_at_mean:.3f} "
+            f"| {row.absent:.1%} |"
+        )
+    return "\n".join([*lines, ""])

@@ -5,44 +5,114 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.starter.art import Sprites
-from tools.starter.learner import CONFIG_PATH, build_model, initialise
+from tools.starter.learner import CONFIG_PATH, Learner, build_model, initialise, normalise
+from tools.starter.scenes import chunks
+from tools.starter.styles import TRAINING_STYLES
 from tools.starter.text_tower import fit_text_tower, held_out_templates, text_accuracy
 from tools.starter.vocabulary import SYNONYMS
 
 _SEED = 7
-# Share of the common component that is subtracted; chosen on the styles of training.
+# Shares of the directions in the targets, chosen on Twemoji and on the styles of training.
 _SHARED = 0.4
+_BACKGROUND = 0.3
+_QUIET_SEED = 7_000_000
+_QUIET_SCENES = 500
 
 
-def centre(concepts: Tensor) -> Tensor:
+def aim(concepts: Tensor, unknown: Tensor) -> Tensor:
     """Compute the targets of the text tower from the directions that the visual tower learned.
 
-    The component that all concepts share does not distinguish them, and it shifts every heatmap
-    towards the background. Subtracting more of it makes maps find stickers more often, but also
-    makes the maps of absent concepts fall on stickers more often.
+    The component that all concepts share does not distinguish them, and a part of it is left out. A
+    part of the background's direction is added: a heatmap of something absent then falls on
+    stickers less often.
 
     Args:
         concepts: float32 `[concepts + 1, embed]`, the background's direction last.
+        unknown: float32 `[embed]`, the target of words that name no concept.
 
     Returns:
-        Unit vectors of the same shape.
+        Unit vectors `[concepts + 1, embed]`, that of unknown words last.
     """
     directions = F.normalize(concepts, dim=-1)
-    shared = directions[:-1].mean(0)
-    return F.normalize(torch.cat([directions[:-1] - _SHARED * shared, directions[-1:]]), dim=-1)
+    known, background = directions[:-1], directions[-1:]
+    aimed = known - _SHARED * known.mean(0) + _BACKGROUND * background
+    return F.normalize(torch.cat([aimed, unknown[None]]), dim=-1)
 
 
-def write_model(
-    sprites: Sprites, cache: Path, folder: Path, text_steps: int, refine: bool
-) -> Iterator[str]:
+@torch.no_grad()
+def quietest_direction(embeddings: Tensor) -> Tensor:
+    """Find the direction in which pictures have the least.
+
+    Words that the model does not know are aimed at it, so that no picture is similar to them. The
+    background's direction would not do: nearly every picture has much of it.
+
+    Args:
+        embeddings: float32 `[pictures, embed]`, unit vectors.
+
+    Returns:
+        A unit vector `[embed]`, with a mean similarity of at most 0.
+    """
+    direction: Tensor = torch.linalg.eigh(embeddings.T @ embeddings).eigenvectors[:, 0]
+    return -direction if (embeddings @ direction).mean() > 0 else direction
+
+
+@torch.no_grad()
+def _embeddings(learner: Learner, sprites: Sprites, size: int) -> Tensor:
+    """Embed scenes in the styles of training: float32 `[scenes, embed]`."""
+    found = []
+    for scenes in chunks(sprites, TRAINING_STYLES, (1, 2, 3), _QUIET_SEED, _QUIET_SCENES, size):
+        [tokens] = learner.block_outputs(normalise(scenes.images), 1)
+        found.append(learner.embed(tokens[:, 1:].mean(1)))
+    return torch.cat(found)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the file that training wrote."""
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
+
+
+def assemble(
+    sprites: Sprites, cache: Path, saved: dict[str, Any], text_steps: int
+) -> tuple[Any, Tensor]:
+    """Make an open_clip model of a trained visual tower, and fit its text tower.
+
+    Args:
+        sprites: The art, for the concepts' names.
+        cache: The folder with the backbone.
+        saved: The checkpoint of the training.
+        text_steps: Steps of fitting the text tower.
+
+    Returns:
+        The model, and the targets of its text tower: float32 `[concepts + 1, embed]`, unit vectors,
+        that of unknown words last.
+    """
+    concepts = [concept.name for concept in sprites.concepts]
+    torch.manual_seed(_SEED)
+    model = build_model()
+    size = model.visual.image_size[0]
+    learner = initialise(cache / "backbone.onnx", len(concepts), size, _SEED).eval()
+    learner.load_state_dict(saved["average"], strict=False)
+    model.visual.load_state_dict(learner.visual.state_dict())
+    with torch.no_grad():
+        model.logit_scale.copy_(learner.scene_scale)
+    unknown = quietest_direction(_embeddings(learner, sprites, size))
+    vectors = aim(learner.concepts.detach(), unknown)
+    tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)
+    fit_text_tower(model, tokenizer, concepts, vectors, steps=text_steps, seed=_SEED)
+    return model, vectors
+
+
+def write_model(sprites: Sprites, cache: Path, folder: Path, text_steps: int) -> Iterator[str]:
     """Fit the text tower, then write `starter.safetensors` (float16) and `concepts.json`.
 
     Args:
@@ -50,28 +120,16 @@ def write_model(
         cache: The folder with the backbone and the checkpoint.
         folder: Folder for the files.
         text_steps: Steps of fitting the text tower.
-        refine: Whether to start from the text tower of the weights in the folder.
 
     Yields:
         Lines of progress.
     """
     concepts = [concept.name for concept in sprites.concepts]
-    torch.manual_seed(_SEED)
-    model = build_model()
-    size = model.visual.image_size[0]
     path = folder / "starter.safetensors"
-    if refine:
-        model.load_state_dict(load_file(path))
-    saved = torch.load(cache / "training" / "checkpoint.pt", weights_only=True)
-    learner = initialise(cache / "backbone.onnx", len(concepts), size, _SEED)
-    learner.load_state_dict(saved["average"], strict=False)
-    model.visual.load_state_dict(learner.visual.state_dict())
-    with torch.no_grad():
-        model.logit_scale.copy_(learner.scene_scale)
-    vectors = centre(learner.concepts.detach())
-    tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)
-    fit_text_tower(model, tokenizer, concepts, vectors, steps=text_steps, seed=_SEED)
+    saved = read_checkpoint(cache / "training" / "checkpoint.pt")
     yield f"{saved['seen']:,} scenes of training"
+    model, vectors = assemble(sprites, cache, saved, text_steps)
+    tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)
     for name, templates in (("bare names", ("{}",)), ("unseen templates", held_out_templates())):
         pairs = [text_accuracy(model, tokenizer, concepts, vectors, t) for t in templates]
         right, cosine = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))

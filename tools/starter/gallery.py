@@ -13,7 +13,8 @@ import numpy as np
 import skimage
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from tools.starter.art import HELD_OUT_STYLE, Concept, render_sprite
+from tools.starter.sources import Concept, render_sprite
+from tools.starter.styles import VALIDATION_STYLE
 
 _Color = tuple[int, int, int]
 
@@ -40,10 +41,10 @@ class Sticker:
 
 
 _EXAMPLE = (
-    Sticker("cat", (150, 150), 210, 8),
-    Sticker("pizza", (548, 132), 190, -14),
-    Sticker("bicycle", (312, 345), 220, -6),
-    Sticker("rocket", (600, 365), 170, 10),
+    Sticker("cat", (150, 150), 230, 4),
+    Sticker("pizza", (544, 136), 180, -20),
+    Sticker("bicycle", (324, 352), 200, -2),
+    Sticker("rocket", (600, 360), 170, -6),
 )
 
 
@@ -78,9 +79,9 @@ def _paste(
     by_name = {concept.name: concept for concept in concepts}
     for placed in stickers:
         side, (across, down) = placed.side, placed.centre
-        sticker = render_sprite(cache, HELD_OUT_STYLE, by_name[placed.name], side)
+        sticker = render_sprite(cache, VALIDATION_STYLE, by_name[placed.name], side)
         if sticker is None:
-            raise ValueError(f"{HELD_OUT_STYLE} has no {placed.name}")
+            raise ValueError(f"{VALIDATION_STYLE} has no {placed.name}")
         margin = 24
         roomy = Image.new("RGBA", (side + 2 * margin, side + 2 * margin), (0, 0, 0, 0))
         roomy.paste(sticker, (margin, margin))

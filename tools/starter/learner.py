@@ -21,6 +21,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 _FROZEN_BLOCKS = 3
+_MIXED_SHARE = 0.5
 
 
 def build_model(image_size: int | None = None) -> Any:
@@ -66,23 +67,73 @@ class Learner(nn.Module):
         Returns:
             float32 `[batch, 1 + patches, width]` each, the class token first.
         """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=has_fast_bfloat16(images)):
+            outputs = self._block_outputs(images, kept)
+        return [tokens.float() for tokens in outputs[-count:]]
+
+    def _block_outputs(self, images: torch.Tensor, kept: torch.Tensor | None) -> list[torch.Tensor]:
+        blocks = self.visual.transformer.resblocks
         with torch.no_grad():
             tokens = self.visual._embeds(images)
             if kept is not None:
                 index = functional.pad(kept + 1, (1, 0))[..., None].expand(-1, -1, tokens.shape[-1])
                 tokens = tokens.gather(1, index)
-            for block in self.visual.transformer.resblocks[:_FROZEN_BLOCKS]:
-                tokens = block(tokens)
+            for block in blocks[:_FROZEN_BLOCKS]:
+                tokens = _apply(block, tokens)
+            if self.training:
+                tokens = mix_statistics(tokens)
         outputs = []
-        for block in self.visual.transformer.resblocks[_FROZEN_BLOCKS:]:
-            tokens = block(tokens)
+        for block in blocks[_FROZEN_BLOCKS:]:
+            tokens = _apply(block, tokens)
             outputs.append(tokens)
-        return outputs[-count:]
+        return outputs
+
+
+def has_fast_bfloat16(tensor: torch.Tensor) -> bool:
+    """Tell whether products of bfloat16 are faster than those of float32 on a tensor's device."""
+    capabilities = torch.cpu.get_capabilities()
+    return tensor.is_cuda or any(capabilities.get(f"{name}_bf16") for name in ("amx", "avx512"))
+
+
+def _apply(block: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Compute a block as open_clip does, by products that are fast in bfloat16."""
+    attention = block.attn
+    batch, length, width = tokens.shape
+    projected = functional.linear(
+        block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias
+    )
+    queries, keys, values = projected.view(
+        batch, length, 3, attention.num_heads, attention.head_dim
+    ).permute(2, 0, 3, 1, 4)
+    weights = (queries @ keys.transpose(-1, -2) * attention.head_dim**-0.5).softmax(-1)
+    mixed = (weights @ values).transpose(1, 2).reshape(batch, length, width)
+    tokens = tokens + block.ls_1(attention.out_proj(mixed))
+    result: torch.Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    return result
+
+
+def mix_statistics(tokens: torch.Tensor) -> torch.Tensor:
+    """Mix each picture's means and deviations of features with another picture's, half of the time.
+
+    These carry style more than content (MixStyle, Zhou et al. 2021, arXiv 2104.02008).
+
+    Args:
+        tokens: float32 `[batch, 1 + patches, width]`.
+    """
+    batch = len(tokens)
+    share = torch.distributions.Beta(0.1, 0.1).sample((batch, 1, 1)).to(tokens.device)
+    share = share.where(torch.rand_like(share) < _MIXED_SHARE, 1.0)
+    deviation, mean = torch.std_mean(tokens, 1, keepdim=True)
+    other = torch.randperm(batch, device=tokens.device)
+    mixed_mean = torch.lerp(mean[other], mean, share)
+    mixed_deviation = torch.lerp(deviation[other], deviation, share)
+    return (tokens - mean) / (deviation + 1e-6) * mixed_deviation + mixed_mean
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """Apply `MEAN` and `STD` to pictures `[..., 3, height, width]` in 0..1."""
-    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    mean, deviation = (images.new_tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    return (images - mean) / deviation
 
 
 def initialise(backbone: Path, concept_count: int, size: int, seed: int) -> Learner:

@@ -30,6 +30,10 @@ class Targets:
     kept: torch.Tensor
     owners: torch.Tensor
 
+    def to(self, device: torch.device) -> Targets:
+        """Move the tensors to a device."""
+        return Targets(self.present.to(device), self.kept.to(device), self.owners.to(device))
+
 
 def read_targets(
     scenes: Scenes,

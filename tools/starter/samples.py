@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.starter.art import HELD_OUT_STYLE, Sprites
-from tools.starter.evaluation import pictures
-from tools.starter.scenes import compose, evaluation_recipe
+from tools.starter.art import Sprites
+from tools.starter.scenes import compose, evaluation_recipe, pictures
+from tools.starter.styles import VALIDATION_STYLE
 
 _SEED = 4_000_000
 _SCENES_BY_COUNT = {1: 4, 2: 10, 3: 10}
@@ -27,7 +27,7 @@ def write_test_scenes(sprites: Sprites, folder: Path) -> None:
     entries = []
     for count, total in _SCENES_BY_COUNT.items():
         recipe = evaluation_recipe((count,))
-        scenes = compose(sprites, {HELD_OUT_STYLE: 1.0}, recipe, _SEED + count, total)
+        scenes = compose(sprites, {VALIDATION_STYLE: 1.0}, recipe, _SEED + count, total)
         for index, picture in enumerate(pictures(scenes)):
             stem = f"{count}-{index:02}"
             # 256 colours are enough for drawings and keep the files small.

@@ -5,20 +5,23 @@ Every scene is a pure function of its seed, so that test sets need not be stored
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
+from PIL import Image
 
-from tools.starter.art import SPRITE_SIZE, Sprites
+from tools.starter.art import Sprites
 from tools.starter.backgrounds import background
+from tools.starter.sources import SPRITE_SIZE
 from tools.starter.style import vary_style
 
 MOST_STICKERS = 6
 _VISIBLE_ALPHA = 0.5
+_CHUNK = 25
 _HALVE_BELOW = 0.6 * SPRITE_SIZE
 
 
@@ -35,6 +38,8 @@ class Recipe:
         tilt: Largest rotation to either side, in degrees.
         overlap: Largest share of a sticker's square that another one may cover, if there is room.
         warp: Largest elastic displacement as a share of the sticker's side.
+        perspective: Largest change of scale from a sticker's middle to its edge.
+        cut: Share of stickers of which a straight cut removes a part.
         vary_style: Whether to vary colours, outlines and sharpness, so that a model does not depend
             on one art style.
     """
@@ -46,6 +51,8 @@ class Recipe:
     tilt: float
     overlap: float
     warp: float
+    perspective: float
+    cut: float
     vary_style: bool
 
 
@@ -53,7 +60,7 @@ class Recipe:
 EVALUATION_SIDES = {1: (0.35, 0.75), 2: (0.28, 0.5), 3: (0.26, 0.44), 4: (0.24, 0.4)}
 # Probabilities of one to six stickers. Small pictures are crowded, because every sticker is a
 # training example; full-size pictures resemble the measured scenes.
-_FULL_SIZE = 168
+_FULL_SIZE = 140
 _CROWDED_WEIGHTS = (0.12, 0.18, 0.2, 0.2, 0.15, 0.15)
 _FULL_SIZE_WEIGHTS = (0.4, 0.2, 0.2, 0.1, 0.05, 0.05)
 _TRAINING_SIDES = EVALUATION_SIDES | {5: (0.22, 0.36), 6: (0.22, 0.34)}
@@ -69,6 +76,8 @@ def evaluation_recipe(counts: tuple[int, ...], size: int = 224) -> Recipe:
         tilt=15,
         overlap=0.15,
         warp=0.0,
+        perspective=0.0,
+        cut=0.0,
         vary_style=False,
     )
 
@@ -95,6 +104,8 @@ def training_recipe(size: int) -> Recipe:
         tilt=25,
         overlap=0.25,
         warp=0.06,
+        perspective=0.3,
+        cut=0.1,
         vary_style=True,
     )
 
@@ -208,6 +219,11 @@ def _sampling_grid(
             torch.from_numpy(field), shape[2:], mode="bilinear", align_corners=False
         )
         grid += smooth.permute(0, 2, 3, 1)
+    if recipe.perspective > 0:
+        slope = generator.uniform(-recipe.perspective, recipe.perspective, (len(placements), 2, 1))
+        # A point behind the viewer must not come back into the sticker.
+        depth = (1 + grid.flatten(1, 2) @ torch.from_numpy(slope.astype(np.float32))).clamp_min(0.4)
+        grid /= depth.view(*grid.shape[:3], 1)
     return grid
 
 
@@ -229,6 +245,11 @@ def _stickers(
             result[index] = functional.grid_sample(
                 planes, grid[index], mode="bilinear", align_corners=False
             )
+    if recipe.cut > 0:
+        for number in np.flatnonzero(generator.random(len(placements)) < recipe.cut):
+            angle, reach = generator.uniform(0, 2 * np.pi), generator.uniform(0.1, 0.7)
+            across = torch.tensor([np.cos(angle), np.sin(angle)], dtype=torch.float32)
+            result[number] *= grid[number] @ across < reach
     return result
 
 
@@ -285,3 +306,32 @@ def compose(
         masks[scene, placement.slot] = visible
         concepts[scene, placement.slot] = placement.concept
     return Scenes(images.clamp_(0, 1), masks, concepts)
+
+
+def pictures(scenes: Scenes) -> list[Image.Image]:
+    """Convert scenes to 8-bit RGB pictures."""
+    pixels = (scenes.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def chunks(
+    sprites: Sprites,
+    styles: Mapping[str, float],
+    counts: tuple[int, ...],
+    seed: int,
+    total: int,
+    size: int = 224,
+) -> Iterator[Scenes]:
+    """Draw measured scenes in batches.
+
+    Args:
+        sprites: The rendered art.
+        styles: The art styles and their relative frequencies.
+        counts: The possible numbers of stickers.
+        seed: Seed of the first batch; each batch adds the number of its first scene.
+        total: Number of scenes over all batches.
+        size: Side of the pictures in pixels.
+    """
+    for start in range(0, total, _CHUNK):
+        count = min(_CHUNK, total - start)
+        yield compose(sprites, styles, evaluation_recipe(counts, size), seed + start, count)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from tools.starter.backgrounds import background
+
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -19,12 +21,12 @@ def _colour_matrix(
     grey = np.tile(_LUMINANCE, (3, 1))
     # Rotation about the grey axis (Rodrigues): mostly small, sometimes of any angle.
     angle = (
-        generator.uniform(-np.pi, np.pi) if generator.random() < 0.12 else generator.normal(0, 0.25)
+        generator.uniform(-np.pi, np.pi) if generator.random() < 0.15 else generator.normal(0, 0.25)
     )
     axis = np.full(3, 1 / np.sqrt(3))
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     rotation = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
-    saturation = 0.0 if generator.random() < 0.12 else generator.uniform(0.5, 1.5)
+    saturation = 0.0 if generator.random() < 0.15 else generator.uniform(0.5, 1.5)
     saturated = grey + saturation * (np.eye(3) - grey)
     contrast = generator.uniform(0.6, 1.4)
     if generator.random() < 0.03:
@@ -85,6 +87,21 @@ def vary_style(stickers: torch.Tensor, generator: np.random.Generator) -> torch.
         colour[flattened] = torch.lerp(
             colour[flattened], mean * alpha[flattened], float(generator.uniform(0.5, 0.8))
         )
+    painted = some(0.2)
+    if len(painted):
+        surfaces = [background(generator, colour.shape[-1]).mean(0) for _ in painted]
+        strength = torch.from_numpy(generator.uniform(0.2, 1.2, len(painted)).astype(np.float32))
+        relief = torch.stack(surfaces)[:, None] - 0.5
+        colour[painted] = colour[painted] * (1 + strength.view(-1, 1, 1, 1) * relief)
+    thickened = some(0.08)
+    if len(thickened):
+        # Dark lines grow; what lies beside the sticker counts as white.
+        paper = 1 - alpha[thickened]
+        grown = -functional.max_pool2d(-(colour[thickened] + paper), 3, 1, 1) - paper
+        colour[thickened] = grown.clamp_min(0)
+    thinned = some(0.05)
+    if len(thinned):
+        colour[thinned] = functional.max_pool2d(colour[thinned], 3, 1, 1)
     blurred = some(0.12)
     if len(blurred):
         both = torch.cat([colour[blurred], alpha[blurred]], 1)
@@ -93,6 +110,9 @@ def vary_style(stickers: torch.Tensor, generator: np.random.Generator) -> torch.
     edged = some(0.2)
     if len(edged):
         colour[edged] = _with_inner_edges(colour[edged], float(generator.uniform(0.5, 2.5)))
+    drawn = some(0.08)
+    if len(drawn):
+        colour[drawn] = _as_line_art(colour[drawn], alpha[drawn], generator)
     colour = torch.minimum(colour.clamp_min_(0), alpha)
     result = torch.cat([colour, alpha], 1)
     outlined = some(0.15)
@@ -106,6 +126,21 @@ def _with_inner_edges(colour: torch.Tensor, strength: float) -> torch.Tensor:
     luminance = colour.mean(1, keepdim=True)
     local = functional.max_pool2d(luminance, 3, 1, 1) + functional.max_pool2d(-luminance, 3, 1, 1)
     return colour * (1 - strength * local).clamp(0, 1)
+
+
+def _as_line_art(
+    colour: torch.Tensor, alpha: torch.Tensor, generator: np.random.Generator
+) -> torch.Tensor:
+    """Draw the edges of each sticker with one ink on paper of one colour."""
+    shown = torch.cat([colour, alpha], 1)
+    contrast = functional.max_pool2d(shown, 3, 1, 1) + functional.max_pool2d(-shown, 3, 1, 1)
+    edges = (float(generator.uniform(1.5, 5)) * contrast.amax(1, keepdim=True)).clamp(0, 1)
+    count = len(colour)
+    paper = generator.uniform(0.6, 1, (count, 3, 1, 1))
+    paper[generator.random(count) < 0.5] = 1
+    ink = generator.uniform(0, 0.3, (count, 3, 1, 1))
+    papers, inks = (torch.from_numpy(each.astype(np.float32)) for each in (paper, ink))
+    return alpha * torch.lerp(papers.expand_as(colour), inks.expand_as(colour), edges)
 
 
 def _with_outline(stickers: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
@@ -131,8 +166,7 @@ def vary_scenes(images: torch.Tensor, generator: np.random.Generator) -> torch.T
             generator.uniform(low, high, size=(count, 1, 1, 1)).astype(np.float32)
         )
 
-    grey = images.mean(1, keepdim=True)
-    varied = torch.lerp(grey, images, column(0.6, 1.25))
+    varied = torch.lerp(images.mean(1, keepdim=True), images, column(0.6, 1.25))
     mean = varied.mean((1, 2, 3), keepdim=True)
     varied = (varied - mean) * column(0.7, 1.25) + mean * column(0.8, 1.15)
     soft = torch.from_numpy(np.flatnonzero(generator.random(count) < 0.15))
@@ -140,6 +174,14 @@ def vary_scenes(images: torch.Tensor, generator: np.random.Generator) -> torch.T
         varied[soft] = functional.avg_pool2d(
             functional.pad(varied[soft], (1, 1, 1, 1), mode="replicate"), 3, 1
         )
+    coarse = torch.from_numpy(np.flatnonzero(generator.random(count) < 0.08))
+    if len(coarse):
+        small = functional.avg_pool2d(varied[coarse], 2)
+        varied[coarse] = functional.interpolate(
+            small, varied.shape[2:], mode="bilinear", align_corners=False
+        )
+    grey = torch.from_numpy(np.flatnonzero(generator.random(count) < 0.06))
+    varied[grey] = varied[grey].mean(1, keepdim=True).expand(-1, 3, -1, -1)
     varied += column(0, 0.03) * torch.from_numpy(
         generator.standard_normal(images.shape, dtype=np.float32)
     )

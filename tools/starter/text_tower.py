@@ -1,8 +1,9 @@
 """Fitting of the text tower to the concept vectors that the visual tower learned.
 
 Concept names, synonyms and plurals in many sentences are trained towards their concept's vector.
-Other words are trained towards the background's vector, so that a prompt for an unknown thing has a
-low similarity instead of that of a random concept.
+Other words are trained towards a vector that no picture is similar to, so that a prompt for an
+unknown thing has a low similarity instead of that of a random concept. A concept's name decides,
+whatever stands beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _PEAK_RATE = 6e-3
 _WARM_UP = 30
 _SCALE = 20.0
 _UNKNOWN_SHARE = 0.2
+_SURROUNDED_SHARE = 0.4
 _MULTIPLE_OF_COSINE = 4.0
 
 
@@ -65,14 +67,14 @@ def fit_text_tower(
         model: An open_clip CLIP model with fresh text weights; only its text half changes.
         tokenizer: Its tokenizer.
         concepts: The concepts' names.
-        vectors: float32 `[concepts + 1, embed]`, unit vectors, the background's last.
+        vectors: float32 `[concepts + 1, embed]`, unit vectors, that of unknown words last.
         steps: Number of training steps.
         seed: Seed of the choice of prompts.
     """
     generator = np.random.default_rng(seed)
     known = [names(concept, concepts) for concept in concepts]
     taken = {part for group in known for name in group for part in name.split()}
-    unknown = [word for word in _whole_words(tokenizer) if word not in taken]
+    unknown = np.array([word for word in _whole_words(tokenizer) if word not in taken])
     templates = seen_templates()
     parameters = [
         parameter
@@ -98,6 +100,11 @@ def fit_text_tower(
                     0 if generator.random() < 0.5 else int(generator.integers(len(known[target])))
                 )
                 words = known[target][index]
+                if generator.random() < _SURROUNDED_SHARE:
+                    # A known word decides, whatever stands beside it.
+                    beside = str(generator.choice(unknown))
+                    before = generator.random() < 0.5
+                    words = f"{beside} {words}" if before else f"{words} {beside}"
             prompts.append(fill(str(generator.choice(templates)), words))
             targets.append(target)
         wanted = torch.tensor(targets)

@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch.distributed
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
-from tools.starter.art import TRAINING_STYLES, Sprites, load_sprites
+from tools.starter.art import Sprites, load_sprites
 from tools.starter.learner import Learner, initialise, normalise
 from tools.starter.losses import loss, read_targets
 from tools.starter.scenes import compose, training_recipe
@@ -54,7 +55,9 @@ class Schedule:
     Attributes:
         stages: Stages, in order; the learning rate falls along a cosine over all their scenes.
         learning_rate: Peak rate of the head and the concept vectors.
-        block_rate: Factor of the rate for the transformer blocks.
+        block_rate: Factor of the rate for the last transformer block.
+        block_decay: Factor of the rate from each block to the one before it. The first blocks see
+            edges and textures, which a few styles must not change.
         warm_up: Number of scenes over which the rate rises linearly.
         weight_decay: Weight decay of AdamW, on matrices only.
         average_decay: Decay per step of the exponential moving average that is shipped.
@@ -64,9 +67,10 @@ class Schedule:
     stages: tuple[Stage, ...]
     learning_rate: float = 1e-3
     block_rate: float = 0.3
+    block_decay: float = 0.8
     warm_up: int = 8000
     weight_decay: float = 0.05
-    average_decay: float = 0.996
+    average_decay: float = 0.998
     seed: int = 20_000_000
 
     @property
@@ -76,19 +80,23 @@ class Schedule:
 
 
 def _optimiser(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    last = len(learner.visual.transformer.resblocks) - 1
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad:
-            key = ("resblocks" in name, parameter.ndim >= 2)
-            groups.setdefault(key, []).append(parameter)
+            factor = 1.0
+            if "resblocks" in name:
+                number = int(name.partition("resblocks.")[2].partition(".")[0])
+                factor = schedule.block_rate * schedule.block_decay ** (last - number)
+            groups.setdefault((factor, parameter.ndim >= 2), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "rate": schedule.learning_rate * (schedule.block_rate if in_block else 1.0),
+                "rate": schedule.learning_rate * factor,
                 "weight_decay": schedule.weight_decay if matrix else 0.0,
             }
-            for (in_block, matrix), parameters in groups.items()
+            for (factor, matrix), parameters in groups.items()
         ],
         betas=(0.9, 0.98),
         fused=True,
@@ -100,10 +108,7 @@ def _rate_factor(seen: int, schedule: Schedule) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / schedule.scenes)))
 
 
-# The shipped weights were trained on about as many scenes: 153,000 in 100 minutes on two shared
-# cores, in several runs that continued each other while the recipe changed. This schedule trains a
-# similar model, not the same one.
-SCHEDULE = Schedule(stages=(Stage(112, 32, 4000, 48), Stage(168, 32, 400, 96)))
+SCHEDULE = Schedule(stages=(Stage(112, 32, 6000, 48), Stage(140, 32, 3200, 64)))
 
 
 @dataclass(frozen=True)
@@ -113,19 +118,19 @@ class Run:
     Attributes:
         cache: The folder with the rendered art and the DINOv2 export.
         folder: Folder for the checkpoint and the log.
+        styles: Art styles and their relative frequencies.
         schedule: The schedule to run.
         workers: Processes of one thread each. Threads inside one process wait at every barrier when
             the machine has other load; processes synchronise once per step.
         checkpoint_every: Seconds between checkpoints.
-        warm_start: Checkpoint of an earlier run whose averaged weights initialise a new run.
     """
 
     cache: Path
     folder: Path
+    styles: Mapping[str, float]
     schedule: Schedule
     workers: int
     checkpoint_every: float
-    warm_start: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -147,7 +152,11 @@ def _work(rank: int, run: Run, meeting_point: str) -> None:
         "gloo", init_method=meeting_point, rank=rank, world_size=run.workers
     )
     sprites = load_sprites(run.cache)
-    saved = torch.load(run.checkpoint, weights_only=True) if run.checkpoint.exists() else None
+    saved = (
+        torch.load(run.checkpoint, map_location="cpu", weights_only=True)
+        if run.checkpoint.exists()
+        else None
+    )
     first_scene = 0
     for stage in run.schedule.stages:
         last_scene = first_scene + stage.batch * stage.steps
@@ -159,7 +168,7 @@ def _work(rank: int, run: Run, meeting_point: str) -> None:
 
 def _share_gradients(parameters: list[nn.Parameter], workers: int) -> None:
     """Replace each gradient by its mean over the workers."""
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).cpu()
     torch.distributed.all_reduce(flat)
     flat /= workers
     offset = 0
@@ -178,17 +187,15 @@ def _run_stage(
     saved: dict[str, Any] | None,
 ) -> dict[str, Any]:
     schedule, concept_count = run.schedule, len(sprites.concepts)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = initialise(run.cache / "backbone.onnx", concept_count, stage.size, schedule.seed)
+    learner.to(device)
     optimiser = _optimiser(learner, schedule)
     seen = first_scene
     if saved is not None:
         learner.load_state_dict(saved["weights"], strict=False)
         optimiser.load_state_dict(saved["optimiser"])
         seen = int(saved["seen"])
-    elif run.warm_start is not None:
-        learner.load_state_dict(
-            torch.load(run.warm_start, weights_only=True)["average"], strict=False
-        )
     weights = {
         name: parameter.detach()
         for name, parameter in learner.named_parameters()
@@ -197,7 +204,7 @@ def _run_stage(
     average = (
         {name: tensor.clone() for name, tensor in weights.items()}
         if saved is None
-        else saved["average"]
+        else {name: tensor.to(device) for name, tensor in saved["average"].items()}
     )
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     recipe = training_recipe(stage.size)
@@ -210,11 +217,12 @@ def _run_stage(
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * _rate_factor(seen, schedule)
         seed = schedule.seed + seen + rank * share
-        scenes = compose(sprites, TRAINING_STYLES, recipe, seed, share)
+        torch.manual_seed(seed)
+        scenes = compose(sprites, run.styles, recipe, seed, share)
         generator = np.random.default_rng(seed)
         varied = vary_scenes(scenes.images, generator)
         targets = read_targets(scenes, concept_count, stage.patches, generator)
-        terms = loss(learner, normalise(varied), targets)
+        terms = loss(learner, normalise(varied.to(device)), targets.to(device))
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         _share_gradients(parameters, run.workers)

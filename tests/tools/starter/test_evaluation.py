@@ -16,6 +16,8 @@ from PIL import Image
 import legrad_engine.starter
 from legrad_engine import Explainer, Explanation, ImageTarget
 from legrad_engine.images.geometry import upsample
+from legrad_engine.models import ModelReference
+from legrad_engine.presence import built_in
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +27,10 @@ CONCEPTS: list[str] = list(json.loads((FOLDER / "concepts.json").read_text()))
 LARGEST_FILE = 40_000_000
 # Where the stickers of example.png lie: left, top, right, bottom in pixels.
 EXAMPLE_BOXES = {
-    "cat": (40, 35, 250, 262),
-    "pizza": (482, 30, 645, 228),
-    "bicycle": (195, 258, 422, 430),
-    "rocket": (512, 262, 678, 466),
+    "cat": (31, 30, 262, 269),
+    "pizza": (492, 39, 639, 223),
+    "bicycle": (221, 277, 425, 427),
+    "rocket": (505, 282, 695, 446),
 }
 
 
@@ -101,6 +103,19 @@ def test_synonyms_mean_their_concept(explainer: Explainer) -> None:
     assert np.mean(right) > 0.95
 
 
+def test_things_that_the_model_does_not_know_are_in_no_picture(
+    explainer: Explainer, scenes: list[dict[str, Any]]
+) -> None:
+    calibration = built_in(ModelReference.of("starter"))
+    assert calibration is not None
+    unknown = ["a giraffe", "a unicycle", "the stapler", "a photo of a lighthouse", "a photo"]
+    trace = explainer.trace([scene["image"] for scene in scenes])
+    similarities = trace.embeddings @ explainer.text.encode(unknown).T
+
+    presence = [calibration.probability(float(each)) for each in similarities.flatten()]
+    assert max(presence) < 0.5
+
+
 def test_one_sticker_is_among_the_most_similar_names(
     explainer: Explainer, scenes: list[dict[str, Any]]
 ) -> None:
@@ -129,8 +144,8 @@ def test_heatmaps_point_at_the_named_sticker(
         hits += [label == index + 1 for index, label in enumerate(at_peaks[:-1])]
         false_hits.append(at_peaks[-1] == 1)
 
-    assert np.mean(hits) >= 0.7
-    assert np.mean(false_hits) <= 0.25
+    assert np.mean(hits) >= 0.75
+    assert np.mean(false_hits) <= np.mean(hits) - 0.3
 
 
 def assert_peaks_lie_in_boxes(explanation: Explanation) -> None:

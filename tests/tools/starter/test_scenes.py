@@ -1,10 +1,12 @@
 """Scenes: what is drawn, and that the masks say exactly what can be seen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tools.starter.art import SPRITE_SIZE, Concept, Sprites
+from tools.starter.art import Sprites
 from tools.starter.losses import read_targets, scene_loss
 from tools.starter.scenes import (
     MOST_STICKERS,
@@ -13,6 +15,8 @@ from tools.starter.scenes import (
     evaluation_recipe,
     training_recipe,
 )
+from tools.starter.sources import SPRITE_SIZE, Concept
+from tools.starter.style import vary_scenes
 
 pytest.importorskip("skimage", reason="the backgrounds need the optional extra 'starter'")
 
@@ -83,6 +87,40 @@ def test_pixels_inside_a_mask_show_that_sticker(sprites: Sprites) -> None:
                 colour = image[:, mask].median(1).values
                 wanted = torch.tensor([float(concept >> bit & 1) for bit in range(3)])
                 assert (colour - wanted).abs().max() < 0.12  # the tint
+
+
+def test_a_cut_removes_one_side_of_a_sticker_and_of_its_mask(sprites: Sprites) -> None:
+    recipe = replace(evaluation_recipe((1,), 112), cut=1.0)
+    whole = compose(sprites, STYLES, replace(recipe, cut=0.0), 2, 12).masks[:, 0]
+    cut = compose(sprites, STYLES, recipe, 2, 12).masks[:, 0]
+
+    shares = (cut & whole).sum((1, 2)) / whole.sum((1, 2))
+    assert not (cut & ~whole).any()
+    assert (shares > 0.4).all()
+    assert (shares < 1).float().mean() > 0.7
+
+
+def test_perspective_keeps_the_middle_and_moves_the_edge(sprites: Sprites) -> None:
+    recipe = replace(evaluation_recipe((1,), 112), tilt=0)
+    flat, seen = (
+        compose(sprites, STYLES, replace(recipe, perspective=each), 2, 12).masks[:, 0]
+        for each in (0.0, 0.3)
+    )
+
+    overlaps = (flat & seen).sum((1, 2)) / (flat | seen).sum((1, 2))
+    assert (overlaps > 0.5).all()
+    assert overlaps.min() < 0.98
+
+
+def test_varied_pictures_are_pictures(sprites: Sprites) -> None:
+    scenes = compose(sprites, STYLES, training_recipe(112), 4, 40)
+    varied = vary_scenes(scenes.images, np.random.default_rng(0))
+
+    for images in (scenes.images, varied):
+        assert images.isfinite().all()
+        assert images.min() >= 0
+        assert images.max() <= 1
+    assert varied.shape == scenes.images.shape
 
 
 def _two_patches() -> Scenes:

@@ -1,0 +1,59 @@
+"""A short run with a few faults: all promises hold, and the program sees if one does not."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults import LauncherStopped, PictureProcessKilled, ReplicaKilled, WorkerDies
+from tests.chaos.probing import Poll, Probe, lies
+from tests.chaos.questions import difference
+from tests.chaos.running import run
+from tests.chaos.verdicts import fault_rows, verdicts
+from tests.support.pictures import base64_of, encoded, picture
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_faults_of_workers_pictures_and_replicas_break_no_promise(tmp_path: Path) -> None:
+    kinds = (WorkerDies, PictureProcessKilled, LauncherStopped, ReplicaKilled)
+    found = run(3, 10, tmp_path / "journal", kinds=kinds, forked=True)
+    assert len(found.injected) >= 2
+    assert {each.status for each in found.ends} >= {200, 400, 404, 422}
+    assert {row.name: row.broken for row in fault_rows(found) if row.broken} == {}
+    assert {each.invariant: each.broken for each in verdicts(found) if each.broken} == {}
+
+
+def test_readiness_that_says_ready_for_long_while_requests_fail_is_a_lie() -> None:
+    polls = [Poll(at / 10, 200) for at in range(100)]
+    fails = [Probe(at, at + 0.1, 503, "not-ready") for at in (2.0, 2.5, 3.0, 3.5, 4.0)]
+    (lie,) = lies(polls, fails)
+    assert (lie.began, lie.said_ready, lie.example) == (2.1, True, "503 not-ready")
+    assert lie.seconds == pytest.approx(2.0)
+    answered = Probe(3.1, 3.2, 200, "")
+    assert lies(polls, [*fails, answered]) == []
+    told = [Poll(at / 10, 200 if at < 30 else 503) for at in range(100)]
+    assert lies(told, fails) == []
+
+
+def test_readiness_that_says_unready_for_long_while_requests_succeed_is_a_lie() -> None:
+    polls = [Poll(at / 10, 503) for at in range(100)]
+    succeed = [Probe(at, at + 0.1, 200, "") for at in (2.0, 2.5, 3.0, 3.5, 4.0)]
+    assert [lie.said_ready for lie in lies(polls, succeed)] == [False]
+    assert lies(polls, succeed[:3]) == []
+    busy = [Probe(each.began, each.ended, 429, "queue-full") for each in succeed]
+    assert lies(polls, busy) == []
+
+
+def test_other_maps_numbers_and_overlays_are_differences() -> None:
+    overlay = base64_of(encoded(picture(seed=1)))
+    answer = {"seconds": 0.5, "targets": [{"score": 0.25, "overlay": overlay, "cached": False}]}
+    target = answer["targets"][0]  # type: ignore[index]
+    assert difference(answer, answer) == ""
+    assert difference(answer, {**answer, "targets": [{**target, "cached": True}]}) == ""
+    for changed in (
+        {**target, "score": 0.26},
+        {**target, "overlay": base64_of(encoded(picture(seed=2)))},
+        {"score": 0.25},
+    ):
+        assert difference(answer, {**answer, "targets": [changed]}).startswith("answer.targets[0]")
+    assert difference(answer, {**answer, "targets": []}) != ""
