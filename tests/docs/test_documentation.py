@@ -55,6 +55,7 @@ class Reader:
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/python'}",
             "KEY": KEY,
+            "LEGRAD_CHECKS_DIR": str(folder / "checks"),
         }
 
     def read(self, block: Block) -> None:
@@ -164,6 +165,8 @@ def folder(tmp_path: Path) -> Path:
     """What a fresh clone has, after `make`, that pages speak of."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "service/web").mkdir(parents=True)
+    (tmp_path / "service/web/gallery").symlink_to(ROOT / "service/web/gallery")
     return tmp_path
 
 
