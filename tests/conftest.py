@@ -33,7 +33,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _launcher() -> Iterator[None]:
-    """Let all applications in this process share one launcher of picture processes."""
+    """Let all applications in this process share one launcher of picture processes.
+
+    Each would start one of its own otherwise, which takes more processor time than most tests.
+    """
     launcher = Launcher.use()
     yield
     launcher.release()
@@ -50,6 +53,8 @@ def running(tiny_model: str) -> Iterator[RunningApp]:
         max_texts=100,
         max_image_pixels=4_000_000,
         max_input_size=256,
+        # Tests compare its maps with those of the engine, which decodes exactly.
+        decoding="exact",
     ) as started:
         yield started
 

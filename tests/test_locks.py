@@ -18,8 +18,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 CLIENT = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())["project"]
 # The extras in production images, as in the Makefile.
-IMAGE_EXTRAS = [extra for extra in ("heif", "hf", "telemetry") if extra in EXTRAS]
-FILES = ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock")
+IMAGE_EXTRAS = [extra for extra in ("heif", "hf", "storage", "telemetry") if extra in EXTRAS]
+FILES = (
+    "requirements.lock",
+    "requirements-cpu.lock",
+    "requirements-ray.lock",
+    "requirements-dev.lock",
+)
 ONLY_TORCH = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.*")
 
 # Linux on x86-64 with Python 3.11, whatever these tests run on.
@@ -55,6 +60,13 @@ def disagreements(requirements: list[str], pinned: dict[str, str]) -> list[str]:
 def test_the_lock_of_images_satisfies_pyproject() -> None:
     asked = PROJECT["dependencies"] + [each for extra in IMAGE_EXTRAS for each in EXTRAS[extra]]
     assert disagreements(asked, pins("requirements.lock")) == []
+
+
+def test_the_lock_of_ray_clusters_is_that_of_images_with_more() -> None:
+    asked = [each for extra in ("ray", "storage") for each in EXTRAS[extra]]
+    cluster = pins("requirements-ray.lock")
+    assert disagreements(asked, cluster) == []
+    assert pins("requirements.lock").items() <= cluster.items()
 
 
 def test_the_lock_for_development_satisfies_every_extra_and_agrees_with_that_of_images() -> None:

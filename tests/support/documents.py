@@ -16,7 +16,11 @@ REASONS = {
     "needs a host of the internet",
     "needs a container engine",
     "needs a cluster",
+    "needs a data set",
     "needs Grafana",
+    "needs an environment with Ray",
+    "needs an object store",
+    "needs a package index",
 }
 _NOT_RUN = re.compile(r"<!-- not run: (.*?) -->")
 

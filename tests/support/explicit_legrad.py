@@ -4,7 +4,7 @@ An independent check: it reads an open_clip VisionTransformer's modules by itsel
 with the engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ def explicit_maps(
     targets: Tensor,
     layers: Sequence[int],
     score: Literal["mean", "cls"] = "mean",
+    part: Callable[[Tensor], Tensor] = F.relu,
 ) -> Tensor:
     """Return the summed LeGrad maps ``[P, rows, columns]`` of one image, in float64.
 
@@ -28,6 +29,7 @@ def explicit_maps(
         targets: ``[P, e]`` unit vectors.
         layers: block indices, ascending.
         score: the pooling of the explained score.
+        part: the part of the gradient that counts.
     """
     tower: Any = visual
     with torch.enable_grad():
@@ -47,7 +49,7 @@ def explicit_maps(
             for position, value in enumerate(scores):
                 (gradient,) = torch.autograd.grad(value, weights, retain_graph=True)
                 # [1, heads, queries, keys]: over heads and queries, without the class token's key.
-                total[position] += gradient.clamp(min=0).mean(dim=(0, 1, 2))[1:]
+                total[position] += part(gradient).mean(dim=(0, 1, 2))[1:]
     return total.view(len(targets), rows, columns)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from service.__main__ import main
 from service.batching import Computation
-from service.pool.served_model import Explained, ExplainProcessor
+from service.pool.explain_items import Explained
+from service.pool.explain_worker import ExplainProcessor
 
 RAISE = "the worker raises"
 DIE = "the worker dies"
@@ -22,10 +23,18 @@ FITS_ALONE = "fits in memory alone"
 
 def program(released: Path) -> Callable[[], None]:
     """Return the program; a worker that hangs for a while does so until the file exists."""
-    return partial(_main, released)
+    return partial(run_with_failures, partial(_fail, released))
 
 
-def _fail(items: Sequence[Any], released: Path) -> None:
+def run_with_failures(fail: Callable[[Sequence[Any]], None]) -> None:
+    """Run ``legrad``; call ``fail``, which may raise or hang, with the items of each batch."""
+    ExplainProcessor.launch = _faulty(  # type: ignore[method-assign, assignment]
+        ExplainProcessor.launch, fail
+    )
+    main()
+
+
+def _fail(released: Path, items: Sequence[Any]) -> None:
     for text in {text for item in items for text in item.question.texts}:
         if text == RAISE:
             raise ValueError("as a bug would")
@@ -39,17 +48,11 @@ def _fail(items: Sequence[Any], released: Path) -> None:
 
 
 def _faulty(
-    launch: Callable[[ExplainProcessor, Sequence[Any]], Computation[Explained]], released: Path
+    launch: Callable[[ExplainProcessor, Sequence[Any]], Computation[Explained]],
+    fail: Callable[[Sequence[Any]], None],
 ) -> Callable[[ExplainProcessor, Sequence[Any]], Computation[Explained]]:
     def faulty(self: ExplainProcessor, items: Sequence[Any]) -> Computation[Explained]:
-        _fail(items, released)
+        fail(items)
         return launch(self, items)
 
     return faulty
-
-
-def _main(released: Path) -> None:
-    ExplainProcessor.launch = _faulty(  # type: ignore[method-assign, assignment]
-        ExplainProcessor.launch, released
-    )
-    main()

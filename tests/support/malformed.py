@@ -21,7 +21,18 @@ _JUNK: list[Any] = [
 _FIELDS = (
     "image", "images", "prompts", "targets", "model", "options", "output", "surprise",
 )  # fmt: skip
-_OPTIONS = ("layers", "score", "size", "fit", "templates", "negatives", "cache", "surprise")
+_OPTIONS = (
+    "method",
+    "heads",
+    "layers",
+    "score",
+    "size",
+    "fit",
+    "templates",
+    "negatives",
+    "cache",
+    "surprise",
+)
 _OUTPUTS = (
     "heatmap", "overlay", "colormap", "alpha", "normalize", "regions_threshold", "max_side",
 )  # fmt: skip

@@ -11,12 +11,16 @@ from tests.support.pictures import bomb, encoded, heic
 MOST = 4_000_000
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def _png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    return _png_filled(b"".join(_chunk(kind, data) for kind, data in chunks))
+
+
+def _png_filled(extra: bytes) -> bytes:
     plain = encoded(Image.new("RGB", (8, 8)))
-    extra = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
     return plain[:33] + extra + plain[33:]
 
 
@@ -150,11 +154,50 @@ def _sequence_coded_larger() -> bytes:
     return bytes(data)
 
 
+def _with_foreign_format(sequence: bytes) -> bytes:
+    """Return an AVIF sequence that names another format before its own; decoders skip that one.
+
+    It has no still picture, whose size would be read in another place.
+    """
+    brands = sequence.index(b"meta") - 4
+    sequence = sequence[:brands].replace(b"\0avif", b"\0none") + sequence[brands:]
+    sequence = sequence.replace(b"meta", b"free", 1)
+    start = sequence.index(b"moov") - 4
+    (length,) = struct.unpack_from(">I", sequence, start)
+    movie = bytearray(sequence[start : start + length])
+    foreign = struct.pack(">I", 86) + b"none" + bytes(78)
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):
+        place = movie.index(kind) - 4
+        (size,) = struct.unpack_from(">I", movie, place)
+        struct.pack_into(">I", movie, place, size + len(foreign))
+    entries = movie.index(b"stsd") + 12
+    struct.pack_into(">I", movie, entries - 4, 2)
+    movie[entries:entries] = foreign
+    # Behind the pictures, whose places are told from the start of the file.
+    hole = struct.pack(">I", length) + b"free" + bytes(length - 8)
+    return sequence[:start] + hole + sequence[start + length :] + movie
+
+
+def _jpeg_filled(filling: bytes, nbytes: int = 10_000_000) -> bytes:
+    plain = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    return plain[:2] + filling * (nbytes // len(filling)) + plain[2:]
+
+
 # Small files that take many seconds to decode.
 SLOW = {
     "jpeg scans": _jpeg_scans(5_000),
     "jpeg scans after a reserved marker": _jpeg_scans(5_000, b"\xff\x02\xff\xff"),
     **{f"plain P{kind} comments": b"P%d 9 9 255 " % kind + _COMMENTS for kind in (1, 2, 3)},
+    "jpeg empty segments": _jpeg_filled(b"\xff\xfe\0\2"),
+    "jpeg empty EXIF": _jpeg_filled(b"\xff\xe1\0\x08Exif\0\0"),
+    "jpeg padding": _jpeg_filled(b"\xff"),
+    "jpeg restarts": _jpeg_filled(b"\xff\xd0"),
+    "jpeg frames": _jpeg_filled(b"\xff\xc0\0\x0b\x08\0\x08\0\x08\1\1\x11\0"),
+    "png empty chunks": _png_filled(_chunk(b"teXt", b"") * 800_000),
+    "png empty pixels": _png_filled(_chunk(b"IDAT", b"") * 800_000),
+    "ppm comments": b"P6\n" + _COMMENTS + b"8 8\n255\n" + bytes(192),
+    "ppm one comment": b"P6\n8 8\n#" + b"a" * 5_000_000 + b"\n255\n" + bytes(192),
+    "ppm spaces": b"P5\n" + b" " * 5_000_000 + b"8 8\n255\n" + bytes(64),
 }
 
 _TEXT = zlib.compress(bytes(200_000_000), 9)
@@ -183,11 +226,14 @@ TOO_LARGE = {
     "png line": encoded(Image.new("L", (2_000_000, 1))),
 }
 
+_SEQUENCE = _sequence_coded_larger()
+
 # Files that state a small size, and whose coded pictures state another one.
 CODED_LARGER = {
     "avif": _coded_larger("AVIF"),
     "avif with alpha": _coded_larger("AVIF", "LA"),
-    "avif sequence": _sequence_coded_larger(),
+    "avif sequence": _SEQUENCE,
+    "avif sequence behind another format": _with_foreign_format(_SEQUENCE),
     "heic": _coded_larger("HEIC", side=3_000),
 }
 

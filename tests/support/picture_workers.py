@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from legrad_engine.images.inputs import InputRules
 from service.pictures.drawing import DrawingRules, DrawnImage
 from service.pictures.jobs import Decode
+from service.pictures.processes import Launcher
 from service.pictures.workers import KeptPicture, PictureWorkers
 from service.settings.values import PictureLimits, PictureRules
 from service.telemetry.metrics import Metrics
@@ -59,6 +60,13 @@ async def until(holds: Any) -> None:
             await asyncio.sleep(0.005)
 
 
+async def queued(*jobs: Coroutine[Any, Any, Any]) -> "list[asyncio.Task[Any]]":
+    """Start tasks with jobs, and return them once the jobs are queued."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    await asyncio.sleep(0)
+    return tasks
+
+
 def decoding(data: bytes | None = None, max_side: int | None = 100, **changes: Any) -> Decode:
     """Return a job."""
     rules = {"rules": RULES, "input_rules": INPUT, "geometry": None, **changes}
@@ -78,6 +86,19 @@ async def drawing(
         decoded.canvas.number,
         source or decoding(geometry=decoded.geometry),
     )
+
+
+@contextlib.contextmanager
+def own_launcher() -> Iterator[None]:
+    """Give workers that start in the context a launcher that a test may stop or kill.
+
+    The one that all tests share has processes of other applications too.
+    """
+    shared, Launcher._shared = Launcher._shared, None
+    try:
+        yield
+    finally:
+        Launcher._shared = shared
 
 
 @contextlib.contextmanager

@@ -11,9 +11,12 @@ from tests.support.running_app import RunningApp
 PATIENCE = 60.0
 
 
-def connect(running: RunningApp, receive_bytes: int | None = None) -> socket.socket:
-    """Open a connection, with a small receive buffer if a size is given."""
+def connect(
+    running: RunningApp, receive_bytes: int | None = None, address: str = ""
+) -> socket.socket:
+    """Open a connection, with a small receive buffer or from an own address if they are given."""
     connection = socket.socket()
+    connection.bind((address, 0))
     connection.settimeout(PATIENCE)
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

@@ -82,15 +82,11 @@ class RecordingProcessor:
 
 class RecordingObserver:
     def __init__(self) -> None:
-        self.queue: list[tuple[int, float]] = []
         self.waits: list[float] = []
         self.finished: list[tuple[int, float, float]] = []
         self.drops: list[DropReason] = []
         self.restarts = 0
         self.stalls = 0
-
-    def queue_changed(self, depth: int, cost: float) -> None:
-        self.queue.append((depth, cost))
 
     def queue_waited(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -146,9 +142,11 @@ def assert_set(event: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def reserved(batcher: MicroBatcher[Any, Any], cost: float) -> Iterator[QueueReservation]:
+def reserved(
+    batcher: MicroBatcher[Any, Any], cost: float, owner: Hashable = None
+) -> Iterator[QueueReservation]:
     """Reserve room in a batcher for as long as the context lasts."""
-    reservation = batcher.reserve(cost)
+    reservation = batcher.reserve(cost, owner=owner)
     try:
         yield reservation
     finally:

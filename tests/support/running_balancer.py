@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,9 +11,9 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
 import psutil
@@ -32,19 +33,33 @@ def haproxy() -> str:
     return found
 
 
+def configured_seconds(name: str) -> float:
+    """Return a time that the deployed configuration sets, or takes by default."""
+    text = (_FOLDER / "haproxy.cfg").read_text()
+    (found,) = re.findall(rf'^ +{name} +(?:"\$\{{\w+-)?(\d+)s\b', text, re.M)
+    return float(found)
+
+
 class Balancer:
-    """HAProxy on free loopback ports in front of two replicas, given as `HOST:PORT`."""
+    """HAProxy on free loopback ports in front of replicas, given as `HOST:PORT`.
+
+    Its log of requests goes to ``log``. Its configuration is that of ``docker/haproxy``, unless
+    ``folder`` has another one; ``variables`` are those of its environment beside the addresses.
+    """
 
     def __init__(
         self,
         *replicas: str,
         tls_certificate: Path | None = None,
         requests_of_an_address: int | None = None,
+        log: IO[bytes] | None = None,
+        folder: Path = _FOLDER,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         # The process inherits the sockets, so that no other process takes their ports meanwhile.
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         callers, statistics, tls = listeners
-        environment = {
+        environment = dict(variables or {}) | {
             "BALANCER_ADDRESS": f"fd@{callers.fileno()}",
             "BALANCER_STATS_ADDRESS": f"fd@{statistics.fileno()}",
             "BALANCER_TLS_ADDRESS": f"fd@{tls.fileno()}",
@@ -54,12 +69,12 @@ class Balancer:
             environment["BALANCER_ADDRESS_LIMIT"] = str(requests_of_an_address)
         environment |= {f"REPLICA_{number}": each for number, each in enumerate(replicas, start=1)}
         files = ["haproxy.cfg", "tls.cfg"] if tls_certificate else ["haproxy.cfg"]
-        chosen = [word for file in files for word in ("-f", str(_FOLDER / file))]
+        chosen = [word for file in files for word in ("-f", str(folder / file))]
         self._process = subprocess.Popen(
             [haproxy(), "-W", "-db", *chosen],
             env=os.environ | environment,
             pass_fds=[listener.fileno() for listener in listeners],
-            stdout=subprocess.DEVNULL,
+            stdout=log or subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -70,6 +85,11 @@ class Balancer:
         for listener in listeners:
             listener.close()
         self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    @property
+    def statistics_address(self) -> str:
+        """Host and port of the statistics and metrics."""
+        return self._statistics.removeprefix("http://")
 
     def __enter__(self) -> Self:
         return self

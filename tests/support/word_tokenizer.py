@@ -1,5 +1,7 @@
 """A small tokenizer in the layout of transformers."""
 
+import json
+import string
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,14 @@ def write_tokenizer(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder)
+
+
+def write_slow_tokenizer(folder: Path) -> None:
+    """A tokenizer of letters, of those in Python that remember the words they were given."""
+    pytest.importorskip("transformers")
+    letters = [letter + end for letter in string.ascii_lowercase for end in ("", "</w>", "@@")]
+    ids = {token: index for index, token in enumerate(["<unk>", *letters])}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"tokenizer_class": "CTRLTokenizer", "pad_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
