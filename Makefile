@@ -104,12 +104,16 @@ demo: install
 serve: install
 	$(BIN)/legrad serve
 
-# One compute thread for each process: more would compete for the cores.
+# One compute thread for each process: more would compete for the cores. A test that fails runs once
+# more, because tests with real processes and clocks also meet what else the machine does.
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --reruns 1 -r fER
+
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(RUN_TESTS)
 
 test-quick: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(RUN_TESTS) -m 'not slow'
 
 # Each check is a target of its own, which .pre-commit-config.yaml runs as a hook.
 lint: $(LINTS)

@@ -229,6 +229,14 @@ class Forwarded:
     replica: int
     ended: str
 
+    @property
+    def lost_in_request(self) -> bool:
+        """Whether the replica was lost while the request's body was on its way.
+
+        HAProxy 2.6 closes the caller's connection then, without an answer.
+        """
+        return self.status == -1 and self.ended == "SD"
+
 
 class Site:
     """Two replicas and their balancer, as a context manager."""

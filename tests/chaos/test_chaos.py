@@ -7,7 +7,9 @@ import pytest
 from tests.chaos.faults import LauncherStopped, PictureProcessKilled, ReplicaKilled, WorkerDies
 from tests.chaos.probing import Poll, Probe, lies
 from tests.chaos.questions import difference
-from tests.chaos.running import run
+from tests.chaos.replicas import Forwarded
+from tests.chaos.running import Injected, Run, run
+from tests.chaos.traffic import Ended
 from tests.chaos.verdicts import fault_rows, verdicts
 from tests.support.pictures import base64_of, encoded, picture
 
@@ -42,6 +44,20 @@ def test_readiness_that_says_unready_for_long_while_requests_succeed_is_a_lie() 
     assert lies(polls, succeed[:3]) == []
     busy = [Probe(each.began, each.ended, 429, "queue-full") for each in succeed]
     assert lies(polls, busy) == []
+
+
+def test_no_answer_is_a_breach_unless_a_killed_replica_was_lost_during_the_request() -> None:
+    def breaches(status: int, ended: str, killed_at: float) -> list[str]:
+        run = Run(10.0, 0.0)
+        run.ends = [Ended("JSON", "a", 5.0, 2.0, 2.5, 0, "", "no answer")]
+        run.forwarded = [Forwarded("a", status, 1, ended)]
+        run.injected = [Injected(ReplicaKilled(), 1, killed_at, killed_at + 1.0)]
+        return verdicts(run)[0].broken
+
+    assert breaches(-1, "SD", killed_at=2.2) == []
+    assert breaches(422, "SD", killed_at=2.2) != []
+    assert breaches(-1, "CD", killed_at=2.2) != []
+    assert breaches(-1, "SD", killed_at=3.0) != []
 
 
 def test_other_maps_numbers_and_overlays_are_differences() -> None:

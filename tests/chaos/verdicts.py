@@ -102,14 +102,15 @@ def _once(run: Run) -> Verdict:
     seen = Counter(each.request_id for each in run.forwarded)
     asked = [each.request_id for each in run.ends]
     broken = [f"{each} has {seen[each]} lines in the log" for each in asked if seen[each] != 1]
-    logged = {each.request_id: f"{each.status} {each.ended}" for each in run.forwarded}
+    logged = {each.request_id: each for each in run.forwarded}
     for end in run.ends:
         if end.status == 0:
-            told = logged.get(end.request_id, "nothing")
-            broken.append(
-                f"{end.kind} {end.request_id} at {end.began - run.began:.1f}: {end.wrong}, "
-                f"and the balancer logged {told}"
-            )
+            line = logged.get(end.request_id)
+            if line is None or not (line.lost_in_request and _restarts(run, end)):
+                broken.append(
+                    f"{end.kind} {end.request_id} at {end.began - run.began:.1f}: {end.wrong}; "
+                    f"the balancer logged {line}"
+                )
         elif _is_late(run, end.began, end.ended, end.deadline):
             broken.append(
                 f"{end.kind} {end.request_id}: {end.status} {end.code} after "
@@ -130,6 +131,14 @@ def _once(run: Run) -> Verdict:
         f"the machine slower by {run.pulse.slowdown(run.began, time.monotonic()):.1f}"
     )
     return Verdict("every request ends once, in time", told, broken)
+
+
+def _restarts(run: Run, end: Ended) -> bool:
+    """Whether a replica was killed or started again during the request."""
+    return any(
+        each.fault.restarts and each.began <= end.ended and end.began <= each.ended
+        for each in run.injected
+    )
 
 
 def _is_late(run: Run, began: float, ended: float, deadline: float) -> bool:
