@@ -34,11 +34,14 @@ class RandomizedStage:
         stage: the part, :data:`HEAD`, ``"block 11"`` or :data:`EMBEDDING`; all parts before it stay
             randomised.
         similarity: mean Spearman correlation with the maps of the intact model, -1 to 1; None if
-            all maps are constant.
+            no maps could be compared.
+        heatmaps: number of maps that could be compared. Constant maps, and those that overflowed,
+            have no ranks.
     """
 
     stage: str
     similarity: float | None
+    heatmaps: int
 
 
 @torch.no_grad()
@@ -80,8 +83,7 @@ def randomize(
         )
         for name in methods:
             found = _maps(randomized, images, resolved, name)
-            similarity = _similarity(intact[name], found)
-            stages[name].append(RandomizedStage(stage, similarity))
+            stages[name].append(_compared(stage, intact[name], found))
     return stages
 
 
@@ -144,12 +146,15 @@ def _maps(
     return explainer.launch_attribution(trace, resolved).finish()
 
 
-def _similarity(intact: Sequence[Explanation], found: Sequence[Explanation]) -> float | None:
+def _compared(
+    stage: str, intact: Sequence[Explanation], found: Sequence[Explanation]
+) -> RandomizedStage:
     correlations = [
         spearman(one, other)
         for before, after in zip(intact, found, strict=True)
         for one, other in zip(before.maps, after.maps, strict=True)
-        if np.isfinite(other).all()
+        if np.isfinite(one).all() and np.isfinite(other).all()
     ]
     defined = [each for each in correlations if each is not None]
-    return sum(defined) / len(defined) if defined else None
+    mean = sum(defined) / len(defined) if defined else None
+    return RandomizedStage(stage, mean, len(defined))

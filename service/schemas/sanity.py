@@ -15,8 +15,13 @@ class RandomizedStage(Contract):
     )
     similarity: float | None = Field(
         description="Mean rank correlation (Spearman) with the heatmaps of the intact model, -1 to "
-        "1; null if all heatmaps are constant.",
+        "1; null if no heatmaps could be compared.",
         examples=[0.21],
+    )
+    heatmaps: int = Field(
+        description="Number of heatmaps that could be compared. Constant ones, and those that are "
+        "not finite numbers, have no rank correlation.",
+        examples=[24],
     )
 
 
@@ -26,7 +31,7 @@ class RandomizedMethod(Contract):
     method: str = Field(description="The method.", examples=["legrad"])
     stages: list[RandomizedStage] = Field(
         description="The stages, from the top of the model down.",
-        examples=[[{"stage": "block 5", "similarity": 0.21}]],
+        examples=[[{"stage": "block 5", "similarity": 0.21, "heatmaps": 24}]],
     )
 
 
@@ -40,5 +45,12 @@ class SanityCheck(Contract):
     pictures: int = Field(description="Number of pictures.", examples=[6])
     methods: list[RandomizedMethod] = Field(
         description="One entry for each checked method.",
-        examples=[[{"method": "legrad", "stages": [{"stage": "block 5", "similarity": 0.21}]}]],
+        examples=[
+            [
+                {
+                    "method": "legrad",
+                    "stages": [{"stage": "block 5", "similarity": 0.21, "heatmaps": 24}],
+                }
+            ]
+        ],
     )

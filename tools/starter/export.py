@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,12 @@ def quietest_direction(embeddings: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _embeddings(learner: Learner, sprites: Sprites, size: int) -> Tensor:
-    """Embed scenes in the styles of training: float32 `[scenes, embed]`."""
+def _embeddings(
+    learner: Learner, sprites: Sprites, styles: Mapping[str, float], size: int
+) -> Tensor:
+    """Embed scenes: float32 `[scenes, embed]`."""
     found = []
-    for scenes in chunks(sprites, TRAINING_STYLES, (1, 2, 3), _QUIET_SEED, _QUIET_SCENES, size):
+    for scenes in chunks(sprites, styles, (1, 2, 3), _QUIET_SEED, _QUIET_SCENES, size):
         [tokens] = learner.block_outputs(normalise(scenes.images), 1)
         found.append(learner.embed(tokens[:, 1:].mean(1)))
     return torch.cat(found)
@@ -82,7 +84,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def assemble(
-    sprites: Sprites, cache: Path, saved: dict[str, Any], text_steps: int
+    sprites: Sprites,
+    cache: Path,
+    saved: dict[str, Any],
+    styles: Mapping[str, float],
+    text_steps: int,
 ) -> tuple[Any, Tensor]:
     """Make an open_clip model of a trained visual tower, and fit its text tower.
 
@@ -90,6 +96,7 @@ def assemble(
         sprites: The art, for the concepts' names.
         cache: The folder with the backbone.
         saved: The checkpoint of the training.
+        styles: Art styles of the training, and their relative frequencies.
         text_steps: Steps of fitting the text tower.
 
     Returns:
@@ -105,7 +112,7 @@ def assemble(
     model.visual.load_state_dict(learner.visual.state_dict())
     with torch.no_grad():
         model.logit_scale.copy_(learner.scene_scale)
-    unknown = quietest_direction(_embeddings(learner, sprites, size))
+    unknown = quietest_direction(_embeddings(learner, sprites, styles, size))
     vectors = aim(learner.concepts.detach(), unknown)
     tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)
     fit_text_tower(model, tokenizer, concepts, vectors, steps=text_steps, seed=_SEED)
@@ -128,7 +135,7 @@ def write_model(sprites: Sprites, cache: Path, folder: Path, text_steps: int) ->
     path = folder / "starter.safetensors"
     saved = read_checkpoint(cache / "training" / "checkpoint.pt")
     yield f"{saved['seen']:,} scenes of training"
-    model, vectors = assemble(sprites, cache, saved, text_steps)
+    model, vectors = assemble(sprites, cache, saved, TRAINING_STYLES, text_steps)
     tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)
     for name, templates in (("bare names", ("{}",)), ("unseen templates", held_out_templates())):
         pairs = [text_accuracy(model, tokenizer, concepts, vectors, t) for t in templates]

@@ -24,6 +24,7 @@ from torch.multiprocessing.spawn import spawn
 from tools.starter.art import Sprites, load_sprites
 from tools.starter.learner import Learner, initialise, normalise
 from tools.starter.losses import loss, read_targets
+from tools.starter.prototypes import start_from_features
 from tools.starter.scenes import compose, training_recipe
 from tools.starter.style import vary_scenes
 
@@ -62,6 +63,8 @@ class Schedule:
         weight_decay: Weight decay of AdamW, on matrices only.
         average_decay: Decay per step of the exponential moving average that is shipped.
         seed: Seed of all scenes.
+        prototypes: Number of scenes from whose features the first directions are computed; with 0
+            they are random.
     """
 
     stages: tuple[Stage, ...]
@@ -72,6 +75,7 @@ class Schedule:
     weight_decay: float = 0.05
     average_decay: float = 0.998
     seed: int = 20_000_000
+    prototypes: int = 0
 
     @property
     def scenes(self) -> int:
@@ -196,6 +200,10 @@ def _run_stage(
         learner.load_state_dict(saved["weights"], strict=False)
         optimiser.load_state_dict(saved["optimiser"])
         seen = int(saved["seen"])
+    elif schedule.prototypes:
+        start_from_features(
+            learner, sprites, run.styles, stage.size, schedule.seed - 1_000_000, schedule.prototypes
+        )
     weights = {
         name: parameter.detach()
         for name, parameter in learner.named_parameters()

@@ -262,6 +262,7 @@ class RandomizedStage:
 
     stage: str
     similarity: float | None
+    heatmaps: int
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from legrad_engine.images.inputs import PreparedImage
     from legrad_engine.models.reference import ModelReference
     from legrad_engine.targets.resolved import ResolvedTargets
-    from service.schemas.sanity import SanityCheck
+    from service.schemas.sanity import RandomizedStage, SanityCheck
 
 
 def check(
@@ -53,12 +53,18 @@ def check(
     from rich.console import Console
     from rich.table import Table
 
+    most = max(each.heatmaps for method in found.methods for each in method.stages)
     table = Table("Randomised down to", *(each.method for each in found.methods))
     for stages in zip(*(each.stages for each in found.methods), strict=True):
-        values = ("" if each.similarity is None else f"{each.similarity:.2f}" for each in stages)
-        table.add_row(stages[0].stage, *values)
+        table.add_row(stages[0].stage, *(_cell(each, most) for each in stages))
     Console().print(table)
     typer.echo(f"Rank correlation with the heatmaps of the intact model, near 0 is good: {path}")
+
+
+def _cell(stage: "RandomizedStage", most: int) -> str:
+    """Tell the similarity, and of how many heatmaps if some could not be compared."""
+    of = "" if stage.heatmaps == most else f" ({stage.heatmaps} of {most} heatmaps)"
+    return ("" if stage.similarity is None else f"{stage.similarity:.2f}") + of
 
 
 def _check(

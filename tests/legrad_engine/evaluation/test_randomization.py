@@ -1,6 +1,7 @@
 """Parameter randomisation: the cascade, its stages, and an intact original."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def test_blocks_are_randomised_from_the_last_one_down_on_a_copy() -> None:
     )
     assert found["legrad"][0].similarity == pytest.approx(expected)
     assert expected < 0.999
+    assert found["legrad"][0].heatmaps == 2 * len(images)
+
+
+def test_maps_that_overflow_are_not_compared_and_not_counted() -> None:
+    explainer = seeded_explainer()
+    images = prepared(explainer, 1, 2)
+    resolved = explainer.resolver.resolve(["a cat"], 2)
+    whole = randomize(explainer, images, resolved, ["legrad"])["legrad"][0]
+    endless = dataclasses.replace(
+        resolved[1], vectors=torch.full_like(resolved[1].vectors, torch.inf)
+    )
+    found = randomize(explainer, images, [resolved[0], endless], ["legrad"])["legrad"][0]
+    assert (whole.heatmaps, found.heatmaps) == (2, 1)
+    assert found.similarity is not None
 
 
 @pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"])
