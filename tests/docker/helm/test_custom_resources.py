@@ -109,7 +109,12 @@ _SETS = VALUE_SETS | {
     "kserve-gpu-keda": VALUE_SETS["kserve"]
     | VALUE_SETS["gpu"]
     | VALUE_SETS["keda"]
-    | {"monitoring": {"serviceMonitor": {"enabled": True}}, "serviceAccountName": "buckets"},
+    | {
+        "monitoring": {"serviceMonitor": {"enabled": True}},
+        "serviceAccountName": "buckets",
+        "podLabels": {"team": "search"},
+        "podAnnotations": {"sidecar.istio.io/inject": "false"},
+    },
 }
 
 
@@ -189,6 +194,13 @@ def test_a_gpu_is_given_up_before_the_next_pod_of_kserve_takes_it() -> None:
         if each["kind"] == "InferenceService"
     ]
     assert strategies == [{"maxUnavailable": 1, "maxSurge": 0}] * 2
+
+
+def test_pods_of_kserve_have_the_labels_and_annotations_of_pods() -> None:
+    objects = rendered(_SETS["kserve-gpu-keda"])
+    pods = [each["spec"]["predictor"] for each in objects if each["kind"] == "InferenceService"]
+    assert [each["labels"] for each in pods] == [{"team": "search"}] * 2
+    assert [each["annotations"] for each in pods] == [{"sidecar.istio.io/inject": "false"}] * 2
 
 
 def test_kserve_scales_by_one_autoscaler_alone() -> None:

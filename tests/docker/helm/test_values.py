@@ -191,6 +191,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_its_name(
             {"weights": {"create": True, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}},
             "ReadWriteOnce, ReadOnlyMany lets pods start on one node alone",
         ),
+        ({"resources": {"requests": {"cpu": None}}}, "needs resources.requests.cpu"),
         ({"monitoring": {"alertmanager": {"enabled": True}}}, "alerts would go nowhere"),
         (
             {"monitoring": {"alertmanager": {"enabled": True, "slack": {"secretName": "a"}}}},

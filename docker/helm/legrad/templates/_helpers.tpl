@@ -157,6 +157,9 @@ tolerations:
 {{- if and (eq $scaling.kind "cpu") $values.gpu.enabled -}}
 {{- fail "the processor is idle while a GPU computes: set autoscaling.kind to keda or none with gpu.enabled" -}}
 {{- end -}}
+{{- if and (eq $scaling.kind "cpu") (not (dig "requests" "cpu" "" $values.resources)) -}}
+{{- fail "autoscaling.kind cpu needs resources.requests.cpu: it scales by a share of that" -}}
+{{- end -}}
 {{- if and $values.keys.secretName $values.monitoring.serviceMonitor.enabled (not $values.monitoring.serviceMonitor.keySecret.name) -}}
 {{- fail "Prometheus needs a key with the scope metrics: set monitoring.serviceMonitor.keySecret.name, or leave keys.secretName empty" -}}
 {{- end -}}
@@ -217,5 +220,12 @@ tolerations:
 {{- end -}}
 {{- else if $values.kserve.services -}}
 {{- fail "kserve.services needs kserve.enabled" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty where a Prometheus may find pods by their annotations: it has no key. */}}
+{{- define "legrad.scrapedByAnnotations" -}}
+{{- if not (or .Values.monitoring.serviceMonitor.enabled .Values.keys.secretName) -}}
+yes
 {{- end -}}
 {{- end -}}
