@@ -7,7 +7,7 @@ thing (Platt 1999, "Probabilistic outputs for support vector machines"). Loads n
 """
 
 import json
-import math
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -269,9 +269,12 @@ def _checked(content: object) -> dict[str, Any]:
         if each.name in ("source", "weights"):
             fits = isinstance(value, str) and bool(value)
         elif each.name in ("pairs_with", "pairs_without"):
-            fits = isinstance(value, int) and number and value >= 0
+            fits = isinstance(value, int) and number and value >= LEAST_PAIRS
+        elif each.name in ("brier", "calibration_error"):
+            fits = number and 0 <= value <= 1
         else:
-            fits = number and math.isfinite(value)
+            # An integer of JSON may be larger than any float.
+            fits = number and abs(value) <= sys.float_info.max
         if not fits:
             raise ValueError(f'its field "{each.name}" is missing or has a wrong value')
         found[each.name] = value

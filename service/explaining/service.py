@@ -139,6 +139,7 @@ class ExplainingService:
             names = [replace(names[0], head=head) for head in range(plan.drawn_maps)]
         method = plan.method
         calibration = self._pool.get(served.id).presence
+        usual = [plan.explainer.takes_usual_input(each.explanation.geometry) for each in explained]
         use = MethodUse(method.name, method.targeted, method.note(plan.explainer.tower))
         return ExplainOutcome(
             model=served.id,
@@ -146,8 +147,17 @@ class ExplainingService:
             score=plan.score,
             cached_prompts=queued.cached_prompts,
             images=[
-                _describe(each, result, submission.batch_size or 1, use, names, calibration)
-                for each, result, submission in zip(explained, drawn, submissions, strict=True)
+                _describe(
+                    each,
+                    result,
+                    submission.batch_size or 1,
+                    use,
+                    names,
+                    calibration if is_usual else None,
+                )
+                for each, result, submission, is_usual in zip(
+                    explained, drawn, submissions, usual, strict=True
+                )
             ],
             seconds=StageSeconds(
                 decode=max(each.seconds or 0.0 for each in drawings),

@@ -15,13 +15,14 @@ import torch
 
 from legrad_engine import LegradError
 from legrad_engine.devices import dtype_name
-from legrad_engine.models.identity import file_stamps
+from legrad_engine.models.identity import ModelIdentity, file_stamps
 from legrad_engine.models.size import weights_bytes
 from service.batching import RestartBackoff
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError
 from service.pool.background import run_in_own_thread
 from service.pool.loading import (
     check_presence,
+    check_presence_of_files,
     give_back_memory,
     load_copies,
     may_heal,
@@ -168,8 +169,11 @@ class ModelLifecycle:
     async def _load(self, model: PooledModel) -> None:
         began = time.monotonic()
         name = f"loader-{model.id}"
+        identity: ModelIdentity | None = None
         if model.presence is not None:
-            await run_in_own_thread(name, check_presence, model.reference, model.presence)
+            identity = await run_in_own_thread(
+                name, check_presence_of_files, model.reference, model.presence
+            )
         copies = await run_in_own_thread(
             name,
             load_copies,
@@ -181,6 +185,10 @@ class ModelLifecycle:
         )
         if not model.wanted:
             return
+        if model.presence is not None:
+            identity = await run_in_own_thread(
+                name, check_presence, model.reference, model.presence, identity
+            )
         # The exact size. If it is refused now, the next attempt is refused before loading.
         model.measured = sum(copy.explainer.nbytes for copy in copies.values())
         self._claim_memory(model, model.measured)
@@ -194,7 +202,7 @@ class ModelLifecycle:
             self._tracing,
         )
         model.check = await run_in_own_thread(
-            name, check_of, self._policy.checks_folder, model.reference
+            name, check_of, self._policy.checks_folder, model.reference, identity
         )
         # Set before the worker starts, so that a server that stops now also stops the worker.
         model.served = served

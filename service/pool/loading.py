@@ -130,15 +130,51 @@ def _load_copies(
     return copies
 
 
-def check_presence(reference: ModelReference, calibration: PresenceCalibration) -> None:
-    """Check that a calibration was fitted for the weights of a model.
+def check_presence_of_files(
+    reference: ModelReference, calibration: PresenceCalibration
+) -> ModelIdentity | None:
+    """Check a calibration before its model is loaded, as far as local files tell the weights.
+
+    Returns:
+        The identity of local files, for :func:`check_presence`; None for a model on the hub, whose
+        weights are known once they are loaded.
 
     Raises:
         ModelLoadError: it was fitted for other weights, or a file cannot be read.
     """
-    identity = ModelIdentity.of(reference, [calibration.weights])
+    identity = ModelIdentity.of(reference)
+    if identity is None or not identity.stamps:
+        return None
+    _require_fitted_for(reference, calibration, identity)
+    return identity
+
+
+def check_presence(
+    reference: ModelReference, calibration: PresenceCalibration, before: ModelIdentity | None
+) -> ModelIdentity:
+    """Check that a calibration was fitted for the weights of a model that has just been loaded.
+
+    Args:
+        reference: the model.
+        calibration: its calibration.
+        before: the result of :func:`check_presence_of_files`.
+
+    Returns:
+        The identity of the model.
+
+    Raises:
+        ModelLoadError: it was fitted for other weights, or files changed meanwhile.
+    """
+    identity = ModelIdentity.of_loaded(reference, before)
+    _require_fitted_for(reference, calibration, identity)
+    return identity
+
+
+def _require_fitted_for(
+    reference: ModelReference, calibration: PresenceCalibration, identity: ModelIdentity
+) -> None:
     try:
-        calibration.check(None if identity is None else identity.weights)
+        calibration.check(identity.weights)
     except PresenceError as error:
         raise ModelLoadError(
             f"{reference.title}: {error} Or take it out of LEGRAD_PRESENCE.", field="model"

@@ -44,15 +44,22 @@ def read_check(folder: Path | None, weights: str) -> SanityCheck | None:
     return found if found.weights == weights else None
 
 
-def check_of(folder: Path | None, reference: ModelReference) -> SanityCheck | None:
+def check_of(
+    folder: Path | None, reference: ModelReference, identity: ModelIdentity | None
+) -> SanityCheck | None:
     """Return the result for a model that has just been loaded, or None.
 
-    Its files are read only if there is a result of any model.
+    Args:
+        folder: the folder of results, or None for the default one.
+        reference: the model.
+        identity: its identity; None if it is not known yet. Its files are then read, if there is a
+            result of any model.
     """
     try:
         if not any((folder or default_folder()).glob("*.json")):
             return None
-        return read_check(folder, ModelIdentity.of_loaded(reference, None).weights)
+        identity = identity or ModelIdentity.of_loaded(reference, None)
+        return read_check(folder, identity.weights)
     except (LegradError, OSError) as error:
         _log.warning("check cannot be found", model=reference.title, reason=str(error))
         return None

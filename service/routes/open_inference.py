@@ -18,6 +18,7 @@ from service.http.access_routes import AccessRouter
 from service.http.application import application_of
 from service.http.headers import single
 from service.http.problems import invalid
+from service.pool.pooled_model import PooledModel
 from service.routes.bodies.reading import (
     JSON,
     check_image_count,
@@ -241,13 +242,25 @@ async def _read(request: Request, model: str) -> _Inference:
             "model_name out.",
             "model_name",
         )
-    if pool.get(model).presence is None and not _PRESENCE.keys().isdisjoint(asked.outputs):
+    if not _PRESENCE.keys().isdisjoint(asked.outputs):
+        _check_presence(pool.get(model), asked.inputs.options)
+    return asked
+
+
+def _check_presence(model: PooledModel, options: ExplainOptions) -> None:
+    """Refuse a presence that there is not: JSON has no number for it."""
+    if model.presence is None:
         raise invalid(
-            f"{model!r} has no presence calibration: leave PRESENCE out of the outputs, or give "
+            f"{model.id!r} has no presence calibration: leave PRESENCE out of the outputs, or give "
             "the server one by LEGRAD_PRESENCE.",
             "outputs",
         )
-    return asked
+    if options.size is not None or options.fit != "squash":
+        raise invalid(
+            "PRESENCE is calibrated for the model's own input: leave size and fit out, or request "
+            "the other outputs alone.",
+            "outputs",
+        )
 
 
 def _parse(raw: bytes, json_length: str | None, model: str, limits: RequestLimits) -> _Inference:

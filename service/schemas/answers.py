@@ -119,8 +119,9 @@ class TargetExplanation(Contract):
     )
     presence: float | None = Field(
         description="Calibrated probability, 0 to 1, that the picture shows the thing that the "
-        "prompt names, whatever the other prompts are; null for other targets, and if the model "
-        "has no `presence` in `/models`.",
+        "prompt names, whatever the other prompts are; null for other targets, if the model has no "
+        "`presence` in `/models`, and where `size` or `fit` give it another input than its usual "
+        "one.",
         examples=[0.94],
     )
     heatmap: str | None = Field(
