@@ -1,0 +1,119 @@
+"""A calibrated presence belongs to weights, and to the input that a model usually gets."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from legrad_engine.models.identity import ModelIdentity
+from legrad_engine.models.reference import ModelReference
+from legrad_engine.presence import PresenceCalibration
+from tests.support.answers import check_against_contract
+from tests.support.hub_files import hub_server
+from tests.support.pictures import base64_of, encoded, picture, request_of
+from tests.support.protocols import refused_as_kserve_does
+from tests.support.running_app import RunningApp
+from tests.support.running_server import Server
+from tests.support.tiny_model import TINY, save_model
+
+MODEL = "tiny-tiny"
+SIZE = TINY["vision_cfg"]["image_size"]
+WIDE = base64_of(encoded(picture(96, 64)))
+
+
+def calibration_of(weights: str, file: Path) -> Path:
+    PresenceCalibration(9.0, -1.0, 20, 20, 0.1, 0.05, "a test", weights).write(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    identity = ModelIdentity.of(ModelReference.parse(tiny_model))
+    assert identity is not None
+    file = calibration_of(identity.weights, tmp_path_factory.mktemp("presence") / "presence.json")
+    with RunningApp(tiny_model, presence=f"{MODEL}={file}") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [
+        ({}, True),
+        ({"size": SIZE}, True),
+        ({"templates": "openai"}, True),
+        ({"size": 2 * SIZE}, False),
+        ({"fit": "pad"}, False),
+        ({"fit": "native"}, False),
+    ],
+    ids=str,
+)
+def test_presence_is_told_for_the_usual_input_alone(
+    calibrated: RunningApp, options: dict[str, Any], is_told: bool
+) -> None:
+    answer = calibrated.explain(request_of(image=WIDE, prompts=["a"], options=options)).json()
+    check_against_contract(answer, "ExplainResponse")
+    presence = answer["images"][0]["targets"][0]["presence"]
+    assert (presence is not None) == is_told
+
+
+def test_a_square_picture_has_its_usual_input_whatever_the_fit(calibrated: RunningApp) -> None:
+    square = base64_of(encoded(picture(64, 64)))
+    told = {
+        calibrated.explain(
+            request_of(image=square, prompts=["a"], options={"fit": fit, "cache": False})
+        ).json()["images"][0]["targets"][0]["presence"]
+        for fit in ("squash", "pad")
+    }
+    assert len(told) == 1
+    assert None not in told
+
+
+@pytest.mark.parametrize("parameters", [{"size": 2 * SIZE}, {"fit": "pad"}], ids=str)
+def test_the_open_inference_protocol_refuses_a_presence_that_there_is_not(
+    calibrated: RunningApp, parameters: dict[str, Any]
+) -> None:
+    inputs = [
+        {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [WIDE]},
+        {"name": "TEXT", "shape": [1], "datatype": "BYTES", "data": ["a"]},
+    ]
+    body = {"inputs": inputs, "outputs": [{"name": "PRESENCE"}], "parameters": parameters}
+    refused = calibrated.client.post(f"/v2/models/{MODEL}/infer", json=body)
+    refused_as_kserve_does(refused, 422, "invalid-request", "outputs")
+    rest = {**body, "outputs": [{"name": "SIMILARITY"}]}
+    assert calibrated.client.post(f"/v2/models/{MODEL}/infer", json=rest).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fitted", [True, False], ids=["these weights", "others"])
+def test_a_model_of_the_hub_is_loaded_before_its_calibration_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: bool
+) -> None:
+    save_model(tmp_path, "tiny")
+    files = {
+        "org/own/open_clip_config.json": json.dumps(
+            {"model_cfg": TINY, "preprocess_cfg": {}}
+        ).encode(),
+        "org/own/open_clip_model.safetensors": (tmp_path / "tiny.safetensors").read_bytes(),
+    }
+    commit = ("a" if fitted else "b") * 40
+    file = calibration_of(f"org/own@{commit}", tmp_path / "presence.json")
+    with hub_server(files) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with Server("hf-hub:org/own", presence=f"org-own={file}") as server:
+            server.poll("/models", lambda answer: _state(answer.json()) in ("ready", "failed"))
+            [model] = server.client.get("/models").json()["models"]
+            assert model["state"] == ("ready" if fitted else "failed"), model["error"]
+            if fitted:
+                [target] = server.explain(request_of(prompts=["a"])).json()["images"][0]["targets"]
+                assert target["presence"] is not None
+            else:
+                assert "fitted for the weights" in model["error"]
+
+
+def _state(models: dict[str, Any]) -> str:
+    state: str = models["models"][0]["state"]
+    return state
