@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from service.pictures.processes import Launcher
 from tests.support.running_app import RunningApp
 from tests.support.running_server import Server
 from tests.support.tiny_model import save_model
+
+# A run of the tests is the same each time, however slow the machine. The other profile looks for
+# new examples: `pytest --hypothesis-profile=explore`.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=1000, deadline=None)
+settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

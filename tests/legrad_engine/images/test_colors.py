@@ -171,7 +171,7 @@ def test_no_profile_fails_a_picture_of_any_mode(name: str, mode: str) -> None:
 
 
 # A transform of a printer's profile takes a tenth of a second.
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(["Display P3", "grey", "CMYK"]), st.data())
 def test_damaged_profiles_are_ignored_or_applied(name: str, data: st.DataObject) -> None:
     profile = bytearray(PROFILES[name])

@@ -170,7 +170,7 @@ def test_a_grid_of_one_column_or_row_equals_the_definition(size: tuple[int, int]
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @example(variant="class token, no ln_pre", width=41, height=8, counts=[1], layers=[1], seed=1)
 @given(
     variant=st.sampled_from(sorted(STANDARD | CUSTOM)),

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -35,7 +35,6 @@ def slow_residual(target: Tensor, distractors: Tensor, atoms: int) -> tuple[Tens
 
 
 @given(problems, st.integers(1, 8))
-@settings(deadline=None)
 def test_it_is_the_greedy_least_squares_residual(problem: tuple[int, int, int], atoms: int) -> None:
     count, size, seed = problem
     target, *rest = unit_rows(count + 1, size, seed)
@@ -47,7 +46,6 @@ def test_it_is_the_greedy_least_squares_residual(problem: tuple[int, int, int], 
 
 
 @given(problems)
-@settings(deadline=None)
 def test_what_is_left_never_grows_with_more_atoms(problem: tuple[int, int, int]) -> None:
     count, size, seed = problem
     target, *rest = unit_rows(count + 1, size, seed)
@@ -59,7 +57,6 @@ def test_what_is_left_never_grows_with_more_atoms(problem: tuple[int, int, int])
 
 
 @given(problems, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_repeats_and_order_change_nothing(problem: tuple[int, int, int], random: object) -> None:
     count, size, seed = problem
     target, *rest = unit_rows(count + 1, size, seed)

@@ -185,7 +185,7 @@ def check_end(item: Submit, future: Future[Any]) -> DropReason | None:
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     steps=STEPS,
     failing_starts=st.lists(st.booleans(), max_size=4),

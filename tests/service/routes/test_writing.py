@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
@@ -91,7 +91,6 @@ LABELS = [
     st.lists(st.sampled_from(LABELS) | st.text(max_size=20), min_size=1, max_size=5),
     st.lists(st.none() | st.binary(max_size=50), min_size=10, max_size=10),
 )
-@settings(deadline=None)
 def test_json_is_the_dump_of_the_model_with_its_pictures(
     labels: list[str], pictures: list[bytes | None]
 ) -> None:

@@ -51,6 +51,13 @@ def test_mass_and_rank_accuracy_counted_by_hand() -> None:
     assert rank_accuracy(MAP, np.zeros((3, 4), bool)) is None
 
 
+def test_a_share_that_is_rounded_up_is_1() -> None:
+    heatmap = np.array([[0, 1, 0, 0], [0, 0.5, 0, 0], [0.003, 0, 0, 0]])
+    mask = np.ones((3, 4), bool)
+    mask[0, 0] = False
+    assert mass_accuracy(heatmap, mask) == 1
+
+
 @given(Maps, Masks)
 def test_shares_are_within_0_and_1_and_add_up_with_the_rest(
     heatmap: np.ndarray, mask: np.ndarray

@@ -92,7 +92,7 @@ def outcome(decode: Callable[[bytes], bytes], text: bytes) -> bytes | str:
 
 # Few characters, so that padding in all places and almost valid texts are frequent.
 @given(st.text("AQ/+-_=\n ", max_size=12).map(str.encode))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_exactly_the_same_is_accepted_and_refused_as_by_the_standard_library(text: bytes) -> None:
     def strictly(encoded: bytes) -> bytes:
         return base64.b64decode(encoded, validate=True)

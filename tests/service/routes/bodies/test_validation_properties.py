@@ -101,8 +101,6 @@ CHANGES = st.fixed_dictionaries(
 
 @settings(
     max_examples=150,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(changes=CHANGES)
