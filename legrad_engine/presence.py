@@ -117,17 +117,18 @@ def built_in(reference: ModelReference) -> PresenceCalibration | None:
     return PresenceCalibration.read(_STARTER_FILE) if reference.name == STARTER else None
 
 
-def check_counts(shown: ArrayLike) -> tuple[int, int]:
+def check_counts(shown: ArrayLike, pictures: Sequence[Hashable]) -> tuple[int, int]:
     """Check that there are enough pairs for a calibration, before anything is computed.
 
     Args:
         shown: bool `[pairs]`, whether the picture shows the thing.
+        pictures: `[pairs]` names of the pictures.
 
     Returns:
         The numbers of pairs with and without the thing.
 
     Raises:
-        PresenceError: there are too few of a kind.
+        PresenceError: there are too few of a kind, or all are of one picture.
     """
     labels = np.asarray(shown, dtype=np.bool_)
     with_it, without = int(labels.sum()), int((~labels).sum())
@@ -135,6 +136,12 @@ def check_counts(shown: ArrayLike) -> tuple[int, int]:
         raise PresenceError(
             f"There are {with_it} pairs of a picture and a text that it shows, and {without} of a "
             f"picture and a text that it does not show: a calibration needs {LEAST_PAIRS} of each.",
+            field="data",
+        )
+    if len(set(pictures)) < 2:
+        raise PresenceError(
+            "All pairs are of one picture: a calibration needs two or more, because its errors are "
+            "measured on pictures that are left out of the fit.",
             field="data",
         )
     return with_it, without
@@ -158,12 +165,12 @@ def fit(
         identity: The weights that computed the cosines.
 
     Raises:
-        PresenceError: there are too few pairs of a kind, the cosines are not finite, or the cosine
-            does not rise where the thing is shown.
+        PresenceError: there are too few pairs of a kind, all are of one picture, the cosines are
+            not finite, or the cosine does not rise where the thing is shown.
     """
     cosines = np.asarray(similarities, dtype=np.float64)
     labels = np.asarray(shown, dtype=np.bool_)
-    with_it, without = check_counts(labels)
+    with_it, without = check_counts(labels, pictures)
     if not np.isfinite(cosines).all():
         raise PresenceError("The model's similarities are not finite numbers.", field="model")
     slope, intercept = _fit_logistic(cosines, labels)
@@ -215,9 +222,7 @@ def _left_out_probabilities(
     found = np.empty_like(cosines)
     for left_out in np.unique(fold):
         tested = fold == left_out
-        # All pairs may be of one picture; then no other is left to fit on.
-        fitted = ~tested if len(numbers) > 1 else tested
-        slope, intercept = _fit_logistic(cosines[fitted], labels[fitted])
+        slope, intercept = _fit_logistic(cosines[~tested], labels[~tested])
         found[tested] = _logistic(slope * cosines[tested] + intercept)
     return found
 

@@ -70,20 +70,33 @@ def test_separated_pairs_give_a_finite_curve() -> None:
 
 
 def test_errors_are_measured_on_pictures_left_out_of_the_fit() -> None:
-    # Every picture has its own offset, so only another fold tells how well the curve does on it.
-    generator = np.random.default_rng(0)
-    shown = np.tile([True, False], 100)
-    cosines = np.repeat(generator.normal(0, 1, 100), 2) + 0.2 * shown
-    grouped = fitted(cosines, shown, np.repeat(np.arange(100), 2))
+    # The cosines of the second picture are all larger than those of the first one: a curve that
+    # was fitted on one of them is wrong on the other, and one that knows both is not.
+    shown = np.tile([True, False], 80)
+    first = np.arange(160) < 80
+    cosines = np.where(shown, 0.3, 0.0) + np.where(first, 0.0, 0.6)
+    grouped = fitted(cosines, shown, np.where(first, "first", "second").tolist())
 
-    assert grouped.brier > 0.24
-    assert (grouped.pairs_with, grouped.pairs_without) == (100, 100)
+    of_first, of_second = (fitted(cosines[part], shown[part]) for part in (first, ~first))
+    left_out = [
+        (of_second if is_first else of_first).probability(cosine)
+        for cosine, is_first in zip(cosines, first, strict=True)
+    ]
+    assert grouped.brier == pytest.approx(brier_score(np.array(left_out), shown))
+    in_sample = [grouped.probability(cosine) for cosine in cosines]
+    assert brier_score(np.array(in_sample), shown) < 0.3 < 0.45 < grouped.brier
+    # As many folds, but of pairs.
+    assert fitted(cosines, shown).brier < 0.3
+    assert grouped.calibration_error > 0.45
+    assert (grouped.pairs_with, grouped.pairs_without) == (80, 80)
 
 
-def test_pairs_of_one_picture_can_be_fitted() -> None:
+def test_pairs_of_one_picture_are_refused() -> None:
     cosines, shown = drawn(11.0, -4.0, 200)
 
-    assert fitted(cosines, shown, ["one"] * 200).slope > 0
+    with pytest.raises(PresenceError, match="All pairs are of one picture"):
+        fitted(cosines, shown, ["one"] * 200)
+    assert fitted(cosines, shown, ["one", "two"] * 100).slope > 0
 
 
 def test_the_measures_have_their_textbook_values() -> None:

@@ -62,7 +62,7 @@ def _fit(
     from legrad_engine.models.identity import ModelIdentity
     from legrad_engine.presence import check_counts, fit
 
-    check_counts([pair.shown for pair in pairs])
+    check_counts([pair.shown for pair in pairs], [pair.picture for pair in pairs])
     reference = ModelReference.of(model)
     reference.check()
     before = ModelIdentity.of(reference)
