@@ -116,6 +116,23 @@ def test_things_that_the_model_does_not_know_are_in_no_picture(
     assert max(presence) < 0.5
 
 
+def test_presence_is_high_for_things_that_are_shown_and_low_for_others(
+    explainer: Explainer, scenes: list[dict[str, Any]]
+) -> None:
+    calibration = built_in(ModelReference.of("starter"))
+    assert calibration is not None
+    names = list(dict.fromkeys(name for scene in scenes for name in scene["stickers"]))
+    trace = explainer.trace([scene["image"] for scene in scenes])
+    similarities = trace.embeddings @ explainer.text.encode(names).T
+    presence = np.vectorize(calibration.probability)(similarities.numpy())
+    shown = np.array([[name in scene["stickers"] for name in names] for scene in scenes])
+
+    assert presence[shown].mean() > 0.8
+    assert (presence[shown] > 0.5).mean() > 0.85
+    assert presence[~shown].mean() < 0.15
+    assert (presence[~shown] < 0.5).mean() > 0.9
+
+
 def test_one_sticker_is_among_the_most_similar_names(
     explainer: Explainer, scenes: list[dict[str, Any]]
 ) -> None:

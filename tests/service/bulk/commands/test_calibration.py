@@ -17,7 +17,7 @@ from service.cli import app
 from service.settings import Settings
 from service.settings.mistakes import named
 from tests.support.answers import check_against_contract
-from tests.support.pictures import base64_of, encoded, picture, request_of
+from tests.support.pictures import base64_of, data_url, encoded, picture, request_of
 from tests.support.protocols import refused_as_kserve_does
 from tests.support.running_app import RunningApp
 from tests.support.tiny_model import TINY, save_model
@@ -111,29 +111,37 @@ def test_answers_and_models_tell_the_presence(calibrated: RunningApp, calibratio
     assert told["weights"].startswith("blake2b:")
 
 
-def test_the_other_protocols_tell_the_presence(calibrated: RunningApp) -> None:
-    body = request_of(prompts=["a"])
-    told = calibrated.explain(body).json()["images"][0]["targets"][0]["presence"]
-    image = body["images"][0] if "images" in body else body["image"]
-    encoded_image = image if isinstance(image, str) else image["data"]
-    instances = [{"image": {"b64": encoded_image}, "prompts": ["a"]}]
-    first = calibrated.client.post(f"/v1/models/{MODEL}:explain", json={"instances": instances})
+def test_forms_and_the_other_protocols_tell_the_presence(calibrated: RunningApp) -> None:
+    image, client = encoded(), calibrated.client
+    answer = calibrated.explain(request_of(image=data_url(image), prompts=["a"])).json()
+    told = answer["images"][0]["targets"][0]["presence"]
+    assert 0 < told < 1
+    form = client.post("/explain", files={"image": image}, data={"prompts": "a"})
+    assert form.json()["images"][0]["targets"][0]["presence"] == told
+    torchserve = client.post(f"/explanations/{MODEL}", params={"prompts": "a"}, content=image)
+    assert torchserve.json()["targets"][0]["presence"] == told
+    instances = [{"image": {"b64": base64_of(image)}, "prompts": ["a"]}]
+    first = client.post(f"/v1/models/{MODEL}:explain", json={"instances": instances})
     assert first.json()["explanations"][0]["targets"][0]["presence"] == told
     inputs = [
-        {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [encoded_image]},
+        {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [base64_of(image)]},
         {"name": "TEXT", "shape": [1], "datatype": "BYTES", "data": ["a"]},
     ]
     asked = {"inputs": inputs, "outputs": [{"name": "PRESENCE"}]}
-    [tensor] = calibrated.client.post(f"/v2/models/{MODEL}/infer", json=asked).json()["outputs"]
+    [tensor] = client.post(f"/v2/models/{MODEL}/infer", json=asked).json()["outputs"]
     assert (tensor["name"], tensor["shape"]) == ("PRESENCE", [1, 1])
     assert tensor["data"] == [pytest.approx(told)]
-    listed = calibrated.client.get(f"/v2/models/{MODEL}").json()["outputs"]
+    listed = client.get(f"/v2/models/{MODEL}").json()["outputs"]
     assert "PRESENCE" in [each["name"] for each in listed]
 
 
 def test_without_a_calibration_presence_is_null(running: RunningApp) -> None:
     body = request_of(prompts=["a"])
     assert running.explain(body).json()["images"][0]["targets"][0]["presence"] is None
+    torchserve = running.client.post(
+        f"/explanations/{MODEL}", params={"prompts": "a"}, content=encoded()
+    )
+    assert torchserve.json()["targets"][0]["presence"] is None
     assert running.client.get("/models").json()["models"][0]["presence"] is None
     inputs = [
         {"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": [base64_of(encoded())]},
@@ -187,6 +195,20 @@ def test_too_few_pairs_are_refused_before_the_model_is_loaded(folder: Path, tmp_
 
     assert done.exit_code == 2
     assert "needs 20 of each" in done.output
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_pairs_of_one_picture_are_refused_before_the_model_is_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "0.png").write_bytes((folder / "0.png").read_bytes())
+    rows = [("0.png", f"thing {number}", number % 2 == 0) for number in range(40)]
+    done = calibrate(
+        "no-such-model@/nowhere", write_table(tmp_path, rows), "-o", tmp_path / "out.json"
+    )
+
+    assert done.exit_code == 2
+    assert "All pairs are of one picture" in done.output
     assert not (tmp_path / "out.json").exists()
 
 
