@@ -6,6 +6,7 @@ curve, fitted on pairs of pictures and texts of which it is known whether the pi
 thing (Platt 1999, "Probabilistic outputs for support vector machines"). Loads no torch.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Hashable, Sequence
@@ -62,6 +63,12 @@ class PresenceCalibration:
     calibration_error: float
     source: str
     weights: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of all fields, in hexadecimal: results with presence belong to it."""
+        content = json.dumps(asdict(self)).encode()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def probability(self, similarity: float) -> float:
         """Return the probability that the picture shows the thing, from the cosine."""

@@ -9,6 +9,7 @@ from legrad_engine import Explainer, Explanation, LegradError
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.measurements.base import Measured
 from legrad_engine.measurements.batches import explain_and_measure
+from legrad_engine.presence import PresenceCalibration
 from service.bulk.dividing import in_parts
 from service.bulk.questions import Question
 
@@ -22,19 +23,38 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Explained:
-    """The explanation of a picture, with each prompt's results of measurements by their names."""
+    """The explanation of a picture.
+
+    Attributes:
+        explanation: the explanation.
+        measured: each prompt's results of measurements, by their names.
+        presence: each prompt's calibrated presence; None for all without a calibration.
+    """
 
     explanation: Explanation
     measured: Sequence[Mapping[str, Any]]
+    presence: Sequence[float | None]
 
 
 class BatchExplainer:
     """Explains prepared pictures with one loaded model and one question."""
 
-    def __init__(self, explainer: Explainer, question: Question) -> None:
-        """Take a model and a question that the model accepts."""
+    def __init__(
+        self,
+        explainer: Explainer,
+        question: Question,
+        calibration: PresenceCalibration | None = None,
+    ) -> None:
+        """Take a model and a question that the model accepts.
+
+        Args:
+            explainer: the model.
+            question: the question.
+            calibration: tells the presence of the prompts; None to leave it out.
+        """
         self._explainer = explainer
         self._question = question
+        self._calibration = calibration
         self.layers = explainer.resolve_layers(question.layers, question.method)
         self.score = explainer.resolve_score(question.score, question.method)
 
@@ -77,7 +97,7 @@ class BatchExplainer:
                 {name: asdict(targets[index]) for name, targets in _targets_of(results).items()}
                 for index in range(len(question.prompts))
             ]
-            explained.append(Explained(explanation, measured))
+            explained.append(Explained(explanation, measured, self._presence(explanation)))
         return explained
 
     def _explain_heads(self, prepared: Sequence[PreparedImage]) -> list[Explained]:
@@ -87,7 +107,14 @@ class BatchExplainer:
             prepared, method=question.method, layers=self.layers, score=self.score
         )
         found = explainer.attribute(trace, question.targets(explainer), heads=question.heads)
-        return [Explained(each, [{}]) for each in found]
+        return [Explained(each, [{}], self._presence(each)) for each in found]
+
+    def _presence(self, explanation: Explanation) -> list[float | None]:
+        """Return the presence of each prompt, in manifests and in the rows of bulk jobs."""
+        similarities = explanation.similarities.tolist()
+        if self._calibration is None:
+            return [None] * len(similarities)
+        return [self._calibration.probability(each) for each in similarities]
 
 
 def _if_finite(explained: Explained | str) -> Explained | str:

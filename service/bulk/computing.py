@@ -10,7 +10,6 @@ from legrad_engine import Explainer, LegradError
 from legrad_engine.images.decoding import DEFAULT_MAX_PIXELS
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.images.rendering import DEFAULT_ALPHA, DEFAULT_COLORMAP
-from legrad_engine.presence import built_in
 from service.bulk.batches import BatchExplainer, Explained
 from service.bulk.folders import FoundPicture
 from service.bulk.manifest import Entry
@@ -46,13 +45,17 @@ class FolderExplainer:
     """Explains pictures with one loaded model, and writes their files below a folder."""
 
     def __init__(self, explainer: Explainer, asked: IdentifiedQuestion, output: Path) -> None:
-        """Take a model and a question that the model accepts."""
+        """Take a model and a question that the model accepts.
+
+        Raises:
+            PresenceError: the question's presence calibration was fitted for other weights.
+        """
         self._explainer = explainer
         self._asked = asked
         self._question = asked.question
         self._output = output
-        self._batches = BatchExplainer(explainer, self._question)
-        self._calibration = built_in(self._question.reference)
+        calibration = self._question.calibration(asked.weights)
+        self._batches = BatchExplainer(explainer, self._question, calibration)
 
     def read(self, found: FoundPicture) -> ReadPicture:
         """Decode a picture and prepare it for the model."""
@@ -119,7 +122,6 @@ class FolderExplainer:
                     (self._output / path).write_bytes(content)
             statistics = target.statistics
             probability = float(explanation.probabilities[place])
-            similarity = float(explanation.similarities[place])
             entries.append(
                 Entry(
                     **about,
@@ -130,12 +132,10 @@ class FolderExplainer:
                     prompt=prompt,
                     head=head,
                     head_count=None if head is None else head_count,
-                    similarity=similarity,
+                    similarity=float(explanation.similarities[place]),
                     # NaN if the model gives no probability.
                     probability=probability if probability == probability else None,
-                    presence=None
-                    if self._calibration is None
-                    else self._calibration.probability(similarity),
+                    presence=explained.presence[place],
                     overlay=drawn.as_posix(),
                     heatmap=raw.as_posix(),
                     peak_position=statistics.peak_position,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from legrad_engine import Explainer
+    from legrad_engine.presence import PresenceCalibration
     from service.bulk.questions import Question
 
 # The exit status of programs that SIGINT ends, by the convention of shells.
@@ -51,6 +52,20 @@ def read_prompt_options(given: Sequence[str] | None, file: Path | None) -> tuple
     if not texts:
         raise typer.BadParameter("give a prompt, or a file of prompts with --prompts.")
     return texts
+
+
+def read_presence(file: Path | None) -> "PresenceCalibration | None":
+    """Read the option for a presence calibration.
+
+    Raises:
+        PresenceError: the file cannot be read, or is no calibration.
+    """
+    if file is None:
+        return None
+    # Imported here, because it loads NumPy.
+    from legrad_engine.presence import PresenceCalibration
+
+    return PresenceCalibration.read(file)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,8 @@ def explain_pictures(
 
     Raises:
         ManifestError: the existing manifest cannot be read.
-        LegradError: from ``load``, or the model's files changed while they were read.
+        LegradError: from ``load``, the model's files changed while they were read, or the presence
+            calibration is of other weights.
         OSError: the folder cannot be written to.
     """
     with Manifest(output) as manifest, ThreadPoolExecutor(_THREADS) as pool:
@@ -138,8 +139,9 @@ class _Run:
         # Imported here, because it loads torch.
         from service.bulk.computing import FolderExplainer
 
-        self._manifest.begin()
+        # First, because it may refuse the question.
         computing = FolderExplainer(explainer, asked, self._output)
+        self._manifest.begin()
         files = _output_files(
             self._pictures,
             self._root,

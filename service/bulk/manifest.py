@@ -36,7 +36,7 @@ class Entry(BaseModel):
         similarity: cosine similarity of picture and prompt.
         probability: of the prompt among all prompts; None if the model gives none.
         presence: calibrated probability that the picture shows the thing that the prompt names;
-            None for a model without calibration.
+            None without a calibration.
         overlay: path of the overlay, relative to the folder of the manifest.
         heatmap: path of the raw map, float32 [rows, columns], relative to the same folder.
         peak_position: (x, y) of the map's peak in pixels of the picture.

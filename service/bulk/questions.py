@@ -20,6 +20,7 @@ from legrad_engine.models.reference import ModelReference
 if TYPE_CHECKING:
     from legrad_engine import ClassTarget, Explainer
     from legrad_engine.measurements.base import Measurement
+    from legrad_engine.presence import PresenceCalibration
 
 # They decide how weights, pictures and prompts become numbers.
 _SOFTWARE = ("legrad-service", "open_clip_torch", "timm", "transformers")
@@ -43,6 +44,7 @@ class Question:
         trust: how much is measured about the trust in the maps; None for nothing.
         layers_report: whether the targets are reported after every block.
         heads: whether the maps are those of the prompts or of the attention heads.
+        presence: the presence calibration; None for the built-in model's own, and none for others.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Question:
     trust: TrustLevel | None = None
     layers_report: bool = False
     heads: Heads = "mean"
+    presence: "PresenceCalibration | None" = None
 
     @property
     def reference(self) -> ModelReference:
@@ -84,7 +87,25 @@ class Question:
         asked += [] if self.trust is None else [self.trust]
         asked += ["layers_report"] if self.layers_report else []
         asked += [] if self.heads == "mean" else [f"heads={self.heads}"]
+        asked += [] if self.presence is None else [f"presence={self.presence.digest}"]
         return digest_of(asked)
+
+    def calibration(self, weights: str) -> "PresenceCalibration | None":
+        """Return the calibration that tells the presence of the prompts; None without one.
+
+        Args:
+            weights: identity of the weights of the loaded model.
+
+        Raises:
+            PresenceError: the calibration was fitted for other weights.
+        """
+        # Imported here, because it loads NumPy.
+        from legrad_engine.presence import built_in
+
+        found = self.presence or built_in(self.reference)
+        if found is not None:
+            found.check(weights)
+        return found
 
     def maps(self, head_count: int) -> list[tuple[str, int | None]]:
         """Return the prompt of each map of a picture, with its head if it is the map of one.

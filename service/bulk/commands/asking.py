@@ -13,15 +13,18 @@ from legrad_engine.models.schemes import STARTER
 from service.bulk.commands.options import (
     DeviceOption,
     ModelOption,
+    PresenceOption,
     PromptArgument,
     PromptsOption,
 )
-from service.bulk.console import fail
+from service.bulk.console import fail, read_presence
 from service.bulk.prompts import UnreadablePromptsError, gather_prompts
 
 if TYPE_CHECKING:
+    from legrad_engine import Explainer
     from legrad_engine.images.cropping import PixelBox
     from legrad_engine.measurements.base import Measured
+    from legrad_engine.presence import PresenceCalibration
 
     Regions = tuple[PixelBox, ...] | Literal["warmest"]
 
@@ -55,6 +58,7 @@ def ask(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: ModelOption = STARTER,
+    presence: PresenceOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Ask which words, regions and changes matter to the similarities of one picture."""
@@ -66,7 +70,18 @@ def ask(
         region = None if box is None else _read_box(box, "--box")
         regions = _read_change(change or [])
         texts = gather_prompts(prompt or (), prompts)
-        found = _answer(image, texts, words, like, region, regions, how or "blur", model, device)
+        found = _answer(
+            image,
+            texts,
+            words,
+            like,
+            region,
+            regions,
+            how or "blur",
+            model,
+            read_presence(presence),
+            device,
+        )
     except (LegradError, OSError, UnreadablePromptsError) as error:
         fail(error)
     if as_json:
@@ -101,15 +116,14 @@ def _answer(
     regions: "Regions | None",
     how: Change,
     model: str,
+    presence: "PresenceCalibration | None",
     device: str,
 ) -> dict[str, Any]:
     # Only now, because torch is imported with them.
-    from legrad_engine import Explainer
     from legrad_engine.measurements.base import Measurement, Subjects
     from legrad_engine.measurements.batches import measure_batch
     from legrad_engine.measurements.counterfactual import Counterfactual
     from legrad_engine.measurements.words import Words
-    from legrad_engine.models import ModelReference
     from legrad_engine.targets import ImageTarget, TextTarget
     from legrad_engine.targets.questions import Question
     from service.bulk.batches import NOT_FINITE
@@ -125,7 +139,7 @@ def _answer(
     if regions is not None:
         given = None if regions == "warmest" else regions
         measurements.append(Counterfactual(given, how))
-    explainer = Explainer.load(ModelReference.parse(model), device=device)
+    explainer, calibration = _load(model, presence, device)
     question = Question.of(targets)
     resolver = explainer.resolver
     resolver.check(question)
@@ -143,11 +157,42 @@ def _answer(
     similarities = explanations[0].similarities.tolist()
     return {
         "targets": [
-            {"target": name, "similarity": similarity, "words": _words(measured.get("words"), row)}
+            {
+                "target": name,
+                "similarity": similarity,
+                # A calibration is fitted on texts, and tells nothing about another picture.
+                "presence": None
+                if calibration is None or row >= len(prompts)
+                else calibration.probability(similarity),
+                "words": _words(measured.get("words"), row),
+            }
             for row, (name, similarity) in enumerate(zip(names, similarities, strict=True))
         ],
         "counterfactual": _as_json(measured.get("counterfactual")),
     }
+
+
+def _load(
+    model: str, presence: "PresenceCalibration | None", device: str
+) -> "tuple[Explainer, PresenceCalibration | None]":
+    """Load a model, with the given calibration or the built-in model's own.
+
+    Raises:
+        LegradError: there is no such model, or the calibration was fitted for other weights.
+    """
+    from legrad_engine import Explainer
+    from legrad_engine.models import ModelReference
+    from legrad_engine.models.identity import ModelIdentity
+    from legrad_engine.presence import built_in
+
+    reference = ModelReference.parse(model)
+    calibration = presence or built_in(reference)
+    if calibration is None:
+        return Explainer.load(reference, device=device), None
+    before = ModelIdentity.of(reference)
+    explainer = Explainer.load(reference, device=device)
+    calibration.check(ModelIdentity.of_loaded(reference, before).weights)
+    return explainer, calibration
 
 
 def _words(measured: "Measured | None", row: int) -> Any:
@@ -164,9 +209,14 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("Target", "Similarity")
+    table = Table("Target", "Similarity", "Presence")
     for target in found["targets"]:
-        table.add_row(target["target"], f"{target['similarity']:.3f}")
+        presence = target["presence"]
+        table.add_row(
+            target["target"],
+            f"{target['similarity']:.3f}",
+            "" if presence is None else f"{presence:.2f}",
+        )
     console.print(table)
     for target in found["targets"]:
         if target["words"] is None:

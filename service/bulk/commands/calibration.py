@@ -33,7 +33,8 @@ def calibrate(
 ) -> None:
     """Fit the presence of things in pictures: a probability for each similarity of a model.
 
-    The setting LEGRAD_PRESENCE names the file that this writes.
+    The setting LEGRAD_PRESENCE of a server names the file that this writes; `legrad explain`, `ask`
+    and `bulk` take it by --presence.
     """
     from legrad_engine.evaluation.presence import read_pairs
 

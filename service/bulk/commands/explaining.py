@@ -19,6 +19,7 @@ from service.bulk.commands.options import (
     LayersOption,
     MethodOption,
     ModelOption,
+    PresenceOption,
     PromptArgument,
     PromptsOption,
     ScoreOption,
@@ -31,6 +32,7 @@ from service.bulk.console import (
     print_table,
     progress_bar,
     read_layers,
+    read_presence,
     read_prompt_options,
     trust_in_words,
 )
@@ -79,6 +81,7 @@ def explain(
             help="Tell where in the model the decision forms; see docs/layers-report.md.",
         ),
     ] = False,
+    presence: PresenceOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Explain pictures without a server.
@@ -117,6 +120,7 @@ def explain(
             trust,
             layers_report,
             heads,
+            read_presence(presence),
         )
         root = image if image.is_dir() else image.parent
         with contextlib.ExitStack() as shown:

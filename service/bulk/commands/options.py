@@ -48,4 +48,12 @@ ScoreOption = Annotated[
 ]
 SizeOption = Annotated[int | None, typer.Option(help="Side of the model's input, in pixels.")]
 FitOption = Annotated[Fit, typer.Option(help="How pictures are fitted to the input.")]
+PresenceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Presence calibration that `legrad calibrate` wrote for this model. The built-in "
+        "model has its own.",
+        metavar="FILE",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

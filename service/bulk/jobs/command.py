@@ -14,6 +14,7 @@ from service.bulk.commands.options import (
     LayersOption,
     MethodOption,
     ModelOption,
+    PresenceOption,
     PromptArgument,
     PromptsOption,
     ScoreOption,
@@ -24,6 +25,7 @@ from service.bulk.console import (
     fail,
     load_model,
     read_layers,
+    read_presence,
     read_prompt_options,
 )
 
@@ -60,6 +62,7 @@ def bulk(
     score: ScoreOption = None,
     size: SizeOption = None,
     fit: FitOption = "squash",
+    presence: PresenceOption = None,
     maps: Annotated[
         Literal["float16", "float32"], typer.Option(help="Type of the maps' values.")
     ] = "float32",
@@ -94,7 +97,16 @@ def bulk(
     chosen_layers = read_layers(layers)
     try:
         texts = read_prompt_options(prompt, prompts)
-        question = Question(model, texts, method, chosen_layers, score, size, fit)
+        question = Question(
+            model,
+            texts,
+            method,
+            chosen_layers,
+            score,
+            size,
+            fit,
+            presence=read_presence(presence),
+        )
         run = _runner()
         from service.bulk.jobs.run import Job
 

@@ -10,6 +10,7 @@ from legrad_engine import Explainer, LegradError
 from legrad_engine.errors import in_one_line
 from legrad_engine.images.decoding import DEFAULT_MAX_PIXELS
 from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.presence import PresenceCalibration
 from service.bulk.batches import BatchExplainer, Explained
 from service.bulk.jobs.listed import Listed
 from service.bulk.jobs.reading import Reader, UnreadableError
@@ -43,7 +44,14 @@ class ListedExplainer:
     are the first ones of other threads.
     """
 
-    def __init__(self, explainer: Explainer, question: Question, batch: int, maps: MapType) -> None:
+    def __init__(
+        self,
+        explainer: Explainer,
+        question: Question,
+        batch: int,
+        maps: MapType,
+        calibration: PresenceCalibration | None = None,
+    ) -> None:
         """Take a model and a question that the model accepts.
 
         Args:
@@ -51,10 +59,11 @@ class ListedExplainer:
             question: the question.
             batch: most pictures in one forward pass.
             maps: type of the maps' values.
+            calibration: tells the presence of the prompts; None to leave it out.
         """
         self._explainer = explainer
         self._question = question
-        self._batches = BatchExplainer(explainer, question)
+        self._batches = BatchExplainer(explainer, question, calibration)
         self._batch = batch
         self._maps = maps
         self._input_rules = explainer.input_rules(question.size, question.fit)
@@ -127,4 +136,4 @@ class ListedExplainer:
     def _row(self, listed: Listed, explained: Explained | str) -> dict[str, Any]:
         if isinstance(explained, str):
             return error_row(listed, explained, _NOT_COMPUTED)
-        return explained_row(listed, self._question.prompts, explained.explanation, self._maps)
+        return explained_row(listed, self._question.prompts, explained, self._maps)

@@ -160,7 +160,13 @@ class PictureProcess:
                     f"{socket.gethostname()} has other weights of {reference.title} than the "
                     "machine that started the job: give all of them the same files."
                 )
-            self._explainer = ListedExplainer(explainer, work.question, work.batch, work.maps)
+            self._explainer = ListedExplainer(
+                explainer,
+                work.question,
+                work.batch,
+                work.maps,
+                work.question.calibration(identity.weights),
+            )
         except Exception as error:
             known = isinstance(error, (LegradError, JobError))
             ray.get(tracker.fail.remote(str(error) if known else in_one_line(error)))

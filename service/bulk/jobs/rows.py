@@ -1,14 +1,17 @@
 """The output of a job: one row for each picture, in a versioned Parquet schema."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from legrad_engine import Explanation
 from legrad_engine.images.statistics import summarize_all
 from service.bulk.jobs.listed import Listed
+
+if TYPE_CHECKING:
+    # It loads torch, which the processes that list, filter, count and write do not need.
+    from service.bulk.batches import Explained
 
 VERSION = 1
 """Number of the schema; a change that readers notice raises it."""
@@ -32,6 +35,7 @@ def schema_of(maps: MapType) -> pa.Schema:
             pa.field("target", pa.string(), nullable=False),
             pa.field("similarity", pa.float32(), nullable=False),
             ("probability", pa.float32()),
+            ("presence", pa.float32()),
             pa.field("map", pa.list_(_MAPS[maps][0]), nullable=False),
             pa.field("peak", pa.float32(), nullable=False),
             pa.field("peak_x", pa.int32(), nullable=False),
@@ -59,9 +63,10 @@ def schema_of(maps: MapType) -> pa.Schema:
 
 
 def explained_row(
-    listed: Listed, prompts: Sequence[str], explanation: Explanation, maps: MapType
+    listed: Listed, prompts: Sequence[str], explained: "Explained", maps: MapType
 ) -> dict[str, Any]:
     """Make the row of an explained picture."""
+    explanation = explained.explanation
     geometry = explanation.geometry
     width, height = geometry.image_size
     rows, columns = explanation.grid
@@ -76,6 +81,7 @@ def explained_row(
                 "similarity": float(explanation.similarities[index]),
                 # NaN if the model gives no probability.
                 "probability": probability if probability == probability else None,
+                "presence": explained.presence[index],
                 "map": _values(raw, maps),
                 "peak": statistics.peak,
                 "peak_x": statistics.peak_position[0],

@@ -1,7 +1,7 @@
 """A job from its input to its last row. Knows no Ray until something is left to compute."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from legrad_engine.models.identity import ModelIdentity
@@ -94,7 +94,7 @@ def run(job: Job, load: "Callable[[Question], Explainer]") -> Summary:
 
     Raises:
         JobError: the input, the output, the cluster or an option cannot be used.
-        LegradError: from ``load``.
+        LegradError: from ``load``, or the presence calibration is of other weights.
     """
     if job.question.heads != "mean":
         raise JobError(
@@ -110,6 +110,8 @@ def run(job: Job, load: "Callable[[Question], Explainer]") -> Summary:
         # Frees its memory before the job's processes load the model.
         load(job.question)
         identity = ModelIdentity.of_loaded(reference, before)
+        # A calibration of other weights is refused before anything is written.
+        job.question.calibration(identity.weights)
         if asked is None or asked.weights != identity.weights:
             asked = _Asked.of(job, identity.weights, listing.pictures)
     missing = {each.id for each in asked.missing()}
@@ -183,6 +185,7 @@ def _compute_on(cluster: "Cluster", work: "Work", asked: _Asked) -> None:
 
 def _record(job: Job, asked: _Asked) -> dict[str, object]:
     question = job.question
+    calibration = question.calibration(asked.weights)
     return {
         "schema": VERSION,
         "model": question.model,
@@ -193,6 +196,7 @@ def _record(job: Job, asked: _Asked) -> dict[str, object]:
         "score": question.score,
         "size": question.size,
         "fit": question.fit,
+        "presence": None if calibration is None else asdict(calibration),
         "maps": job.maps,
         "software": software(),
     }

@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from legrad_engine import Explainer
 from service.cli import app
+from tests.support.calibrations import write_calibration
 from tests.support.pictures import encoded, picture
 
 
@@ -35,6 +36,7 @@ def bulk(*arguments: object) -> Result:
         (["a cat", "-o", "out", "--maps", "float64"], "--maps"),
         (["a cat", "-o", "out", "--column", "image"], "--column is for Parquet files"),
         (["a cat", "-o", "out", "--heads", "each"], "No such option: --heads"),
+        (["a cat", "-o", "out", "--presence", "absent.json"], "absent.json cannot be read"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(
@@ -52,6 +54,17 @@ def test_an_option_that_the_model_has_not_is_refused(photos: Path, tiny_model: s
     assert "layers" in bulk(photos, "a cat", *options, "--layers", "99").output
     assert bulk(photos, "a cat", *options, "--size", "17").exit_code == 2
     assert not (photos.parent / "out").exists()
+
+
+def test_a_presence_calibration_of_other_weights_is_refused(
+    photos: Path, tmp_path: Path, tiny_model: str
+) -> None:
+    write_calibration(tmp_path / "presence.json", "starter")
+    options = ["-o", tmp_path / "out", "--model", tiny_model]
+    done = bulk(photos, "a cat", *options, "--presence", tmp_path / "presence.json")
+    assert done.exit_code == 2
+    assert "fitted for the weights" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_maps_of_single_heads_are_refused(photos: Path) -> None:

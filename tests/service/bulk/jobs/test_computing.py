@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from legrad_engine import Explainer
+from legrad_engine.presence import PresenceCalibration
 from service.bulk.jobs.computing import ListedExplainer
 from service.bulk.jobs.listed import identified
 from service.bulk.jobs.listing import list_input
 from service.bulk.jobs.rows import MapType, to_table
 from service.bulk.questions import Question
+from tests.support.calibrations import write_calibration
 from tests.support.pictures import encoded, picture
 
 PROMPTS = ("a cat", "a dog")
@@ -30,9 +32,13 @@ def pictures(folder: Path, number: int) -> list[object]:
 
 
 def listed_explainer(
-    explainer: Explainer, batch: int, maps: MapType = "float32"
+    explainer: Explainer,
+    batch: int,
+    maps: MapType = "float32",
+    calibration: PresenceCalibration | None = None,
 ) -> ListedExplainer:
-    return ListedExplainer(explainer, Question("tiny", PROMPTS, fit="native"), batch, maps)
+    question = Question("tiny", PROMPTS, fit="native")
+    return ListedExplainer(explainer, question, batch, maps, calibration)
 
 
 def test_batches_of_mixed_sizes_give_the_rows_of_single_pictures(
@@ -81,10 +87,23 @@ def test_rows_fit_the_schema(explainer: Explainer, tmp_path: Path, maps: MapType
     listed = pictures(tmp_path, 1)
     outcome = listed_explainer(explainer, 1, maps).explain(listed)  # type: ignore[arg-type]
     table = to_table(outcome.rows, maps)
-    assert table.schema.metadata == {b"legrad.bulk.schema": b"1"}
+    assert table.schema.metadata == {b"legrad.bulk.schema": b"2"}
     (row,) = table.to_pylist()
     assert [each["target"] for each in row["targets"]] == list(PROMPTS)
     for target in row["targets"]:
         assert len(target["map"]) == row["grid_rows"] * row["grid_columns"]
+        assert target["presence"] is None
         assert np.max(target["map"]) == pytest.approx(target["peak"], rel=1e-3)
         assert (target["peak_x"], target["peak_y"]) < (row["width"], row["height"])
+
+
+def test_rows_have_the_presence_of_a_calibration(
+    explainer: Explainer, tiny_model: str, tmp_path: Path
+) -> None:
+    listed = pictures(tmp_path, 2)
+    made = write_calibration(tmp_path / "presence.json", tiny_model)
+    outcome = listed_explainer(explainer, 2, calibration=made).explain(listed)  # type: ignore[arg-type]
+    for row in to_table(outcome.rows, "float32").to_pylist():
+        for target in row["targets"]:
+            expected = made.probability(target["similarity"])
+            assert target["presence"] == pytest.approx(expected, rel=1e-5)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from service.bulk.jobs.output import Output
 from service.cli import app
 from service.pictures.decoding import decode_picture
 from service.settings.values import PictureRules
+from tests.support.calibrations import write_calibration
 from tests.support.object_store import object_store
 from tests.support.pictures import encoded, picture, request_of
 from tests.support.ray_jobs import environment, ray_cluster, read_token_again
@@ -84,8 +86,8 @@ def command(cluster: str, model: str, source: object, output: object) -> list[st
     return ["bulk", str(source), *PROMPTS, "-o", str(output), *options]
 
 
-def bulk(cluster: str, model: str, source: object, output: object) -> Result:
-    return CliRunner().invoke(app, command(cluster, model, source, output))
+def bulk(cluster: str, model: str, source: object, output: object, *options: str) -> Result:
+    return CliRunner().invoke(app, [*command(cluster, model, source, output), *options])
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
@@ -278,6 +280,28 @@ def test_pictures_and_rows_may_be_in_an_object_store(
     assert Output("s3://bucket/out", rows["question"][0].as_py()).ids() == set(
         rows["id"].to_pylist()
     )
+
+
+def test_rows_of_another_presence_calibration_are_in_a_folder_of_their_own(
+    cluster: str, tiny_model: str, tmp_path: Path
+) -> None:
+    pictures, output, file = tmp_path / "pictures", tmp_path / "out", tmp_path / "presence.json"
+    write(pictures, "a.png")
+    options = "--presence", str(file)
+    made = [write_calibration(file, tiny_model, slope=3.0)]
+    for told in ("1 explained; 1 rows of 1", "0 explained, 1 done before; 1 rows of 1"):
+        done = bulk(cluster, tiny_model, pictures, output, *options)
+        assert told in done.stdout, done.output
+    made.append(write_calibration(file, tiny_model, slope=12.0))
+    done = bulk(cluster, tiny_model, pictures, output, *options)
+    assert "1 explained; 1 rows of 1" in done.stdout, done.output
+    records = [json.loads(path.read_text()) for path in output.glob("_legrad/*/job.json")]
+    assert sorted(record["presence"]["slope"] for record in records) == [3.0, 12.0]
+    first, second = (row["targets"][0] for row in rows_of(output))
+    assert first["similarity"] == second["similarity"]
+    expected = [calibration.probability(first["similarity"]) for calibration in made]
+    found = sorted([first["presence"], second["presence"]])
+    assert found == pytest.approx(sorted(expected), rel=1e-5)
 
 
 def test_a_job_without_a_single_map_ends_with_status_1_at_every_run(
