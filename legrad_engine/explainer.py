@@ -209,13 +209,6 @@ class Explainer:
         self.check_geometry(geometry)
         return geometry
 
-    def takes_usual_input(self, geometry: Geometry) -> bool:
-        """Return whether a picture is fitted to the model as it is by default.
-
-        Similarities differ at other sizes and fits. A calibrated presence holds for the usual one.
-        """
-        return geometry == self.input_rules().plan(geometry.image_size)
-
     def prepare(
         self,
         image: ImageSource,

@@ -57,6 +57,10 @@ class InputRules:
         """
         return plan(image_size, size=self.size, patch_size=self.patch_size, fit=self.fit)
 
+    def make(self, geometry: Geometry) -> bool:
+        """Return whether these rules, or equal ones for this picture, made a geometry."""
+        return geometry == self.plan(geometry.image_size)
+
     def least_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) that a picture of this size may be reduced to beforehand.
 

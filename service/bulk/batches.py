@@ -110,9 +110,13 @@ class BatchExplainer:
         return [Explained(each, [{}], self._presence(each)) for each in found]
 
     def _presence(self, explanation: Explanation) -> list[float | None]:
-        """Return the presence of each prompt, in manifests and in the rows of bulk jobs."""
+        """Return the presence of each prompt, in manifests and in the rows of bulk jobs.
+
+        Similarities of another input than the usual one are not those of the calibration.
+        """
         similarities = explanation.similarities.tolist()
-        if self._calibration is None:
+        usual = self._explainer.input_rules().make(explanation.geometry)
+        if self._calibration is None or not usual:
             return [None] * len(similarities)
         return [self._calibration.probability(each) for each in similarities]
 

@@ -139,7 +139,9 @@ class ExplainingService:
             names = [replace(names[0], head=head) for head in range(plan.drawn_maps)]
         method = plan.method
         calibration = self._pool.get(served.id).presence
-        usual = [plan.explainer.takes_usual_input(each.explanation.geometry) for each in explained]
+        # Similarities of another input are not those that a calibration was fitted on.
+        rules = plan.explainer.input_rules()
+        usual = [rules.make(each.explanation.geometry) for each in explained]
         use = MethodUse(method.name, method.targeted, method.note(plan.explainer.tower))
         return ExplainOutcome(
             model=served.id,

@@ -84,6 +84,14 @@ def test_maps_of_single_heads_have_the_presence_of_their_prompt(
     assert first["presence"] == pytest.approx(expected.probability(first["similarity"]))
 
 
+def test_another_input_has_no_presence(source: Path, tiny_model: str) -> None:
+    write_calibration(source.parent / "presence.json", tiny_model)
+    options = ["--model", tiny_model, "--presence", source.parent / "presence.json"]
+    done = explain(source, source.parent / "out", *options, "--fit", "pad")
+    assert done.exit_code == 0, done.output
+    assert [entry["presence"] for entry in lines(source.parent / "out")] == [None, None]
+
+
 def test_results_of_another_calibration_are_other_results(source: Path, tiny_model: str) -> None:
     output, file = source.parent / "out", source.parent / "presence.json"
     options = ["--model", tiny_model, "--presence", file]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from legrad_engine import Explainer
+from legrad_engine.images.fits import Fit
 from legrad_engine.presence import PresenceCalibration
 from service.bulk.jobs.computing import ListedExplainer
 from service.bulk.jobs.listed import identified
@@ -36,8 +37,9 @@ def listed_explainer(
     batch: int,
     maps: MapType = "float32",
     calibration: PresenceCalibration | None = None,
+    fit: Fit = "native",
 ) -> ListedExplainer:
-    question = Question("tiny", PROMPTS, fit="native")
+    question = Question("tiny", PROMPTS, fit=fit)
     return ListedExplainer(explainer, question, batch, maps, calibration)
 
 
@@ -87,7 +89,7 @@ def test_rows_fit_the_schema(explainer: Explainer, tmp_path: Path, maps: MapType
     listed = pictures(tmp_path, 1)
     outcome = listed_explainer(explainer, 1, maps).explain(listed)  # type: ignore[arg-type]
     table = to_table(outcome.rows, maps)
-    assert table.schema.metadata == {b"legrad.bulk.schema": b"2"}
+    assert table.schema.metadata == {b"legrad.bulk.schema": b"1"}
     (row,) = table.to_pylist()
     assert [each["target"] for each in row["targets"]] == list(PROMPTS)
     for target in row["targets"]:
@@ -97,13 +99,17 @@ def test_rows_fit_the_schema(explainer: Explainer, tmp_path: Path, maps: MapType
         assert (target["peak_x"], target["peak_y"]) < (row["width"], row["height"])
 
 
-def test_rows_have_the_presence_of_a_calibration(
-    explainer: Explainer, tiny_model: str, tmp_path: Path
+@pytest.mark.parametrize("fit", ["squash", "native"])
+def test_rows_have_the_presence_of_a_calibration_for_the_usual_input(
+    explainer: Explainer, tiny_model: str, tmp_path: Path, fit: Fit
 ) -> None:
     listed = pictures(tmp_path, 2)
     made = write_calibration(tmp_path / "presence.json", tiny_model)
-    outcome = listed_explainer(explainer, 2, calibration=made).explain(listed)  # type: ignore[arg-type]
+    outcome = listed_explainer(explainer, 2, calibration=made, fit=fit).explain(listed)  # type: ignore[arg-type]
     for row in to_table(outcome.rows, "float32").to_pylist():
         for target in row["targets"]:
-            expected = made.probability(target["similarity"])
-            assert target["presence"] == pytest.approx(expected, rel=1e-5)
+            if fit == "squash":
+                expected = made.probability(target["similarity"])
+                assert target["presence"] == pytest.approx(expected, rel=1e-5)
+            else:
+                assert target["presence"] is None
