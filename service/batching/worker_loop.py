@@ -74,12 +74,13 @@ class WorkerLoop(Generic[Item, Result]):
         batch, expired, cancelled = NextBatch[Item, Result]([], [], 0)
         if pipeline.wants_batch:
             batch, expired, cancelled = self._next_batch(worker, pipeline)
-            self._endings.report_cancelled(cancelled)
-            self._endings.fail_expired(expired)
         if batch:
             for pending in batch:
                 notify(self._observer.queue_waited, pending.submission.queue_seconds)
             pipeline.add(batch)
+        elif self._was_given_up(worker):
+            # Its device may hang, and must not be waited for.
+            return False
         goes_on = bool(expired or cancelled or pipeline.busy)
         pipeline.advance()
         return goes_on
@@ -87,8 +88,33 @@ class WorkerLoop(Generic[Item, Result]):
     def _next_batch(
         self, worker: Supervisor[Item, Result], pipeline: Pipeline[Item, Result]
     ) -> NextBatch[Item, Result]:
+        if pipeline.busy:
+            return self._batch_beside(worker, pipeline)
         with self._lock:
-            return self._batch_beside(worker, pipeline) if pipeline.busy else self._batch(worker)
+            following = self._batch(worker)
+        self._report(following)
+        return following
+
+    def _batch_beside(
+        self, worker: Supervisor[Item, Result], pipeline: Pipeline[Item, Result]
+    ) -> NextBatch[Item, Result]:
+        """Wait for a batch while the device computes; without one if the device is done first.
+
+        A batch that is not full stays in the queue until the device is about to need it: meanwhile
+        it grows. While another worker is idle, that one takes it.
+        """
+        with self._lock:
+            due_at = pipeline.next_launch_at(self._drain_rate.seconds_for)
+        # Items that end in the queue do not end the watch: a device that hangs is never done.
+        with worker.watching():
+            while True:
+                with self._lock:
+                    following = self._look(worker, pipeline, due_at)
+                self._report(following)
+                if following.batch or not any(following):
+                    return following
+                # The pictures of ended items must not be kept while it looks on.
+                del following
 
     # Under the lock.
 
@@ -110,29 +136,31 @@ class WorkerLoop(Generic[Item, Result]):
                 self._idle -= 1
         return NextBatch([], [], 0)
 
-    def _batch_beside(
-        self, worker: Supervisor[Item, Result], pipeline: Pipeline[Item, Result]
+    def _look(
+        self, worker: Supervisor[Item, Result], pipeline: Pipeline[Item, Result], due_at: float
     ) -> NextBatch[Item, Result]:
-        """Wait for a batch while the device computes; without one if the device is done first.
-
-        A batch that is not full stays in the queue until the device is about to need it: meanwhile
-        it grows. While another worker is idle, that one takes it.
-        """
-        due_at = pipeline.next_launch_at(self._drain_rate.seconds_for)
+        """Wait for a batch, or for items that ended in the queue, until the device is done."""
         while worker.is_current() and not pipeline.done:
-            now = self._clock()
             if not self._idle:
+                now = self._clock()
                 following = self._live_items.next_batch(
                     now, worker.worker_name, only_full=now < due_at
                 )
                 if any(following):
                     return following
-            if now >= due_at:
-                break
             self._lock.wait(_LOOK_SECONDS)
         return NextBatch([], [], 0)
 
     # Without the lock.
+
+    def _report(self, following: NextBatch[Item, Result]) -> None:
+        """Report the items that ended in the queue."""
+        self._endings.report_cancelled(following.cancelled)
+        self._endings.fail_expired(following.expired)
+
+    def _was_given_up(self, worker: Supervisor[Item, Result]) -> bool:
+        with self._lock:
+            return not worker.is_current()
 
     def _still_wanted(self, part: list[Pending[Item, Result]]) -> list[Pending[Item, Result]]:
         with self._lock:

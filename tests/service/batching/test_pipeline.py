@@ -1,6 +1,8 @@
 """A worker launches the next batch while its device computes the last one."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 from service.batching import (
     BatcherState,
     BatchLimits,
+    DeadlineExceededError,
+    DropReason,
     ItemOutOfMemoryError,
     MicroBatcher,
     RestartBackoff,
@@ -19,8 +23,10 @@ from service.batching import (
 from tests.support.recording_batcher import (
     WAIT_SECONDS,
     MakeBatcher,
+    ManualClock,
     RecordingObserver,
     error,
+    reserved,
     result,
     submit_all,
     supervisor_of,
@@ -33,6 +39,7 @@ class Device:
     def __init__(self) -> None:
         self.events: list[tuple[str, list[Any]]] = []
         self.launched = threading.Semaphore(0)
+        self.looks = threading.Semaphore(0)
         self.refuses: dict[Any, Exception] = {}
         self._finished: dict[Any, threading.Event] = {}
         self._lock = threading.Lock()
@@ -58,6 +65,13 @@ class Device:
     def await_launch(self) -> None:
         assert self.launched.acquire(timeout=WAIT_SECONDS)
 
+    def await_looks(self) -> None:
+        """Wait until the worker has looked after its device several times since it launched."""
+        while self.looks.acquire(blocking=False):
+            pass
+        for _ in range(5):
+            assert self.looks.acquire(timeout=WAIT_SECONDS)
+
     def release(self) -> None:
         """Finish everything, so that the fixture can drain the batcher."""
         for item in "abcdefgh":
@@ -70,6 +84,7 @@ class Batch:
 
     @property
     def done(self) -> bool:
+        self.device.looks.release()
         return self.device.finished(self.items[0]).is_set()
 
     def results(self) -> list[Any]:
@@ -79,6 +94,10 @@ class Batch:
             if str(item).startswith("bad"):
                 raise ValueError("as a kernel fails")
         return list(self.items)
+
+
+class Picture:
+    """An item whose end can be seen."""
 
 
 @pytest.fixture
@@ -159,6 +178,64 @@ def test_an_unfilled_batch_does_not_delay_the_results_before_it(
     assert result(first) == "a"
     device.finished("b").set()
     assert result(second) == "b"
+
+
+def test_a_batch_that_comes_after_the_device_was_expected_to_finish_is_launched_at_once(
+    make_batcher: MakeBatcher, device: Device
+) -> None:
+    clock = ManualClock()
+    batcher = make_batcher(device, TWO, clock=clock)
+    batcher.expect(1.0, 0.1)
+    late = batcher.submit("a", bucket="bucket", cost=1.0)
+    device.await_launch()
+    clock.advance(60.0)
+    device.await_looks()
+    second = batcher.submit("b", bucket="bucket", cost=1.0)
+    device.await_launch()
+    device.release()
+    assert [result(late), result(second)] == ["a", "b"]
+    assert device.events[:2] == [("launch", ["a"]), ("launch", ["b"])]
+
+
+def test_a_full_batch_that_comes_after_an_item_expired_is_launched_at_once(
+    make_batcher: MakeBatcher, device: Device
+) -> None:
+    clock, observer = ManualClock(), RecordingObserver()
+    batcher = make_batcher(device, TWO, clock=clock, observer=observer)
+    batcher.expect(1.0, 3600.0)
+    first = batcher.submit("a", bucket="bucket", cost=1.0)
+    device.await_launch()
+    with reserved(batcher, 1.0) as room:
+        brief = batcher.submit("b", bucket="bucket", cost=1.0, deadline=0.03, reservation=room)
+    clock.advance(0.03)
+    assert isinstance(error(brief), DeadlineExceededError)
+    device.await_looks()
+    full = submit_all(batcher, "cd")
+    device.await_launch()
+    device.release()
+    assert [result(each) for each in (first, *full)] == ["a", "c", "d"]
+    assert device.events[:2] == [("launch", ["a"]), ("launch", ["c", "d"])]
+    assert observer.drops == [DropReason.DEADLINE]
+
+
+def test_an_expired_item_is_not_kept_while_the_device_computes(
+    make_batcher: MakeBatcher, device: Device
+) -> None:
+    clock = ManualClock()
+    batcher = make_batcher(device, TWO, clock=clock)
+    batcher.expect(1.0, 3600.0)
+    batcher.submit("a", bucket="bucket", cost=1.0)
+    device.await_launch()
+    picture = Picture()
+    kept = weakref.ref(picture)
+    with reserved(batcher, 1.0) as room:
+        brief = batcher.submit(picture, bucket="b", cost=1.0, deadline=0.03, reservation=room)
+    del picture
+    clock.advance(0.03)
+    assert isinstance(error(brief), DeadlineExceededError)
+    device.await_looks()
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_batch_that_fails_beside_another_is_tried_again_alone(
@@ -270,6 +347,37 @@ def test_a_device_that_hangs_after_the_launch_costs_the_worker() -> None:
     assert batcher.wait_until_ready(WAIT_SECONDS)
     assert result(batcher.submit("d", bucket="bucket", cost=1.0)) == "d"
     assert batcher.drain(WAIT_SECONDS)
+
+
+def test_a_hung_device_is_found_while_items_expire_and_its_thread_ends(
+    make_batcher: MakeBatcher, device: Device
+) -> None:
+    clock, observer = ManualClock(), RecordingObserver()
+    batcher = make_batcher(device, TWO, stall_seconds=100.0, clock=clock, observer=observer)
+    batcher.expect(1.0, 3600.0)
+    owed = batcher.submit("a", bucket="bucket", cost=1.0)
+    device.await_launch()
+    device.await_looks()
+    supervisor = supervisor_of(batcher)
+    hung = supervisor.worker
+    assert hung is not None
+    # An item ends after each 60 seconds, and the device may compute for 100.
+    for item in "bc":
+        with reserved(batcher, 1.0) as room:
+            brief = batcher.submit(
+                item, bucket=item, cost=1.0, deadline=clock() + 60.0, reservation=room
+            )
+        clock.advance(60.0)
+        assert isinstance(error(brief), DeadlineExceededError)
+    supervisor._watchdog.look()
+    assert isinstance(error(owed), WorkerStalledError)
+    assert observer.stalls == 1
+    # The device still hangs.
+    hung.join(WAIT_SECONDS)
+    assert not hung.is_alive()
+    assert batcher.wait_until_ready(WAIT_SECONDS)
+    device.finished("d").set()
+    assert result(batcher.submit("d", bucket="bucket", cost=1.0)) == "d"
 
 
 def test_a_drained_batcher_has_finished_what_was_launched(
