@@ -26,6 +26,7 @@ from service.pool.loading import (
     give_back_memory,
     load_copies,
     may_heal,
+    told_reason,
     wanted_dtype,
 )
 from service.pool.memory_budget import IdleModel, models_to_evict
@@ -190,7 +191,7 @@ class ModelLifecycle:
                 name, check_presence, model.reference, model.presence, identity
             )
         # The exact size. If it is refused now, the next attempt is refused before loading.
-        model.measured = sum(copy.explainer.nbytes for copy in copies.values())
+        model.measured = sum(copy.explainer.nbytes for copy in copies.warm.values())
         self._claim_memory(model, model.measured)
         served = ServedModel(
             model.id,
@@ -215,7 +216,7 @@ class ModelLifecycle:
             model=model.id,
             bytes=model.bytes,
             seconds=seconds,
-            devices=list(copies),
+            devices=list(copies.warm),
             dtype=dtype_name(served.explainer.dtype),
             max_batch_images=served.max_batch_images,
         )
@@ -271,9 +272,7 @@ class ModelLifecycle:
         self.notify()
 
     def _failure_of(self, model: PooledModel, error: Exception) -> LoadFailure:
-        # An unexpected error may hold internal details, so callers are referred to the log.
-        reason = str(error) if isinstance(error, LegradError) else "it is in the server's log"
-        reason = model.reference.without_folders(reason)
+        reason = told_reason(model.reference, error)
         reason = f"Model {model.id!r} could not be loaded: {reason}"
         if not may_heal(error):
             return LoadFailure(NotReadyError, reason)

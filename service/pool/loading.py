@@ -59,6 +59,19 @@ class WarmModel:
     max_batch_images: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedCopies:
+    """The copies of a model.
+
+    Attributes:
+        warm: the copies by the names of their workers, at least one.
+        left_out: the reason why a device has no copy, by the name of the worker it would have.
+    """
+
+    warm: dict[str, WarmModel]
+    left_out: dict[str, str]
+
+
 class NotFiniteError(ModelLoadError):
     """A model computes numbers that are not finite."""
 
@@ -74,7 +87,7 @@ def load_copies(
     dtype: DtypeName,
     accelerate: Acceleration,
     max_batch_images: int,
-) -> dict[str, WarmModel]:
+) -> LoadedCopies:
     """Load a copy of a model for each device, and warm it up.
 
     A device that fails is left out, and logged, as long as another one is left. A model that does
@@ -86,9 +99,6 @@ def load_copies(
         dtype: precision of weights and activations.
         accelerate: what CUDA devices use, see :class:`legrad_engine.Explainer`.
         max_batch_images: most images in one batch, at least 1.
-
-    Returns:
-        The copies by the names of their workers.
 
     Raises:
         LegradError: see :meth:`legrad_engine.Explainer.load`; or the model computes numbers that
@@ -112,22 +122,36 @@ def _load_copies(
     dtype: torch.dtype,
     accelerate: Acceleration,
     max_batch_images: int,
-) -> dict[str, WarmModel]:
+) -> LoadedCopies:
     use_tensor_float32(devices, dtype)
     copies: dict[str, WarmModel] = {}
-    failed: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for worker, device in zip(worker_names(devices), devices, strict=True):
         try:
             explainer = Explainer.load(reference, device=device, dtype=dtype, accelerate=accelerate)
             batches = warm_up_batches(device.type, max_batch_images)
             copies[worker] = _warm_up(explainer, batches, max_batch_images)
         except Exception as error:
-            if isinstance(error, NotFiniteError) or len(failed) + 1 == len(devices):
+            if isinstance(error, NotFiniteError) or len(left_out) + 1 == len(devices):
                 raise
-            failed[worker] = str(error)
-    for worker, reason in failed.items():
-        _log.error("device has no copy", model=reference.title, device=worker, reason=reason)
-    return copies
+            left_out[worker] = told_reason(reference, error)
+            _log.error(
+                "device has no copy",
+                model=reference.title,
+                device=worker,
+                reason=str(error),
+                exc_info=None if isinstance(error, LegradError) else error,
+            )
+    return LoadedCopies(copies, left_out)
+
+
+def told_reason(reference: ModelReference, error: Exception) -> str:
+    """Return the reason of a failed load as callers may know it.
+
+    An unexpected error may hold internal details: they are referred to the log.
+    """
+    reason = str(error) if isinstance(error, LegradError) else "it is in the server's log"
+    return reference.without_folders(reason)
 
 
 def check_presence_of_files(

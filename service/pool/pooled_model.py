@@ -17,7 +17,14 @@ from legrad_engine.targets.text import TextEncoder
 from service.errors import ModelTooLargeError, NoRoomError, NotReadyError, ServiceError
 from service.pool.served_model import ServedModel
 from service.schemas.answers import Grid, Size
-from service.schemas.models import ModelInfo, ModelState, OfferedMethod, Presence
+from service.schemas.models import (
+    DegradedDevice,
+    ModelInfo,
+    ModelState,
+    ModelWorker,
+    OfferedMethod,
+    Presence,
+)
 from service.schemas.sanity import SanityCheck
 from service.settings.models import NamedModel
 
@@ -120,12 +127,37 @@ class PooledModel:
     @property
     def standing(self) -> str:
         """The state in words, with those of several devices."""
-        text = f"{self.id} is {self.state}"
-        if self.served is None or len(self.served.copies) == 1:
+        text, workers = f"{self.id} is {self.state}", self.workers
+        if len(workers) <= 1:
             return text
-        states = self.served.batcher.worker_states
-        each = (f"{device} is {state.value}" for device, state in states.items())
+        each = (f"{worker.device} is {worker.state}" for worker in workers)
         return f"{text} ({', '.join(each)})"
+
+    @property
+    def workers(self) -> list[ModelWorker]:
+        """The workers of the model in memory, and those that devices without a copy would have."""
+        if self.served is None:
+            return []
+        present = (
+            ModelWorker(device=device, state=state.value, error=None)
+            for device, state in self.served.batcher.worker_states.items()
+        )
+        absent = (
+            ModelWorker(device=device, state="failed", error=reason)
+            for device, reason in self.served.left_out.items()
+        )
+        return [*present, *absent]
+
+    @property
+    def degraded(self) -> list[DegradedDevice]:
+        """The devices that compute nothing now for the model, although it is loaded."""
+        if self.phase != "loaded":
+            return []
+        return [
+            DegradedDevice(model=self.id, device=worker.device, state=worker.state)
+            for worker in self.workers
+            if worker.state != "ready"
+        ]
 
     def has_claimed(self) -> bool:
         """Return whether the load in progress has its memory, or is over."""
@@ -165,6 +197,7 @@ class PooledModel:
                 "in_flight": self.in_flight,
                 "last_used": self.last_used_at,
                 "check": None if self.served is None else self.check,
+                "workers": self.workers or None,
                 "presence": None if self.presence is None else _calibration(self.presence),
                 **known,
             }
@@ -173,7 +206,7 @@ class PooledModel:
 
 _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
     (
-        "device", "workers", "max_batch_images", "dtype", "bytes", "family", "image_size",
+        "device", "max_batch_images", "dtype", "bytes", "family", "image_size",
         "patch_size", "grid", "layers", "scores", "methods", "templates", "classes", "licence",
         "activation", "preprocessing",
     )
@@ -181,7 +214,7 @@ _NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(
 
 
 def _describe(served: ServedModel) -> dict[str, Any]:
-    explainer, copies, states = served.explainer, served.copies, served.batcher.worker_states
+    explainer, copies = served.explainer, served.copies
     tower = explainer.tower
     height, width = tower.image_size
     patch_height, patch_width = tower.patch_size
@@ -190,7 +223,6 @@ def _describe(served: ServedModel) -> dict[str, Any]:
     classifier = explainer.classifier
     return {
         "device": ",".join(copies),
-        "workers": [{"device": worker, "state": states[worker].value} for worker in copies],
         "max_batch_images": served.max_batch_images,
         "dtype": dtype_name(explainer.dtype),
         "bytes": sum(copy.explainer.nbytes for copy in copies.values()),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from service.errors import NotReadyError
 from service.pool.model_pool import ModelPool
 from service.pool.pooled_model import PooledModel
+from service.schemas.models import DegradedDevice
 
 
 class Readiness:
@@ -35,6 +36,11 @@ class Readiness:
         requests.
         """
         return self._problem() is None
+
+    @property
+    def degraded(self) -> list[DegradedDevice]:
+        """The devices that compute nothing now for a model that is loaded."""
+        return [device for model in self._pool for device in model.degraded]
 
     def require(self) -> None:
         """Raise an error if a request without a model would not be answered.

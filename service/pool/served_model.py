@@ -1,6 +1,5 @@
 """One loaded model: its workers, the computation of batches, and the cost of an image."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from legrad_engine.devices import is_device_failure, is_out_of_memory
@@ -13,7 +12,7 @@ from legrad_engine.targets.resolution import TextCount
 from service.batching import MicroBatcher
 from service.pool.explain_items import Explained, ExplainItem
 from service.pool.explain_worker import ExplainProcessor
-from service.pool.loading import WarmModel
+from service.pool.loading import LoadedCopies
 from service.pool.trace_cache import TraceCache
 from service.settings.batches import BatchPolicy
 from service.telemetry.metrics import BatchMetrics, Metrics
@@ -30,6 +29,8 @@ class ServedModel:
 
     Attributes:
         id: the model's id.
+        copies: its copies by the names of their workers.
+        left_out: the reason why a device has no copy, by the name of the worker it would have.
         explainer: its first copy; all of them answer alike.
         max_batch_images: most images in one batch.
     """
@@ -37,7 +38,7 @@ class ServedModel:
     def __init__(
         self,
         model: str,
-        copies: Mapping[str, WarmModel],
+        copies: LoadedCopies,
         batches: BatchPolicy,
         stall_seconds: float,
         metrics: Metrics,
@@ -45,15 +46,15 @@ class ServedModel:
         tracing: Tracing,
     ) -> None:
         self.id = model
-        self.copies = copies
-        warm = next(iter(copies.values()))
+        self.copies, self.left_out = copies.warm, copies.left_out
+        warm = next(iter(self.copies.values()))
         self.explainer = explainer = warm.explainer
         # One queue serves all devices, so its batches have to suit each of them.
-        self.max_batch_images = min(copy.max_batch_images for copy in copies.values())
+        self.max_batch_images = min(copy.max_batch_images for copy in self.copies.values())
         limits = batches.limits(self.max_batch_images)
         self._processors = {
             worker: ExplainProcessor(model, worker, copy, metrics, traces, tracing)
-            for worker, copy in copies.items()
+            for worker, copy in self.copies.items()
         }
         self.batcher: MicroBatcher[ExplainItem, Explained] = MicroBatcher(
             model,

@@ -6,6 +6,7 @@ from service.http.access import METRICS, OPEN
 from service.http.access_routes import AccessRouter
 from service.http.application import application_of
 from service.schemas.answers import Health
+from service.schemas.models import ServerHealth
 from service.telemetry.metrics import CONTENT_TYPE
 
 router = AccessRouter(needs=OPEN, tags=["operations"])
@@ -19,16 +20,17 @@ async def live() -> Health:
 
 
 @router.get("/health/ready", summary="Check the readiness of the server")
-async def ready(request: Request) -> Health:
+async def ready(request: Request) -> ServerHealth:
     """Check that loading at start is over and a request without a model would be answered.
 
     Fails from the moment in which the server is told to stop.
 
-    Other models may have failed: `/models/{model_id}/ready` checks each.
+    Other models may have failed: `/models/{model_id}/ready` checks each. Devices may have failed
+    whose work others do: `degraded` lists them.
     """
     readiness = application_of(request.app).readiness
     readiness.require()
-    return Health(status="ready")
+    return ServerHealth(status="ready", degraded=readiness.degraded)
 
 
 @metrics_router.get(

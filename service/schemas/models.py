@@ -8,7 +8,7 @@ from legrad_engine.families import Score
 from legrad_engine.methods import TakenLayers
 from legrad_engine.models.preprocessing import Interpolation, ResizeMode
 from legrad_engine.targets.templates import TemplateSet
-from service.schemas.answers import Grid, Size
+from service.schemas.answers import Grid, Health, Size
 from service.schemas.base import Contract
 from service.schemas.sanity import SanityCheck
 
@@ -91,8 +91,33 @@ class ModelWorker(Contract):
 
     device: str = Field(description="Its device.", examples=["cuda:0"])
     state: WorkerState = Field(
-        description="`ready`, or the reason why the device computes nothing now.",
+        description="`ready`, or the reason why the device computes nothing now; `failed` also "
+        "for a device that could not load its copy of the model.",
         examples=["ready"],
+    )
+    error: str | None = Field(
+        description="Reason for which the device has no copy of the model; null if it has one.",
+        examples=[None],
+    )
+
+
+class DegradedDevice(Contract):
+    """A device that computes nothing now for a model that is loaded."""
+
+    model: str = Field(description="Id of the model.", examples=["starter"])
+    device: str = Field(description="The device.", examples=["cuda:1"])
+    state: WorkerState = Field(
+        description="State of its worker, as in `/models`.", examples=["restarting"]
+    )
+
+
+class ServerHealth(Health):
+    """A successful check of the server's readiness."""
+
+    degraded: list[DegradedDevice] = Field(
+        description="Devices that compute nothing now for a model that is loaded; other devices "
+        "answer the requests of the default model. `/models` has the reasons.",
+        examples=[[]],
     )
 
 
@@ -160,11 +185,12 @@ class ModelInfo(Contract):
     )
     device: str | None = Field(
         description="Device it runs on; several, each with a copy of the model, are separated by "
-        "commas.",
+        "commas. `workers` also has devices that could not load their copy.",
         examples=["cpu"],
     )
     workers: list[ModelWorker] | None = Field(
-        description="The worker of each device.", examples=[[{"device": "cpu", "state": "ready"}]]
+        description="The worker of each device.",
+        examples=[[{"device": "cpu", "state": "ready", "error": None}]],
     )
     max_batch_images: int | None = Field(
         description="Most images in one batch: the setting, or the smaller number at which the "

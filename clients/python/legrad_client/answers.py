@@ -250,10 +250,14 @@ class OfferedMethod:
 
 @dataclass(frozen=True)
 class ModelWorker:
-    """The worker of one device; its state is ``ready``, or the reason why it computes nothing."""
+    """The worker of one device; its state is ``ready``, or the reason why it computes nothing.
+
+    ``error`` tells why the device has no copy of the model, if it has none.
+    """
 
     device: str
     state: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def cluster(tiny_model: str) -> Iterator[RayCluster]:
 
 def test_a_replica_gets_requests_only_once_it_is_ready(cluster: RayCluster) -> None:
     # Nothing waits here: Ray has said that the application runs.
-    assert cluster.client.get("/health/ready").json() == {"status": "ready"}
+    assert cluster.client.get("/health/ready").json()["status"] == "ready"
 
 
 @pytest.mark.parametrize("output", [{"heatmap": "npy"}, {"heatmap": "png", "overlay": True}])

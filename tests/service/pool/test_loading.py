@@ -129,7 +129,7 @@ def reference_of(model: str) -> ModelReference:
 
 
 def test_a_cpu_keeps_the_limit_of_the_settings(tiny_model: str) -> None:
-    (copy,) = load_copies(reference_of(tiny_model), [CPU], "auto", "off", 16).values()
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "auto", "off", 16).warm.values()
     assert copy.max_batch_images == 16
     assert copy.seconds_per_image > 0
     assert copy.explainer.dtype == torch.float32
@@ -147,7 +147,7 @@ def test_a_calibration_measures_every_size(
         return trace(self, images, **options)
 
     monkeypatch.setattr(Explainer, "trace", counted)
-    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", "off", 3).values()
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", "off", 3).warm.values()
     assert computed == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert copy.max_batch_images in (1, 2, 3)
 
@@ -164,7 +164,7 @@ def test_a_calibration_ends_where_memory_does(
         return trace(self, images, **options)
 
     monkeypatch.setattr(Explainer, "trace", limited)
-    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", "off", 8).values()
+    (copy,) = load_copies(reference_of(tiny_model), [CPU], "float32", "off", 8).warm.values()
     assert copy.max_batch_images <= 2
 
 
@@ -202,7 +202,8 @@ def test_a_device_without_room_for_a_copy_is_left_out(
 
     monkeypatch.setattr(Explainer, "load", full_at_first)
     copies = load_copies(reference_of(tiny_model), [CPU, CPU], "auto", "off", 4)
-    assert list(copies) == ["cpu#1"]
+    assert list(copies.warm) == ["cpu#1"]
+    assert copies.left_out == {"cpu#0": "it is in the server's log"}
 
 
 def test_a_load_fails_if_no_device_has_room(
@@ -234,7 +235,7 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("overflowing")
 def test_a_model_that_needs_float32_gets_it_from_auto_alone(tiny_model: str) -> None:
     reference = reference_of(tiny_model)
-    (copy,) = load_copies(reference, [CPU], "auto", "off", 4).values()
+    (copy,) = load_copies(reference, [CPU], "auto", "off", 4).warm.values()
     assert copy.explainer.dtype == torch.float32
     with pytest.raises(ModelLoadError, match="not finite"):
         load_copies(reference, [CPU], "float16", "off", 4)

@@ -1,12 +1,16 @@
 """Several devices, each with its own copy of the model, behind one queue."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from legrad_engine import Explainer
+from legrad_engine.errors import ModelLoadError
+from tests.support.answers import check_against_contract
 from tests.support.cached_questions import answer_to, assert_same, body_of
+from tests.support.model_pools import at_start, load, unload
 from tests.support.running_app import RunningApp
 
 WORKERS = ("cpu#0", "cpu#1")
@@ -35,6 +39,15 @@ def lose(running: RunningApp, worker: str) -> None:
 def states(running: RunningApp) -> dict[str, str]:
     (model,) = running.client.get("/models").json()["models"]
     return {worker["device"]: worker["state"] for worker in model["workers"]}
+
+
+def degraded(running: RunningApp) -> list[dict[str, str]]:
+    """The devices that the readiness names, although it is true."""
+    answer = running.client.get("/health/ready")
+    assert answer.status_code == 200
+    check_against_contract(answer.json(), "ServerHealth")
+    named: list[dict[str, str]] = answer.json()["degraded"]
+    return named
 
 
 def loaded(running: RunningApp, worker: str) -> float:
@@ -95,7 +108,7 @@ def test_a_device_that_fails_leaves_the_other_serving(pair: RunningApp) -> None:
     pair.eventually(has_failed)
     # The failing device costs the requests of its batch, and nothing after them.
     assert statuses <= {200, 503}
-    assert pair.client.get("/health/ready").status_code == 200
+    assert degraded(pair) == [{"model": "tiny-tiny", "device": lost, "state": "restarting"}]
     assert [pair.explain(body_of(seed)).status_code for seed in range(4)] == [200] * 4
     assert (loaded(pair, lost), loaded(pair, kept)) == (0, 1)
     stalls = f'legrad_worker_restarts_total{{device="{lost}",model="tiny-tiny"}}'
@@ -115,6 +128,37 @@ def test_readiness_names_the_devices_once_all_have_failed(pair: RunningApp) -> N
     assert not_ready.status_code == 503
     for worker in WORKERS:
         assert f"{worker} is restarting" in not_ready.json()["detail"]
+
+
+def test_a_device_without_a_copy_is_named_until_the_model_is_loaded_again(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_copy, calls = Explainer.load, itertools.count()
+
+    def damaged_at_second(*arguments: Any, **options: Any) -> Explainer:
+        if next(calls) == 1:
+            raise ModelLoadError(f"{tiny_model.partition('@')[2]} was not read to its end.")
+        return load_copy(*arguments, **options)
+
+    monkeypatch.setattr(Explainer, "load", damaged_at_second)
+    present, absent = WORKERS
+    with at_start([tiny_model], device="cpu,cpu") as running:
+        (model,) = running.client.get("/models").json()["models"]
+        assert (model["state"], model["device"]) == ("ready", present)
+        kept, left_out = model["workers"]
+        assert kept == {"device": present, "state": "ready", "error": None}
+        assert (left_out["device"], left_out["state"]) == (absent, "failed")
+        # Without the folder of the checkpoint, which is internal.
+        assert left_out["error"].endswith("was not read to its end.")
+        assert "/" not in left_out["error"]
+        assert degraded(running) == [{"model": "tiny-tiny", "device": absent, "state": "failed"}]
+        assert f"{absent} is failed" in running.state.pool.get(None).standing
+        assert (loaded(running, present), loaded(running, absent)) == (1, 0)
+        assert running.explain(body_of(1)).status_code == 200
+        assert unload(running, "tiny-tiny").json()["workers"] is None
+        assert load(running, "tiny-tiny").json()["state"] == "ready"
+        assert states(running) == dict.fromkeys(WORKERS, "ready")
+        assert degraded(running) == []
 
 
 def test_a_budget_counts_every_copy(tiny_model: str) -> None:

@@ -263,7 +263,7 @@ def test_models_are_described(running: RunningApp) -> None:
 
 def test_health_is_good(running: RunningApp) -> None:
     assert running.client.get("/health/live").json() == {"status": "alive"}
-    assert running.client.get("/health/ready").json() == {"status": "ready"}
+    assert running.client.get("/health/ready").json() == {"status": "ready", "degraded": []}
 
 
 @pytest.mark.parametrize(
