@@ -1,7 +1,7 @@
 """Text encoder: from prompts to unit vectors in the joint space of image and text."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from legrad_engine.errors import InvalidTargetError
 from legrad_engine.recently_used import RecentlyUsed
+from legrad_engine.targets.prompt_vectors import PromptVectors
 from legrad_engine.targets.templates import PLACEHOLDER, Templates, resolve_templates
 from legrad_engine.transfers import to_device
 from legrad_engine.words.places import PlacedToken, place_tokens
@@ -128,7 +129,12 @@ def _bound_words(tokenizer: object) -> None:
 
 
 class TextEncoder:
-    """Encodes prompts and caches their vectors. Safe to share between threads."""
+    """Encodes prompts and caches their vectors. Safe to share between threads.
+
+    Attributes:
+        device: the model's device.
+        vectors: the cache.
+    """
 
     def __init__(
         self,
@@ -140,8 +146,8 @@ class TextEncoder:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._device = device
-        self._vectors = RecentlyUsed[tuple[str, tuple[str, ...]], Tensor](cached_prompts)
+        self.device = device
+        self.vectors = PromptVectors(cached_prompts)
         _bound_words(tokenizer)
         self._tokenizing = threading.Lock()
         self._added_tokens = RecentlyUsed[tuple[str, ...], int](_TEMPLATES_REMEMBERED)
@@ -223,7 +229,7 @@ class TextEncoder:
 
     def is_cached(self, prompt: str, templates: Templates = None) -> bool:
         """Tell whether the prompt's vector is cached."""
-        return (prompt, resolve_templates(templates)) in self._vectors
+        return (prompt, resolve_templates(templates)) in self.vectors
 
     @torch.no_grad()
     def encode(
@@ -247,7 +253,8 @@ class TextEncoder:
             raise InvalidTargetError("Give at least one prompt.", field="prompts")
         strings = resolve_templates(templates)
         known = {
-            prompt: self._vectors.get((prompt, strings)) if cache else None for prompt in prompts
+            prompt: self.vectors.get((prompt, strings), self.device) if cache else None
+            for prompt in prompts
         }
         missing = [prompt for prompt, vector in known.items() if vector is None]
         for prompt in missing:
@@ -255,8 +262,8 @@ class TextEncoder:
         if missing:
             encoded = self._encode_all(missing, strings)
             known |= dict(zip(missing, encoded, strict=True))
-            for prompt, vector in zip(missing, encoded, strict=True) if cache else ():
-                self._vectors.put((prompt, strings), vector)
+            if cache:
+                self.vectors.put([(prompt, strings) for prompt in missing], encoded, self.device)
         return torch.stack([vector for prompt in prompts if (vector := known[prompt]) is not None])
 
     def _encode_all(self, prompts: Sequence[str], strings: tuple[str, ...]) -> Tensor:
@@ -264,7 +271,7 @@ class TextEncoder:
         tokens = self._tokenize(texts)
         features: dict[int, Tensor] = {}
         for rows in _alike(tokens):
-            encoded = encode_tokens(self._model, tokens[rows], self._device)
+            encoded = encode_tokens(self._model, tokens[rows], self.device)
             features |= dict(zip(rows, encoded, strict=True))
         units = F.normalize(torch.stack([features[row] for row in range(len(texts))]), dim=-1)
         return F.normalize(units.view(len(prompts), len(strings), -1).mean(1), dim=-1)
@@ -315,3 +322,16 @@ class NoText:
             InvalidTargetError: always.
         """
         raise InvalidTargetError(_NO_TEXT, field="prompts")
+
+
+def share_vectors(encoders: Iterable[TextEncoder | NoText]) -> None:
+    """Give the text encoders of the copies of one model one cache of vectors; it begins empty.
+
+    Args:
+        encoders: encoders with the same weights and precision. A single one keeps its own cache.
+    """
+    sharing = [each for each in encoders if isinstance(each, TextEncoder)]
+    if len(sharing) > 1:
+        vectors = sharing[0].vectors.shared_by({each.device for each in sharing})
+        for each in sharing:
+            each.vectors = vectors

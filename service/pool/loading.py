@@ -29,6 +29,7 @@ from legrad_engine.legrad.switches import Acceleration
 from legrad_engine.models import ModelReference
 from legrad_engine.models.identity import ModelIdentity
 from legrad_engine.presence import PresenceCalibration, PresenceError
+from legrad_engine.targets.text import share_vectors
 from service.settings.values import DtypeName
 
 _TIMED_PASSES = 2
@@ -142,6 +143,7 @@ def _load_copies(
                 reason=str(error),
                 exc_info=None if isinstance(error, LegradError) else error,
             )
+    share_vectors(copy.explainer.text for copy in copies.values())
     return LoadedCopies(copies, left_out)
 
 

@@ -8,26 +8,13 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from legrad_engine.errors import InvalidOptionError, InvalidTargetError
 from legrad_engine.targets import text
 from legrad_engine.targets.templates import resolve_templates
 from legrad_engine.targets.text import TextEncoder, encode_tokens
 from tests.support.architectures import CONTEXT_LENGTH, EMBEDDING_SIZE, seeded_model, tokenizer
-
-
-class CountingModel:
-    """A text model that remembers how many texts it was given."""
-
-    def __init__(self) -> None:
-        self.model: Any = seeded_model()
-        self.texts = 0
-
-    def encode_text(self, text: Tensor) -> Tensor:
-        self.texts += len(text)
-        encoded: Tensor = self.model.encode_text(text)
-        return encoded
+from tests.support.counting_text_model import CountingModel
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import pytest
 
 from legrad_engine import Explainer
 from legrad_engine.errors import ModelLoadError
+from legrad_engine.targets.questions import Question
+from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.text import TextEncoder
 from tests.support.answers import check_against_contract
 from tests.support.cached_questions import answer_to, assert_same, body_of
 from tests.support.model_pools import at_start, load, unload
@@ -94,6 +97,21 @@ def test_both_devices_answer_alike_and_share_the_traces(pair: RunningApp, tiny_m
         for worker in WORKERS
     ]
     assert batches == list(used.values())
+
+
+def test_a_prompt_that_any_device_has_embedded_is_counted_and_priced_as_cached(
+    pair: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (copy.explainer for copy in pair.served().copies.values())
+    second.text.encode(["a cat"])
+    question = Question.of(["a cat"])
+    assert first.resolver.count_texts(question) == TextCount(known=1, missing=0, strings=0)
+    embedded = []
+    monkeypatch.setattr(TextEncoder, "_encode_all", lambda _, prompts, __: embedded.append(prompts))
+    answers = [pair.explain_in_background(body_of(seed)) for seed in range(8)]
+    assert [each.result(60).json()["cached_prompts"] for each in answers] == [1] * 8
+    assert embedded == []
+    assert pair.metric('legrad_cache_hits_total{cache="prompts"}') == 8
 
 
 def test_a_device_that_fails_leaves_the_other_serving(pair: RunningApp) -> None:
