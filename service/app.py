@@ -141,7 +141,13 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
         ),
     )
     metrics.registry.register(
-        ServerState(pool, readiness, settings.request_timeout_seconds, batches.max_queue_cost)
+        ServerState(
+            pool,
+            readiness,
+            lambda: workers.pids,
+            settings.request_timeout_seconds,
+            batches.max_queue_cost,
+        )
     )
 
     url_images = UrlImages(settings.url_policy, metrics, network or SystemNetwork())
