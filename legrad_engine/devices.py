@@ -1,11 +1,15 @@
 """Devices, dtypes, threads, and detection of exhausted memory."""
 
+import logging
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
 
 from legrad_engine.errors import InvalidOptionError
+
+_logger = logging.getLogger(__name__)
 
 DTYPES = {
     "float32": torch.float32,
@@ -33,6 +37,12 @@ _REFUSED_LAUNCH = (
     "invalid configuration argument",
     "too many resources requested for launch",
 )
+
+capture_lock = threading.Lock()
+"""Held while a graph is captured, and while the allocator's cache is emptied.
+
+A capture begins by waiting for the whole device and by emptying that cache. Both are errors while
+another capture goes on."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -229,6 +239,14 @@ def _names(error: Exception, signs: Sequence[str]) -> bool:
 
 
 def release_cached_memory() -> None:
-    """Return torch's cached memory to the device, so that a smaller batch may fit."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Return torch's cached memory to the device, so that a smaller batch may fit.
+
+    A failure is logged and not raised: the caller handles another error, or goes on without.
+    """
+    if not torch.cuda.is_available():
+        return
+    with capture_lock:
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            _logger.warning("Cached memory of the device was not released: %s", error)

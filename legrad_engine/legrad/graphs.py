@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from legrad_engine.devices import is_out_of_memory, release_cached_memory
+from legrad_engine.devices import capture_lock, is_out_of_memory, release_cached_memory
 
 _logger = logging.getLogger(__name__)
 
@@ -46,11 +46,6 @@ class Recorder(Protocol):
         """Return the memory that this process holds on the device, nothing cached included."""
 
 
-# A capture begins by waiting for the whole device and by emptying its allocator's cache. Both are
-# errors while another capture goes on.
-_capturing = threading.Lock()
-
-
 class CudaRecorder:
     """Captures CUDA graphs. They share one pool of memory, because they never run at once."""
 
@@ -64,7 +59,7 @@ class CudaRecorder:
     def capture(self, run: Callable[[], _Result]) -> tuple[Callable[[], object], _Result]:
         """See :meth:`Recorder.capture`."""
         graph, stream = torch.cuda.CUDAGraph(), self._stream
-        with _capturing, torch.cuda.device(self._device):
+        with capture_lock, torch.cuda.device(self._device):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_CALLS_BEFORE):
@@ -107,7 +102,7 @@ class CudaRecorder:
 
     def reserved_bytes(self) -> int:
         """See :meth:`Recorder.reserved_bytes`."""
-        with _capturing:
+        with capture_lock:
             torch.cuda.empty_cache()
             return torch.cuda.memory_reserved(self._device)
 

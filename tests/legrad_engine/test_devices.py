@@ -12,6 +12,7 @@ from legrad_engine.devices import (
     cuda_dtype,
     is_device_failure,
     is_out_of_memory,
+    release_cached_memory,
     resolve_devices,
     use_tensor_float32,
     worker_names,
@@ -168,3 +169,15 @@ def test_exhausted_memory_is_told_from_other_errors(error: Exception, exhausted:
 
 def test_a_working_device_passes_its_check() -> None:
     bind_thread(CPU)
+
+
+def test_memory_that_a_failed_device_does_not_release_hides_no_other_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", failing)
+    release_cached_memory()
+    assert "illegal memory access" in caplog.text

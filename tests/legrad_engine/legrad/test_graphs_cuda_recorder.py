@@ -4,6 +4,7 @@ CUDA itself is simulated: torch's own context of a capture runs around graphs, s
 allocator that only note what happens to them.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from legrad_engine.devices import release_cached_memory
 from legrad_engine.legrad.graphs import CudaRecorder, Graphs
 
 DEVICE = torch.device("cuda", 0)
@@ -173,3 +175,25 @@ def test_memory_that_the_allocator_only_keeps_hides_no_graph(cuda: SimulatedCuda
         for number in range(3):
             graphs.run(number, compute, torch.zeros(2))
     assert graphs.captured == 1
+
+
+def test_memory_is_released_before_or_after_a_capture_of_another_thread(
+    cuda: SimulatedCuda,
+) -> None:
+    cuda.cached = GIBIBYTE
+    releasing = threading.Thread(target=release_cached_memory)
+    waited = []
+
+    def compute(values: Tensor) -> Tensor:
+        if cuda.underway:
+            releasing.start()
+            releasing.join(0.1)
+            waited.append(releasing.is_alive())
+        return values + 1
+
+    recorder = CudaRecorder(DEVICE)
+    _, outputs = recorder.capture(lambda: compute(torch.zeros(2)))
+    assert torch.equal(outputs, torch.ones(2))
+    releasing.join(5)
+    assert waited == [True]
+    assert cuda.cached == 0
