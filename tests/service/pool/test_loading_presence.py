@@ -15,7 +15,7 @@ from tests.support.hub_files import hub_server
 from tests.support.pictures import base64_of, encoded, picture, request_of
 from tests.support.protocols import refused_as_kserve_does
 from tests.support.running_app import RunningApp
-from tests.support.running_server import Server
+from tests.support.running_server import LEGRAD, Server
 from tests.support.tiny_model import TINY, save_model
 
 MODEL = "tiny-tiny"
@@ -103,7 +103,9 @@ def test_a_model_of_the_hub_is_loaded_before_its_calibration_is_checked(
         monkeypatch.setenv("HF_ENDPOINT", hub)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        with Server("hf-hub:org/own", presence=f"org-own={file}") as server:
+        # A process of its own: the variables of the hub are read when Python starts.
+        program = (str(LEGRAD),)
+        with Server("hf-hub:org/own", program=program, presence=f"org-own={file}") as server:
             server.poll("/models", lambda answer: _state(answer.json()) in ("ready", "failed"))
             [model] = server.client.get("/models").json()["models"]
             assert model["state"] == ("ready" if fitted else "failed"), model["error"]
