@@ -200,25 +200,42 @@ def fit(
     )
 
 
-def brier_score(probabilities: NDArray[np.float64], shown: NDArray[np.bool_]) -> float:
-    """Compute the mean squared error of probabilities (Brier 1950): 0 is best."""
-    return float(np.mean((probabilities - shown) ** 2))
+def brier_score(
+    probabilities: NDArray[np.float64],
+    shown: NDArray[np.bool_],
+    weights: NDArray[np.float64] | None = None,
+) -> float:
+    """Compute the mean squared error of probabilities (Brier 1950): 0 is best.
+
+    Args:
+        probabilities: `[pairs]`.
+        shown: bool `[pairs]`, whether the picture shows the thing.
+        weights: `[pairs]` weights in the mean; None if all are equal.
+    """
+    return float(np.average((probabilities - shown) ** 2, weights=weights))
 
 
 def expected_calibration_error(
-    probabilities: NDArray[np.float64], shown: NDArray[np.bool_]
+    probabilities: NDArray[np.float64],
+    shown: NDArray[np.bool_],
+    weights: NDArray[np.float64] | None = None,
 ) -> float:
     """Compute the mean gap of probability and frequency over ten equal bins (Naeini et al. 2015).
 
+    Args:
+        probabilities: `[pairs]`.
+        shown: bool `[pairs]`, whether the picture shows the thing.
+        weights: `[pairs]` weights of the pairs; None if all are equal.
+
     Returns:
-        The gaps of the bins, weighted by their numbers of pairs: 0 is best.
+        The gaps of the bins, weighted by their shares of the pairs: 0 is best.
     """
+    each = np.ones(len(probabilities)) if weights is None else weights
     bins = np.minimum((probabilities * _BINS).astype(np.int64), _BINS - 1)
-    gaps = [
-        abs(float(probabilities[bins == place].sum() - shown[bins == place].sum()))
-        for place in range(_BINS)
-    ]
-    return sum(gaps) / len(probabilities)
+    expected, seen = (
+        np.bincount(bins, each * values, minlength=_BINS) for values in (probabilities, shown)
+    )
+    return float(np.abs(expected - seen).sum() / each.sum())
 
 
 def _left_out_probabilities(

@@ -110,6 +110,17 @@ def test_the_measures_have_their_textbook_values() -> None:
     assert expected_calibration_error(half, shown) == pytest.approx(0.25)
 
 
+def test_a_pair_of_weight_three_counts_as_three_pairs() -> None:
+    generator = np.random.default_rng(4)
+    probabilities, shown = generator.random(50), generator.random(50) < 0.3
+    weights = generator.integers(1, 4, 50)
+    halved = (weights / 2).astype(np.float64)
+
+    for measure in (brier_score, expected_calibration_error):
+        repeated = measure(np.repeat(probabilities, weights), np.repeat(shown, weights))
+        assert measure(probabilities, shown, halved) == pytest.approx(repeated)
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_too_few_pairs_of_a_kind_are_refused(shown: bool) -> None:
     labels = [shown] * 100 + [not shown] * (LEAST_PAIRS - 1)
