@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.starter.errors import StarterError
 from tools.starter.sources import SPRITE_SIZE, Concept, icon_set, render_sprite, slug
 from tools.starter.styles import ALL_STYLES
 
@@ -83,8 +84,8 @@ class Sprites:
     Attributes:
         pixels: uint8 `[styles, concepts, SPRITE_SIZE, SPRITE_SIZE, 4]`, straight (not
             premultiplied) alpha, memory-mapped.
-        present: bool `[styles, concepts]`, False if a style lacks the concept or its icon failed to
-            render.
+        present: bool `[styles, concepts]`, False if a style lacks the concept or its drawing is
+            damaged.
         styles: Names of the first axis.
         concepts: The concepts of the second axis.
     """
@@ -241,13 +242,21 @@ def sprites_of(cache: Path, say: Callable[[str], object]) -> Sprites:
         say: called with a line of text before the art is fetched.
 
     Raises:
+        StarterError: the folder has the art of another list of styles.
         subprocess.CalledProcessError: npm or pip failed.
     """
     if not (cache / "sprites.json").exists():
         say("fetching and rendering the art, once: about two minutes")
         fetch(cache)
         render(cache)
-    return load_sprites(cache)
+    sprites = load_sprites(cache)
+    # Their order as well: it decides which style a seed draws.
+    if sprites.styles != ALL_STYLES:
+        raise StarterError(
+            f"{cache} has the art of other styles than this program: run "
+            "`python -m tools.starter art` again."
+        )
+    return sprites
 
 
 def load_sprites(cache: Path) -> Sprites:

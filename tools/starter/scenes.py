@@ -16,6 +16,7 @@ from PIL import Image
 
 from tools.starter.art import Sprites
 from tools.starter.backgrounds import background
+from tools.starter.errors import StarterError
 from tools.starter.sources import SPRITE_SIZE
 from tools.starter.style import vary_style
 
@@ -118,11 +119,18 @@ class Scenes:
         images: float32 `[scenes, 3, size, size]` in 0..1.
         masks: bool `[scenes, MOST_STICKERS, size, size]`, the visible pixels of each sticker.
         concepts: int64 `[scenes, MOST_STICKERS]`, -1 where there is no sticker.
+        styles: int64, the same shape, the style of each sticker as its place in the sprites.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     concepts: torch.Tensor
+    styles: torch.Tensor
+
+    def drawings(self, concept_count: int) -> NDArray[np.int64]:
+        """Number the drawing of each sticker: `[scenes, MOST_STICKERS]`, below 0 without one."""
+        numbers: NDArray[np.int64] = (self.styles * concept_count + self.concepts).numpy()
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -266,6 +274,27 @@ def _shadow(alpha: torch.Tensor, generator: np.random.Generator) -> torch.Tensor
     return float(generator.uniform(0.2, 0.5)) * torch.roll(blurred[0, 0], (shift, sideways), (0, 1))
 
 
+def _check_styles(sprites: Sprites, styles: Mapping[str, float], recipe: Recipe) -> None:
+    """Check that every style can draw a scene by itself, as chance may want.
+
+    Raises:
+        StarterError: The art lacks a style, or a style has too few drawings for a scene.
+    """
+    most = max(recipe.sticker_counts)
+    for style in styles:
+        if style not in sprites.styles:
+            raise StarterError(
+                f"The art lacks the style {style}: run `python -m tools.starter art` again."
+            )
+        drawings = int(sprites.present[sprites.styles.index(style)].sum())
+        if drawings < most:
+            raise StarterError(
+                f"A scene may need {most} different stickers in the style {style}, which draws "
+                f"{drawings} concepts. Leave the style out, or run `python -m tools.starter art` "
+                "again if it should draw more."
+            )
+
+
 def compose(
     sprites: Sprites, styles: Mapping[str, float], recipe: Recipe, seed: int, count: int
 ) -> Scenes:
@@ -277,7 +306,11 @@ def compose(
         recipe: The parameters of the scenes.
         seed: Seed of all random choices.
         count: Number of scenes.
+
+    Raises:
+        StarterError: The art lacks a style, or a style has too few drawings for a scene.
     """
+    _check_styles(sprites, styles, recipe)
     generator = np.random.default_rng(seed)
     weights = np.array([styles.get(name, 0.0) for name in sprites.styles])
     weights /= weights.sum()
@@ -295,7 +328,7 @@ def compose(
         stickers[:, :3] = torch.minimum(stickers[:, :3] * tint, stickers[:, 3:])
     images = torch.stack([background(generator, recipe.size) for _ in range(count)])
     masks = torch.zeros(count, MOST_STICKERS, recipe.size, recipe.size, dtype=torch.bool)
-    concepts = torch.full((count, MOST_STICKERS), -1, dtype=torch.int64)
+    concepts, drawn_in = torch.full((2, count, MOST_STICKERS), -1, dtype=torch.int64)
     for index, placement in enumerate(placements):
         scene, colour, alpha = placement.scene, stickers[index, :3], stickers[index, 3]
         if not recipe.vary_style or generator.random() < 0.4:
@@ -305,7 +338,8 @@ def compose(
         masks[scene, : placement.slot] &= ~visible
         masks[scene, placement.slot] = visible
         concepts[scene, placement.slot] = placement.concept
-    return Scenes(images.clamp_(0, 1), masks, concepts)
+        drawn_in[scene, placement.slot] = placement.style
+    return Scenes(images.clamp_(0, 1), masks, concepts, drawn_in)
 
 
 def pictures(scenes: Scenes) -> list[Image.Image]:

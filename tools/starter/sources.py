@@ -76,6 +76,10 @@ class Concept:
     code_point: str
 
 
+class DamagedDrawingError(ValueError):
+    """A file of the art is no picture, or a picture that shows nothing."""
+
+
 def slug(label: str) -> str:
     """Form an icon's name from a label: lower case, words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
@@ -119,11 +123,11 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
     """Crop to the visible pixels and centre them in a transparent square, aspect ratio kept.
 
     Raises:
-        ValueError: The image has no visible pixel.
+        DamagedDrawingError: The image has no visible pixel.
     """
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
     if box is None:
-        raise ValueError("the image is fully transparent")
+        raise DamagedDrawingError("the image is fully transparent")
     cropped = image.crop(box)
     scale = (size - 2 * _MARGIN) / max(cropped.size)
     width, height = (max(1, round(side * scale)) for side in cropped.size)
@@ -137,9 +141,47 @@ def fit_to_square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def _icon(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
+def _decoded(encoded: bytes) -> Image.Image:
+    """Decode a picture.
+
+    Raises:
+        DamagedDrawingError: It cannot be decoded.
+    """
+    try:
+        return Image.open(io.BytesIO(encoded)).convert("RGBA")
+    # Pillow raises each of these for pictures that are damaged, cut off or none at all.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DamagedDrawingError(str(error)) from error
+
+
+def _rasterised(
+    width: int,
+    *,
+    height: int | None = None,
+    document: str | None = None,
+    path: Path | None = None,
+) -> Image.Image:
+    """Render a vector drawing, given by its text or its file.
+
+    Raises:
+        DamagedDrawingError: It is no valid SVG.
+        ImportError: The renderer is not installed.
+    """
     import resvg_py
 
+    try:
+        rendered = resvg_py.svg_to_bytes(
+            svg_string=document,
+            svg_path=None if path is None else str(path),
+            width=width,
+            height=height,
+        )
+    except ValueError as error:
+        raise DamagedDrawingError(str(error)) from error
+    return _decoded(bytes(rendered))
+
+
+def _icon(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
     words: tuple[str, ...] = (concept.name,)
     name, endings = _ICON_SETS.get(style, (style, _EMOJI_ENDINGS))
     if style in _ICON_SETS:
@@ -151,14 +193,11 @@ def _icon(cache: Path, style: str, concept: Concept, size: int) -> Image.Image |
         for ending in endings:
             document = _vector_document(icons, slug(word) + ending)
             if document is not None:
-                rendered = resvg_py.svg_to_bytes(svg_string=document, width=size, height=size)
-                return Image.open(io.BytesIO(bytes(rendered)))
+                return _rasterised(size, height=size, document=document)
     return None
 
 
 def _file(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
-    import resvg_py
-
     collection, number = style, 1
     if style[-1].isdigit():
         collection, number = style[:-2], int(style[-1])
@@ -166,10 +205,9 @@ def _file(cache: Path, style: str, concept: Concept, size: int) -> Image.Image |
     if len(files) < number:
         return None
     path = cache / "debian" / _CLIP_ART_FOLDERS[collection] / files[number - 1]
-    if path.suffix == ".svg":
-        rendered = resvg_py.svg_to_bytes(svg_path=str(path), width=size)
-        return Image.open(io.BytesIO(bytes(rendered)))
-    return Image.open(path)
+    # The renderer would take a missing file for a damaged one.
+    encoded = path.read_bytes()
+    return _rasterised(size, path=path) if path.suffix == ".svg" else _decoded(encoded)
 
 
 def _glyph(cache: Path, style: str, concept: Concept, size: int) -> Image.Image | None:
@@ -189,9 +227,11 @@ def _coloured_in(cache: Path, style: str, concept: Concept, size: int) -> Image.
 
 def _raster(cache: Path, style: str, concept: Concept, _size: int) -> Image.Image | None:
     folder = cache / "npm" / "node_modules" / "@lobehub" / style / "assets"
+    # A folder that is missing is no style that lacks everything: listing it raises.
+    names = {path.name for path in folder.iterdir()}
     for candidate in (f"{concept.code_point}.webp", f"{concept.code_point}-fe0f.webp"):
-        if (folder / candidate).exists():
-            return Image.open(folder / candidate)
+        if candidate in names:
+            return _decoded((folder / candidate).read_bytes())
     return None
 
 
@@ -214,11 +254,14 @@ def render_sprite(cache: Path, style: str, concept: Concept, size: int) -> Image
     """Render one sticker, `size` x `size` RGBA.
 
     Returns:
-        None if the style lacks the concept or the icon fails to render.
+        None if the style lacks the concept or its drawing is damaged.
+
+    Raises:
+        ImportError: The renderer is not installed.
+        OSError: The art is not in the cache folder.
     """
     try:
         drawn = _drawing(cache, style, concept, max(_RENDER_SIZE, 2 * size))
         return None if drawn is None else fit_to_square(drawn.convert("RGBA"), size)
-    except Exception:
-        # resvg fails on a few icons with different exceptions; these icons are left out.
+    except DamagedDrawingError:
         return None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tools.starter.art import Sprites
+from tools.starter.errors import StarterError
 from tools.starter.losses import read_targets, scene_loss
 from tools.starter.scenes import (
     MOST_STICKERS,
@@ -71,6 +72,29 @@ def test_a_style_draws_only_the_concepts_it_has(sprites: Sprites) -> None:
     assert set(scenes.concepts[:, 0].tolist()) == {0}
 
 
+def test_every_sticker_tells_the_drawing_that_it_is(sprites: Sprites) -> None:
+    scenes = compose(sprites, {"plain": 0.5, "sparse": 0.5}, evaluation_recipe((1,), 56), 0, 20)
+
+    styles, concepts = scenes.styles[:, 0], scenes.concepts[:, 0]
+    assert set(styles.tolist()) == {0, 1}
+    assert set(concepts[styles == 1].tolist()) == {0}
+    assert scenes.drawings(8)[:, 0].tolist() == (8 * styles + concepts).tolist()
+    assert (scenes.drawings(8)[:, 1:] < 0).all()
+
+
+def test_a_style_that_the_art_lacks_is_refused_with_the_remedy(sprites: Sprites) -> None:
+    with pytest.raises(StarterError, match=r"style other: run `python -m tools\.starter art`"):
+        compose(sprites, {"plain": 0.5, "other": 0.5}, evaluation_recipe((1,), 56), 0, 1)
+
+
+@pytest.mark.timeout(20)
+def test_a_style_with_fewer_drawings_than_a_scene_has_stickers_is_refused(
+    sprites: Sprites,
+) -> None:
+    with pytest.raises(StarterError, match="2 different stickers in the style sparse"):
+        compose(sprites, {"plain": 0.5, "sparse": 0.5}, evaluation_recipe((1, 2), 56), 0, 8)
+
+
 def test_visible_masks_exclude_covered_pixels(sprites: Sprites) -> None:
     scenes = compose(sprites, STYLES, training_recipe(112), 3, 20)
 
@@ -129,7 +153,7 @@ def _two_patches() -> Scenes:
     masks[0, 0, :, :14] = True
     concepts = torch.full((1, MOST_STICKERS), -1)
     concepts[0, 0] = 4
-    return Scenes(torch.zeros(1, 3, 28, 28), masks, concepts)
+    return Scenes(torch.zeros(1, 3, 28, 28), masks, concepts, torch.zeros_like(concepts))
 
 
 def test_targets_name_the_owner_of_each_patch() -> None:
