@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import typer
 
 import legrad_engine.starter
 from tools.starter import art
+from tools.starter.errors import StarterError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -24,7 +26,16 @@ _REPOSITORY = _PACKAGE.parents[1]
 _Cache = Annotated[Path, typer.Option(help="Folder for downloads and rendered art.")]
 _CACHE = Path("build/starter")
 _CORES = os.cpu_count() or 1
-_Workers = Annotated[int, typer.Option(help="Processes of one thread each.")]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes of one thread each; they must divide the scenes of a step. By default one "
+        "with a GPU, or as many as the cores allow.",
+        show_default=False,
+    ),
+]
+_EvaluatedScenes = Annotated[int, typer.Option(min=1, help="Scenes per measurement.")]
 
 
 def _sprites(cache: Path) -> art.Sprites:
@@ -44,12 +55,12 @@ def art_command(cache: _Cache = _CACHE) -> None:
 @app.command()
 def train(
     cache: _Cache = _CACHE,
-    workers: _Workers = _CORES,
+    workers: _Workers = None,
     checkpoint_minutes: Annotated[float, typer.Option(help="Time between checkpoints.")] = 2,
 ) -> None:
     """Train the visual tower; the same command resumes from the last checkpoint."""
     from tools.starter.styles import TRAINING_STYLES
-    from tools.starter.training import SCHEDULE, Run
+    from tools.starter.training import SCHEDULE, Run, default_workers
     from tools.starter.training import train as run_training
 
     _sprites(cache)
@@ -59,7 +70,7 @@ def train(
             folder=cache / "training",
             styles=TRAINING_STYLES,
             schedule=SCHEDULE,
-            workers=workers,
+            workers=workers or default_workers(SCHEDULE, _CORES),
             checkpoint_every=60 * checkpoint_minutes,
         )
     )
@@ -84,7 +95,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(help="The Markdown file; the JSON file is written beside it.")
     ] = (_REPOSITORY / "docs" / "starter-evaluation.md"),
-    scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 1000,
+    scenes: _EvaluatedScenes = 1000,
 ) -> None:
     """Measure the shipped model on each family of art and write the tables."""
     from legrad_engine import Explainer
@@ -104,12 +115,14 @@ def left_out_command(
     output: Annotated[
         Path, typer.Option(help="The Markdown file; the JSON file is written beside it.")
     ] = (_REPOSITORY / "docs" / "starter-left-out.md"),
-    workers: _Workers = _CORES,
-    scenes: Annotated[int, typer.Option(help="Scenes per measurement.")] = 300,
+    workers: _Workers = None,
+    scenes: _EvaluatedScenes = 300,
 ) -> None:
     """Train shortly without each family of art in turn, and measure on it."""
     from tools.starter import left_out
+    from tools.starter.training import default_workers
 
+    workers = workers or default_workers(left_out.SHORT, _CORES)
     rows: dict[str, left_out.LeftOut] = {}
     output.parent.mkdir(parents=True, exist_ok=True)
     for family, row in left_out.leave_one_out(_sprites(cache), cache, workers, scenes):
@@ -165,8 +178,28 @@ def samples(
     write_gallery(cache, sprites.concepts, gallery)
 
 
+@app.command("all")
+def all_command(
+    cache: _Cache = _CACHE, workers: _Workers = None, scenes: _EvaluatedScenes = 1000
+) -> None:
+    """Make the model from nothing, with all files that belong to it; a finished training is kept.
+
+    It runs art, train, export, calibrate, samples and evaluate. The calibration and the tables are
+    of the weights that export wrote, and of no others.
+    """
+    art_command(cache)
+    train(cache, workers)
+    export(cache)
+    calibrate(cache)
+    samples(cache)
+    evaluate(cache, scenes=scenes)
+
+
 if __name__ == "__main__":
     # open_clip warns that a model without weights is random; training starts from one on purpose.
     logging.getLogger().addFilter(lambda record: "No pretrained weights" not in record.getMessage())
     torch.set_num_threads(_CORES)
-    app()
+    try:
+        app()
+    except StarterError as error:
+        sys.exit(f"Error: {error}")

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.starter.art import Sprites
+from tools.starter.checkpoint import check_complete
+from tools.starter.checkpoint import read_checkpoint as read_checkpoint
 from tools.starter.learner import CONFIG_PATH, Learner, build_model, initialise, normalise
 from tools.starter.scenes import chunks
 from tools.starter.styles import TRAINING_STYLES
@@ -77,12 +79,6 @@ def _embeddings(
     return torch.cat(found)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the file that training wrote."""
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return saved
-
-
 def assemble(
     sprites: Sprites,
     cache: Path,
@@ -130,10 +126,15 @@ def write_model(sprites: Sprites, cache: Path, folder: Path, text_steps: int) ->
 
     Yields:
         Lines of progress.
+
+    Raises:
+        StarterError: The training is not complete; nothing is written.
     """
     concepts = [concept.name for concept in sprites.concepts]
     path = folder / "starter.safetensors"
-    saved = read_checkpoint(cache / "training" / "checkpoint.pt")
+    checkpoint = cache / "training" / "checkpoint.pt"
+    saved = read_checkpoint(checkpoint)
+    check_complete(checkpoint, saved)
     yield f"{saved['seen']:,} scenes of training"
     model, vectors = assemble(sprites, cache, saved, TRAINING_STYLES, text_steps)
     tokenizer = open_clip.get_tokenizer(CONFIG_PATH.stem)

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from tools.starter.art import Sprites, load_sprites
+from tools.starter.checkpoint import check_recipe, read_checkpoint, write_checkpoint
+from tools.starter.errors import StarterError
 from tools.starter.learner import Learner, initialise, normalise
 from tools.starter.losses import loss, read_targets
 from tools.starter.prototypes import start_from_features
@@ -82,6 +84,24 @@ class Schedule:
         """Number of scenes over all stages."""
         return sum(stage.batch * stage.steps for stage in self.stages)
 
+    @property
+    def worker_counts(self) -> tuple[int, ...]:
+        """Numbers of workers that share the scenes of every step equally, ascending."""
+        common = math.gcd(*(stage.batch for stage in self.stages))
+        return tuple(count for count in range(1, common + 1) if common % count == 0)
+
+
+def default_workers(schedule: Schedule, cores: int) -> int:
+    """Choose the number of workers: one with a GPU, or as many as fit the schedule and the cores.
+
+    Args:
+        schedule: The schedule to run.
+        cores: Number of the machine's cores.
+    """
+    if torch.cuda.is_available():
+        return 1
+    return max(count for count in schedule.worker_counts if count <= cores)
+
 
 def _optimiser(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -124,8 +144,10 @@ class Run:
         folder: Folder for the checkpoint and the log.
         styles: Art styles and their relative frequencies.
         schedule: The schedule to run.
-        workers: Processes of one thread each. Threads inside one process wait at every barrier when
-            the machine has other load; processes synchronise once per step.
+        workers: Processes of one thread each, one of the schedule's `worker_counts`. Threads inside
+            one process wait at every barrier when the machine has other load; processes
+            synchronise once per step. Each draws its share of a step from a seed of its own, so
+            that another number of workers sees other scenes.
         checkpoint_every: Seconds between checkpoints.
     """
 
@@ -141,9 +163,34 @@ class Run:
         """File of the averaged weights (`average`) and the state for resuming."""
         return self.folder / "checkpoint.pt"
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides about the scenes and the steps, in plain values."""
+        return {
+            "schedule": asdict(self.schedule),
+            "styles": dict(self.styles),
+            "workers": self.workers,
+        }
+
 
 def train(run: Run) -> None:
-    """Train, or resume from the run's checkpoint, until the schedule is complete."""
+    """Train, or resume from the run's checkpoint, until the schedule is complete.
+
+    Raises:
+        StarterError: The workers cannot share the scenes of a step equally, or the folder has a
+            checkpoint of another recipe.
+    """
+    counts = run.schedule.worker_counts
+    if run.workers not in counts:
+        raise StarterError(
+            f"{run.workers} workers cannot share the scenes of a step equally; possible numbers: "
+            f"{', '.join(map(str, counts))}."
+        )
+    if run.checkpoint.exists():
+        saved = read_checkpoint(run.checkpoint)
+        check_recipe(run.checkpoint, saved, run.recipe)
+        if saved["seen"] >= run.schedule.scenes:
+            return
     run.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (run, f"file://{meeting}/point")
@@ -156,11 +203,7 @@ def _work(rank: int, run: Run, meeting_point: str) -> None:
         "gloo", init_method=meeting_point, rank=rank, world_size=run.workers
     )
     sprites = load_sprites(run.cache)
-    saved = (
-        torch.load(run.checkpoint, map_location="cpu", weights_only=True)
-        if run.checkpoint.exists()
-        else None
-    )
+    saved = read_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
     first_scene = 0
     for stage in run.schedule.stages:
         last_scene = first_scene + stage.batch * stage.steps
@@ -245,7 +288,13 @@ def _run_stage(
         seen += stage.batch
         finished = step + 1 == stage.steps
         now = time.monotonic()
-        state = {"seen": seen, "size": stage.size, "weights": weights, "average": average}
+        state = {
+            "recipe": run.recipe,
+            "seen": seen,
+            "size": stage.size,
+            "weights": weights,
+            "average": average,
+        }
         if rank == 0 and ((step + 1) % _LOG_STEPS == 0 or finished):
             record = {
                 "seen": seen,
@@ -259,8 +308,6 @@ def _run_stage(
         if finished or now - last_saved > run.checkpoint_every:
             state["optimiser"] = optimiser.state_dict()
             if rank == 0:
-                partial = run.checkpoint.with_suffix(".partial")
-                torch.save(state, partial)
-                partial.replace(run.checkpoint)
+                write_checkpoint(run.checkpoint, state)
             last_saved = now
     return state
