@@ -99,11 +99,11 @@ def evaluate(
 ) -> None:
     """Measure the shipped model on each family of art and write the tables."""
     from legrad_engine import Explainer
-    from tools.starter import evaluation
+    from tools.starter import evaluation, evaluation_page
 
     report = evaluation.evaluate(Explainer.load("starter"), _sprites(cache), scenes, typer.echo)
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = evaluation.to_markdown(report)
+    text = evaluation_page.to_markdown(report)
     output.write_text(text)
     output.with_suffix(".json").write_text(json.dumps(report.as_dictionary(), indent=2) + "\n")
     typer.echo(text)

@@ -25,7 +25,8 @@ from legrad_engine.evaluation.metrics.segmentation import Counts, above
 from legrad_engine.images.geometry import upsample
 from legrad_engine.layers import DEFAULT_LAYERS
 from tools.starter.art import Sprites
-from tools.starter.presence import Reliability, reliability
+from tools.starter.bootstrap import standard_error
+from tools.starter.presence import PresenceReport, measure_presence
 from tools.starter.scenes import chunks, pictures
 from tools.starter.styles import (
     TRAINING_STYLES,
@@ -57,6 +58,9 @@ class Localisation:
             chosen at random.
         pairs: Number of (scene, sticker) pairs.
         area: Mean share of the picture that a sticker's visible pixels cover.
+        pointing_error: Standard error of `pointing`, by a bootstrap over drawings.
+        overlap_error: That of `overlap`.
+        absent_error: That of `absent`, over the drawings at which the map must not point.
     """
 
     pointing: float
@@ -65,6 +69,9 @@ class Localisation:
     absent: float
     pairs: int
     area: float
+    pointing_error: float
+    overlap_error: float
+    absent_error: float
 
 
 def as_drawn(sprites: Sprites, styles: Sequence[str]) -> dict[str, float]:
@@ -72,16 +79,30 @@ def as_drawn(sprites: Sprites, styles: Sequence[str]) -> dict[str, float]:
     return {style: float(sprites.present[sprites.styles.index(style)].sum()) for style in styles}
 
 
+def _named_first(
+    explainer: Explainer, sprites: Sprites, styles: Mapping[str, float], total: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Compare one-sticker scenes with all names.
+
+    Returns:
+        For each scene, whether the concept has the most similar name of all, and its drawing.
+    """
+    names = [concept.name for concept in sprites.concepts]
+    texts = explainer.text.encode(names)
+    right, drawings = [], []
+    for scenes in chunks(sprites, styles, (1,), _ONE_STICKER_SEED, total):
+        embeddings = explainer.trace(pictures(scenes), layers=1).embeddings
+        right.append(((embeddings @ texts.T).argmax(1).cpu() == scenes.concepts[:, 0]).numpy())
+        drawings.append(scenes.drawings(len(names))[:, 0])
+    return np.concatenate(right), np.concatenate(drawings)
+
+
 def recognition(
     explainer: Explainer, sprites: Sprites, styles: Mapping[str, float], total: int
 ) -> float:
     """Measure the share of one-sticker scenes whose concept has the most similar name of all."""
-    texts = explainer.text.encode([concept.name for concept in sprites.concepts])
-    right = 0
-    for scenes in chunks(sprites, styles, (1,), _ONE_STICKER_SEED, total):
-        embeddings = explainer.trace(pictures(scenes), layers=1).embeddings
-        right += int(((embeddings @ texts.T).argmax(1).cpu() == scenes.concepts[:, 0]).sum())
-    return right / total
+    right, _ = _named_first(explainer, sprites, styles, total)
+    return float(right.mean())
 
 
 @dataclass
@@ -93,15 +114,22 @@ class _Tally:
     overlaps: list[float] = field(default_factory=list)
     overlaps_at_mean: list[float] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
+    drawings: list[int] = field(default_factory=list)
+    given_drawings: list[int] = field(default_factory=list)
 
-    def add(self, rendered: Maps, masks: NDArray[np.bool_], given: int) -> None:
+    def add(
+        self, rendered: Maps, masks: NDArray[np.bool_], given: int, drawings: Sequence[int]
+    ) -> None:
         """Count one scene.
 
         Args:
             rendered: `[stickers + 1, height, width]`, the last one for the absent concept.
             masks: bool `[stickers, height, width]`.
             given: Index of the sticker at which the absent concept's map must not point.
+            drawings: The drawing of each sticker.
         """
+        self.drawings += drawings
+        self.given_drawings.append(drawings[given])
         self.false_hits.append(points_inside(rendered[-1], masks[given]))
         for mask, heatmap in zip(masks, rendered[:-1], strict=True):
             self.hits.append(points_inside(heatmap, mask))
@@ -121,6 +149,9 @@ class _Tally:
             absent=float(np.mean(self.false_hits)),
             pairs=len(self.hits),
             area=float(np.mean(self.areas)),
+            pointing_error=standard_error(self.hits, self.drawings),
+            overlap_error=standard_error(self.overlaps, self.drawings),
+            absent_error=standard_error(self.false_hits, self.given_drawings),
         )
 
 
@@ -150,6 +181,7 @@ def localisation(
             absent = generator.choice(np.setdiff1d(np.arange(len(names)), present))
             prompts.append([names[concept] for concept in (*present, absent)])
         given = [int(generator.integers(len(present))) for present in shown]
+        drawings = scenes.drawings(len(names)).tolist()
         images = pictures(scenes)
         for maker in make_maps:
             for method, maps_of_all in maker(images, prompts).items():
@@ -157,8 +189,9 @@ def localisation(
                 for index, maps in enumerate(maps_of_all):
                     geometry = explainer.plan(images[index].size)
                     rendered = upsample(maps, geometry, geometry.image_size)
-                    masks = scenes.masks[index, : len(shown[index])].numpy()
-                    tally.add(rendered, masks, given[index])
+                    stickers = len(shown[index])
+                    masks = scenes.masks[index, :stickers].numpy()
+                    tally.add(rendered, masks, given[index], drawings[index][:stickers])
     return {method: tally.summary() for method, tally in tallies.items()}
 
 
@@ -259,6 +292,7 @@ class Family:
         concepts: Number of concepts that it shows.
         drawings: Number of its drawings.
         recognition: Share of one-sticker scenes recognised.
+        recognition_error: Its standard error, by a bootstrap over drawings.
         heatmaps: Measures of the default heatmaps.
         presence: Measures of the calibrated presence.
     """
@@ -267,8 +301,9 @@ class Family:
     concepts: int
     drawings: int
     recognition: float
+    recognition_error: float
     heatmaps: Localisation
-    presence: Reliability
+    presence: PresenceReport
 
 
 @dataclass(frozen=True)
@@ -298,13 +333,15 @@ def _measure(
     total: int,
 ) -> Family:
     rows = [sprites.present[sprites.styles.index(style)] for style in styles]
+    right, drawings = _named_first(explainer, sprites, styles, total)
     return Family(
         part=part,
         concepts=int(np.any(rows, 0).sum()),
         drawings=int(np.sum(rows)),
-        recognition=recognition(explainer, sprites, styles, total),
+        recognition=float(right.mean()),
+        recognition_error=standard_error(right, drawings),
         heatmaps=default_heatmaps(explainer, sprites, styles, total),
-        presence=reliability(explainer, sprites, styles, total),
+        presence=measure_presence(explainer, sprites, styles, total),
     )
 
 
@@ -344,75 +381,3 @@ def evaluate(
         ],
     )
     return Report(total, families, methods)
-
-
-_PARTS = {
-    "unseen": "unseen",
-    "validation": "held out; choices of recipe looked at it",
-    "training": "trained on",
-}
-
-
-def to_markdown(report: Report) -> str:
-    """Format the report as the text of `docs/starter-evaluation.md`."""
-    lines = [
-        "# What the starter model's heatmaps are worth",
-        "",
-        "Made by `make starter-eval`; the JSON file beside this one has every digit.",
-        "",
-        f"Each figure is over {report.scenes:,} composed scenes whose masks are exact. Prompts are",
-        "plain concept names through the text tower. A family of art is drawn by the same hands or",
-        "after the same designs, and is trained on as a whole or not at all. No training and no",
-        "choice of recipe looked at an unseen family.",
-        "",
-        "## Families of art",
-        "",
-        "| Family | Drawings of concepts | Name first of 288 | Pointing | IoU at 0.5 "
-        "| Absent prompt at a given sticker |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, family in report.families.items():
-        row = family.heatmaps
-        lines.append(
-            f"| {name} ({_PARTS[family.part]}) | {family.drawings} of {family.concepts} "
-            f"| {family.recognition:.1%} | {row.pointing:.1%} | {row.overlap:.3f} "
-            f"| {row.absent:.1%} |"
-        )
-    lines += [
-        "",
-        "Name first: one sticker in the scene, and its name is the most similar of all. The other",
-        "columns are of LeGrad over the last two blocks, in scenes of two and three stickers.",
-        "Pointing: the map's peak lies on the named sticker's visible pixels. IoU: the map,",
-        "min-maxed and cut at 0.5, against those pixels. Absent prompt: the map of a concept that",
-        "is not in the scene peaks on one given sticker; lower is better.",
-        "",
-        "## Presence",
-        "",
-        "Scenes of one to three stickers, each with the names of its stickers and as many other",
-        "names. The calibration was fitted on scenes in the styles of training.",
-        "",
-        "| Family | Expected calibration error | Brier score | Right side of one half |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, family in report.families.items():
-        found = family.presence
-        lines.append(
-            f"| {name} | {found.calibration_error:.3f} | {found.brier:.3f} | {found.right:.1%} |"
-        )
-    any_row = next(iter(report.methods.values()))
-    lines += [
-        "",
-        "## Other layers and baselines",
-        "",
-        f"On {VALIDATION_FAMILY}: scenes of two and three stickers, {any_row.pairs:,} prompts; a",
-        f"sticker covers {any_row.area:.1%} of its picture on average.",
-        "",
-        "| Map | Pointing | IoU at 0.5 | IoU at mean | Absent prompt at a given sticker |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in report.methods.items():
-        lines.append(
-            f"| {name} | {row.pointing:.1%} | {row.overlap:.3f} | {row.overlap_at_mean:.3f} "
-            f"| {row.absent:.1%} |"
-        )
-    return "\n".join([*lines, ""])
