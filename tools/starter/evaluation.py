@@ -26,7 +26,7 @@ from legrad_engine.images.geometry import upsample
 from legrad_engine.layers import DEFAULT_LAYERS
 from tools.starter.art import Sprites
 from tools.starter.bootstrap import standard_error
-from tools.starter.presence import PresenceReport, measure_presence
+from tools.starter.presence import PresenceReport, measure_presence, shipped_calibration
 from tools.starter.scenes import chunks, pictures
 from tools.starter.styles import (
     TRAINING_STYLES,
@@ -355,7 +355,12 @@ def evaluate(
         sprites: The rendered art.
         total: Scenes per measurement.
         progress: Called with a line of text after each measurement.
+
+    Raises:
+        StarterError: The shipped calibration is of other weights than the shipped ones.
     """
+    # Refused before anything is measured.
+    shipped_calibration()
     families: dict[str, Family] = {}
     measured: list[tuple[str, Part, Mapping[str, float]]] = [
         *((name, "unseen", as_drawn(sprites, each)) for name, each in UNSEEN_FAMILIES.items()),

@@ -1,5 +1,6 @@
 """Training: how workers share a step, and which checkpoints are resumed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +81,8 @@ def test_a_training_runs_to_its_end_and_is_resumed_by_its_own_recipe_alone(tmp_p
         with pytest.raises(StarterError, match=f"differs in its {differs}: delete the folder"):
             train(other)
     assert run.checkpoint.read_bytes() == before
+    # From nothing, the same recipe makes the same weights.
+    shutil.rmtree(run.folder)
+    train(run)
+    again = read_checkpoint(run.checkpoint)["weights"]
+    assert all(torch.equal(tensor, again[name]) for name, tensor in saved["weights"].items())
