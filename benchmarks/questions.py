@@ -20,7 +20,7 @@ from torch import Tensor
 from legrad_engine import Explainer
 from legrad_engine.evaluation.metrics.localisation import points_inside
 from legrad_engine.families.attention import Attention
-from legrad_engine.images.cropping import PixelBox, crop
+from legrad_engine.images.cropping import PixelBox
 from legrad_engine.images.geometry import upsample
 from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.image_regions import embed_targets
@@ -132,7 +132,7 @@ def region_figures(explainer: Explainer, scenes: list[Scene]) -> dict[str, tuple
             box = _box_of(mask)
             size = scene.picture.size
             vectors = {
-                "cut out": explainer.embed_images([crop(scene.picture, box, size)])[0],
+                "cut out": explainer.embed_images([scene.picture.crop(box)])[0],
                 "final tokens": embed_targets(explainer, [ImageTarget(scene.picture, box=box)])[0],
             }
             for kind, vector in vectors.items():

@@ -1,10 +1,12 @@
 """Boxes in the pixels of a picture, and the region of a picture that a box marks."""
 
+import math
 from typing import TypeAlias
 
 from PIL import Image
 
 from legrad_engine.errors import InvalidTargetError
+from legrad_engine.images.geometry import Box
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels of the upright original; right and bottom are exclusive."""
@@ -68,15 +70,27 @@ def scale_box(box: PixelBox, image_size: tuple[int, int], size: tuple[int, int])
     return left, top, right, bottom
 
 
-def crop(picture: Image.Image, box: PixelBox, image_size: tuple[int, int]) -> Image.Image:
-    """Return the region of a picture, or of a reduced copy of it.
+def crop(
+    picture: Image.Image, shown: Box, box: PixelBox, image_size: tuple[int, int]
+) -> tuple[Image.Image, Box]:
+    """Cut the region of a picture out of a reduced copy of it.
 
     Args:
-        picture: the picture or its copy.
-        box: a box of the original.
+        picture: the copy.
+        shown: the box of the copy, in its pixels, that the original fills.
+        box: a box of the original that lies in it.
         image_size: (width, height) of the original, in pixels.
+
+    Returns:
+        The pixels that show a part of the region, and the box that it fills among them.
     """
-    return picture.crop(scale_box(box, image_size, picture.size))
+    across = (shown[2] - shown[0]) / image_size[0]
+    down = (shown[3] - shown[1]) / image_size[1]
+    left, right = (shown[0] + across * edge for edge in (box[0], box[2]))
+    top, bottom = (shown[1] + down * edge for edge in (box[1], box[3]))
+    start, above = math.floor(left), math.floor(top)
+    region = picture.crop((start, above, math.ceil(right), math.ceil(bottom)))
+    return region, (left - start, top - above, right - start, bottom - above)
 
 
 def size_for_region(

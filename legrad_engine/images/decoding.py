@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from legrad_engine.images.colors import to_srgb
 from legrad_engine.images.containers import Parts
 from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
+from legrad_engine.images.geometry import Box
 from legrad_engine.images.heif import HeifFile
 from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
 
@@ -26,6 +27,8 @@ DEFAULT_MAX_PIXELS = 64_000_000
 
 LeastSize = Callable[[tuple[int, int]], tuple[int, int]]
 """Returns the (width, height) that is enough of an upright picture of (width, height) pixels."""
+
+_Side = TypeVar("_Side", int, float)
 
 ImageSource = Image.Image | NDArray[np.generic] | bytes | str | os.PathLike[str]
 
@@ -49,6 +52,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_SIDE = frozenset(_UPRIGHT[value] for value in (5, 6, 7, 8))
+# Turns after which the right edge of the file's picture is the left one, and the lower the upper.
+_MIRRORED = (
+    frozenset(_UPRIGHT[value] for value in (2, 3, 6, 7)),
+    frozenset(_UPRIGHT[value] for value in (3, 4, 7, 8)),
+)
 
 
 def decode(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -81,11 +89,14 @@ class Versions:
         srgb: in sRGB.
         stored: without regard to its ICC profile; the same object where that changes nothing.
         full_size: (width, height) of the file's picture, upright; the versions may be smaller.
+        shown: the box of the versions, in their pixels, that the file's picture fills. Pixels at
+            an edge of a smaller version lie partly outside it.
     """
 
     srgb: Image.Image
     stored: Image.Image
     full_size: tuple[int, int]
+    shown: Box
 
 
 def decode_versions(
@@ -122,12 +133,14 @@ class _Decoded:
         stored: as stored; the same object where nothing is to be converted.
         turn: the rotation or mirroring that makes it upright.
         full_size: (width, height) of the file's picture, upright.
+        shown: see :class:`Versions`.
     """
 
     srgb: Image.Image
     stored: Image.Image
     turn: Image.Transpose | None
     full_size: tuple[int, int]
+    shown: Box
 
 
 def _read(
@@ -137,15 +150,16 @@ def _read(
     least_size: LeastSize | None = None,
 ) -> Versions:
     decoded = _decode(source, max_pixels, least_size)
-    turn, srgb, stored, full_size = decoded.turn, decoded.srgb, decoded.stored, decoded.full_size
+    turn, srgb, stored = decoded.turn, decoded.srgb, decoded.stored
+    full_size, shown = decoded.full_size, decoded.shown
     # Each version has four bytes for each pixel, and turning makes another one.
     del decoded
     if stored is srgb or not with_stored:
         del stored
         srgb = _turned(srgb, turn)
-        return Versions(srgb, srgb, full_size)
+        return Versions(srgb, srgb, full_size, shown)
     srgb = _turned(srgb, turn)
-    return Versions(srgb, _turned(stored, turn), full_size)
+    return Versions(srgb, _turned(stored, turn), full_size, shown)
 
 
 def _decode(source: ImageSource, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
@@ -179,11 +193,11 @@ def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | N
 
 def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     _check_size(image, max_pixels)
-    reduced_from = None
+    size = filled = None
     if least_size is not None and isinstance(image, JpegFile):
-        size = reduced_from = image.size
+        size = image.size
         turn = _UPRIGHT.get(_orientation(image))
-        image.reduce_to(_as_upright(least_size(_as_upright(size, turn)), turn))
+        filled = image.reduce_to(_as_upright(least_size(_as_upright(size, turn)), turn))
     # On hostile bytes Pillow's readers raise exceptions of nearly any type, from struct.error to
     # ZeroDivisionError; all of them mean that the picture cannot be read.
     try:
@@ -194,13 +208,31 @@ def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) 
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
     # Only now: Pillow turns a TIFF itself when it is loaded, and would load a PNG for its EXIF.
     turn = _UPRIGHT.get(_orientation(image))
-    full_size = _as_upright(reduced_from or stored.size, turn)
-    return _Decoded(srgb, stored, turn, full_size)
+    full_size = _as_upright(size or stored.size, turn)
+    return _Decoded(srgb, stored, turn, full_size, _shown(stored.size, filled or stored.size, turn))
 
 
-def _as_upright(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+def _as_upright(size: tuple[_Side, _Side], turn: Image.Transpose | None) -> tuple[_Side, _Side]:
     """Exchange width and height where a picture lies on its side."""
-    return size[::-1] if turn in _ON_SIDE else size
+    return (size[1], size[0]) if turn in _ON_SIDE else size
+
+
+def _shown(size: tuple[int, int], filled: tuple[float, float], turn: Image.Transpose | None) -> Box:
+    """Return the box that a picture fills, from the top left before it is turned, once it is.
+
+    Args:
+        size: (width, height) of the pixels, before the turn.
+        filled: (width, height) of the picture on them, before the turn.
+        turn: the turn.
+    """
+    width, height = _as_upright(filled, turn)
+    left, top = (
+        whole - part if turn in mirrored else 0.0
+        for whole, part, mirrored in zip(
+            _as_upright(size, turn), (width, height), _MIRRORED, strict=True
+        )
+    )
+    return left, top, left + width, top + height
 
 
 def _failure(error: Exception) -> Exception:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from legrad_engine.images.fits import Fit
-from legrad_engine.images.geometry import Geometry, plan
+from legrad_engine.images.geometry import Box, Geometry, plan
 from legrad_engine.images.resizing import Resize, resize_exactly
 from legrad_engine.models.preprocessing import Interpolation
 
 # A reduced picture has at least three pixels for each one of the input along a side. With two, maps
 # correlate with those of the whole picture at 0.999 in place of 0.9997, see benchmarks/fidelity.py.
 _LEAST_SCALE = 3
+# Of a side whose length is no multiple, the last pixel lies partly outside the picture, yet counts
+# as a whole one. With so many of them along a thin strip, that does not show in its maps.
+_LEAST_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,18 @@ class InputRules:
             # It takes single pixels, which no reduced picture has.
             return image_size
         left, top, right, bottom = self.plan(image_size).content_box
-        return _LEAST_SCALE * (right - left), _LEAST_SCALE * (bottom - top)
+        width, height = (
+            max(_LEAST_SCALE * fitted, min(_LEAST_SIDE, side))
+            for fitted, side in zip((right - left, bottom - top), image_size, strict=True)
+        )
+        return width, height
 
     def prepare(
         self,
         picture: Image.Image,
         image_size: tuple[int, int] | None = None,
         resize: Resize = resize_exactly,
+        shown: Box | None = None,
     ) -> PreparedImage:
         """Resize a picture to its box in the model's input.
 
@@ -87,11 +95,13 @@ class InputRules:
             picture: RGB, as :func:`legrad_engine.images.decoding.decode` returns it; or reduced.
             image_size: (width, height) of the original of a reduced picture.
             resize: resizes it, exactly or fast.
+            shown: the box of a reduced picture, in its pixels, that the original fills; None for
+                the whole.
 
         Raises:
             InvalidOptionError: see :meth:`plan`.
         """
         geometry = self.plan(image_size or picture.size)
         left, top, right, bottom = geometry.content_box
-        resized = resize(picture, (right - left, bottom - top), self.interpolation)
+        resized = resize(picture, (right - left, bottom - top), self.interpolation, shown)
         return PreparedImage(np.asarray(resized), geometry)

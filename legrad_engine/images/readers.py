@@ -67,15 +67,21 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         with enough_to_decode(self._decoder_bytes):
             return super().load()
 
-    def reduce_to(self, least_size: tuple[int, int]) -> None:
+    def reduce_to(self, least_size: tuple[int, int]) -> tuple[float, float]:
         """Decode the pixels at 1/2, 1/4 or 1/8 of the size, if that is enough.
 
         Args:
             least_size: (width, height) that is enough.
+
+        Returns:
+            (width, height) of the picture in pixels of that size. The last column and row of pixels
+            lie partly outside it where a side is no multiple.
         """
+        drafted = None
         # Lossless files have no coefficients of frequencies that could be left out.
         if not self._is_lossless and all(map(int.__le__, least_size, self.size)):
-            self.draft(None, least_size)
+            drafted = self.draft(None, least_size)
+        return self.size if drafted is None else drafted[1][2:]
 
 
 class WebpFile(WebPImagePlugin.WebPImageFile):

@@ -1,10 +1,14 @@
 """Resizing of pictures by Pillow's filters: exactly, or in a fifth of the time."""
 
+import math
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
 from PIL import Image
 
+from legrad_engine.images.geometry import Box
 from legrad_engine.models.preprocessing import Interpolation
 
 try:
@@ -13,8 +17,20 @@ except ImportError:
     # It has no wheel for Linux on ARM; there everything is resized exactly.
     vectorised = None
 
-Resize = Callable[[Image.Image, tuple[int, int], Interpolation], Image.Image]
-"""Resizes an RGB picture to (width, height)."""
+
+class Resize(Protocol):
+    """Resizes an RGB picture, or a box of it, to (width, height)."""
+
+    def __call__(
+        self,
+        picture: Image.Image,
+        size: tuple[int, int],
+        interpolation: Interpolation,
+        box: Box | None = None,
+        /,
+    ) -> Image.Image:
+        """See :func:`resize_exactly`."""
+
 
 _EXACT: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,16 +47,21 @@ _FAST: dict[Interpolation, str] = {
     "lanczos": "lanczos3",
 }
 
+_Axis: TypeAlias = Literal[0, 1]
+
 # Pillow stores a pixel of an RGB picture in four bytes.
 _BYTES_PER_PIXEL = 4
 # A band of a picture is in memory three times while it is resized.
 _BAND_BYTES = 2**22
-# A strip of extreme length would take more memory between the two steps than Pillow's.
-_MOST_NARROWED_BYTES = 2**26
+# Pillow takes less memory between the two steps.
+_MOST_BYTES_BETWEEN = 2**26
 
 
 def resize_exactly(
-    picture: Image.Image, size: tuple[int, int], interpolation: Interpolation
+    picture: Image.Image,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    box: Box | None = None,
 ) -> Image.Image:
     """Resize a picture as torchvision and the models' own pipelines do.
 
@@ -48,12 +69,16 @@ def resize_exactly(
         picture: RGB.
         size: (width, height) in pixels.
         interpolation: the filter.
+        box: the part that is resized, in pixels that may be fractions; None for the whole.
     """
-    return picture.resize(size, _EXACT[interpolation])
+    return picture.resize(size, _EXACT[interpolation], box)
 
 
 def resize_fast(
-    picture: Image.Image, size: tuple[int, int], interpolation: Interpolation
+    picture: Image.Image,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    box: Box | None = None,
 ) -> Image.Image:
     """Resize a picture by vector instructions.
 
@@ -64,43 +89,66 @@ def resize_fast(
         picture: RGB.
         size: (width, height) in pixels.
         interpolation: the filter.
+        box: the part that is resized, in pixels that may be fractions; None for the whole.
 
     Raises:
         MemoryError: there is not enough memory.
     """
-    width = size[0]
-    narrowed_bytes = width * picture.height * _BYTES_PER_PIXEL
-    is_fast = vectorised is not None and interpolation in _FAST and picture.size != size
-    if not is_fast or narrowed_bytes > _MOST_NARROWED_BYTES:
-        return resize_exactly(picture, size, interpolation)
-    # Widths first, as in Pillow: values between the steps are rounded, so that in the other order
-    # every fourth value would differ.
-    step = _Step(_FAST[interpolation])
-    narrowed = b"".join(
-        step.resized(band.tobytes("raw", "RGBX"), band.size, (width, band.height))
-        for band in _bands(picture)
+    edges = box or (0.0, 0.0, *picture.size)
+    first, second = _axes_in_order(picture.size, size)
+    between = _with_side(picture.size, first, size[first])
+    is_fast = vectorised is not None and interpolation in _FAST
+    is_large = math.prod(between) * _BYTES_PER_PIXEL > _MOST_BYTES_BETWEEN
+    is_same = picture.size == size and edges == (0, 0, *size)
+    if not is_fast or is_large or is_same:
+        return resize_exactly(picture, size, interpolation, box)
+    step = _Step(_FAST[interpolation], edges)
+    bands = (
+        step.resized(band.tobytes("raw", "RGBX"), band.size, first, size[first])
+        for band in _bands(picture, second)
     )
-    pixels = step.resized(narrowed, (width, picture.height), size)
+    pixels = step.resized(_joined(bands, second, between[1]), between, second, size[second])
     return Image.frombytes("RGB", size, pixels, "raw", "RGBX")
 
 
 class _Step:
-    """Resizes pixels of four bytes along one side."""
+    """Resizes a box of pixels of four bytes, one side after the other."""
 
-    def __init__(self, kernel: str) -> None:
-        algorithm = vectorised.ResizeAlg.convolution(vectorised.FilterType[kernel])
-        self._options = vectorised.ResizeOptions(algorithm, use_alpha=False)
+    def __init__(self, kernel: str, edges: Box) -> None:
+        self._algorithm = vectorised.ResizeAlg.convolution(vectorised.FilterType[kernel])
         self._resizer = vectorised.Resizer()
+        self._edges = edges
 
-    def resized(self, pixels: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
-        if old == new:
+    def resized(self, pixels: bytes, old: tuple[int, int], axis: _Axis, length: int) -> bytes:
+        new = _with_side(old, axis, length)
+        start, stop = self._edges[axis], self._edges[axis + 2]
+        if (start, stop, length) == (0, length, old[axis]):
             return pixels
-        _require(len(pixels) + 2 * new[0] * new[1] * _BYTES_PER_PIXEL)
+        _require(len(pixels) + 2 * math.prod(new) * _BYTES_PER_PIXEL)
+        crop = (
+            vectorised.CropBox(start, 0, stop - start, old[1])
+            if axis == 0
+            else vectorised.CropBox(0, start, old[0], stop - start)
+        )
+        options = vectorised.ResizeOptions(self._algorithm, use_alpha=False, crop_box=crop)
         source = vectorised.ImageData(*old, vectorised.PixelType.U8x4, pixels)
         result = vectorised.ImageData(*new, vectorised.PixelType.U8x4)
-        self._resizer.resize(source, result, self._options)
+        self._resizer.resize(source, result, options)
         resized: bytes = result.get_buffer()
         return resized
+
+
+def _axes_in_order(old: tuple[int, int], new: tuple[int, int]) -> tuple[_Axis, _Axis]:
+    """Return the axes to resize along, in the order of Pillow 13.
+
+    Values between the two steps are rounded: in the other order every fifth value would differ.
+    """
+    narrowed, lowered = old[0] - new[0], old[1] - new[1]
+    return (1, 0) if lowered > max(0, 2 * narrowed) else (0, 1)
+
+
+def _with_side(size: tuple[int, int], axis: _Axis, length: int) -> tuple[int, int]:
+    return (length, size[1]) if axis == 0 else (size[0], length)
 
 
 def _require(nbytes: int) -> None:
@@ -114,10 +162,21 @@ def _require(nbytes: int) -> None:
         raise MemoryError(f"no {nbytes} bytes to resize a picture") from error
 
 
-def _bands(picture: Image.Image) -> Iterator[Image.Image]:
-    rows = max(1, _BAND_BYTES // (_BYTES_PER_PIXEL * picture.width))
-    if rows >= picture.height:
+def _bands(picture: Image.Image, axis: _Axis) -> Iterator[Image.Image]:
+    """Cut a picture along an axis: into columns for 0, into rows for 1."""
+    whole, across = picture.size[axis], picture.size[1 - axis]
+    length = max(1, _BAND_BYTES // (_BYTES_PER_PIXEL * across))
+    if length >= whole:
         yield picture
         return
-    for top in range(0, picture.height, rows):
-        yield picture.crop((0, top, picture.width, min(picture.height, top + rows)))
+    for start in range(0, whole, length):
+        stop = min(whole, start + length)
+        yield picture.crop((start, 0, stop, across) if axis == 0 else (0, start, across, stop))
+
+
+def _joined(bands: Iterator[bytes], axis: _Axis, rows: int) -> bytes:
+    """Join the pixels of bands; those of columns have so many rows."""
+    if axis == 1:
+        return b"".join(bands)
+    columns = [np.frombuffer(band, np.uint8).reshape(rows, -1) for band in bands]
+    return np.hstack(columns).tobytes()

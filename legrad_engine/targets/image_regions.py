@@ -16,7 +16,7 @@ from torch import Tensor
 
 from legrad_engine.families.base import Tower
 from legrad_engine.families.heads import TokenHead
-from legrad_engine.images.cropping import PixelBox, check_region, crop
+from legrad_engine.images.cropping import PixelBox, check_region
 from legrad_engine.images.decoding import decode
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.inputs import PreparedImage
@@ -87,7 +87,7 @@ def _prepare(explainer: "Explainer", target: ImageTarget) -> PreparedImage:
     picture = decode(image)
     height, width = explainer.tower.patch_size
     check_region(target.box, picture.size, (width, height))
-    return explainer.prepare_decoded(crop(picture, target.box, picture.size))
+    return explainer.prepare_decoded(picture.crop(target.box))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from PIL import Image
 from legrad_engine.images.cropping import PixelBox, check_region, crop, size_for_region
 from legrad_engine.images.decoding import LeastSize, Versions, decode_versions
 from legrad_engine.images.file_formats import DEFAULT_MAX_SIDE
-from legrad_engine.images.geometry import Geometry, drawing_size
+from legrad_engine.images.geometry import Box, Geometry, drawing_size
 from legrad_engine.images.inputs import InputRules, PreparedImage
 from legrad_engine.images.resizing import Resize, resize_exactly, resize_fast
 from service.settings.values import DecodingName, PictureRules
@@ -66,15 +66,15 @@ def decode_picture(
     if geometry is None:
         versions = _decode(encoded, rules, partial(_enough, input_rules))
         for_model = versions.srgb if rules.srgb_for_model else versions.stored
-        prepared = input_rules.prepare(for_model, versions.full_size, resize)
+        prepared = input_rules.prepare(for_model, versions.full_size, resize, versions.shown)
         geometry = prepared.geometry
     if max_side is not None:
         size = drawing_size(geometry.image_size, max_side)
-        if versions is None or any(map(int.__lt__, versions.srgb.size, size)):
+        if versions is None or not _covers(versions.shown, size):
             del versions
             versions = _decode(encoded, rules, lambda _: size)
         # The queue holds this canvas, not the whole picture, which may be much larger.
-        canvas = resize(versions.srgb, size, "bicubic")
+        canvas = resize(versions.srgb, size, "bicubic", versions.shown)
     return DecodedPicture(geometry, prepared, canvas, time.perf_counter() - began)
 
 
@@ -93,7 +93,8 @@ def _prepare_region(
     height, width = input_rules.patch_size
     check_region(box, versions.full_size, (width, height))
     picture = versions.srgb if rules.srgb_for_model else versions.stored
-    return input_rules.prepare(crop(picture, box, versions.full_size), size, resize)
+    region, shown = crop(picture, versions.shown, box, versions.full_size)
+    return input_rules.prepare(region, size, resize, shown)
 
 
 def _enough(input_rules: InputRules, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -105,6 +106,12 @@ def _enough(input_rules: InputRules, image_size: tuple[int, int]) -> tuple[int, 
     for_model = input_rules.least_size(image_size)
     for_overlay = drawing_size(image_size, DEFAULT_MAX_SIDE)
     return max(for_model[0], for_overlay[0]), max(for_model[1], for_overlay[1])
+
+
+def _covers(shown: Box, size: tuple[int, int]) -> bool:
+    """Return whether a picture has at least as many pixels as a drawing along each side."""
+    left, top, right, bottom = shown
+    return right - left >= size[0] and bottom - top >= size[1]
 
 
 def _decode(encoded: bytes, rules: PictureRules, least_size: LeastSize) -> Versions:

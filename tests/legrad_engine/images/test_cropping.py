@@ -54,9 +54,21 @@ def test_a_region_is_cut_out_of_the_picture_and_of_its_copy() -> None:
     pixels[30:, 40:] = 200
     picture = Image.fromarray(pixels)
     for each in (picture, picture.reduce(2)):
-        region = crop(each, (40, 30, 80, 60), SIZE)
+        region, filled = crop(each, (0, 0, *each.size), (40, 30, 80, 60), SIZE)
         assert region.size == (each.width // 2, each.height // 2)
+        assert filled == (0, 0, *map(float, region.size))
         assert (np.asarray(region) == 200).all()
+
+
+def test_a_region_of_a_copy_keeps_its_parts_of_pixels() -> None:
+    # 79 x 57 pixels at a quarter, turned so that the parts of pixels are at the left and the top.
+    copy = Image.new("RGB", (20, 15))
+    shown = (0.25, 0.75, 20, 15)
+    region, filled = crop(copy, shown, (0, 0, 79, 57), (79, 57))
+    assert (region.size, filled) == ((20, 15), shown)
+    region, filled = crop(copy, shown, (13, 9, 20, 54), (79, 57))
+    # 3.5 to 5.25 across and 3 to 14.25 down.
+    assert (region.size, filled) == ((3, 12), (0.5, 0, 2.25, 11.25))
 
 
 @pytest.mark.parametrize(

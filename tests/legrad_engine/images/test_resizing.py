@@ -7,15 +7,21 @@ import pytest
 from PIL import Image
 
 from legrad_engine.images import resizing
+from legrad_engine.images.geometry import Box
 from legrad_engine.images.resizing import resize_exactly, resize_fast
 from legrad_engine.models.preprocessing import Interpolation
 from tests.support.pictures import picture
 
 
 def differences(
-    image: Image.Image, size: tuple[int, int], interpolation: Interpolation
+    image: Image.Image,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    box: Box | None = None,
 ) -> np.ndarray:
-    fast, exact = (resize(image, size, interpolation) for resize in (resize_fast, resize_exactly))
+    fast, exact = (
+        resize(image, size, interpolation, box) for resize in (resize_fast, resize_exactly)
+    )
     assert fast.size == exact.size == size
     assert fast.mode == exact.mode == "RGB"
     difference: np.ndarray = np.abs(np.asarray(fast).astype(int) - np.asarray(exact))
@@ -40,6 +46,26 @@ def test_nearly_every_value_is_that_of_pillow(
     assert (found > 0).mean() <= 0.02
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("image_size", [(97, 601), (17, 2000), (300, 700)])
+@pytest.mark.parametrize("size", [(140, 140), (60, 224), (10, 120)])
+def test_tall_pictures_are_lowered_before_they_are_narrowed_as_in_pillow(
+    image_size: tuple[int, int], size: tuple[int, int], interpolation: Interpolation
+) -> None:
+    found = differences(picture(*image_size), size, interpolation)
+    assert found.max() <= 2
+    assert (found > 0).mean() <= 0.02
+
+
+@pytest.mark.parametrize("box", [(0, 0, 300.5, 210.25), (0.75, 0.5, 301, 211), (3, 40, 64, 45.5)])
+@pytest.mark.parametrize("size", [(224, 224), (40, 200), (200, 40), (301, 211)])
+def test_a_box_of_fractions_is_resized_as_by_pillow(box: Box, size: tuple[int, int]) -> None:
+    found = differences(picture(301, 211), size, "bicubic", box)
+    assert found.max() <= 2
+    assert (found > 0).mean() <= 0.02
+    assert not differences(picture(301, 211), size, "hamming", box).any()
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "hamming"])
 def test_filters_that_are_not_fast_are_exact(interpolation: Interpolation) -> None:
     assert not differences(picture(300, 200), (64, 64), interpolation).any()
@@ -49,11 +75,15 @@ def test_a_picture_of_the_wanted_size_stays_as_it_is() -> None:
     assert not differences(picture(120, 80), (120, 80), "bicubic").any()
 
 
-def test_bands_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = picture(300, 211)
-    whole = resize_fast(image, (100, 90), "bicubic")
-    monkeypatch.setattr(resizing, "_BAND_BYTES", 7 * 4 * 300)
-    assert resize_fast(image, (100, 90), "bicubic").tobytes() == whole.tobytes()
+@pytest.mark.parametrize("size", [(300, 211), (211, 803)])
+@pytest.mark.parametrize("box", [None, (0.5, 0.25, 200, 210)])
+def test_bands_of_rows_or_columns_leave_no_seams(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], box: Box | None
+) -> None:
+    image = picture(*size)
+    whole = resize_fast(image, (100, 90), "bicubic", box)
+    monkeypatch.setattr(resizing, "_BAND_BYTES", 7 * 4 * max(size))
+    assert resize_fast(image, (100, 90), "bicubic", box).tobytes() == whole.tobytes()
 
 
 def test_without_the_library_everything_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +91,11 @@ def test_without_the_library_everything_is_exact(monkeypatch: pytest.MonkeyPatch
     assert not differences(picture(300, 200), (64, 64), "bicubic").any()
 
 
-def test_a_strip_of_extreme_length_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resizing, "_MOST_NARROWED_BYTES", 4 * 224 * 4000 - 1)
-    assert not differences(picture(4, 4000), (224, 224), "bicubic").any()
+@pytest.mark.parametrize(("size", "between"), [((300, 300), 224 * 300), ((300, 900), 300 * 224)])
+def test_a_picture_that_is_large_between_the_steps_is_left_to_pillow(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], between: int
+) -> None:
+    monkeypatch.setattr(resizing, "_MOST_BYTES_BETWEEN", 4 * between)
+    assert differences(picture(*size), (224, 224), "bicubic").any()
+    monkeypatch.setattr(resizing, "_MOST_BYTES_BETWEEN", 4 * between - 1)
+    assert not differences(picture(*size), (224, 224), "bicubic").any()
