@@ -72,7 +72,7 @@ def decode_picture(
         size = drawing_size(geometry.image_size, max_side)
         if versions is None or not _covers(versions.shown, size):
             del versions
-            versions = _decode(encoded, rules, lambda _: size)
+            versions = _decode(encoded, rules, partial(_enough, input_rules, drawn=size))
         # The queue holds this canvas, not the whole picture, which may be much larger.
         canvas = resize(versions.srgb, size, "bicubic", versions.shown)
     return DecodedPicture(geometry, prepared, canvas, time.perf_counter() - began)
@@ -97,15 +97,23 @@ def _prepare_region(
     return input_rules.prepare(region, size, resize, shown)
 
 
-def _enough(input_rules: InputRules, image_size: tuple[int, int]) -> tuple[int, int]:
+def _enough(
+    input_rules: InputRules, image_size: tuple[int, int], *, drawn: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     """Return the (width, height) that is enough for the model and for an overlay by default.
 
     The model's input must not depend on the overlay that is asked for: one that is larger makes the
-    picture decoded again.
+    picture decoded again. Nor must an overlay depend on whether the model's input is needed.
+
+    Args:
+        input_rules: how the picture is fitted to the model.
+        image_size: (width, height) of the picture.
+        drawn: (width, height) of the overlay that is asked for.
     """
     for_model = input_rules.least_size(image_size)
-    for_overlay = drawing_size(image_size, DEFAULT_MAX_SIDE)
-    return max(for_model[0], for_overlay[0]), max(for_model[1], for_overlay[1])
+    by_default = drawing_size(image_size, DEFAULT_MAX_SIDE)
+    width, height = (max(sides) for sides in zip(for_model, by_default, drawn, strict=True))
+    return width, height
 
 
 def _covers(shown: Box, size: tuple[int, int]) -> bool:

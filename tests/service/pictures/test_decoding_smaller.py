@@ -75,3 +75,18 @@ def test_a_region_is_cut_out_where_its_box_lies(orientation: int) -> None:
     # An edge of a pixel at a quarter of the size is none of the box.
     for box in ((1, 2, 1202, 1399), (601, 447, 2002, 1849)):
         assert error(decoded(data, "fast", box=box), decoded(data, "exact", box=box)) < 0.6
+
+
+@pytest.mark.parametrize("size", [(2049, 1401), (4097, 2733)])
+@pytest.mark.parametrize("max_side", [64, 300, 1024, 1025, 1300, 2049])
+def test_an_overlay_is_the_same_whether_the_trace_is_cached_or_not(
+    size: tuple[int, int], max_side: int
+) -> None:
+    data = photograph(size, 6)
+    first = decoded(data, "fast", max_side=max_side)
+    second = decoded(data, "fast", max_side=max_side, known=first)
+    exact = decoded(data, "exact", max_side=max_side)
+    assert second.prepared is None
+    np.testing.assert_array_equal(np.asarray(second.canvas), np.asarray(first.canvas))
+    difference = np.asarray(first.canvas, float) - np.asarray(exact.canvas)
+    assert np.sqrt((difference**2).mean()) < 1
