@@ -6,7 +6,8 @@ Its values have no slots: pickling would then read and set each field by Python 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from pickle import PickleBuffer  # nosec B403 # a view of bytes; nothing is unpickled here
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.regions import Region, find_all_regions
 from legrad_engine.images.rendering import Normalization, blend
 from legrad_engine.images.statistics import Statistics, summarize_all
+
+# The protocol of pickle that has buffers beside the pickle.
+_BUFFERS_SINCE = 5
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,15 @@ class DrawnTarget:
     overlay: bytes | None
     regions: Sequence[Region] | None
     statistics: Statistics
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Let pickles have the files beside them, where they are not copied."""
+        if int(protocol) < _BUFFERS_SINCE:
+            return super().__reduce_ex__(protocol)
+        values = vars(self).values()
+        return DrawnTarget, tuple(
+            PickleBuffer(value) if isinstance(value, bytes) else value for value in values
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import io
 import pickle  # nosec B403 # between the server and its own processes
 import socket
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from typing import Any
 
 # Bytes of all parts together, and number of parts.
@@ -84,11 +85,18 @@ class AnswerReader:
     """Puts the answers of a picture process together from the bytes that arrive.
 
     A decoder that a picture has taken over must not take over the server: nothing but values and
-    errors of the two packages is unpickled.
+    errors of the two packages is unpickled. Each buffer becomes bytes of its own, as in
+    :func:`receive`: drawn files are in memory once, and small arrays keep nothing else alive.
     """
 
     def __init__(self) -> None:
-        self._received = bytearray()
+        self._received: deque[memoryview] = deque()
+        self._size = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parts = _parts_of_answer()
+        self._wanted = next(self._parts)
 
     def feed(self, received: bytes) -> Any | None:
         """Take bytes; return the answer if they complete it, otherwise None.
@@ -98,22 +106,31 @@ class AnswerReader:
             ValueError: there are bytes behind the message.
             Exception: bytes that are no message raise errors of nearly any type.
         """
-        content = self._received
-        content += received
-        if len(content) < _PREFIX.size:
-            return None
-        nbytes, count = _PREFIX.unpack_from(content)
-        size = _PREFIX.size + 8 * count + nbytes
-        if size > _MOST_BYTES:
-            raise ValueError(f"a message of {size} bytes")
-        if len(content) < size:
-            return None
-        if len(content) > size:
-            raise ValueError(f"{len(content) - size} bytes behind a message")
-        # The arrays of the answer keep it, without a copy.
-        self._received = bytearray()
-        pickled, *buffers = _split(memoryview(content)[_PREFIX.size :], count)
-        return _AnswerUnpickler(io.BytesIO(pickled), buffers=buffers).load()
+        self._received.append(memoryview(received))
+        self._size += len(received)
+        try:
+            while self._size >= self._wanted:
+                self._wanted = self._parts.send(self._take(self._wanted))
+        except StopIteration as complete:
+            if self._size:
+                raise ValueError(f"{self._size} bytes behind a message") from None
+            self._begin()
+            pickled, *buffers = complete.value
+            return _AnswerUnpickler(io.BytesIO(pickled), buffers=buffers).load()
+        return None
+
+    def _take(self, nbytes: int) -> bytes:
+        """Remove and return so many of the received bytes."""
+        self._size -= nbytes
+        pieces: list[memoryview] = []
+        while nbytes:
+            piece = self._received.popleft()
+            if len(piece) > nbytes:
+                self._received.appendleft(piece[nbytes:])
+                piece = piece[:nbytes]
+            pieces.append(piece)
+            nbytes -= len(piece)
+        return b"".join(pieces)
 
 
 class _AnswerUnpickler(pickle.Unpickler):
@@ -136,12 +153,18 @@ def _class_of_answer(module: str, name: str) -> Any:
     raise pickle.UnpicklingError(f"{module}.{name} does not belong into an answer.")
 
 
-def _split(content: memoryview, count: int) -> list[memoryview]:
-    lengths: Sequence[int] = struct.unpack_from(f"<{count}Q", content)
-    parts, start = [], 8 * count
+def _parts_of_answer() -> Generator[int, bytes, list[bytes]]:
+    """Return the parts of a message; yield the number of bytes that are needed next."""
+    nbytes, count = _PREFIX.unpack((yield _PREFIX.size))
+    size = _PREFIX.size + 8 * count + nbytes
+    if size > _MOST_BYTES:
+        raise ValueError(f"a message of {size} bytes")
+    lengths: Sequence[int] = struct.unpack(f"<{count}Q", (yield 8 * count))
+    if sum(lengths) != nbytes:
+        raise ValueError(f"a message of {nbytes} bytes whose parts have {sum(lengths)}")
+    parts = []
     for length in lengths:
-        parts.append(content[start : start + length])
-        start += length
+        parts.append((yield length))
     return parts
 
 

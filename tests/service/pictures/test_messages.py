@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legrad_engine.errors import ImageDecodeError
-from service.pictures.jobs import Decode, Order, Refused
+from legrad_engine.images.statistics import Statistics
+from service.pictures.drawing import DrawnImage, DrawnTarget
+from service.pictures.jobs import Decode, Done, Order, Refused
 from service.pictures.messages import AnswerReader, pack, receive, send
 from tests.support.picture_workers import decoding
+
+FILE = 500_000
+# What one read of a socket returns.
+PIECE = 200_000
+STATISTICS = Statistics(1.0, (2, 3), 0.5, 0.25, 0.125)
+MAP = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 def answered(message: object) -> Any:
@@ -30,6 +39,57 @@ def test_large_arrays_and_encoded_pictures_are_not_copied_into_the_pickle() -> N
         head, pickled, buffer = pack(message)
         assert len(head) + len(pickled) < 1500
         assert bytes(buffer) == large
+
+
+def drawn(*files: bytes | None) -> Done:
+    """Return an answer of targets with the same map and these files as heatmap and overlay."""
+    return Done(
+        DrawnImage([DrawnTarget(MAP.copy(), each, each, None, STATISTICS) for each in files], 0.1)
+    )
+
+
+def in_pieces(message: bytes) -> Any:
+    """Return an answer that arrives in pieces, as from a socket."""
+    reader = AnswerReader()
+    for start in range(0, len(message), PIECE):
+        answer = reader.feed(message[start : start + PIECE])
+    return answer
+
+
+def test_drawn_files_are_not_copied_into_the_pickle() -> None:
+    file = os.urandom(FILE)
+    head, pickled, *buffers = pack(drawn(file, None, file))
+    assert len(head) + len(pickled) < 1500
+    assert sorted(map(len, buffers)) == [MAP.nbytes] * 3 + [FILE] * 4
+
+
+def test_drawn_files_arrive_as_bytes() -> None:
+    file = os.urandom(1000)
+    for answer in (answered(drawn(file, None)), pickle.loads(pickle.dumps(drawn(file, None)))):
+        first, second = answer.value.targets
+        assert type(first.overlay) is bytes
+        assert (first.heatmap, first.overlay, second.overlay) == (file, file, None)
+        np.testing.assert_array_equal(second.map, MAP)
+        assert first.statistics == STATISTICS
+
+
+def test_an_answer_holds_its_files_once_and_a_map_holds_none_of_them() -> None:
+    message = b"".join(pack(drawn(*(os.urandom(FILE) for _ in range(4)))))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        answer = in_pieces(message)
+        held = tracemalloc.get_traced_memory()[0] - before
+        assert 8 * FILE < held < 8 * FILE + 100_000
+        file, map_ = answer.value.targets[1].overlay, answer.value.targets[0].map
+        del answer
+        held = tracemalloc.get_traced_memory()[0] - before
+        assert FILE < held < FILE + 100_000
+        del file
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(map_, MAP)
 
 
 def test_orders_and_answers_arrive_as_they_were_sent() -> None:
@@ -107,7 +167,14 @@ def test_answers_arrive_in_pieces_of_any_size_one_after_the_other(cuts: list[int
 
 
 @pytest.mark.parametrize(
-    "message", [b"".join(pack(1)) + b"!", struct.pack("<QI", 1 << 62, 1), b"\xff" * 64]
+    "message",
+    [
+        b"".join(pack(1)) + b"!",
+        struct.pack("<QI", 1 << 62, 1),
+        b"\xff" * 64,
+        # Parts that are longer than the message.
+        struct.pack("<QIQQ", 20, 2, 10, 1 << 40) + bytes(20),
+    ],
 )
 def test_bytes_that_are_no_answer_are_refused_at_once(message: bytes) -> None:
     with pytest.raises(ValueError, match="message"):
