@@ -79,7 +79,7 @@ class Admission:
         self._requests.add(reservation.owner, -1)
 
     def reserve_pictures(
-        self, reservation: "Reservation", deadline: float, pictures: int
+        self, reservation: "Reservation", deadline: float, pictures: int, targets: int
     ) -> contextlib.AbstractContextManager[None]:
         """Reserve time of the picture processes, until the context ends.
 
@@ -87,11 +87,12 @@ class Admission:
             reservation: the request's slot.
             deadline: of the request, on the monotonic clock in seconds.
             pictures: number of pictures to decode and draw.
+            targets: number of target pictures, which are decoded only.
 
         Raises:
             TooManyRequestsError: the picture processes are busy until the deadline.
         """
-        return self._pictures.reserve(reservation.owner, deadline, pictures)
+        return self._pictures.reserve(reservation.owner, deadline, pictures, targets)
 
     def reserve_drawings(self, reservation: "Reservation", pixels: int) -> None:
         """Reserve pixels of heatmaps and overlays, until the slot is released.

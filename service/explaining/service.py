@@ -25,7 +25,7 @@ from service.explaining.pictures import Pictures
 from service.explaining.plan import Plan, naming_dear_measurements, naming_measurements
 from service.explaining.preparing import Drawing, Preparation, all_or_none
 from service.explaining.progress import ProgressBoard
-from service.explaining.targets import TargetName, name_target
+from service.explaining.targets import TargetName, encoded_images, name_target
 from service.explaining.url_images import UrlImages
 from service.pictures.drawing import DrawnImage
 from service.pictures.workers import PictureWorkers
@@ -91,12 +91,15 @@ class ExplainingService:
             check_limits(command.inputs, self._limits)
         first = commands[0]
         pictures = sum(len(command.inputs.images) for command in commands)
+        targets = sum(len(encoded_images(command.inputs.question)) for command in commands)
         first.progress.enter("loading")
         # Held until everything is drawn, so that the model is not unloaded meanwhile.
         async with self._pool.use(first.inputs.model, first.deadline) as served:
             try:
                 async with asyncio.timeout_at(_on_loop_clock(first.deadline)):
-                    with self.admission.reserve_pictures(reservation, first.deadline, pictures):
+                    with self.admission.reserve_pictures(
+                        reservation, first.deadline, pictures, targets
+                    ):
                         first.progress.enter("preparing")
                         plans = [Plan.of(command, served) for command in commands]
                         await self._charge_cost(plans)

@@ -34,13 +34,14 @@ class PictureCapacity:
         """Note the time that one picture took."""
         self._rates[work].record(1.0, seconds)
 
-    def check(self, owner: Hashable, deadline: float, pictures: int = 1) -> None:
+    def check(self, owner: Hashable, deadline: float, pictures: int = 1, targets: int = 0) -> None:
         """Refuse a request whose pictures would not be done by its deadline. Reserve nothing.
 
         Args:
             owner: owner of the request; owners take turns.
             deadline: deadline of the request, on the monotonic clock in seconds.
             pictures: number of its pictures.
+            targets: number of its target pictures, which are decoded and not drawn.
 
         Raises:
             TooManyRequestsError: by the measured rates, these pictures and those that have their
@@ -49,7 +50,7 @@ class PictureCapacity:
         if not self._reserved:
             # Idle workers accept everything: an outdated rate must not refuse every request.
             return
-        decoding = self._estimate("decode", self._decoded_until(owner, pictures))
+        decoding = self._estimate("decode", self._decoded_until(owner, pictures + targets))
         drawing = self._estimate("draw", fair_total(self._reserved, owner, pictures))
         late = time.monotonic() + decoding + drawing - deadline
         if late > 0:
@@ -59,18 +60,21 @@ class PictureCapacity:
             )
 
     @contextlib.contextmanager
-    def reserve(self, owner: Hashable, deadline: float, pictures: int) -> Iterator[None]:
+    def reserve(
+        self, owner: Hashable, deadline: float, pictures: int, targets: int = 0
+    ) -> Iterator[None]:
         """Reserve time for pictures, from the start of their request until they are drawn.
 
         Args:
             owner: owner of the request.
             deadline: deadline of the request, on the monotonic clock in seconds.
             pictures: number of its pictures.
+            targets: number of its target pictures.
 
         Raises:
             TooManyRequestsError: see :meth:`check`.
         """
-        self.check(owner, deadline, pictures)
+        self.check(owner, deadline, pictures, targets)
         self._reserved[owner] += pictures
         try:
             yield

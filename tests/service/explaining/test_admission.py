@@ -164,6 +164,34 @@ def test_a_deadline_leaves_time_to_draw_a_batch_of_the_size_that_the_model_has(
         assert second.result(60).status_code == 200
 
 
+@pytest.mark.parametrize(("targets", "status"), [(15, 429), (1, 200)])
+def test_target_pictures_that_leave_no_time_are_refused_at_once(
+    tiny_model: str, targets: int, status: int
+) -> None:
+    with RunningApp(tiny_model, picture_processes=1) as running, Held(running) as held:
+        first = running.explain_in_background(unlike(1))
+        assert held.entered.wait(60)
+        for _ in range(100):
+            running.workers.capacity.record("decode", 2.0)
+        body = request_of(
+            image=data_url(encoded(picture(40, 40, seed=2))),
+            prompts=None,
+            targets=[
+                {"type": "image", "image": data_url(encoded(picture(30, 30, seed=10 + number)))}
+                for number in range(targets)
+            ],
+        )
+        asked = running.explain_in_background(body, **{"X-Request-Timeout-Ms": "30000"})
+        running.eventually(lambda: asked.done() or running.model.batcher.queue_depth == 1)
+        # The others are as quick as ever.
+        assert asked.done() == (status == 429)
+        held.release()
+        assert first.result(60).status_code == 200
+        answer = asked.result(60)
+        assert answer.status_code == status
+        assert status == 200 or int(answer.headers["Retry-After"]) >= 1
+
+
 def test_texts_to_encode_count_as_work(tiny_model: str) -> None:
     with RunningApp(tiny_model, max_queue_cost=2.0, max_texts=1000) as running:
         body = request_of(prompts=["a cat"], options={"templates": "openai"})

@@ -30,6 +30,21 @@ def test_a_deadline_that_waiting_pictures_leave_no_time_for_is_refused() -> None
     capacity.check("a", time.monotonic())
 
 
+def test_target_pictures_are_decoded_and_not_drawn() -> None:
+    capacity = PictureCapacity(1, lambda _, more: more)
+    capacity.record("decode", 0.1)
+    capacity.record("draw", 10.0)
+    deadline = time.monotonic() + 60
+    with capacity.reserve("a", deadline, 1, targets=15):
+        # Sixteen decodings and two drawings, plus a margin of one half.
+        for spare, targets in ((33, 15), (31.5, 1)):
+            capacity.check("b", time.monotonic() + spare, 1, targets)
+        with pytest.raises(TooManyRequestsError) as caught:
+            capacity.check("b", time.monotonic() + 31.5, 1, targets=15)
+        assert caught.value.retry_after_seconds == pytest.approx(1.5 * (1.6 + 20) - 31.5, abs=0.1)
+    assert not capacity._reserved
+
+
 def test_more_processes_need_less_time() -> None:
     assert PictureCapacity(1, lambda _, more: more).drawing_seconds(8) == 0
     seconds = []
