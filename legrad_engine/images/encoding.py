@@ -1,6 +1,7 @@
 """Encoding of pictures, maps and arrays as files."""
 
 import io
+import math
 import struct
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ from legrad_engine.images.file_formats import PICTURE_FORMATS as PICTURE_FORMATS
 from legrad_engine.images.file_formats import HeatmapFormat as HeatmapFormat
 from legrad_engine.images.file_formats import PictureFormat as PictureFormat
 
-_LONGEST_SIDES: dict[PictureFormat, int] = {"jpeg": 65_500, "webp": 16_383}
+_LONGEST_SIDES: dict[HeatmapFormat | PictureFormat, int] = {"jpeg": 65_500, "webp": 16_383}
 
 _SUB, _UP = 1, 2
 # Of zlib-ng: the next levels take a quarter more time for files a seventh smaller.
@@ -43,16 +44,32 @@ def encode_picture(
     if format == "png":
         return encode_png(picture)
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    longest = _LONGEST_SIDES[format]
-    if max(image.size) > longest:
-        raise InvalidOptionError(
-            f"{format} holds pictures of at most {longest} pixels a side, and this one has "
-            f"{image.width} x {image.height}: use png, or a smaller max_side.",
-            field="format",
-        )
+    check_format(format, image.size)
     buffer = io.BytesIO()
     image.save(buffer, format, quality=quality)
     return buffer.getvalue()
+
+
+def check_format(
+    format: HeatmapFormat | PictureFormat, size: tuple[int, int], field: str = "format"
+) -> None:
+    """Refuse a format that cannot hold a picture.
+
+    Args:
+        format: the format.
+        size: (width, height) of the picture, in pixels.
+        field: name of the option that chose the format.
+
+    Raises:
+        InvalidOptionError: a side is too long.
+    """
+    longest = _LONGEST_SIDES.get(format, math.inf)
+    if max(size) > longest:
+        raise InvalidOptionError(
+            f"{format} holds pictures of at most {longest} pixels a side, and this one has "
+            f"{size[0]} x {size[1]}: use png, or a smaller max_side.",
+            field=field,
+        )
 
 
 def encode_png(picture: Image.Image | NDArray[Any]) -> bytes:

@@ -306,6 +306,8 @@ class Preparation:
             plan.measurements,
         )
         size = drawing_size(geometry.image_size, inputs.output.max_side)
+        with naming_fields(format="output.format", heatmap="output.heatmap"):
+            inputs.drawing_rules.check(size)
         return _Prepared(
             item,
             plan.picture_cost(picture, geometry),

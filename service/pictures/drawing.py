@@ -18,6 +18,7 @@ from legrad_engine.images.encoding import (
     PICTURE_FORMATS,
     HeatmapFormat,
     PictureFormat,
+    check_format,
     encode_npy,
     encode_picture,
     encode_png,
@@ -77,6 +78,16 @@ class DrawingRules:
     def draws_heatmaps(self) -> bool:
         """Whether heatmaps are pictures."""
         return self.heatmap not in ("npy", "none")
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Refuse formats that cannot hold pictures of (width, height) pixels.
+
+        Raises:
+            InvalidOptionError: a side is too long; ``format`` or ``heatmap`` is at fault.
+        """
+        check_format(self.heatmap, size, "heatmap")
+        if self.overlay:
+            check_format(self.format, size, "format")
 
 
 @dataclass(frozen=True)

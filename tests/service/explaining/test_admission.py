@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from service.batching import QueueFullError
 from service.errors import TooManyRequestsError
@@ -190,6 +191,34 @@ def test_target_pictures_that_leave_no_time_are_refused_at_once(
         answer = asked.result(60)
         assert answer.status_code == status
         assert status == 200 or int(answer.headers["Retry-After"]) >= 1
+
+
+WIDE = data_url(encoded(Image.new("RGB", (16_500, 4), "red")))
+
+
+@pytest.mark.parametrize(
+    ("output", "field"),
+    [
+        ({"format": "webp", "heatmap": "none"}, "output.format"),
+        ({"format": "webp", "heatmap": "webp"}, "output.heatmap"),
+        ({"format": "webp", "heatmap": "webp", "overlay": False}, "output.heatmap"),
+        ({"format": "webp", "heatmap": "png", "overlay": False}, None),
+        ({"format": "png"}, None),
+    ],
+)
+def test_a_format_that_cannot_hold_the_drawing_is_refused_before_the_queue(
+    tiny_model: str, output: dict[str, Any], field: str | None
+) -> None:
+    body = request_of(image=WIDE, output={"max_side": 20_000, **output})
+    with RunningApp(tiny_model, max_output_side=20_000) as running, Held(running) as held:
+        asked = running.explain_in_background(body, **{"X-Request-Timeout-Ms": "30000"})
+        running.eventually(lambda: asked.done() or held.entered.is_set())
+        assert held.entered.is_set() == (field is None)
+        held.release()
+        if field is None:
+            assert asked.result(60).status_code == 200
+        else:
+            refused(asked.result(60), 422, "invalid-option", field)
 
 
 def test_texts_to_encode_count_as_work(tiny_model: str) -> None:
