@@ -21,6 +21,7 @@ from benchmarks.processor_time import ProcessorTime, lock_share
 from benchmarks.report import Row
 from benchmarks.servers import RunningServer
 from service.schemas.requests import OutputOptions
+from service.settings.native_libraries import NATIVE_VARIABLES
 
 CLIENTS = 16
 PROMPTS = ("a cat", "a dog", "a car", "a tree")
@@ -86,7 +87,8 @@ def measure(repeats: int) -> list[Row]:
         model = workload.write_nearly_free_model(Path(folder))
         with (
             _server(model) as server,
-            servers.peer("benchmarks.peers.floor", "/health", []) as floor,
+            # With the allocator of the service, which keeps large blocks.
+            servers.peer("benchmarks.peers.floor", "/health", [], NATIVE_VARIABLES) as floor,
         ):
             rows = _processor_time(server, floor, rounds)
             rows += [_lock(server, case) for case in (NOTHING_DRAWN, DEFAULT)]

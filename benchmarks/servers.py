@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,17 +80,24 @@ def legrad(models: str, **settings: object) -> Iterator[RunningServer]:
 
 
 @contextmanager
-def peer(module: str, health: str, arguments: Sequence[str]) -> Iterator[RunningServer]:
+def peer(
+    module: str,
+    health: str,
+    arguments: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[RunningServer]:
     """Run another server, a module of this package; yield it when it is ready.
 
     Args:
         module: module to run, with the port as its first argument.
         health: path that answers 200 once the model is loaded.
         arguments: arguments after the port.
+        variables: environment variables beside those of this process, if any.
     """
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", module, str(port), *arguments],
+        env={**os.environ, **(variables or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

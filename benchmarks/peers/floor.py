@@ -29,8 +29,15 @@ _CELLS = 14
 _LEAST_SIDE = 3 * _SIDE
 _USUAL_SIDE = 1024
 _SAMPLED_SIDE = 7 * _CELLS
-_OPACITY = 0.6 * np.clip(np.arange(256, dtype=np.float32) / 255 / 0.6, 0, 1)
+_OPACITY = 0.6 * np.clip(np.arange(256) / 255 / 0.6, 0, 1)[:, np.newaxis, np.newaxis]
+_COLORS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, np.newaxis], cv2.COLORMAP_TURBO)
+# What an overlay has of the colour of each level, and which part of the picture it has beside it.
+# Blended from these in bytes, it takes half the time of blending in floats, or by Pillow.
+_OVER = np.rint(_OPACITY * _COLORS).astype(np.uint8)
+_UNDER = np.repeat(255 - np.rint(255 * _OPACITY).astype(np.uint8), 3, axis=2)
 _BICUBIC = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
+# Stands for a drawing while the rest of an answer is written.
+_FILE = b"<file>"
 # PNG's filter: each byte minus the one above it.
 _UP = 2
 
@@ -73,19 +80,23 @@ class Floor:
         picture = _decoded(encoded, width, height)
         _resized(picture, (_SIDE, _SIDE))
         canvas = _resized(picture, size) if output["overlay"] else None
+        files: list[bytes] = []
         targets = [
             {
                 "target": prompt,
                 "similarity": 0.1,
                 **_described(map_, output["regions_threshold"]),
-                **_drawn(map_, canvas, size, output),
+                **_drawn(map_, canvas, size, output, files),
             }
             for prompt, map_ in zip(prompts, self._maps, strict=False)
         ]
-        return json.dumps({"images": [{"targets": targets}]}).encode()
+        first, *others = json.dumps({"images": [{"targets": targets}]}).encode().split(_FILE)
+        # Base64 has no characters that JSON escapes: writing it as JSON would take longer.
+        rest = (part for pair in zip(files, others, strict=True) for part in pair)
+        return b"".join((first, *rest))
 
 
-def _decoded(encoded: bytes, width: int, height: int) -> Pixels:
+def _decoded(encoded: bytes, width: int, height: int) -> ImageData:
     """Decode at the smallest power of two of the size that leaves enough pixels."""
     share = min(1.0, _USUAL_SIDE / max(width, height))
     least_width = max(_LEAST_SIDE, round(width * share))
@@ -93,25 +104,24 @@ def _decoded(encoded: bytes, width: int, height: int) -> Pixels:
     part = 1
     while part < 8 and width >= 2 * part * least_width and height >= 2 * part * least_height:
         part *= 2
-    if part == 1:
-        return _pixels(simplejpeg.decode_jpeg(encoded))
-    return _pixels(
-        simplejpeg.decode_jpeg(
-            encoded, min_width=width // part, min_height=height // part, min_factor=1
-        )
+    smaller = (
+        {}
+        if part == 1
+        else {"min_width": width // part, "min_height": height // part, "min_factor": 1}
     )
+    pixels = _pixels(simplejpeg.decode_jpeg(encoded, colorspace="RGBA", **smaller))
+    return ImageData(pixels.shape[1], pixels.shape[0], PixelType.U8x4, pixels.tobytes())
 
 
-def _resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize widths and then heights, as Pillow does."""
-    height, width = picture.shape[:2]
+def _resized(picture: ImageData, size: tuple[int, int]) -> Pixels:
+    """Resize widths and then heights, as Pillow does pictures that are not tall."""
     resizer = Resizer()
-    source = ImageData(width, height, PixelType.U8x3, picture.tobytes())
-    narrowed = ImageData(size[0], height, PixelType.U8x3)
-    resizer.resize(source, narrowed, _BICUBIC)
-    resized = ImageData(*size, PixelType.U8x3)
+    narrowed = ImageData(size[0], picture.height, PixelType.U8x4)
+    resizer.resize(picture, narrowed, _BICUBIC)
+    resized = ImageData(*size, PixelType.U8x4)
     resizer.resize(narrowed, resized, _BICUBIC)
-    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
+    pixels = np.frombuffer(resized.get_buffer(), np.uint8).reshape(size[1], size[0], 4)
+    return _pixels(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))
 
 
 def _read(content_type: bytes, body: bytes) -> tuple[list[str], dict[str, Any], bytes]:
@@ -154,22 +164,28 @@ def _drawn(
     canvas: Pixels | None,
     size: tuple[int, int],
     output: Mapping[str, Any],
-) -> dict[str, object]:
-    drawn: dict[str, object] = {}
+    files: list[bytes],
+) -> dict[str, str]:
+    """Return a mark for each drawing, and append the drawings to the files."""
+    drawn: dict[str, str] = {}
+
+    def add(name: str, file: bytes | memoryview) -> None:
+        drawn[name] = _FILE.decode()
+        files.append(pybase64.b64encode(file))
+
     if output["heatmap"] == "npy":
         written = io.BytesIO()
         np.save(written, map_)
-        drawn["heatmap"] = pybase64.b64encode_as_string(written.getbuffer())
+        add("heatmap", written.getbuffer())
     levels = None
     if canvas is not None or output["heatmap"] not in ("npy", "none"):
         levels = _pixels(cv2.resize((255 * map_).astype(np.uint8), size))
     if levels is not None and output["heatmap"] not in ("npy", "none"):
-        drawn["heatmap"] = _encoded(levels, output["heatmap"].removesuffix("16"), output)
+        add("heatmap", _encoded(levels, output["heatmap"].removesuffix("16"), output))
     if levels is not None and canvas is not None:
-        colors = cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)
-        opacity = np.asarray(cv2.LUT(levels, _OPACITY), np.float32)
-        blended = _pixels(cv2.blendLinear(colors, canvas, opacity, 1 - opacity))
-        drawn["overlay"] = _encoded(blended, output.get("format", "png"), output)
+        under = cv2.multiply(canvas, cv2.applyColorMap(levels, _UNDER), scale=1 / 255)
+        blended = _pixels(cv2.add(under, cv2.applyColorMap(levels, _OVER)))
+        add("overlay", _encoded(blended, output.get("format", "png"), output))
     return drawn
 
 
@@ -178,20 +194,20 @@ def _pixels(found: NDArray[Any]) -> Pixels:
     return np.asarray(found, np.uint8)
 
 
-def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> str:
+def _encoded(pixels: Pixels, format: str, output: Mapping[str, Any]) -> bytes | memoryview:
     if format == "jpeg":
         colors = "GRAY" if pixels.ndim == 2 else "RGB"
-        encoded = simplejpeg.encode_jpeg(
+        encoded: bytes = simplejpeg.encode_jpeg(
             pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis],
             quality=output["quality"],
             colorspace=colors,
             colorsubsampling="Gray" if colors == "GRAY" else "420",
         )
-    elif format == "png":
-        encoded = _png(pixels)
-    else:
-        encoded = cv2.imencode(f".{format}", pixels)[1]
-    return pybase64.b64encode_as_string(encoded)
+        return encoded
+    if format == "png":
+        return _png(pixels)
+    quality = (cv2.IMWRITE_WEBP_QUALITY, output["quality"])
+    return cv2.imencode(f".{format}", pixels, quality)[1].data
 
 
 def _png(pixels: Pixels) -> bytes:

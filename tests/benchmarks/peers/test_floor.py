@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -65,3 +66,21 @@ def test_overlays_and_heatmaps_have_the_size_and_format_of_the_service(
         overlay, heatmap = picture(target["overlay"]), picture(target["heatmap"])
         assert (overlay.format, overlay.mode, overlay.size) == (format.upper(), "RGB", drawn)
         assert (heatmap.format, heatmap.mode, heatmap.size) == ("PNG", "L", drawn)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_overlays_have_the_quality_that_is_asked_for(format: str) -> None:
+    coarse, fine = (
+        len(answer((300, 200), overlay=True, format=format, quality=quality)[0]["overlay"])
+        for quality in (30, 95)
+    )
+    assert coarse < fine / 2
+
+
+def test_overlays_show_the_picture_where_the_map_is_low() -> None:
+    (target, _) = answer((300, 200), heatmap="png", overlay=True, format="png")
+    levels = np.asarray(picture(target["heatmap"]), int)
+    whole = Image.open(io.BytesIO(workload.jpeg(300, 200, 0))).convert("RGB")
+    changes = np.abs(np.asarray(picture(target["overlay"]), int) - np.asarray(whole, int))
+    assert changes[levels < 3].max() <= 3
+    assert changes[levels > 200].mean() > 20
