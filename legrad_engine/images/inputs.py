@@ -60,8 +60,8 @@ class InputRules:
         """
         return plan(image_size, size=self.size, patch_size=self.patch_size, fit=self.fit)
 
-    def make(self, geometry: Geometry) -> bool:
-        """Return whether these rules, or equal ones for this picture, made a geometry."""
+    def match(self, geometry: Geometry) -> bool:
+        """Return whether these rules would fit the picture of a geometry in the same way."""
         return geometry == self.plan(geometry.image_size)
 
     def least_size(self, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -115,7 +115,7 @@ class BatchExplainer:
         Similarities of another input than the usual one are not those of the calibration.
         """
         similarities = explanation.similarities.tolist()
-        usual = self._explainer.input_rules().make(explanation.geometry)
+        usual = self._explainer.input_rules().match(explanation.geometry)
         if self._calibration is None or not usual:
             return [None] * len(similarities)
         return [self._calibration.probability(each) for each in similarities]

@@ -144,7 +144,7 @@ class ExplainingService:
         calibration = self._pool.get(served.id).presence
         # Similarities of another input are not those that a calibration was fitted on.
         rules = plan.explainer.input_rules()
-        usual = [rules.make(each.explanation.geometry) for each in explained]
+        usual = [rules.match(each.explanation.geometry) for each in explained]
         use = MethodUse(method.name, method.targeted, method.note(plan.explainer.tower))
         return ExplainOutcome(
             model=served.id,

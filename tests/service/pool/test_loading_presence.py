@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from legrad_engine.models.identity import ModelIdentity
-from legrad_engine.models.reference import ModelReference
-from legrad_engine.presence import PresenceCalibration
 from tests.support.answers import check_against_contract
+from tests.support.calibrations import write_calibration, write_calibration_of
 from tests.support.hub_files import hub_server
 from tests.support.pictures import base64_of, encoded, picture, request_of
 from tests.support.protocols import refused_as_kserve_does
@@ -23,16 +21,10 @@ SIZE = TINY["vision_cfg"]["image_size"]
 WIDE = base64_of(encoded(picture(96, 64)))
 
 
-def calibration_of(weights: str, file: Path) -> Path:
-    PresenceCalibration(9.0, -1.0, 20, 20, 0.1, 0.05, "a test", weights).write(file)
-    return file
-
-
 @pytest.fixture(scope="module")
 def calibrated(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    identity = ModelIdentity.of(ModelReference.parse(tiny_model))
-    assert identity is not None
-    file = calibration_of(identity.weights, tmp_path_factory.mktemp("presence") / "presence.json")
+    file = tmp_path_factory.mktemp("presence") / "presence.json"
+    write_calibration(file, tiny_model)
     with RunningApp(tiny_model, presence=f"{MODEL}={file}") as running:
         yield running
 
@@ -98,7 +90,8 @@ def test_a_model_of_the_hub_is_loaded_before_its_calibration_is_checked(
         "org/own/open_clip_model.safetensors": (tmp_path / "tiny.safetensors").read_bytes(),
     }
     commit = ("a" if fitted else "b") * 40
-    file = calibration_of(f"org/own@{commit}", tmp_path / "presence.json")
+    file = tmp_path / "presence.json"
+    write_calibration_of(file, f"org/own@{commit}")
     with hub_server(files) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
