@@ -1,9 +1,9 @@
 """A decoder that fails has too little memory, or a damaged file."""
 
+import multiprocessing
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,34 +13,30 @@ from legrad_engine.images.memory import enough_to_decode
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits address space")
 
 
-@contextmanager
-def limited(nbytes: int) -> Iterator[None]:
+def fail_to_decode(limit: int, nbytes: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(
-        resource.RLIMIT_AS, (pages * resource.getpagesize() + nbytes, resource.RLIM_INFINITY)
-    )
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def fail_to_decode(nbytes: int) -> None:
+    address_space = pages * resource.getpagesize() + limit
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, resource.RLIM_INFINITY))
     with enough_to_decode(nbytes):
         raise OSError("broken data stream")
 
 
+def fail_in_a_new_process(limit: int, nbytes: int) -> None:
+    # An older process may hold any amount of freed memory, on top of the limit.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        processes.submit(fail_to_decode, limit, nbytes).result()
+
+
 def test_an_error_is_the_file_s_fault_where_there_is_memory() -> None:
-    with limited(600_000_000), pytest.raises(OSError, match="broken data stream"):
-        fail_to_decode(100_000_000)
+    with pytest.raises(OSError, match="broken data stream"):
+        fail_in_a_new_process(600_000_000, 100_000_000)
 
 
 def test_an_error_is_a_lack_of_memory_where_there_is_none() -> None:
-    with limited(600_000_000), pytest.raises(MemoryError, match="1000000000 bytes"):
-        fail_to_decode(1_000_000_000)
+    with pytest.raises(MemoryError, match="1000000000 bytes"):
+        fail_in_a_new_process(600_000_000, 1_000_000_000)
 
 
 def test_a_size_that_no_file_can_have_is_not_asked_for() -> None:
-    with limited(2**34), pytest.raises(OSError, match="broken data stream"):
-        fail_to_decode(2**64)
+    with pytest.raises(OSError, match="broken data stream"):
+        fail_in_a_new_process(2**34, 2**64)
