@@ -9,7 +9,7 @@ from legrad_engine.images.bitstreams import Size, av1_sizes, hevc_sizes
 
 # Many times more than any encoder writes. Without a limit, a large file of nothing else would take
 # many seconds.
-_MOST_STEPS = 500_000
+_MOST_STEPS = 200_000
 _DERIVED = frozenset({b"grid", b"iovl", b"iden"})
 # Boxes of which a file has at most one within another. Decoders differ in the one of two they take.
 _SINGLE = frozenset(
