@@ -2,10 +2,8 @@
 
 import math
 import mmap
-from collections.abc import Iterator
 from typing import Literal, Protocol, TypeAlias
 
-import numpy as np
 from PIL import Image
 
 from legrad_engine.images.geometry import Box
@@ -51,10 +49,11 @@ _Axis: TypeAlias = Literal[0, 1]
 
 # Pillow stores a pixel of an RGB picture in four bytes.
 _BYTES_PER_PIXEL = 4
-# A band of a picture is in memory three times while it is resized.
-_BAND_BYTES = 2**22
 # Pillow takes less memory between the two steps.
 _MOST_BYTES_BETWEEN = 2**26
+# The library's own memory: its weights, of which each pixel of a line has a few, and the rest.
+_WEIGHT_BYTES = 64
+_ROOM_BYTES = 2**20
 
 
 def resize_exactly(
@@ -103,38 +102,31 @@ def resize_fast(
     if not is_fast or is_large or is_same:
         return resize_exactly(picture, size, interpolation, box)
     step = _Step(_FAST[interpolation], edges)
-    bands = (
-        step.resized(band.tobytes("raw", "RGBX"), band.size, first, size[first])
-        for band in _bands(picture, second)
-    )
-    pixels = step.resized(_joined(bands, second, between[1]), between, second, size[second])
-    return Image.frombytes("RGB", size, pixels, "raw", "RGBX")
+    return step.resized(step.resized(picture, first, size[first]), second, size[second])
 
 
 class _Step:
-    """Resizes a box of pixels of four bytes, one side after the other."""
+    """Resizes a box of a picture along one side, in the memory of Pillow."""
 
     def __init__(self, kernel: str, edges: Box) -> None:
         self._algorithm = vectorised.ResizeAlg.convolution(vectorised.FilterType[kernel])
         self._resizer = vectorised.Resizer()
         self._edges = edges
 
-    def resized(self, pixels: bytes, old: tuple[int, int], axis: _Axis, length: int) -> bytes:
-        new = _with_side(old, axis, length)
+    def resized(self, picture: Image.Image, axis: _Axis, length: int) -> Image.Image:
         start, stop = self._edges[axis], self._edges[axis + 2]
-        if (start, stop, length) == (0, length, old[axis]):
-            return pixels
-        _require(len(pixels) + 2 * math.prod(new) * _BYTES_PER_PIXEL)
+        if (start, stop, length) == (0, length, picture.size[axis]):
+            return picture
         crop = (
-            vectorised.CropBox(start, 0, stop - start, old[1])
+            vectorised.CropBox(start, 0, stop - start, picture.height)
             if axis == 0
-            else vectorised.CropBox(0, start, old[0], stop - start)
+            else vectorised.CropBox(0, start, picture.width, stop - start)
         )
-        options = vectorised.ResizeOptions(self._algorithm, use_alpha=False, crop_box=crop)
-        source = vectorised.ImageData(*old, vectorised.PixelType.U8x4, pixels)
-        result = vectorised.ImageData(*new, vectorised.PixelType.U8x4)
-        self._resizer.resize(source, result, options)
-        resized: bytes = result.get_buffer()
+        resized = Image.new("RGB", _with_side(picture.size, axis, length))
+        _require(_ROOM_BYTES + _WEIGHT_BYTES * max(picture.size[axis], length))
+        self._resizer.resize_pil(
+            picture, resized, vectorised.ResizeOptions(self._algorithm, crop_box=crop)
+        )
         return resized
 
 
@@ -160,23 +152,3 @@ def _require(nbytes: int) -> None:
         mmap.mmap(-1, nbytes).close()
     except OSError as error:
         raise MemoryError(f"no {nbytes} bytes to resize a picture") from error
-
-
-def _bands(picture: Image.Image, axis: _Axis) -> Iterator[Image.Image]:
-    """Cut a picture along an axis: into columns for 0, into rows for 1."""
-    whole, across = picture.size[axis], picture.size[1 - axis]
-    length = max(1, _BAND_BYTES // (_BYTES_PER_PIXEL * across))
-    if length >= whole:
-        yield picture
-        return
-    for start in range(0, whole, length):
-        stop = min(whole, start + length)
-        yield picture.crop((start, 0, stop, across) if axis == 0 else (0, start, across, stop))
-
-
-def _joined(bands: Iterator[bytes], axis: _Axis, rows: int) -> bytes:
-    """Join the pixels of bands; those of columns have so many rows."""
-    if axis == 1:
-        return b"".join(bands)
-    columns = [np.frombuffer(band, np.uint8).reshape(rows, -1) for band in bands]
-    return np.hstack(columns).tobytes()

@@ -1,4 +1,4 @@
-"""Fast resizing beside Pillow's: sizes, filters, bands and strips."""
+"""Fast resizing beside Pillow's: sizes, filters and strips."""
 
 from itertools import product
 
@@ -73,17 +73,6 @@ def test_filters_that_are_not_fast_are_exact(interpolation: Interpolation) -> No
 
 def test_a_picture_of_the_wanted_size_stays_as_it_is() -> None:
     assert not differences(picture(120, 80), (120, 80), "bicubic").any()
-
-
-@pytest.mark.parametrize("size", [(300, 211), (211, 803)])
-@pytest.mark.parametrize("box", [None, (0.5, 0.25, 200, 210)])
-def test_bands_of_rows_or_columns_leave_no_seams(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], box: Box | None
-) -> None:
-    image = picture(*size)
-    whole = resize_fast(image, (100, 90), "bicubic", box)
-    monkeypatch.setattr(resizing, "_BAND_BYTES", 7 * 4 * max(size))
-    assert resize_fast(image, (100, 90), "bicubic", box).tobytes() == whole.tobytes()
 
 
 def test_without_the_library_everything_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
