@@ -34,7 +34,8 @@ def encode_picture(
     """Encode an RGB or grey picture.
 
     Args:
-        picture: a Pillow image, or uint8 ``[height, width, 3]`` in RGB or ``[height, width]``.
+        picture: a Pillow image, or uint8 ``[height, width, 3]`` in RGB, ``[height, width, 4]`` with
+            a byte without meaning, or ``[height, width]``.
         format: ``jpeg`` and ``webp`` lose detail; ``png`` loses nothing.
         quality: 1 to 100, for ``jpeg`` and ``webp``.
 
@@ -43,7 +44,7 @@ def encode_picture(
     """
     if format == "png":
         return encode_png(picture)
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = picture if isinstance(picture, Image.Image) else _image_of(picture)
     check_format(format, image.size)
     buffer = io.BytesIO()
     image.save(buffer, format, quality=quality)
@@ -76,10 +77,12 @@ def encode_png(picture: Image.Image | NDArray[Any]) -> bytes:
     """Encode a picture or a map in whole levels as PNG.
 
     Args:
-        picture: an RGB or grey Pillow image, uint8 ``[height, width, 3]`` in RGB, or uint8 or
-            uint16 ``[height, width]``.
+        picture: an RGB or grey Pillow image, uint8 ``[height, width, 3]`` in RGB or ``[height,
+            width, 4]`` with a byte without meaning, or uint8 or uint16 ``[height, width]``.
     """
     pixels = np.asarray(picture)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, :3]
     height, width = pixels.shape[:2]
     depth = pixels.itemsize
     rows = pixels if depth == 1 else pixels.astype(">u2")
@@ -107,6 +110,14 @@ def encode_png(picture: Image.Image | NDArray[Any]) -> bytes:
 def encode_npy(array: NDArray[np.number[Any]]) -> bytes:
     """Encode an array as the bytes of a .npy file."""
     return _npy_header(array.shape, array.dtype.str) + array.tobytes()
+
+
+def _image_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    height, width, *channels = pixels.shape
+    if channels == [4]:
+        # Of this mode no pixel is copied.
+        return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+    return Image.fromarray(pixels)
 
 
 # The maps of a model have few shapes, and a header takes longer than the rest.

@@ -26,7 +26,7 @@ from legrad_engine.images.encoding import (
 from legrad_engine.images.enlarging import enlarge
 from legrad_engine.images.geometry import Geometry, drawing_size
 from legrad_engine.images.regions import Region, find_all_regions
-from legrad_engine.images.rendering import Normalization, blend
+from legrad_engine.images.rendering import Blending, Normalization
 from legrad_engine.images.statistics import Statistics, summarize_all
 
 # The protocol of pickle that has buffers beside the pickle.
@@ -153,13 +153,13 @@ def draw(
         regions = find_all_regions(maps, geometry, rules.regions_threshold)
     targets = []
     statistics = summarize_all(maps, geometry)
+    blending = None if canvas is None else Blending(canvas, rules.colormap, rules.alpha)
     for index, raw in enumerate(maps):
         drawn = None
         drawn_map = deep if rules.heatmap == "png16" else levels
         heatmap = _encode_heatmap(raw, None if drawn_map is None else drawn_map[index], rules)
-        if levels is not None and canvas is not None:
-            drawing = blend(canvas, levels[index], rules.colormap, rules.alpha)
-            drawn = encode_picture(drawing, rules.format, rules.quality)
+        if levels is not None and blending is not None:
+            drawn = encode_picture(blending.over(levels[index]), rules.format, rules.quality)
         found = None if regions is None else regions[index]
         targets.append(DrawnTarget(raw, heatmap, drawn, found, statistics[index]))
     return DrawnImage(targets, time.perf_counter() - began)

@@ -46,6 +46,13 @@ def test_a_picture_is_read_back_as_it_was(name: PictureFormat, mode: str) -> Non
     assert name != "png" or not difference.any()
 
 
+@pytest.mark.parametrize("name", PICTURE_FORMATS)
+def test_a_fourth_byte_of_each_pixel_is_left_out(name: PictureFormat) -> None:
+    pixels = np.asarray(decode(EXAMPLES / "cat.jpg"))
+    padded = np.dstack([pixels, np.full(pixels.shape[:2], 77, np.uint8)])
+    assert encode_picture(padded, name) == encode_picture(pixels, name)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_less_quality_takes_fewer_bytes(name: PictureFormat) -> None:
     picture = decode(EXAMPLES / "cat.jpg")

@@ -9,9 +9,11 @@ from legrad_engine.errors import InvalidOptionError
 from legrad_engine.images.geometry import plan, upsample
 from legrad_engine.images.rendering import (
     COLORMAPS,
+    Blending,
     Normalization,
     colorize,
     normalize,
+    opacity_ramp,
     overlay,
 )
 
@@ -116,3 +118,27 @@ def test_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
     with pytest.raises(InvalidOptionError, match="0 to 1") as caught:
         overlay(Image.new("RGB", (2, 2)), np.zeros((2, 2), np.float32), alpha=alpha)
     assert caught.value.field == "alpha"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (300, 400), (70_000, 2)])
+@pytest.mark.parametrize("alpha", [0.0, 0.37, 0.6, 1.0])
+def test_every_pixel_is_blended_to_within_a_level(size: tuple[int, int], alpha: float) -> None:
+    width, height = size
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+    levels = generator.integers(0, 256, (height, width), np.uint8)
+    blended = Blending(Image.fromarray(pixels), "turbo", alpha).over(levels)
+    assert blended.dtype == np.uint8
+    assert blended.shape == (height, width, 4)
+    opacity = alpha * opacity_ramp()[levels][:, :, np.newaxis]
+    exact = (1 - opacity) * pixels + opacity * colorize(levels / np.float32(255), "turbo")
+    # A half for rounding the result, and a half for rounding the opacity.
+    assert np.abs(blended[:, :, :3] - exact).max() <= 1
+
+
+def test_several_heatmaps_are_blended_over_one_picture() -> None:
+    picture = Image.new("RGB", (4, 4), (10, 200, 30))
+    blending = Blending(picture)
+    hot, cold = (blending.over(np.full((4, 4), level, np.uint8)) for level in (255, 0))
+    assert (hot[:, :, :3] != np.asarray(picture)).any()
+    assert (cold[:, :, :3] == np.asarray(picture)).all()
