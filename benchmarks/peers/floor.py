@@ -38,8 +38,8 @@ _UNDER = np.repeat(255 - np.rint(255 * _OPACITY).astype(np.uint8), 3, axis=2)
 _BICUBIC = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
 # Stands for a drawing while the rest of an answer is written.
 _FILE = b"<file>"
-# PNG's filter: each byte minus the one above it.
-_UP = 2
+# PNG's filters: each byte minus the one to its left, which suits maps, or above it, for pictures.
+_SUB, _UP = 1, 2
 
 _KEEP_ALIVE_SECONDS = 600
 
@@ -215,9 +215,12 @@ def _png(pixels: Pixels) -> bytes:
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
     filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = _UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    if pixels.ndim == 3:
+        filtered[:, 0], filtered[0, 1:] = _UP, rows[0]
+        np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    else:
+        filtered[:, 0], filtered[:, 1] = _SUB, rows[:, 0]
+        np.subtract(rows[:, 1:], rows[:, :-1], out=filtered[:, 2:])
     colors = 2 if pixels.ndim == 3 else 0
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colors, 0, 0, 0)),
