@@ -23,9 +23,7 @@ from tools.starter.learner import CONFIG_PATH
 from tools.starter.styles import TRAINING_FAMILIES, TRAINING_STYLES, family_of
 from tools.starter.training import Run, Schedule, Stage, train
 
-SHORT = Schedule(
-    stages=(Stage(112, 32, 600, 48), Stage(140, 32, 100, 64)), warm_up=1600, prototypes=4000
-)
+SHORT = Schedule(stages=(Stage(112, 32, 120, 48),), warm_up=320, prototypes=2000)
 _TEXT_STEPS = 500
 _CHECKPOINT_SECONDS = 120.0
 
