@@ -38,6 +38,8 @@ PATIENT = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_health_check_timeout_ms": "60000",
+    # Otherwise it kills workers while other programs take nearly all memory of the machine.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 """Variables of a cluster on a busy machine."""
 

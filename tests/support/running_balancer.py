@@ -162,12 +162,19 @@ class Load:
     A caller repeats a request at most ``retries`` times if it is told to try later or if the
     connection breaks, and waits for the time of ``Retry-After`` before. Where HAProxy would answer
     the first request of a connection with 502, it closes a kept connection instead; the caller then
-    waits as long as after a 502.
+    waits as long as after a 502. An answer, and a number of them, may take ``patience`` seconds.
     """
 
     def __init__(
-        self, url: str, bodies: Sequence[dict[str, Any]], *, callers: int = 6, retries: int = 0
+        self,
+        url: str,
+        bodies: Sequence[dict[str, Any]],
+        *,
+        callers: int = 6,
+        retries: int = 0,
+        patience: float = _PATIENCE_SECONDS,
     ) -> None:
+        self._patience = patience
         self._url = url
         self._bodies = bodies
         self._retries = retries
@@ -194,12 +201,12 @@ class Load:
         """Wait until so many more requests were answered; fail after a bounded time."""
         with self._changed:
             wanted = self.answered + more
-            assert self._changed.wait_for(lambda: self.answered >= wanted, _PATIENCE_SECONDS), (
+            assert self._changed.wait_for(lambda: self.answered >= wanted, self._patience), (
                 self.outcomes
             )
 
     def _call(self, number: int) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
+        with httpx.Client(base_url=self._url, timeout=self._patience) as client:
             for body in itertools.cycle([*self._bodies[number:], *self._bodies[:number]]):
                 if self._stop.is_set():
                     return
