@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from service.batching import RestartBackoff
+from service.pool import lifecycle
 from tests.support.model_pools import (
     BROKEN,
     A,
@@ -65,9 +67,10 @@ def test_a_checkpoint_that_was_mended_is_loaded_by_request(models: list[str], fo
         assert ask(running, "pool-a-mended").status_code == 200
 
 
-def test_a_load_with_a_temporary_error_is_retried_without_a_request(
+def test_requests_are_told_when_a_load_with_a_temporary_error_is_retried(
     models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lifecycle, "_RELOAD_BACKOFF", RestartBackoff(3600.0, 3600.0))
     with (
         GatedLoads(monkeypatch, failures=1) as gate,
         at_start(models[:1], wait=False) as running,
@@ -78,6 +81,17 @@ def test_a_load_with_a_temporary_error_is_retried_without_a_request(
         assert problem(refused) == (503, "not-ready")
         assert int(refused.headers["retry-after"]) >= 1
         assert problem(running.client.get("/health/ready")) == (503, "not-ready")
+        assert gate.count == 1
+
+
+def test_a_load_with_a_temporary_error_is_retried_without_a_request(
+    models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        GatedLoads(monkeypatch, failures=1) as gate,
+        at_start(models[:1], wait=False) as running,
+    ):
+        gate.release()
         running.eventually(lambda: states(running)[A] == "ready")
         assert running.client.get(f"/models/{A}").json()["error"] is None
         assert ask(running).status_code == 200

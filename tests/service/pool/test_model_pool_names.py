@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.batching import RestartBackoff
+from service.pool import lifecycle
 from tests.support.model_pools import GatedLoads, ask, problem
 from tests.support.pictures import base64_of, encoded, request_of
 from tests.support.running_app import RunningApp
@@ -67,12 +69,17 @@ def test_a_plain_slash_in_a_path_is_told_its_encoding(named: RunningApp, path: s
 
 
 def test_requests_reach_a_model_by_its_written_name(
-    named: RunningApp, monkeypatch: pytest.MonkeyPatch
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with GatedLoads(monkeypatch, failures=99) as loads:
+    # A retry would be one more load.
+    monkeypatch.setattr(lifecycle, "_RELOAD_BACKOFF", RestartBackoff(3600.0, 3600.0))
+    with (
+        GatedLoads(monkeypatch, failures=99) as loads,
+        RunningApp(f"Shop={tiny_model},{TAGGED}", load_models="on-demand") as running,
+    ):
         loads.release()
-        assert problem(ask(named, TAGGED)) == (503, "not-ready")
-        answer = named.client.post(
+        assert problem(ask(running, TAGGED)) == (503, "not-ready")
+        answer = running.client.post(
             f"/v1/models/{ENCODED}:explain", json={"instances": [request_of()]}
         )
         assert (answer.status_code, answer.json()["code"]) == (503, "not-ready")
