@@ -1,5 +1,6 @@
 """A second question about a picture costs less, and its answer is the same."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ import pytest
 from tests.support.cached_questions import Counted, answer_to, assert_same, body_of, image_url
 from tests.support.pictures import data_url, encoded, picture, request_of
 from tests.support.running_app import RunningApp
+
+# Of pictures that nobody has asked about yet, also when a test runs again.
+new_seeds = itertools.count(100)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,9 @@ def test_a_second_question_is_answered_the_same_without_decoding_or_forward_pass
 def test_only_the_same_computation_on_the_same_bytes_is_the_same_question(
     serving: RunningApp,
 ) -> None:
-    url = image_url(2, 90, 50)
-    sideways = data_url(encoded(picture(90, 50, seed=2), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01"
+    seed = next(new_seeds)
+    url = image_url(seed, 90, 50)
+    sideways = data_url(encoded(picture(90, 50, seed=seed), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01"
                                 b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"))  # fmt: skip
     questions: list[dict[str, Any]] = [
         {"image": url},
@@ -73,7 +78,7 @@ def test_only_the_same_computation_on_the_same_bytes_is_the_same_question(
 
 
 def test_a_picture_is_decoded_again_only_for_a_drawing_of_another_size(serving: RunningApp) -> None:
-    url = image_url(3, 120, 90)
+    url = image_url(next(new_seeds), 120, 90)
 
     def asked(**output: Any) -> tuple[dict[str, Any], dict[str, float]]:
         counted = Counted(serving)
