@@ -156,14 +156,13 @@ class Server:
         raise AssertionError("It still accepts connections.")
 
     def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for the one wanted log entry and return it; fail after a bounded time."""
+        """Wait for a wanted log entry and return the first; fail after a bounded time."""
         pause = threading.Event()
         deadline = time.monotonic() + _START_SECONDS
         while not (found := [entry for entry in self.log if wanted(entry)]):
             assert time.monotonic() < deadline, self.log_lines[-20:]
             pause.wait(0.02)
-        (entry,) = found
-        return entry
+        return found[0]
 
     def metric(self, sample: str) -> float:
         """Return the value of one sample, named as in the exposition."""
