@@ -16,6 +16,7 @@ from service.errors import (
     PictureTimeoutError,
     ServiceError,
 )
+from service.pictures import workers as picture_workers
 from service.pictures.decoding import decode_picture
 from service.pictures.drawing import DrawingRules, draw
 from service.pictures.jobs import OutOfMemory
@@ -135,7 +136,12 @@ def test_a_cancelled_request_ends_once_its_picture_does() -> None:
     asyncio.run(one_leaves())
 
 
-def test_a_request_that_leaves_shortly_before_its_picture_is_done_keeps_the_process() -> None:
+def test_a_request_that_leaves_shortly_before_its_picture_is_done_keeps_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # However long a busy machine takes for the picture.
+    monkeypatch.setattr(picture_workers, "_GRACE_SECONDS", 30.0)
+
     async def one_leaves() -> None:
         async with started() as workers:
             pids = workers.pids
@@ -152,7 +158,7 @@ def test_a_request_that_leaves_shortly_before_its_picture_is_done_keeps_the_proc
 def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
     async def stuck() -> None:
         metrics = Metrics([], [], [])
-        async with started(2, 0.5, metrics=metrics) as workers:
+        async with started(2, 3.0, metrics=metrics) as workers:
             kept = await workers.decode("a", decoding())
             hanging = [await workers.decode("b", decoding())]
             (first, second) = (
@@ -168,7 +174,7 @@ def test_a_picture_that_takes_too_long_is_ended_and_others_go_on() -> None:
             (slow,) = await queued(drawing(workers, kept, source))
             for _ in range(3):
                 await workers.decode("c", decoding())
-            with pytest.raises(PictureTimeoutError, match=r"0\.5 s") as caught:
+            with pytest.raises(PictureTimeoutError, match=r" 3 s") as caught:
                 await slow
             assert caught.value.field == "output"
             assert not runs(first.pid)
@@ -187,16 +193,18 @@ def test_a_small_file_that_is_long_work_is_ended_and_others_go_on() -> None:
 
     async def attacked() -> None:
         metrics = Metrics([], [], [])
-        async with started(2, 0.4, metrics=metrics) as workers:
-            slow = await queued(*[workers.decode("a", decoding(data)) for _ in range(4)])
+        # The file takes many seconds; any other picture takes milliseconds, or, on a busy machine,
+        # a second.
+        async with started(2, 3.0, metrics=metrics) as workers:
+            slow = await queued(*[workers.decode("a", decoding(data)) for _ in range(2)])
             async with asyncio.timeout(60):
                 others = [workers.decode(f"b{number}", decoding()) for number in range(8)]
                 for each in await asyncio.gather(*others):
                     assert each.prepared is not None
                 for task in slow:
-                    with pytest.raises(PictureTimeoutError, match=r"0\.4 s"):
+                    with pytest.raises(PictureTimeoutError, match=r" 3 s"):
                         await task
-        assert ends(metrics) == {"time": 4}
+        assert ends(metrics) == {"time": 2}
 
     asyncio.run(attacked())
 
