@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,30 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from tests.support.pictures import encoded, picture
-from tests.support.running_server import LEGRAD, environment
+from tests.support.running_server import environment
 
 pytestmark = pytest.mark.slow
 
 PICTURES = 32
+
+# The program, which explains the first batch of pictures and then waits until it is interrupted.
+PROGRAM = """
+import threading
+
+from service.__main__ import main
+from service.bulk.computing import FolderExplainer
+
+explain, begun = FolderExplainer.explain, threading.Event()
+
+def explain_once(self, read):
+    if begun.is_set():
+        threading.Event().wait()
+    begun.set()
+    return explain(self, read)
+
+FolderExplainer.explain = explain_once
+main()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +48,17 @@ def _interruptible() -> Iterator[None]:
 
 
 def command(pictures: Path, output: Path, model: str) -> list[str]:
-    return [str(LEGRAD), "explain", str(pictures), "a cat", "-o", str(output), "--model", model]
+    return ["explain", str(pictures), "a cat", "-o", str(output), "--model", model]
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny_model: str, tmp_path: Path) -> None:
     pictures, output = tmp_path / "pictures", tmp_path / "output"
     pictures.mkdir()
     for number in range(PICTURES):
-        # Large enough that the signal comes long before the last one.
-        content = encoded(picture(600, 400, seed=number), "JPEG")
+        content = encoded(picture(60, 40, seed=number), "JPEG")
         (pictures / f"{number:02}.jpg").write_bytes(content)
     process = subprocess.Popen(
-        command(pictures, output, tiny_model),
+        [sys.executable, "-c", PROGRAM, *command(pictures, output, tiny_model)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,7 +84,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny_model: str, tmp_p
     assert 0 < explained < PICTURES
     assert "Traceback" not in errors
 
-    resumed = CliRunner().invoke(app, command(pictures, output, tiny_model)[1:])
+    resumed = CliRunner().invoke(app, command(pictures, output, tiny_model))
     assert resumed.exit_code == 0, resumed.output
     counts = re.search(r"^(\d+) explained, (\d+) done before: ", resumed.output, re.M)
     assert counts, resumed.output
