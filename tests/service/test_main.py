@@ -48,9 +48,13 @@ main()
 FREEING = """
 import ctypes, resource, sys, types
 
+PR_SET_THP_DISABLE = 41  # of linux/prctl.h
+
 def app():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
+    # A huge page would be one fault in place of 512.
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     faults = []
     for _ in range(10):
         blocks = [ctypes.c_void_p(libc.malloc(4 << 20)) for _ in range(3)]
