@@ -93,13 +93,27 @@ STEPS = st.lists(
 
 class ScriptedProcessor:
     def __init__(self, failing_starts: Sequence[bool]) -> None:
-        self.open = threading.Event()
-        self.open.set()
         self.starts = 0
         self.stops = 0
         self.abandoned = 0
-        self.computing: set[threading.Thread] = set()
+        self._gate = threading.Condition()
+        self._open = True
+        self._held: set[threading.Thread] = set()
         self._failing_starts = list(failing_starts)
+
+    def hold(self) -> None:
+        with self._gate:
+            self._open = False
+
+    def release(self) -> None:
+        with self._gate:
+            self._open = True
+            self._gate.notify_all()
+
+    def holds(self, worker: threading.Thread) -> bool:
+        """Whether a worker's call does not end before the release, after :meth:`hold`."""
+        with self._gate:
+            return worker in self._held
 
     def start(self) -> None:
         if self._failing_starts and self._failing_starts.pop():
@@ -107,9 +121,10 @@ class ScriptedProcessor:
         self.starts += 1
 
     def launch(self, items: Sequence[Submit]) -> Computed[Submit]:
-        self.computing.add(threading.current_thread())
-        assert self.open.wait(WAIT_SECONDS)
-        self.computing.discard(threading.current_thread())
+        with self._gate:
+            self._held.add(threading.current_thread())
+            assert self._gate.wait_for(lambda: self._open, WAIT_SECONDS)
+            self._held.discard(threading.current_thread())
         behaviours = {item.behaviour for item in items}
         if Behaviour.KILLS_THE_WORKER in behaviours:
             raise SystemExit
@@ -234,33 +249,33 @@ def test_every_item_ends_exactly_once(
             case Cancel(which) if which < len(accepted):
                 accepted[which][1].future.cancel()
             case Step.HOLD:
-                processor.open.clear()
+                processor.hold()
             case Step.RELEASE:
-                processor.open.set()
+                processor.release()
             case Step.LET_TIME_PASS:
                 now[0] += 1.0
             case Step.LET_A_CALL_STALL if max_wait_seconds == 0.0:
-                processor.open.clear()
+                processor.hold()
                 for _ in range(20):
                     worker = supervisor_of(batcher).worker
-                    if worker in processor.computing:
+                    if worker is not None and processor.holds(worker):
                         stalled.append(worker)
                         now[0] += STALL_SECONDS
                         supervisor_of(batcher)._watchdog.look()
                         break
                     pause.wait(0.0005)
             case Step.AWAIT_READY:
-                processor.open.set()
+                processor.release()
                 batcher.wait_until_ready(WAIT_SECONDS)
             case Step.AWAIT_ALL if max_wait_seconds == 0.0:
-                processor.open.set()
+                processor.release()
                 for _, submission in accepted:
                     if not submission.future.cancelled():
                         submission.future.exception(WAIT_SECONDS)
             case Step.CLOSE_AT_ONCE:
                 batcher.drain(0.0)
 
-    processor.open.set()
+    processor.release()
     assert batcher.drain(WAIT_SECONDS)
 
     assert all(hint > 0 for hint in retry_hints)
