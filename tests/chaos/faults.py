@@ -106,7 +106,8 @@ class PictureProcessStopped(Fault):
     """One picture process, or all, are stopped as by a hanging decoder."""
 
     name = "picture processes are stopped"
-    seconds = (0.5, 5.0)
+    # Shorter or longer than the limit of a picture.
+    seconds = (0.5, 7.0)
     explains = _PICTURES | {"picture-timeout", "too-many-requests", "queue-full"}
 
     def __init__(self) -> None:
@@ -134,7 +135,8 @@ class LauncherKilled(Fault):
     def begin(self, site: Site, replica: Replica, chance: random.Random) -> None:
         launcher = replica.launcher()
         if launcher is not None:
-            launcher.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                launcher.kill()
 
 
 class LauncherStopped(Fault):

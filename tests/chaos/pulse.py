@@ -15,7 +15,10 @@ _PERCENT = 90
 
 
 class Pulse:
-    """Measures, again and again, how much longer than its processor time a computation takes."""
+    """Measures, again and again, how much longer than its processor time a computation takes.
+
+    A measurement that comes late counts, too: all of the machine stalled meanwhile.
+    """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
@@ -46,9 +49,27 @@ class Pulse:
         ]
         return max(1.0, float(np.percentile(within, _PERCENT))) if within else 1.0
 
+    def note(self, last: float, began: float, ended: float, used: float) -> None:
+        """Note a measurement.
+
+        Args:
+            last: end of the last one, on the monotonic clock.
+            began: beginning of the computation.
+            ended: its end.
+            used: its processor time, in seconds.
+        """
+        late = (ended - last) / (_EVERY_SECONDS + used)
+        self._samples.append((ended, max(late, (ended - began) / used)))
+        # A stall counts as often as there would have been measurements without it.
+        missed = int((ended - last) / _EVERY_SECONDS) - 1
+        self._samples += [(last + each * _EVERY_SECONDS, late) for each in range(1, missed + 1)]
+
     def _measure(self) -> None:
-        while not self._stopped.wait(_EVERY_SECONDS):
+        last, stopped = time.monotonic(), False
+        while not stopped:
+            stopped = self._stopped.wait(_EVERY_SECONDS)
             began, used = time.monotonic(), time.thread_time()
             sum(range(_STEPS))
             ended, used = time.monotonic(), time.thread_time() - used
-            self._samples.append((ended, (ended - began) / used))
+            self.note(last, began, ended, used)
+            last = ended

@@ -26,7 +26,7 @@ REQUEST_SECONDS = 5.0
 STALL_SECONDS = 7.0
 """Longer than a deadline: for a while requests time out behind a worker that hangs."""
 
-PICTURE_SECONDS = 2.0
+PICTURE_SECONDS = 4.0
 
 _HOSTS = ("127.0.0.2", "127.0.0.3")
 _LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -160,8 +160,11 @@ class Replica:
 
     def launcher(self) -> psutil.Process | None:
         """Return the launcher of its picture processes."""
-        found = [each for each in self.tree()[1:] if each.ppid() == self.server.pid]
-        return found[0] if found else None
+        for each in self.tree()[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if each.ppid() == self.server.pid:
+                    return each
+        return None
 
     def picture_processes(self) -> list[psutil.Process]:
         """Return its picture processes."""

@@ -1,11 +1,13 @@
 """A short run with a few faults: all promises hold, and the program sees if one does not."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.faults import LauncherStopped, PictureProcessKilled, ReplicaKilled, WorkerDies
-from tests.chaos.probing import Poll, Probe, lies
+from tests.chaos.probing import Poll, Probe, Prober, lies
+from tests.chaos.pulse import Pulse
 from tests.chaos.questions import difference
 from tests.chaos.replicas import Forwarded
 from tests.chaos.running import Injected, Run, run
@@ -44,6 +46,38 @@ def test_readiness_that_says_unready_for_long_while_requests_succeed_is_a_lie() 
     assert lies(polls, succeed[:3]) == []
     busy = [Probe(each.began, each.ended, 429, "queue-full") for each in succeed]
     assert lies(polls, busy) == []
+
+
+def measured(pulse: Pulse, *ticks: float) -> None:
+    """Note measurements that came at these times, and took as long as their processor time."""
+    for last, at in itertools.pairwise(ticks):
+        pulse.note(last, at - 0.005, at, 0.005)
+
+
+def test_a_machine_is_slower_while_it_stalls() -> None:
+    pulse = Pulse()
+    measured(pulse, *(each / 2 for each in range(21)), 12.0, *(each / 2 for each in range(25, 45)))
+    assert pulse.slowdown(1.0, 5.0) == pytest.approx(1.0, abs=0.02)
+    assert pulse.slowdown(9.5, 12.5) == pytest.approx(4.0, abs=0.1)
+    assert pulse.slowdown(16.0, 20.0) == pytest.approx(1.0, abs=0.02)
+
+
+def test_limits_of_time_are_extended_where_the_machine_stalls_and_only_there() -> None:
+    def breaches(code: str, stall_at: float) -> list[list[str]]:
+        run = Run(100.0, 0.0)
+        run.ends = [Ended("JSON", "a", 5.0, 20.0, 23.0, 422, code)]
+        run.forwarded = [Forwarded("a", 422, 1, "--")]
+        prober = Prober("http://localhost", {})
+        prober.polls = [Poll(at / 10, 200) for at in range(1000)]
+        times = (20.0, 20.5, 21.0, 21.5, 22.0)
+        prober.probes = [Probe(at, at + 0.1, 503, "not-ready") for at in times]
+        run.probers = {1: prober}
+        measured(run.pulse, stall_at, stall_at + 3.0)
+        return [each.broken for each in verdicts(run) if each.broken]
+
+    assert breaches("picture-timeout", stall_at=20.0) == []
+    assert len(breaches("picture-timeout", stall_at=50.0)) == 2
+    assert len(breaches("image-decode-failed", stall_at=20.0)) == 1
 
 
 def test_no_answer_is_a_breach_unless_a_killed_replica_was_lost_during_the_request() -> None:

@@ -4,10 +4,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.chaos.probing import LONGEST_LIE_SECONDS, Lie, Probe, lies
+from tests.chaos.probing import LONGEST_LIE_SECONDS, SLACK_SECONDS, Lie, Probe, lies
 from tests.chaos.replicas import REQUEST_SECONDS
 from tests.chaos.running import Injected, Run
-from tests.chaos.traffic import BOUND_SECONDS, Ended
+from tests.chaos.traffic import BOUND_SECONDS, LATE, Ended
 
 # Memory that allocators keep for later, beyond the level before.
 _MORE_SHARE, _MORE_MEGABYTES = 0.25, 40.0
@@ -16,7 +16,7 @@ _MORE_THREADS = 12
 _MORE_DESCRIPTORS = 4
 # A machine that is slower by this factor misses deadlines, and the balancer's limits for checks.
 _BUSY = 4.0
-_OF_A_BUSY_MACHINE = frozenset({"deadline-exceeded", "no-replica"})
+_OF_A_BUSY_MACHINE = LATE | {"no-replica"}
 # Share of requests that miss their deadline although the machine is hardly busy.
 _MOST_LATE = 0.01
 
@@ -177,6 +177,9 @@ def _readiness(run: Run) -> Verdict:
     broken, longest = [], 0.0
     for number, prober in run.probers.items():
         for lie in lies(prober.polls, prober.probes):
+            slowdown = run.pulse.slowdown(lie.began, lie.began + lie.seconds)
+            if lie.seconds <= (LONGEST_LIE_SECONDS + SLACK_SECONDS) * slowdown:
+                continue
             if not lie.said_ready and _meant(run, number, lie):
                 continue
             longest = max(longest, lie.seconds)
