@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -137,6 +137,19 @@ class RunningApp:
                 return
             pause.wait(0.01)
         raise AssertionError("It never came about.")
+
+    def line_of(
+        self, answer: httpx.Response, logs: Sequence[MutableMapping[str, Any]]
+    ) -> MutableMapping[str, Any]:
+        """Return the captured log line of an answer, which is written after its last byte."""
+
+        def lines() -> list[MutableMapping[str, Any]]:
+            sought = answer.headers["X-Request-ID"]
+            return [line for line in logs if line.get("request_id") == sought]
+
+        self.eventually(lambda: len(lines()) > 0)
+        (line,) = lines()
+        return line
 
     def processor(self, model: str | None = None) -> Any:
         """Return the processor of a model's only worker."""

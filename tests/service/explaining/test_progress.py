@@ -27,6 +27,11 @@ def _wait_until_queued(running: RunningApp, request_id: str) -> None:
     running.eventually(lambda: _stage(running, request_id) == "queued")
 
 
+def _wait_until_forgotten(running: RunningApp) -> None:
+    # A request is forgotten after the last byte of its answer.
+    running.eventually(lambda: not running.state.explaining.progress._requests)
+
+
 def test_a_waiting_request_knows_its_place(alone: RunningApp) -> None:
     alone.explain()
     with Held(alone) as held:
@@ -122,12 +127,12 @@ def test_the_queue_is_counted_once_for_all_pictures_of_a_request(
 def test_an_answered_request_is_forgotten(alone: RunningApp) -> None:
     assert alone.explain(**{"X-Request-ID": "done"}).status_code == 200
     assert _stage(alone, "done") == "unknown"
-    assert not alone.state.explaining.progress._requests
+    _wait_until_forgotten(alone)
 
 
 def test_a_refused_request_is_forgotten(alone: RunningApp) -> None:
     assert alone.explain(request_of(prompts=[""])).status_code == 422
-    assert not alone.state.explaining.progress._requests
+    _wait_until_forgotten(alone)
 
 
 def test_progress_does_not_reveal_the_content_of_a_request(alone: RunningApp) -> None:
@@ -159,4 +164,4 @@ def test_of_two_requests_with_one_id_the_later_is_known(alone: RunningApp) -> No
         asked.append(alone.explain_in_background(other, **{"X-Request-ID": "same"}))
         _wait_until_queued(alone, "same")
     assert [each.result().status_code for each in asked] == [200, 200]
-    assert not alone.state.explaining.progress._requests
+    _wait_until_forgotten(alone)

@@ -173,9 +173,9 @@ def test_a_client_of_a_unix_socket_is_trusted_only_if_the_settings_say_so(
             RunningApp(tiny_model, uds=tmp_path / "a.sock", trusted_proxies=proxies) as local,
             capture_logs() as logs,
         ):
-            document = local.client.get("/openapi.json", headers=claim).json()
-            (line,) = [line for line in logs if line.get("route") == "/openapi.json"]
-            found[proxies] = (line["client"], document["servers"][0]["url"])
+            answer = local.client.get("/openapi.json", headers=claim)
+            client = local.line_of(answer, logs)["client"]
+            found[proxies] = (client, answer.json()["servers"][0]["url"])
     assert found == {"": ("unix", "."), "unix": ("203.0.113.9", "/told")}
 
 

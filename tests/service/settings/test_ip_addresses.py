@@ -15,9 +15,8 @@ CLAIM = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9", "Forwarde
 
 def client_in_the_log(model: str, headers: dict[str, str], **settings: Any) -> str:
     with RunningApp(model, **settings) as running, capture_logs() as logs:
-        running.client.get("/models", headers=headers)
-        (line,) = [line for line in logs if line.get("route") == "/models"]
-        client: str = line["client"]
+        answer = running.client.get("/models", headers=headers)
+        client: str = running.line_of(answer, logs)["client"]
         return client
 
 
