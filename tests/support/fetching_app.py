@@ -23,7 +23,7 @@ class FetchingApp(RunningApp):
         self.network = StubNetwork()
         allowed: dict[str, Any] = {
             "url_hosts": "public",
-            "url_timeout_seconds": 2.0,
+            "url_timeout_seconds": 20.0,
             "url_max_bytes": 300_000,
             "url_max_redirects": 2,
             "url_max_fetches": 4,

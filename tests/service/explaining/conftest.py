@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -35,15 +36,33 @@ def fetching_shared(tiny_model: str, authority: trustme.CA) -> Iterator[Fetching
         yield started
 
 
+@pytest.fixture(scope="package")
+def impatient_shared(tiny_model: str) -> Iterator[FetchingApp]:
+    with FetchingApp(tiny_model, url_timeout_seconds=2.0) as started:
+        yield started
+
+
 @pytest.fixture
 def fetching(fetching_shared: FetchingApp) -> Iterator[FetchingApp]:
     """An application that fetches pictures; afterwards it must serve and leak no task."""
-    shared = fetching_shared
+    with _unharmed(fetching_shared):
+        yield fetching_shared
+
+
+@pytest.fixture
+def impatient(impatient_shared: FetchingApp) -> Iterator[FetchingApp]:
+    """One that waits two seconds for a picture; afterwards it must serve and leak no task."""
+    with _unharmed(impatient_shared):
+        yield impatient_shared
+
+
+@contextmanager
+def _unharmed(shared: FetchingApp) -> Iterator[None]:
     with shared.site(sends(answer(PICTURE)), "good.example", address="9.9.9.9") as (url, _):
         assert shared.explain_url(url).status_code == 200
         loop = shared.network.loop
         assert loop is not None
         before = len(asyncio.all_tasks(loop))
-        yield shared
+        yield
         assert shared.explain_url(url).status_code == 200
         shared.eventually(lambda: len(asyncio.all_tasks(loop)) <= before)

@@ -173,10 +173,11 @@ def test_the_next_address_is_tried_where_one_does_not_answer(fetching: FetchingA
     ]
 
 
-def test_an_address_that_swallows_everything_leaves_time_for_the_next(
-    fetching: FetchingApp,
-) -> None:
-    with fetching.site(sends(answer(PICTURE))) as (url, _):
+def test_an_address_that_swallows_everything_leaves_time_for_the_next(tiny_model: str) -> None:
+    with (
+        FetchingApp(tiny_model, url_timeout_seconds=4) as fetching,
+        fetching.site(sends(answer(PICTURE))) as (url, _),
+    ):
         fetching.network.silent.add(("1.2.3.4", 80))
         fetching.network.hosts["pictures.example"] = ["1.2.3.4", "8.8.4.4"]
         assert fetching.explain_url(url).status_code == 200

@@ -145,8 +145,9 @@ def test_a_hanging_resolver_does_not_delay_other_requests(tiny_model: str) -> No
 
     with FetchingApp(
         tiny_model,
+        url_timeout_seconds=3,
         url_max_fetches=40,
-        request_timeout_seconds=10,
+        request_timeout_seconds=20,
         trusted_proxies="127.0.0.1",
     ) as fetching:
         fetching.network.hosts["hangs.example"] = hangs

@@ -56,10 +56,12 @@ def resets(connection: socket.socket) -> None:
         pytest.param(announces(200_000), id="no body"),
     ],
 )
-def test_a_server_that_takes_its_time_runs_out_of_it(fetching: FetchingApp, script: Script) -> None:
-    with fetching.site(script) as (url, _):
+def test_a_server_that_takes_its_time_runs_out_of_it(
+    impatient: FetchingApp, script: Script
+) -> None:
+    with impatient.site(script) as (url, _):
         began = time.monotonic()
-        refused(fetching.explain_url(url), 504, "url-timeout")
+        refused(impatient.explain_url(url), 504, "url-timeout")
         assert 2 <= time.monotonic() - began < 10
 
 
@@ -168,7 +170,7 @@ def test_a_connection_that_leaves_tls_is_a_problem(
 
 
 def test_a_handshake_that_never_comes_runs_out_of_time(
-    fetching: FetchingApp, authority: trustme.CA
+    impatient: FetchingApp, authority: trustme.CA
 ) -> None:
-    with fetching.site(is_silent, **secure(authority) | {"tls": None}) as (url, _):
-        refused(fetching.explain_url(url), 504, "url-timeout")
+    with impatient.site(is_silent, **secure(authority) | {"tls": None}) as (url, _):
+        refused(impatient.explain_url(url), 504, "url-timeout")
