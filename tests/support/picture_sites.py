@@ -13,7 +13,7 @@ import httpcore
 
 from service.explaining.network import SystemNetwork
 
-Script = Callable[[socket.socket], None]
+Script = Callable[[socket.socket], bytes | None]
 _PATIENCE_SECONDS = 30.0
 
 
@@ -21,7 +21,8 @@ class PictureSite:
     """A server on a free loopback port that answers every connection with a script.
 
     The script gets the connection after the head of the request was read. Its sends may fail,
-    because the client may leave.
+    because the client may leave. Bytes that it returns are sent last, and the connection does not
+    count as open any more: the client may open its next one before this one is closed.
     """
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
@@ -63,16 +64,20 @@ class PictureSite:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        self._count(1)
-        # The client has left, or has refused the certificate.
-        with contextlib.suppress(OSError), connection:
-            connection.settimeout(_PATIENCE_SECONDS)
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-            with connection:
-                self.heads.append(_read_head(connection))
-                self._script(connection)
-        self._count(-1)
+        with contextlib.ExitStack() as counted:
+            self._count(1)
+            counted.callback(self._count, -1)
+            # The client has left, or has refused the certificate.
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(_PATIENCE_SECONDS)
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
+                with connection:
+                    self.heads.append(_read_head(connection))
+                    last = self._script(connection)
+                    if last is not None:
+                        counted.close()
+                        connection.sendall(last)
 
     def _count(self, change: int) -> None:
         with self._changed:

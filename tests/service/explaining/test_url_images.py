@@ -241,9 +241,9 @@ def test_a_name_without_addresses_is_no_failure_of_the_resolver(
 def test_one_caller_fetches_no_more_pictures_at_once_than_half(tiny_model: str) -> None:
     release = threading.Event()
 
-    def held(connection: Any) -> None:
+    def held(_: Any) -> bytes:
         assert release.wait(60)
-        connection.sendall(answer(PICTURE))
+        return answer(PICTURE)
 
     with (
         FetchingApp(tiny_model, url_max_fetches=6, url_timeout_seconds=60) as fetching,
