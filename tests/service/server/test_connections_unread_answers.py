@@ -21,6 +21,7 @@ from tests.support.raw_connections import PATIENCE, closed, connect, is_closed
 from tests.support.raw_requests import HEAD, posted
 from tests.support.running_app import Held, RunningApp
 
+LONG = 120
 LARGE = {
     "images": [data_url(encoded(picture(1500, 1500, seed=seed))) for seed in range(4)],
     "prompts": [f"thing {number}" for number in range(4)],
@@ -31,7 +32,10 @@ LARGE = {
 @contextlib.contextmanager
 def reading_slowly(model: str, **settings: Any) -> Iterator[tuple[RunningApp, socket.socket]]:
     """Yield an application and a client that has read only the beginning of a large answer."""
-    with RunningApp(model, **settings) as running, connect(running, 4096) as reader:
+    # A busy machine may take long to draw it.
+    patient: dict[str, Any] = {"request_timeout_seconds": LONG, "picture_timeout_seconds": LONG}
+    with RunningApp(model, **patient, **settings) as running, connect(running, 4096) as reader:
+        reader.settimeout(LONG)
         reader.sendall(posted(LARGE))
         assert reader.recv(100).startswith(b"HTTP/1.1 200")
         yield running, reader
