@@ -97,7 +97,7 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: str) -> None:
 def test_a_server_whose_model_is_stuck_is_not_ready_once_its_requests_are_late(
     tiny_model: str,
 ) -> None:
-    with RunningApp(tiny_model, request_timeout_seconds=0.5) as running, Held(running) as held:
+    with RunningApp(tiny_model, request_timeout_seconds=3) as running, Held(running) as held:
         first = running.explain_in_background()
         assert held.entered.wait(60)
         running.eventually(lambda: running.client.get("/health/ready").status_code == 503)
