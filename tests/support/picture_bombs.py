@@ -121,7 +121,7 @@ def _jpeg_scans(count: int, hidden: bytes = b"") -> bytes:
     return plain[:-2] + (hidden + plain[last:-2]) * count + plain[-2:]
 
 
-_COMMENTS = b"#\n" * 200_000
+_COMMENTS = b"#\n" * 400_000
 
 
 def _coded_larger(kind: str, mode: str = "L", side: int = 4_000) -> bytes:

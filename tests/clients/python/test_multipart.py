@@ -93,10 +93,10 @@ def test_other_bodies_are_refused(body: bytes) -> None:
 @pytest.mark.parametrize("piece", [b"\r\n--", b"\r\n--b", b"\r\n", b"\n", b"-"])
 def test_long_answers_are_read_in_linear_time(piece: bytes) -> None:
     body = body_of(("answer", b"{}"), ("overlay", piece * 1_000_000))
-    began = time.perf_counter()
+    began = time.thread_time()
     if piece.endswith(b"b"):
         with pytest.raises(ValueError, match="no name"):
             content_of(response(body))
     else:
         assert content_of(response(body))["overlay"] == piece * 1_000_000
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2

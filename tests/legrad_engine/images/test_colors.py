@@ -186,7 +186,7 @@ def test_damaged_profiles_are_ignored_or_applied(name: str, data: st.DataObject)
 def test_a_profile_of_endless_work_is_not_evaluated() -> None:
     profile = icc_profiles.elements(200_000)
     data = encoded(picture(8, 6), icc_profile=profile)
-    began = time.process_time()
+    began = time.thread_time()
     np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(picture(8, 6)))
     # Evaluated, it takes minutes.
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1

@@ -82,11 +82,11 @@ def test_a_picture_that_states_two_sizes_takes_no_more_than_the_limit_allows(nam
 
 @pytest.mark.parametrize("name", SLOW)
 def test_a_picture_that_is_decoded_for_long_is_refused_unread(name: str) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(ImageDecodeError, match=r"more than \d+ |within its first"):
         decode(SLOW[name], max_pixels=MOST)
-    # Of this process: whatever else the machine does. Decoded, it takes many times as long.
-    assert time.process_time() - began < 2
+    # Of this thread: whatever else the machine does. Decoded, most take many times as long.
+    assert time.thread_time() - began < 3
 
 
 @pytest.mark.parametrize("name", HARMLESS)

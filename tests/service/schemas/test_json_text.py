@@ -30,6 +30,6 @@ def test_the_path_of_a_repeated_member_is_found(
 
 def test_many_members_are_compared_fast() -> None:
     members = ",".join(f'"{number}": 0' for number in range(100_000))
-    began = time.perf_counter()
+    began = time.thread_time()
     assert repeated_member(f'{{{members}, "99999": 1}}') == ("99999",)
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5

@@ -82,9 +82,9 @@ def form_of(content: bytes, boundary: bytes) -> tuple[bytes, str]:
 @pytest.mark.parametrize("almost", [b"\r", b"\r\n", b"\r\n-", b"\r\n--"])
 def test_a_body_of_beginnings_of_boundaries_takes_a_moment(boundary: bytes, almost: bytes) -> None:
     filling = almost * (LARGE // len(almost))
-    began = time.process_time()
+    began = time.thread_time()
     form = read_form(*form_of(filling, boundary), RULES)
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
     assert form.pictures == [filling]
 
 
@@ -96,10 +96,10 @@ LOOK_ALIKES = [b"\r\n--%b.", b"\r\n--%b z", b"\r\n--%b-"]
 def test_a_body_of_boundaries_that_go_on_is_refused_at_once(boundary: bytes, almost: bytes) -> None:
     filling = almost.replace(b"%b", boundary)
     body = form_of(filling * (LARGE // len(filling)), boundary)
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(MalformedBodyError, match="choose another boundary"):
         read_form(*body, RULES)
-    assert time.process_time() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @pytest.mark.parametrize("almost", LOOK_ALIKES)
@@ -110,16 +110,16 @@ def test_some_boundaries_that_go_on_are_content(almost: bytes) -> None:
 
 @pytest.mark.parametrize("repeated", [b"\r\n", b"--B\r\n\r\n\r\n", b"--B\r\n" + NAMED + b"\r\n"])
 def test_a_body_of_nothing_but_parts_is_refused_at_once(repeated: bytes) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(MalformedBodyError):
         read_form(repeated * 1_000_000, "multipart/form-data; boundary=B", RULES)
-    assert time.process_time() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_a_part_in_base64_with_spaces_takes_a_moment() -> None:
     encoded = b"Content-Transfer-Encoding: base64\r\n" + NAMED
     body = b"--B\r\n" + encoded + b"A " * 4_000_000 + b"\r\n--B--"
-    began = time.process_time()
+    began = time.thread_time()
     form = read_form(body, "multipart/form-data; boundary=B", RULES)
     assert form.pictures == [bytes(3_000_000)]
-    assert time.process_time() - began < 0.5
+    assert time.thread_time() - began < 0.5
