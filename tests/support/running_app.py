@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import uvicorn
@@ -22,6 +22,8 @@ from tests.support.pictures import request_of
 from tests.support.recording_batcher import reserved
 
 _PATIENCE_SECONDS = 60.0
+
+_Answer = TypeVar("_Answer")
 
 
 class RunningApp:
@@ -185,6 +187,18 @@ class Held:
         self.entered.set()
         assert self._released.wait(_PATIENCE_SECONDS)
         return self._compute(items)
+
+
+def in_one_batch(running: RunningApp, count: int, ask: Callable[[], _Answer]) -> _Answer:
+    """Ask while the default model's worker is held until so many pictures wait, for one batch."""
+    with ThreadPoolExecutor(1) as caller, Held(running) as held:
+        first = running.explain_in_background()
+        assert held.entered.wait(_PATIENCE_SECONDS)
+        answer = caller.submit(ask)
+        running.wait_for_queue(count)
+        held.release()
+        assert first.result().status_code == 200
+        return answer.result()
 
 
 def samples(exposition: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from tests.support.answers import check_against_contract
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.pictures import base64_of, bomb, data_url, encoded, opened, picture
 from tests.support.protocols import RAW_MAPS, explained, map_of, refused_as_kserve_does
-from tests.support.running_app import Held, RunningApp
+from tests.support.running_app import Held, RunningApp, in_one_batch
 from tests.support.tiny_model import save_model
 
 
@@ -37,22 +37,20 @@ def test_maps_are_those_of_explain(running: RunningApp) -> None:
     pictures = [encoded(picture(seed=seed)) for seed in (1, 2)]
     prompts = ["a cat", "a dog"]
     options = {"layers": "all", "fit": "pad", "size": 96}
-    ours = explanations(
-        running,
-        *(
-            instance(image, prompts=prompts, options={**options, "cache": False}, output=RAW_MAPS)
-            for image in pictures
-        ),
-    )
-    expected = explained(running, pictures, prompts, **options)
+    asked = [
+        instance(image, prompts=prompts, options={**options, "cache": False}, output=RAW_MAPS)
+        for image in pictures
+    ]
+    ours = in_one_batch(running, 2, lambda: explanations(running, *asked))
+    expected = in_one_batch(running, 2, lambda: explained(running, pictures, prompts, **options))
     assert [each["targets"] for each in ours] == [each["targets"] for each in expected]
     assert map_of(ours[0]["targets"][0]).shape == (6, 6)
 
 
 def test_instances_that_ask_the_same_are_computed_together(running: RunningApp) -> None:
     pictures = [encoded(picture(seed=seed)) for seed in (3, 4, 5)]
-    options = {"cache": False}
-    together = explanations(running, *(instance(each, options=options) for each in pictures))
+    asked = [instance(each, options={"cache": False}) for each in pictures]
+    together = in_one_batch(running, 3, lambda: explanations(running, *asked))
     assert [each["batch_size"] for each in together] == [3, 3, 3]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.support.answers import check_against_contract
 from tests.support.pictures import base64_of, bomb, data_url, encoded, picture
 from tests.support.protocols import explained, map_of, refused_as_kserve_does
-from tests.support.running_app import RunningApp
+from tests.support.running_app import RunningApp, in_one_batch
 
 LENGTH = "Inference-Header-Content-Length"
 
@@ -94,13 +94,14 @@ def test_tensors_are_the_numbers_of_explain(
             tensor("TEXT", *prompts),
             tensor("IMAGE", base64_of(pictures[0]), data_url(pictures[1])),
         ]
-    response = infer(running, body, appended=appended)
+    response = in_one_batch(running, 2, lambda: infer(running, body, appended=appended))
     found = outputs(response)
     assert (LENGTH in response.headers) == binary_out
     assert response.headers["content-type"] == (
         "application/octet-stream" if binary_out else "application/json"
     )
-    expected = explained(running, pictures, prompts, **{**parameters, "layers": [0, -1]})
+    options = {**parameters, "layers": [0, -1]}
+    expected = in_one_batch(running, 2, lambda: explained(running, pictures, prompts, **options))
     targets = [image["targets"] for image in expected]
     maps = [[map_of(target) for target in each] for each in targets]
     assert list(found) == ["HEATMAP", "SIMILARITY", "PROBABILITY"]

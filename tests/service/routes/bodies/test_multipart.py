@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.pictures import data_url, encoded, picture
-from tests.support.running_app import RunningApp
+from tests.support.running_app import RunningApp, in_one_batch
 
 Parts = list[tuple[str, tuple[str | None, bytes | str]]]
 
@@ -25,22 +25,21 @@ def test_multipart_is_answered_as_json_is(running: RunningApp) -> None:
     options = {"layers": "all", "fit": "pad", "size": 96}
     output = {"heatmap": "npy", "overlay": False}
     pictures = [encoded(picture(seed=seed), "JPEG") for seed in (1, 2)]
-    by_parts = send(
-        running,
+    parts = [
         *(("image", (f"{position}.jpg", data)) for position, data in enumerate(pictures)),
         *(("prompts", (None, prompt)) for prompt in ("a cat", "猫")),
         ("model", (None, running.model.id)),
         ("options", (None, json.dumps(options))),
         ("output", (None, json.dumps(output))),
-    ).json()
-    by_json = running.explain(
-        {
-            "images": [data_url(data) for data in pictures],
-            "prompts": ["a cat", "猫"],
-            "options": options,
-            "output": output,
-        }
-    ).json()
+    ]
+    body = {
+        "images": [data_url(data) for data in pictures],
+        "prompts": ["a cat", "猫"],
+        "options": options,
+        "output": output,
+    }
+    by_parts = in_one_batch(running, 2, lambda: send(running, *parts)).json()
+    by_json = in_one_batch(running, 2, lambda: running.explain(body)).json()
     assert [each["targets"] for each in by_parts["images"]] == [
         each["targets"] for each in by_json["images"]
     ]
