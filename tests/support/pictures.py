@@ -2,6 +2,7 @@
 
 import base64
 import io
+import secrets
 import struct
 import zlib
 from typing import Any
@@ -16,6 +17,11 @@ def picture(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def unseen() -> Image.Image:
+    """Return a picture that no earlier test, or run of the same test, has used."""
+    return picture(seed=secrets.randbits(64))
 
 
 def encoded(image: Image.Image | None = None, kind: str = "PNG", **options: Any) -> bytes:

@@ -1,5 +1,6 @@
 """Answers tell a key nothing of the words and pictures of another key."""
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from legrad_engine.targets.templates import Templates
 from service.explaining.targets import AskedTexts
 from tests.support.answers import refused
 from tests.support.api_keys import bearer, entry, listed
-from tests.support.pictures import data_url, encoded, picture, request_of
+from tests.support.pictures import data_url, encoded, picture, request_of, unseen
 from tests.support.recording_batcher import reserved
 from tests.support.running_app import RunningApp
 
@@ -31,23 +32,27 @@ def asked(running: RunningApp, key: str, **body: Any) -> tuple[int, bool, float]
 
 
 def test_a_key_learns_nothing_of_what_another_key_asked(shared: RunningApp) -> None:
-    prompts = ["a secret of a", "another one"]
-    assert asked(shared, "a", prompts=prompts)[:2] == (0, False)
-    assert asked(shared, "a", prompts=prompts, output={"overlay": False}) == (2, True, 0.0)
-    repeated, cached, decoding = asked(shared, "b", prompts=prompts)
+    body: Any = {
+        "image": data_url(encoded(unseen())),
+        "prompts": [secrets.token_hex(4) for _ in range(2)],
+    }
+    assert asked(shared, "a", **body)[:2] == (0, False)
+    assert asked(shared, "a", **body, output={"overlay": False}) == (2, True, 0.0)
+    repeated, cached, decoding = asked(shared, "b", **body)
     assert (repeated, cached) == (0, False)
     assert decoding > 0
-    assert asked(shared, "b", prompts=prompts)[:2] == (2, True)
+    assert asked(shared, "b", **body)[:2] == (2, True)
 
 
 def test_without_the_cache_texts_are_computed_anew_and_not_kept(shared: RunningApp) -> None:
     text = shared.model.explainer.resolver.text
+    prompt = secrets.token_hex(4)
     uncached: Any = {"options": {"cache": False}}
-    assert asked(shared, "a", prompts=["never kept"], **uncached)[0] == 0
-    assert not text.is_cached("never kept")
-    assert asked(shared, "a", prompts=["never kept"])[0] == 0
-    assert text.is_cached("never kept")
-    assert asked(shared, "a", prompts=["never kept"], **uncached)[0] == 0
+    assert asked(shared, "a", prompts=[prompt], **uncached)[0] == 0
+    assert not text.is_cached(prompt)
+    assert asked(shared, "a", prompts=[prompt])[0] == 0
+    assert text.is_cached(prompt)
+    assert asked(shared, "a", prompts=[prompt], **uncached)[0] == 0
 
 
 def test_questions_with_and_without_the_cache_share_a_batch(tiny_model: str) -> None:

@@ -13,7 +13,7 @@ from tests.support.answers import validator_of
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.fetching_app import PICTURE, FetchingApp, refused, tls_for, trusting
 from tests.support.picture_sites import PictureSite, answer, redirects, sends
-from tests.support.pictures import data_url, encoded, picture, request_of
+from tests.support.pictures import data_url, encoded, picture, request_of, unseen
 from tests.support.running_app import Held, RunningApp
 
 SCOPES = ("explain", "metrics")
@@ -39,7 +39,7 @@ def test_a_fetched_picture_is_answered_as_a_posted_one(fetching: FetchingApp) ->
 
 
 def test_a_fetched_picture_finds_the_trace_of_a_posted_one(fetching: FetchingApp) -> None:
-    fresh = encoded(picture(seed=41))
+    fresh = encoded(unseen())
     first = fetching.explain(request_of(image=data_url(fresh))).json()
     with fetching.site(sends(answer(fresh))) as (url, _):
         second = fetching.explain_url(url).json()

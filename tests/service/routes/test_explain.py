@@ -2,6 +2,7 @@
 
 import base64
 import io
+import secrets
 from typing import Any
 
 import numpy as np
@@ -227,9 +228,9 @@ def test_an_image_without_an_overlay_is_one_all_the_same(running: RunningApp) ->
 
 def test_known_prompts_are_counted(running: RunningApp) -> None:
     before = running.metric('legrad_cache_hits_total{cache="prompts"}')
-    prompts = ["seen for the first time", "and so is this"]
+    prompts = [secrets.token_hex(4) for _ in range(2)]
     assert running.explain(request_of(prompts=prompts)).json()["cached_prompts"] == 0
-    again = running.explain(request_of(prompts=[*prompts, "new"])).json()
+    again = running.explain(request_of(prompts=[*prompts, secrets.token_hex(4)])).json()
     assert again["cached_prompts"] == 2
     assert running.metric('legrad_cache_hits_total{cache="prompts"}') == before + 2
 

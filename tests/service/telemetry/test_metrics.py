@@ -1,12 +1,13 @@
 """Metrics for dashboards: their names, their label sets from the start, and their values."""
 
 import re
+import secrets
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.pictures import data_url, encoded, picture, request_of
+from tests.support.pictures import data_url, encoded, request_of, unseen
 from tests.support.running_app import RunningApp, samples
 
 BY_MODEL = [
@@ -140,15 +141,18 @@ def test_the_state_and_the_limits_are_the_servers_own(tiny_model: str) -> None:
 
 def test_a_request_moves_the_numbers(fresh: RunningApp) -> None:
     before = samples(fresh.client.get("/metrics").text)
-    images = [data_url(encoded(picture(seed=seed))) for seed in (1, 2)]
-    body = {"images": images, "prompts": ["one", "two", "three"]}
+    images = [data_url(encoded(unseen())) for _ in range(2)]
+    body = {"images": images, "prompts": [secrets.token_hex(4) for _ in range(3)]}
     assert fresh.explain(body).status_code == 200
+    # A batch is counted after its results are handed out.
+    computed = 'legrad_batch_size_sum{device="cpu",model="tiny-tiny"}'
+    fresh.eventually(lambda: fresh.metric(computed) > before[computed] + 1)
     after = samples(fresh.client.get("/metrics").text)
     moved = {
         'legrad_requests_total{route="/explain",status="200"}': 1,
         'legrad_request_duration_seconds_count{route="/explain"}': 1,
         'legrad_queue_wait_seconds_count{model="tiny-tiny"}': 2,
-        'legrad_batch_size_sum{device="cpu",model="tiny-tiny"}': 2,
+        computed: 2,
         'legrad_compute_seconds_count{model="tiny-tiny",stage="decode"}': 2,
         'legrad_compute_seconds_count{model="tiny-tiny",stage="render"}': 2,
         'legrad_cache_misses_total{cache="prompts"}': 3,
