@@ -1,6 +1,7 @@
 """Traces of a real server, as a collector receives them."""
 
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -9,20 +10,30 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tests.support.pictures import base64_of, data_url, encoded, picture, request_of
+from tests.support import faulty_server
+from tests.support.pictures import base64_of, data_url, encoded, picture, request_of, unseen
 from tests.support.running_server import Server, environment
 from tests.support.trace_collector import TraceCollector, attributes, in_trace
 
 pytestmark = pytest.mark.slow
 
-_TRACE = "4bf92f3577b34da6a3ce929d0e0e{:04x}"
+_TRACE = ""
 _PARENT = "00f067aa0ba902b7"
 PAGE = "https://app.example.org"
+BEGUN = 'legrad_queue_wait_seconds_count{model="tiny-tiny"}'
+DEPTH = 'legrad_queue_depth{model="tiny-tiny"}'
+
+
+@pytest.fixture(autouse=True)
+def _traces_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each run of a test traces that the collector has not seen."""
+    monkeypatch.setitem(globals(), "_TRACE", f"{secrets.token_hex(14)}{{:04x}}")
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +43,22 @@ def collector() -> Iterator[TraceCollector]:
 
 
 @pytest.fixture(scope="module")
-def traced(tiny_model: str, collector: TraceCollector) -> Iterator[Server]:
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that lets the worker go on that a request holds."""
+    return tmp_path_factory.mktemp("traced") / "released"
+
+
+@pytest.fixture(scope="module")
+def traced(tiny_model: str, collector: TraceCollector, released: Path) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-        # Long enough for the pictures of two requests to form one batch.
         server = Server(
-            f"{tiny_model},RN50/openai", max_wait_ms=2000, max_batch_images=2, cors_origins=PAGE
+            f"{tiny_model},RN50/openai",
+            program=faulty_server.program(released),
+            max_batch_images=2,
+            cors_origins=PAGE,
         )
     with server:
         server.wait_for_health()
@@ -63,7 +82,7 @@ def is_server(span: Span) -> bool:
 
 
 def test_a_request_is_a_tree_of_its_stages(traced: Server, collector: TraceCollector) -> None:
-    images = [data_url(encoded(picture(seed=seed))) for seed in (1, 2)]
+    images = [data_url(encoded(unseen())) for _ in range(2)]
     response = traced.explain(request_of(image=None, images=images))
     assert response.status_code == 200
     spans = collector.request_spans(trace_of(response))
@@ -99,11 +118,22 @@ def test_a_request_is_a_tree_of_its_stages(traced: Server, collector: TraceColle
 
 
 def test_a_batch_is_linked_to_the_requests_that_it_computed(
-    traced: Server, collector: TraceCollector
+    traced: Server, collector: TraceCollector, released: Path
 ) -> None:
-    bodies = [request_of(image=data_url(encoded(picture(seed=seed)))) for seed in (11, 12)]
-    with ThreadPoolExecutor(2) as callers:
-        responses = list(callers.map(traced.explain, bodies))
+    released.unlink(missing_ok=True)
+    bodies = [request_of(image=data_url(encoded(unseen()))) for _ in range(2)]
+    with ThreadPoolExecutor(3) as callers:
+        before = traced.metric(BEGUN)
+        holding = request_of(prompts=[faulty_server.HANG_FOR_A_WHILE])
+        held = callers.submit(traced.explain, holding)
+        try:
+            traced.poll_metric(BEGUN, before + 1)
+            answers = [callers.submit(traced.explain, body) for body in bodies]
+            traced.poll_metric(DEPTH, 2)
+        finally:
+            released.touch()
+        assert held.result().status_code == 200
+        responses = [answer.result() for answer in answers]
     assert [response.json()["images"][0]["batch_size"] for response in responses] == [2, 2]
     requests = {
         (bytes.fromhex(trace_of(each)), bytes.fromhex(each.headers["traceresponse"].split("-")[2]))
