@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks.once import make_once
+
 FOLDER = Path(__file__).parents[1] / ".reference"
 REQUIREMENTS = (
     "legrad_torch==1.1",
@@ -15,7 +17,6 @@ REQUIREMENTS = (
     "open_clip_torch==2.23.0",
     "einops==0.8.2",
 )
-PACKAGES = ("legrad", "gem", "open_clip", "einops")
 
 
 def ensure_installed() -> Path:
@@ -24,25 +25,27 @@ def ensure_installed() -> Path:
     They are installed without dependencies, so that both sides use the project's torch, timm and
     torchvision.
     """
-    return install_aside(FOLDER, PACKAGES, REQUIREMENTS)
+    return install_aside(FOLDER, REQUIREMENTS)
 
 
-def install_aside(folder: Path, packages: Sequence[str], requirements: Sequence[str]) -> Path:
+def install_aside(folder: Path, requirements: Sequence[str]) -> Path:
     """Install requirements without their dependencies into a folder of their own; return it.
 
     Args:
         folder: the folder.
-        packages: names of the packages that are there once they are installed.
         requirements: as pip takes them.
 
     Raises:
         CalledProcessError: pip failed, such as without a network.
     """
-    if not all((folder / package).is_dir() for package in packages):
+
+    def install() -> None:
         options = ["--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
         subprocess.run(
             [sys.executable, "-m", "pip", "install", *options, *requirements], check=True
         )
+
+    make_once(folder, "\n".join(requirements), install)
     return folder
 
 

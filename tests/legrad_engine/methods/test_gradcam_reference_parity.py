@@ -29,7 +29,7 @@ def unused(*_: object) -> None:
 
 def test_maps_equal_those_of_the_package(tmp_path: Path) -> None:
     try:
-        folder = install_aside(ROOT / ".reference" / "gradcam", ["pytorch_grad_cam"], [REQUIREMENT])
+        folder = install_aside(ROOT / ".reference" / "gradcam", [REQUIREMENT])
     except subprocess.CalledProcessError:
         pytest.skip(f"{REQUIREMENT} cannot be installed here")
     generator = torch.Generator().manual_seed(3)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.reference_package import install_aside
 from legrad_engine.evaluation.metrics.faithfulness import (
     ROAD_SHARES,
     NeighbourMeans,
@@ -116,13 +117,10 @@ def test_groups_have_equal_sizes() -> None:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Figures of `grad-cam` and `quantus` on one input, from a process of their own."""
-    if not (FOLDER / "quantus").is_dir():
-        options = ["--quiet", "--no-deps", "--target", str(FOLDER)]
-        installed = subprocess.run(
-            [sys.executable, "-m", "pip", "install", *options, *REQUIREMENTS], check=False
-        )
-        if installed.returncode:
-            pytest.skip("grad-cam and quantus cannot be installed here")
+    try:
+        install_aside(FOLDER, REQUIREMENTS)
+    except subprocess.CalledProcessError:
+        pytest.skip("grad-cam and quantus cannot be installed here")
     folder = tmp_path_factory.mktemp("reference")
     pixels, heatmap, mask = inputs()
     np.savez(folder / "inputs.npz", pixels=pixels, heatmap=heatmap, mask=mask)
