@@ -175,7 +175,7 @@ def test_a_running_service_is_driven_and_its_parts_are_watched(tmp_path: Path) -
         running = RunningServer(server.url, server.pid)
         pictures = serving.encoded_pictures(8)
         assert len(set(pictures)) == 8
-        serving.drive(running, 2, pictures, Budget(60), found, seconds=0.2)
+        serving.drive(running, 2, pictures, Budget(600), found, seconds=0.2)
     assert found.not_measured == []
     cases = [(each.output, each.answer) for each in found.servings]
     assert cases == [(output, answer) for output in OUTPUTS for answer in ("JSON", "multipart")]
@@ -183,7 +183,9 @@ def test_a_running_service_is_driven_and_its_parts_are_watched(tmp_path: Path) -
     for each in found.servings:
         assert each.images_per_second > 0
         assert 0 < each.p50 <= each.p99
-        assert all(share > 0 for share in each.busy.values())
+        assert all(share > 0 for part, share in each.busy.items() if part != "event loop")
+    # Its time is told in hundredths of a second, of which one short load may not spend any.
+    assert any(each.busy["event loop"] > 0 for each in found.servings)
 
 
 def test_the_limit_is_the_busiest_part() -> None:
@@ -226,9 +228,9 @@ def test_a_part_that_does_not_end_is_cut_and_the_next_one_runs() -> None:
         ran.append(budget.left)
         raise RuntimeError("broken")
 
-    program.run(found, Budget(1), [("one", 0.1, endless), ("two", 0.5, failing)])
+    program.run(found, Budget(100), [("one", 0.001, endless), ("two", 0.5, failing)])
     assert found.not_measured == ["the rest of one: the time was over", "two: RuntimeError: broken"]
-    assert 0.3 < ran[0] <= 0.45
+    assert 45 < ran[0] <= 49.95
 
 
 def test_time_that_is_over_before_a_part_begins_ends_it_at_once() -> None:
