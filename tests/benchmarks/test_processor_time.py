@@ -81,11 +81,12 @@ def test_processor_time_belongs_to_the_thread_or_child_that_spent_it() -> None:
         after = time_of.read()
         proceed(process)
     spent = {name: after[name] - before.get(name, 0.0) for name in after}
-    assert 0.15 <= spent["model"] <= 0.35
-    assert 0.05 <= spent["others"] <= 0.2
+    # At least what they were told to spend; a kernel that counts in ticks may tell more.
+    assert spent["others"] >= 0.05
+    assert spent["model"] >= 0.15
     # The thread, and the child beside it.
     assert spent["pictures"] > 0.3
-    assert spent["event loop"] < 0.1
+    assert spent["pictures"] > spent["model"] > spent["others"] > spent["event loop"]
 
 
 def test_a_program_that_computes_in_python_holds_the_lock_and_one_that_waits_does_not() -> None:
