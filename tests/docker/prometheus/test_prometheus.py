@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 _PATIENCE_SECONDS = 180.0
 # What this test does not bring about: images given up, and models unloaded to make room.
 _MAY_BE_EMPTY = ("legrad_dropped_total", "legrad_model_evictions_total")
+# What it brings about, which fires once it has lasted for minutes: one replica, and refusals.
+_MAY_FIRE = {"LegradReplicaOut", "LegradTooManyRequests"}
 
 
 class Watched:
@@ -126,7 +128,7 @@ def test_the_server_is_seen_as_it_is(watched: Watched) -> None:
     (state,) = watched.prometheus.query("legrad_model_state == 1")
     assert state["metric"]["state"] == "ready"
     firing = {rule["name"] for rule in watched.prometheus.rules() if rule.get("state") == "firing"}
-    assert firing == set()
+    assert firing <= _MAY_FIRE
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
