@@ -50,12 +50,12 @@ def unit_vectors(count: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(count, EMBEDDING_SIZE, generator=generator), dim=-1)
 
 
-def assert_same(found: list[Explanation], expected: list[Explanation], atol: float = 1e-6) -> None:
+def assert_same(found: list[Explanation], expected: list[Explanation]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         scale = np.abs(other.maps).max()
-        np.testing.assert_allclose(one.maps / scale, other.maps / scale, atol=atol)
-        np.testing.assert_allclose(one.similarities, other.similarities, atol=1e-6)
+        np.testing.assert_allclose(one.maps / scale, other.maps / scale, atol=1e-5)
+        np.testing.assert_allclose(one.similarities, other.similarities, atol=1e-5)
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
         assert one.geometry == other.geometry
 

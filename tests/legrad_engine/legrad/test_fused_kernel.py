@@ -27,7 +27,7 @@ def test_sums_equal_float64_for_every_shape_and_dtype() -> None:
     errors = interpreted("sums")
     assert len(errors) == 4 * 6
     # Inputs of half precision are exact in float32, so all dtypes have float32's error.
-    assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
+    assert {case: error for case, error in errors.items() if not error < 1e-5} == {}
 
 
 @pytest.mark.slow

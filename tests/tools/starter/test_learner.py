@@ -52,7 +52,8 @@ def test_a_picture_may_be_given_by_a_part_of_its_patches(learner: Learner) -> No
     # Which patches are dropped changes what the others see; all of them in another order does not.
     [whole] = learner.block_outputs(images, 1)
     [turned] = learner.block_outputs(images, 1, torch.tensor([[3, 2, 1, 0]] * 2))
-    torch.testing.assert_close(turned[:, 1:].flip(1), whole[:, 1:], atol=0.02, rtol=0.02)
+    tolerance = 0.05 if has_fast_bfloat16(images) else 1e-5
+    torch.testing.assert_close(turned[:, 1:].flip(1), whole[:, 1:], atol=tolerance, rtol=tolerance)
     assert not torch.allclose(last[:, 1:], whole.gather(1, kept[..., None].expand(-1, -1, 32) + 1))
 
 
