@@ -2,57 +2,41 @@
 
 import multiprocessing
 import time
-import warnings
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from legrad_engine.errors import ImageDecodeError, ImageTooLargeError
 from legrad_engine.images.decoding import decode
+from tests.support import decoding_apart
 from tests.support.lying_pictures import LYING
 from tests.support.picture_bombs import CODED_LARGER, HARMLESS, MOST, SLOW, TOO_LARGE
 
 # What the largest accepted picture may need while it is decoded, and no more than a bomb may.
 ALLOWANCE = 100_000_000
 
+Decoded = Callable[[bytes], tuple[object, int]]
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak"
 )
 
 
-def peak_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
-
-
-def measure(data: bytes, answers: Connection) -> None:
-    warnings.simplefilter("ignore")
-    # Sets the peak to what is resident now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
-    outcome: object
-    try:
-        outcome = decode(data, max_pixels=MOST).size
-    except Exception as error:
-        outcome = type(error)
-    answers.send((outcome, peak_bytes() - before))
-
-
-def decoded_apart(data: bytes) -> tuple[object, int]:
+@pytest.fixture(scope="module")
+def decoded_apart() -> Iterator[Decoded]:
     """The outcome, and the memory that it took at most, of decoding in a process of its own."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=measure, args=(data, there))
-    process.start()
-    assert here.poll(60)
-    outcome, grown = here.recv()
-    process.join()
-    return outcome, grown
+    # Forked from a new one: in a fork of this one, locks of its threads would stay held, and freed
+    # memory that it still has would not count.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as parent:
+        yield lambda data: parent.submit(decoding_apart.decoded_apart, data, MOST).result()
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(name: str) -> None:
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(
+    name: str, decoded_apart: Decoded
+) -> None:
     outcome, grown = decoded_apart(TOO_LARGE[name])
     assert outcome is ImageTooLargeError
     assert grown < ALLOWANCE / 5
@@ -60,7 +44,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(name: str) -> Non
 
 @pytest.mark.parametrize("name", CODED_LARGER)
 def test_a_coded_picture_that_is_larger_than_the_file_says_is_refused_by_its_header(
-    name: str,
+    name: str, decoded_apart: Decoded
 ) -> None:
     outcome, grown = decoded_apart(CODED_LARGER[name])
     assert outcome is ImageTooLargeError
@@ -68,7 +52,9 @@ def test_a_coded_picture_that_is_larger_than_the_file_says_is_refused_by_its_hea
 
 
 @pytest.mark.parametrize("name", LYING)
-def test_a_picture_that_states_two_sizes_takes_no_more_than_the_limit_allows(name: str) -> None:
+def test_a_picture_that_states_two_sizes_takes_no_more_than_the_limit_allows(
+    name: str, decoded_apart: Decoded
+) -> None:
     outcome, grown = decoded_apart(LYING[name])
     if isinstance(outcome, tuple):
         width, height = outcome
@@ -90,7 +76,7 @@ def test_a_picture_that_is_decoded_for_long_is_refused_unread(name: str) -> None
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_looks_like_a_bomb_but_is_none_is_read(name: str) -> None:
+def test_what_looks_like_a_bomb_but_is_none_is_read(name: str, decoded_apart: Decoded) -> None:
     outcome, grown = decoded_apart(HARMLESS[name])
     assert outcome in {(8, 8), (64, 64), (2000, 2000)}
     assert grown < ALLOWANCE
