@@ -263,6 +263,7 @@ def _run_stage(
     running: dict[str, float] = {}
     state: dict[str, Any] = {}
     last_saved = last_logged = time.monotonic()
+    logged = seen
     for step in range((seen - first_scene) // stage.batch, stage.steps):
         seen = first_scene + step * stage.batch
         for group in optimiser.param_groups:
@@ -299,12 +300,12 @@ def _run_stage(
             record = {
                 "seen": seen,
                 "size": stage.size,
-                "rate": round(_LOG_STEPS * stage.batch / (now - last_logged), 1),
+                "rate": round((seen - logged) / (now - last_logged), 1),
             }
             record |= {name: round(value, 3) for name, value in running.items()}
             with (run.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            last_logged = now
+            last_logged, logged = now, seen
         if finished or now - last_saved > run.checkpoint_every:
             state["optimiser"] = optimiser.state_dict()
             if rank == 0:
