@@ -118,14 +118,17 @@ def left_out_command(
     workers: _Workers = None,
     scenes: _EvaluatedScenes = 300,
 ) -> None:
-    """Train shortly without each family of art in turn, and measure on it."""
+    """Train shortly without each family of art in turn, and measure on it.
+
+    Rows that are in the output, of the same trainings and scenes, are kept.
+    """
     from tools.starter import left_out
     from tools.starter.training import default_workers
 
     workers = workers or default_workers(left_out.SHORT, _CORES)
-    rows: dict[str, left_out.LeftOut] = {}
+    rows = left_out.read_rows(output.with_suffix(".json"), scenes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    for family, row in left_out.leave_one_out(_sprites(cache), cache, workers, scenes):
+    for family, row in left_out.leave_one_out(_sprites(cache), cache, workers, scenes, tuple(rows)):
         rows[family] = row
         output.write_text(left_out.to_markdown(rows, scenes))
         output.with_suffix(".json").write_text(left_out.to_json(rows, scenes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def _measure(explainer: Explainer, sprites: Sprites, family: str, scenes: int) -
 
 
 def leave_one_out(
-    sprites: Sprites, cache: Path, workers: int, scenes: int
+    sprites: Sprites, cache: Path, workers: int, scenes: int, measured: Collection[str] = ()
 ) -> Iterator[tuple[str, LeftOut]]:
     """Train once without each family of training.
 
@@ -108,6 +108,7 @@ def leave_one_out(
         cache: The folder with the art and the backbone; trainings are kept in `left-out` there.
         workers: Processes of training.
         scenes: Scenes per measurement.
+        measured: Families whose measures are known; they are passed over.
 
     Yields:
         The name and the measures of each family, once it is measured.
@@ -115,6 +116,8 @@ def leave_one_out(
     without = functools.cache(functools.partial(_train, sprites, cache, workers=workers))
     following = (*TRAINING_FAMILIES[1:], TRAINING_FAMILIES[0])
     for family, another in zip(TRAINING_FAMILIES, following, strict=True):
+        if family in measured:
+            continue
         yield (
             family,
             LeftOut(
@@ -128,12 +131,39 @@ def leave_one_out(
 def to_json(rows: dict[str, LeftOut], scenes: int) -> str:
     """Format the rows as the text of `docs/starter-left-out.json`."""
     families = {family: dataclasses.asdict(row) for family, row in rows.items()}
-    document = {"training_scenes": SHORT.scenes, "scenes": scenes, "families": families}
+    document = {**_conditions(scenes), "families": families}
     return json.dumps(document, indent=2) + "\n"
+
+
+def read_rows(path: Path, scenes: int) -> dict[str, LeftOut]:
+    """Read the rows of an earlier run from `docs/starter-left-out.json`.
+
+    Args:
+        path: The file; it need not be there.
+        scenes: Scenes per measurement.
+
+    Returns:
+        The rows; none if they were measured after other trainings, or on more or fewer scenes.
+    """
+    document = json.loads(path.read_text()) if path.is_file() else {}
+    families = document.pop("families", {})
+    if document != _conditions(scenes):
+        return {}
+    return {
+        family: LeftOut(row["drawings"], Measured(**row["unseen"]), Measured(**row["seen"]))
+        for family, row in families.items()
+    }
+
+
+def _conditions(scenes: int) -> dict[str, object]:
+    # As JSON has them: without tuples.
+    schedule = json.loads(json.dumps(dataclasses.asdict(SHORT)))
+    return {"training_scenes": SHORT.scenes, "schedule": schedule, "scenes": scenes}
 
 
 def to_markdown(rows: dict[str, LeftOut], scenes: int) -> str:
     """Format the rows as the text of `docs/starter-left-out.md`."""
+    missing = [family for family in TRAINING_FAMILIES if family not in rows]
     lines = [
         "# The built-in model without one family of art",
         "",
@@ -146,11 +176,13 @@ def to_markdown(rows: dict[str, LeftOut], scenes: int) -> str:
         "columns of a pair tells how far the recipe generalises to art by other hands. Each figure",
         f"is over {scenes:,} scenes.",
         "",
+        *([f"Not measured yet: {', '.join(missing)}.", ""] if missing else []),
         "| Family | Drawings | Name first of 288: seen | left out | Pointing: seen | left out "
         "| IoU at 0.5: seen | left out | Absent prompt at a given sticker: seen | left out |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for family, row in rows.items():
+    for family in filter(rows.__contains__, TRAINING_FAMILIES):
+        row = rows[family]
         seen, unseen = row.seen, row.unseen
         lines.append(
             f"| {family} | {row.drawings} | {seen.recognition:.1%} | {unseen.recognition:.1%} "

@@ -1,9 +1,14 @@
 """Trainings without a family: families share no style, and the page says what was measured."""
 
 import json
+from pathlib import Path
 
-from tools.starter.left_out import SHORT, LeftOut, Measured, to_json, to_markdown
+import pytest
+
+from tools.starter import left_out
+from tools.starter.left_out import SHORT, LeftOut, Measured, read_rows, to_json, to_markdown
 from tools.starter.styles import INTERFACE_ICONS, TRAINING_FAMILIES, TRAINING_STYLES, family_of
+from tools.starter.training import Schedule, Stage
 
 ROWS = {
     "Noto": LeftOut(
@@ -36,3 +41,20 @@ def test_the_file_has_every_digit() -> None:
 
     assert document["training_scenes"] == SHORT.scenes
     assert document["families"]["Noto"]["unseen"]["pointing"] == 0.5
+
+
+def test_rows_of_an_earlier_run_are_read_if_all_was_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "left-out.json"
+    assert read_rows(path, 300) == {}
+    path.write_text(to_json(ROWS, 300))
+    assert read_rows(path, 300) == ROWS
+    assert read_rows(path, 301) == {}
+    monkeypatch.setattr(left_out, "SHORT", Schedule(stages=(Stage(112, 32, 121, 48),)))
+    assert read_rows(path, 300) == {}
+
+
+def test_families_that_are_not_measured_yet_are_named() -> None:
+    assert "Not measured yet: Fluent, " in to_markdown(ROWS, 300)
+    assert "Not measured yet" not in to_markdown(dict.fromkeys(TRAINING_FAMILIES, ROWS["Noto"]), 1)
