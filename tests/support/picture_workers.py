@@ -82,7 +82,7 @@ async def drawing(
         owner,
         MAPS,
         decoded.geometry,
-        DrawingRules(**DRAWING),
+        DrawingRules(**DRAWING | {"max_side": max(decoded.canvas.size)}),
         decoded.canvas.number,
         source or decoding(geometry=decoded.geometry),
     )

@@ -74,7 +74,7 @@ def test_processes_decode_and_draw_as_the_functions_do() -> None:
     again = drawn.targets[0]
     np.testing.assert_array_equal(again.map, target.map)
     assert again.statistics == target.statistics
-    assert again.overlay is not None
+    assert again.overlay == target.overlay is not None
 
 
 def test_owners_with_few_jobs_go_first_and_the_others_take_turns() -> None:
