@@ -313,6 +313,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         rgba = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
         return rgba.convert("RGB")
+    if isinstance(image, JpegFile) and image.mode == "RGB":
+        return image.without_file()
     return image.convert("RGB")
 
 

@@ -92,6 +92,6 @@ def _followed(links: NDArray[np.intp]) -> NDArray[np.intp]:
     """Follow links from each run to an earlier one, until a run that is linked to itself."""
     while True:
         further = links[links]
-        if np.array_equal(further, links):
+        if (further == links).all():
             return links
         links = further

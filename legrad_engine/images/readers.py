@@ -7,7 +7,7 @@ import io
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import AvifImagePlugin, ExifTags, Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -30,6 +30,9 @@ _JPEG_FRAME = re.compile(
     rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf](?=(..).(....)(.))", re.DOTALL
 )
 _JPEG_COMPRESSIONS = frozenset({6, 7})
+
+# Marker, start and stop.
+_Segment = tuple[int, int, int]
 
 _NATIVE_ORDERS = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 
@@ -54,18 +57,24 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
     def _open(self) -> None:
         data = b"" if self.fp is None else self.fp.read()
-        self.fp = io.BytesIO(_without_short_segments(data))
-        self._is_lossless = any(marker in _LOSSLESS for marker, _, _ in _segments(data))
+        segments = list(_segments(data))
+        self.fp = io.BytesIO(_without_short_segments(data, segments))
+        self._is_lossless = any(marker in _LOSSLESS for marker, _, _ in segments)
         super()._open()
         self._decoder_bytes += _JPEG_COLUMN * self.width
         # The decoder holds all coefficients of a picture that comes in several scans.
-        if "progressive" in self.info or _first_scan(data) < len(self.layer):
+        if "progressive" in self.info or _first_scan(data, segments) < len(self.layer):
             self._decoder_bytes += _coefficient_bytes(self.size, self.layer)
 
     def load(self) -> Any:
         """Decode the picture."""
         with enough_to_decode(self._decoder_bytes):
             return super().load()
+
+    def without_file(self) -> Image.Image:
+        """Return the decoded picture, with the same pixels and not a copy of them."""
+        self.load()
+        return self._new(self.im)
 
     def reduce_to(self, least_size: tuple[int, int]) -> tuple[float, float]:
         """Decode the pixels at 1/2, 1/4 or 1/8 of the size, if that is enough.
@@ -190,10 +199,10 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         super().load_prepare()
 
 
-def _without_short_segments(data: bytes) -> bytes:
+def _without_short_segments(data: bytes, segments: Iterable[_Segment]) -> bytes:
     """Return a JPEG whose segments that are too short for their name have become comments."""
     short = []
-    for marker, start, stop in _segments(data):
+    for marker, start, stop in segments:
         for (kind, name), least in _LEAST_BYTES.items():
             content = data[start + 4 : min(stop, start + 4 + least)]
             if marker == kind and content.startswith(name) and len(content) < least:
@@ -206,7 +215,7 @@ def _without_short_segments(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _segments(data: bytes) -> Iterator[_Segment]:
     """Yield marker, start and stop of each segment of a JPEG before its pixels."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -221,9 +230,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = stop
 
 
-def _first_scan(data: bytes) -> int:
+def _first_scan(data: bytes, segments: Iterable[_Segment]) -> int:
     """Return the number of components in a JPEG's first scan."""
-    start = max((stop for _, _, stop in _segments(data)), default=2)
+    start = max((stop for _, _, stop in segments), default=2)
     header = data[max(data.find(_SCAN, start), start) :][:5]
     return header[-1] if header else 0
 
