@@ -74,7 +74,8 @@ class Question:
     @cached_property
     def rows(self) -> int:
         """Number of vectors to attribute: targets and negatives."""
-        return len(self.targets) + len(list(self.named_negatives))
+        negatives = () if self.negatives is None else self.negatives.targets
+        return len(self.targets) + len(negatives)
 
     @cached_property
     def parts(self) -> Sequence[tuple[SimpleTarget, str]]:
@@ -94,12 +95,12 @@ class Question:
     @cached_property
     def texts(self) -> Sequence[str]:
         """Texts of the targets."""
-        return _texts_of(self.named_targets)
+        return _texts_of(self.target_parts)
 
     @cached_property
     def negative_texts(self) -> Sequence[str]:
         """Texts of the negatives."""
-        return _texts_of(self.named_negatives)
+        return _texts_of(self.negative_parts)
 
 
 def is_target(value: object) -> bool:
@@ -123,13 +124,8 @@ def _parts_of_all(named: Iterable[tuple[Target, str]]) -> list[tuple[SimpleTarge
     return [part for target, field in named for part in _parts_of(target, field)]
 
 
-def _texts_of(named: Iterable[tuple[Target, str]]) -> list[str]:
-    return [
-        text
-        for part, _ in _parts_of_all(named)
-        if isinstance(part, TextTarget)
-        for text in part.texts
-    ]
+def _texts_of(parts: Iterable[tuple[SimpleTarget, str]]) -> list[str]:
+    return [text for part, _ in parts if isinstance(part, TextTarget) for text in part.texts]
 
 
 def _parts_of(target: Target, field: str) -> list[tuple[SimpleTarget, str]]:

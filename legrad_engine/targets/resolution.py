@@ -131,8 +131,9 @@ class TargetResolver:
             templates: templates of the targets' texts.
             cache: whether cached vectors are used; otherwise every text must be encoded.
         """
-        asked = {(text, resolve_templates(templates)) for text in question.texts}
-        asked |= {(text, resolve_templates(None)) for text in question.negative_texts}
+        through, plain = resolve_templates(templates), resolve_templates(None)
+        asked = {(text, through) for text in question.texts}
+        asked |= {(text, plain) for text in question.negative_texts}
         missing = [each for each in asked if not (cache and self.text.is_cached(*each))]
         strings = sum(len(through) for _, through in missing)
         return TextCount(len(asked) - len(missing), len(missing), strings)

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -22,6 +22,8 @@ OPEN: Needs = frozenset()
 EXPLAIN: Needs = frozenset({"explain"})
 ADMIN: Needs = frozenset({"admin"})
 METRICS: Needs = frozenset({"metrics"})
+
+_MOST_ADDRESSES = 512
 
 # If there is an admin port, it serves the routes with one of these scopes, and no others.
 _ADMIN_SIDE: Needs = ADMIN | METRICS
@@ -101,7 +103,10 @@ class AccessControl:
         record = record_of(scope)
         if record.owner is None:
             key = self._find_key(scope)
-            record.owner = _address_of(scope) if key is None else f"key {key.name}"
+            client = scope.get("client")
+            record.owner = (
+                _owner_at(client[0] if client else "") if key is None else f"key {key.name}"
+            )
         return record.owner
 
     def _find_key(self, scope: Scope) -> ApiKey | None:
@@ -127,13 +132,12 @@ class AccessControl:
         return bool(needs & (_ADMIN_SIDE if on_admin else EXPLAIN))
 
 
-def _address_of(scope: Scope) -> str:
-    client = scope.get("client")
-    sent = client[0] if client else ""
+@lru_cache(_MOST_ADDRESSES)
+def _owner_at(host: str) -> str:
     try:
-        address = ipaddress.ip_address(sent)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return f"address {sent}"
+        return f"address {host}"
     if address.version == 6:
         address = ipaddress.ip_network((address, 64), strict=False).network_address
     return f"address {address}"

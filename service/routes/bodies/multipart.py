@@ -1,13 +1,18 @@
 """Parsing of `multipart/form-data`: in memory, within limits, without temporary files."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
-from service.routes.bodies.parts import PartHeaders, decoded_text, decoded_transfer, parse_header
+from service.routes.bodies.parts import (
+    PartHeaders,
+    decoded_text,
+    decoded_transfer,
+    parse_header,
+    part_headers,
+    unreadable,
+)
 from service.routes.bodies.splitting import split_parts
-
-_LONGEST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +87,17 @@ def read_form(body: bytes, content_type: str, rules: FormRules) -> Form:
             "The text fields must be in UTF-8: leave out the charset.", field="Content-Type"
         )
     if not parameters.get(b"boundary"):
-        raise _unreadable("the content type has no boundary.")
+        raise unreadable("the content type has no boundary.")
     reader = _Reader(rules)
     parts = split_parts(body, parameters[b"boundary"])
     while True:
         try:
             part = next(parts, None)
         except ValueError as error:
-            raise _unreadable(f"{error}.") from error
+            raise unreadable(f"{error}.") from error
         if part is None:
             return reader.form
-        reader.add(part.headers, memoryview(body)[part.start : part.stop])
+        reader.add(part_headers(part.head), memoryview(body)[part.start : part.stop])
 
 
 class _Reader:
@@ -102,20 +107,13 @@ class _Reader:
         self.form = Form()
         self._rules = rules
 
-    def add(self, given: Mapping[bytes, bytes], content: memoryview) -> None:
+    def add(self, headers: PartHeaders, content: memoryview) -> None:
         """Add a part.
 
         Raises:
             MalformedBodyError: the part is of the wrong kind, or exceeds a limit.
             UnsupportedMediaTypeError: its charset or transfer encoding is not accepted.
         """
-        _, parameters = parse_header(given.get(b"content-disposition", b""))
-        name = parameters.get(b"name")
-        if name is None:
-            raise _unreadable("a part has no name in its Content-Disposition.")
-        if len(name) > _LONGEST_NAME:
-            raise _unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
-        headers = PartHeaders.read(_utf8(name, "The name of a part"), given)
         is_picture = headers.name in self._rules.pictures
         self._check_kind(headers, is_picture)
         self._check_count(is_picture)
@@ -137,7 +135,7 @@ class _Reader:
         form, rules = self.form, self._rules
         pictures, texts = len(form.pictures) + is_picture, len(form.texts) + (not is_picture)
         if pictures > rules.most_pictures or texts > rules.most_texts:
-            raise _unreadable(
+            raise unreadable(
                 f"it has more than {rules.most_pictures} files or {rules.most_texts} other fields."
             )
 
@@ -161,14 +159,3 @@ class _Reader:
                 f"{headers.media_type}: pictures go into {preferred!r}.",
                 field=headers.name,
             )
-
-
-def _utf8(encoded: bytes, subject: str) -> str:
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedBodyError(f"{subject} is not in UTF-8.", field="body") from error
-
-
-def _unreadable(reason: str) -> MalformedBodyError:
-    return MalformedBodyError(f"The multipart body cannot be read: {reason}", field="body")

@@ -3,18 +3,19 @@
 import quopri
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Self
 
 from python_multipart.multipart import parse_options_header
 
 from service.errors import MalformedBodyError, UnsupportedMediaTypeError
 from service.routes.bodies.base64_text import decode_strictly
+from service.routes.bodies.remembering import remember_short
+from service.routes.bodies.splitting import read_head
 
 # Codecs that take time in proportion to the text, and raise nothing but Unicode errors.
 _CHARSETS = {
-    "utf-8": "utf-8-sig",
-    "utf8": "utf-8-sig",
+    "utf-8": "utf-8",
+    "utf8": "utf-8",
     "us-ascii": "ascii",
     "ascii": "ascii",
     "iso-8859-1": "latin-1",
@@ -24,16 +25,13 @@ _CHARSETS = {
 _SAME_BYTES = ("", "7bit", "8bit", "binary")
 _TRANSFERS = (*_SAME_BYTES[1:], "base64", "quoted-printable")
 _ANY_BYTES = "application/octet-stream"
-# Callers send the same few headers again and again. Longer ones are not worth the memory.
-_MOST_HEADERS = 256
-_LONGEST_HEADER = 256
-
-_parse_again = lru_cache(_MOST_HEADERS)(parse_options_header)
+_LONGEST_NAME = 256
 
 
+@remember_short
 def parse_header(value: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
     """Parse a header of a part, or of the body, into its value and its parameters."""
-    return (_parse_again if len(value) <= _LONGEST_HEADER else parse_options_header)(value)
+    return parse_options_header(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +53,28 @@ class PartHeaders:
     has_file_name: bool
 
     @classmethod
-    def read(cls, name: str, headers: Mapping[bytes, bytes]) -> Self:
+    def read(cls, head: bytes) -> Self:
         """Read the headers of a part.
 
         Args:
-            name: name of the field.
-            headers: the values by name in lower case.
+            head: their lines; :func:`read_head` accepts them.
+
+        Raises:
+            MalformedBodyError: the part has no name, or one that is too long or not in UTF-8.
         """
+        headers = read_head(head)
         media_type, parameters = parse_header(headers.get(b"content-type", b""))
         disposition = headers.get(b"content-disposition", b"")
         _, options = parse_header(disposition)
+        name = options.get(b"name")
+        if name is None:
+            raise unreadable("a part has no name in its Content-Disposition.")
+        if len(name) > _LONGEST_NAME:
+            raise unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
         # The parser leaves out the extended form (RFC 5987), which .NET and others send.
         extended = b"filename*=" in disposition.replace(b" ", b"")
         return cls(
-            name,
+            _utf8(name),
             media_type.decode("latin-1"),
             parameters.get(b"charset", b"").decode("latin-1").strip().lower(),
             headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower(),
@@ -141,8 +147,25 @@ def decoded_text(content: bytes, headers: PartHeaders) -> str:
             field=headers.name,
         )
     try:
-        return content.decode(codec)
+        # Python's own codec for a byte order mark takes several times as long.
+        return content.decode(codec).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise MalformedBodyError(
             f"The field {headers.name!r} is not in {charset.upper()}.", field=headers.name
         ) from error
+
+
+def _utf8(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError("The name of a part is not in UTF-8.", field="body") from error
+
+
+def unreadable(reason: str) -> MalformedBodyError:
+    """Return the error of a body that is not multipart as the standard has it."""
+    return MalformedBodyError(f"The multipart body cannot be read: {reason}", field="body")
+
+
+part_headers = remember_short(PartHeaders.read)
+"""Returns the headers of a part; see :meth:`PartHeaders.read`."""

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from service.routes.bodies.remembering import remember_short
+
 _MOST_HEADERS = 8
 _LONGEST_HEADER = 4096
 # A content must not have its boundary (RFC 2046, 5.1.1); each one that goes on costs a step.
@@ -23,12 +25,12 @@ class BodyPart:
     """One part of a body.
 
     Attributes:
-        headers: values of its headers, by name in lower case.
+        head: its headers, for :func:`read_head`.
         start: where its content starts in the body.
         stop: where its content stops.
     """
 
-    headers: Mapping[bytes, bytes]
+    head: bytes
     start: int
     stop: int
 
@@ -52,9 +54,11 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[BodyPart]:
     if ends is None or not body.startswith(delimiter[2:], begin):
         raise ValueError("it does not begin with the boundary of its content type")
     while not ends[1]:
-        headers, start = _headers(body, ends.end())
+        head = _head(body, ends.end())
+        read_head(head)
+        start = ends.end() + len(head) + 2
         stop, ends = _find(body, delimiter, start)
-        yield BodyPart(headers, start, stop)
+        yield BodyPart(head, start, stop)
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> tuple[int, re.Match[bytes]]:
@@ -70,23 +74,35 @@ def _find(body: bytes, delimiter: bytes, start: int) -> tuple[int, re.Match[byte
     raise ValueError("a content has its boundary: choose another boundary")
 
 
-def _headers(body: bytes, start: int) -> tuple[dict[bytes, bytes], int]:
-    """Return the headers of a part, and where its content starts."""
-    headers: dict[bytes, bytes] = {}
-    while True:
-        end = body.find(b"\r\n", start, start + _LONGEST_HEADER + 2)
+def _head(body: bytes, start: int) -> bytes:
+    """Return the headers of a part, without the empty line behind them."""
+    line = start
+    for _ in range(_MOST_HEADERS + 1):
+        end = body.find(b"\r\n", line, line + _LONGEST_HEADER + 2)
         if end < 0:
             raise ValueError(
                 f"a part has a header of more than {_LONGEST_HEADER} bytes"
-                if len(body) - start > _LONGEST_HEADER
+                if len(body) - line > _LONGEST_HEADER
                 else "it ends within the headers of a part"
             )
-        line = body[start:end]
-        start = end + 2
-        if not line:
-            return headers, start
-        if len(headers) == _MOST_HEADERS:
-            raise ValueError(f"a part has more than {_MOST_HEADERS} headers")
+        if end == line:
+            return body[start:line]
+        line = end + 2
+    raise ValueError(f"a part has more than {_MOST_HEADERS} headers")
+
+
+@remember_short
+def read_head(head: bytes) -> Mapping[bytes, bytes]:
+    """Return the headers of a part by name in lower case.
+
+    Args:
+        head: their lines, each with its end.
+
+    Raises:
+        ValueError: a line is no header, or a header is there twice.
+    """
+    headers: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n")[:-1]:
         name, colon, value = line.partition(b":")
         name = name.lower()
         if not colon or _NAME.fullmatch(name) is None:
@@ -94,3 +110,4 @@ def _headers(body: bytes, start: int) -> tuple[dict[bytes, bytes], int]:
         if name in headers:
             raise ValueError(f"a part has the header {name.decode()} twice")
         headers[name] = value.strip(b" \t")
+    return headers

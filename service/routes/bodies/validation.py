@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.errors import LimitExceededError, MalformedBodyError
 from service.http.problems import MOST_ERRORS
+from service.routes.bodies.remembering import remember_short
 from service.schemas.json_text import repeated_member, without_mark
 from service.schemas.requests import FIELD_NAMES, HOMES, ExplainRequest
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
@@ -15,6 +16,8 @@ from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS
 _MOST_VALUES = 100_000
 _BEFORE_VALUES = (b",", b"[", b"{")
 _LONGEST_NAME = max(map(len, FIELD_NAMES)) + 4
+
+_repeated_member = remember_short(repeated_member)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -93,7 +96,7 @@ def check_unique(text: bytes | str, within: tuple[str, ...] = ()) -> None:
     Raises:
         MalformedBodyError: a member appears twice.
     """
-    repeated = repeated_member(text)
+    repeated = _repeated_member(text)
     if repeated is not None:
         raise MalformedBodyError(
             f"{repeated[-1]!r} appears more than once, and only one of them could be used: write "
