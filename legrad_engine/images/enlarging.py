@@ -73,9 +73,12 @@ def _normalized(
     lows, highs = corners.min(axis=(1, 2)), corners.max(axis=(1, 2))
     if mode == "shared" and len(maps):
         lows[:], highs[:] = lows.min(), highs.max()
+    constant = is_constant(lows, highs).tolist()
     return [
-        None if is_constant(low, high) else (grid - low) / (high - low)
-        for grid, low, high in zip(grids, lows.tolist(), highs.tolist(), strict=True)
+        None if is_flat else (grid - low) / (high - low)
+        for grid, low, high, is_flat in zip(
+            grids, lows.tolist(), highs.tolist(), constant, strict=True
+        )
     ]
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from legrad_engine.errors import InvalidOptionError
 from legrad_engine.images.geometry import Geometry, LineSamples, evenly, sample_line
-from legrad_engine.images.labelling import Runs, label
-from legrad_engine.images.rendering import normalize
+from legrad_engine.images.labelling import Runs, in_line, label
+from legrad_engine.images.rendering import stretch
 
 DEFAULT_THRESHOLD = 0.5
 MAX_REGIONS = 32
@@ -21,6 +21,8 @@ MAX_REGIONS = 32
 # from one sample to the next, are exact.
 _SAMPLES_OF_PATCH = (7, 5, 3)
 _SAMPLES = 128
+# The value between rows and maps: below every threshold.
+_OUTSIDE = -1.0
 
 
 @dataclass(frozen=True)
@@ -84,37 +86,33 @@ def find_all_regions(
             f"threshold {threshold} is not above 0 and at most 1.", field="threshold"
         )
     down, across = _lines(geometry)
-    values = normalize(down.matrix @ maps @ across.matrix.T)
-    above = values >= threshold
-    runs = label(above)
+    values = (down.matrix @ maps @ across.matrix.T).astype(np.float32, copy=False)
+    stretch(values, axes=(1, 2))
+    line = in_line(values, _OUTSIDE)
+    runs = label(line >= threshold, down.count, across.count)
     found: list[list[Region]] = [[] for _ in maps]
-    if not runs.count:
+    if not len(runs.starts):
         return found
-    measured = _measure(values, above, runs, down, across)
-    edges = _Edges(values.ravel(), runs, threshold)
-    left, right = edges.along_columns(across)
-    top, bottom = edges.along_rows(down, len(across.centres))
-    peak_x, peak_y = across.pixels(measured.peak_columns), down.pixels(measured.peak_rows)
-    heat = measured.heat.tolist()
-    for index in np.argsort(-measured.heat, kind="stable").tolist():
-        regions = found[measured.targets[index]]
-        if len(regions) == MAX_REGIONS:
-            continue
-        x, y = peak_x[index], peak_y[index]
-        regions.append(
-            Region(
-                box=(
-                    min(left[index], x),
-                    min(top[index], y),
-                    max(right[index], x + 1),
-                    max(bottom[index], y + 1),
-                ),
-                area=measured.areas[index],
-                peak=measured.peaks[index],
-                peak_position=(x, y),
-                mean=heat[index] / measured.areas[index],
-            )
-        )
+    survey = _Survey(line, runs, down, across)
+    areas, heat = survey.areas_and_heat()
+    peaks, targets, rows, columns = survey.peaks()
+    left, top, right, bottom = survey.edges(threshold)
+    x, y = across.pixels(columns), down.pixels(rows)
+    boxes = zip(
+        np.minimum(left, x).tolist(),
+        np.minimum(top, y).tolist(),
+        np.maximum(across.side - right, x + 1).tolist(),
+        np.maximum(down.side - bottom, y + 1).tolist(),
+        strict=True,
+    )
+    positions = zip(x.tolist(), y.tolist(), strict=True)
+    means = (heat / areas).tolist()
+    measured = list(zip(boxes, areas.tolist(), peaks, positions, means, strict=True))
+    for index in (-heat).argsort(kind="stable").tolist():
+        of_map = found[targets[index]]
+        if len(of_map) < MAX_REGIONS:
+            box, area, peak, position, mean = measured[index]
+            of_map.append(Region(box, area, peak, position, mean))
     return found
 
 
@@ -134,17 +132,39 @@ class _Line:
     shares: NDArray[np.float64]
     side: int
 
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.centres)
+
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
         """Weights [samples, cells] that interpolate the cells."""
         return self.samples.matrix()
 
-    def pixels(self, samples: NDArray[np.intp]) -> list[int]:
+    @cached_property
+    def widths(self) -> NDArray[np.float64]:
+        """The share of the side in front of each sample, and of the whole: [samples + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.shares)])
+
+    @cached_property
+    def neighbours(self) -> NDArray[np.float64]:
+        """Where the neighbours of samples lie, in pixels: [2, 2 * samples].
+
+        The first half is of the neighbours in front, and counts from the start of the side; the
+        second is of those behind, and counts from its end. The first row tells the distance of
+        each neighbour, and the second how far it is from there to the sample. Nothing lies between
+        the outermost samples and the ends.
+        """
+        table = np.zeros((2, 2, self.count))
+        table[0, 0, 1:] = self.centres[:-1]
+        table[0, 1, :-1] = self.side - self.centres[1:]
+        table[1, 0, 1:] = table[1, 1, :-1] = np.diff(self.centres)
+        return table.reshape(2, -1)
+
+    def pixels(self, samples: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the pixels in which samples lie."""
-        pixels: list[int] = np.minimum(
-            self.centres[samples].astype(np.intp), self.side - 1
-        ).tolist()
-        return pixels
+        return np.minimum(self.centres[samples].astype(np.intp), self.side - 1)
 
 
 def _lines(geometry: Geometry) -> tuple[_Line, _Line]:
@@ -179,162 +199,108 @@ def _line(cells: int, cell_length: int, start: int, stop: int, side: int, each: 
     return _Line(sample_line(cells, cell_length, positions), centres, shares, side)
 
 
-@dataclass(frozen=True)
-class _Measures:
-    """Numbers of each region, in the order of their first samples.
+class _Survey:
+    """Measures regions by their runs, which are far fewer than their samples."""
 
-    Attributes:
-        targets: index of its map.
-        areas: its share of the picture.
-        heat: its mean times its area.
-        peaks: its largest value.
-        peak_rows: the row of the sample that has it.
-        peak_columns: the column of that sample.
-    """
-
-    targets: list[int]
-    areas: list[float]
-    heat: NDArray[np.float64]
-    peaks: list[float]
-    peak_rows: NDArray[np.intp]
-    peak_columns: NDArray[np.intp]
-
-
-def _measure(
-    values: NDArray[np.float32], above: NDArray[np.bool_], runs: Runs, down: _Line, across: _Line
-) -> _Measures:
-    """Measure each region by its runs, which are far fewer than its samples."""
-    lengths = runs.stops - runs.starts
-    # Of the first sample of each run, among the samples of all regions.
-    places = np.cumsum(lengths) - lengths
-    heights = down.shares[runs.rows % len(down.shares)]
-    widths = np.concatenate([[0.0], np.cumsum(across.shares)])
-    areas = heights * (widths[runs.stops] - widths[runs.starts])
-    heat = heights * np.add.reduceat((values * across.shares)[above], places)
-    peaks_of_runs = np.maximum.reduceat(values[above], places)
-    peaks = np.zeros(runs.count, np.float32)
-    np.maximum.at(peaks, runs.parts, peaks_of_runs)
-    at_peak = np.flatnonzero(peaks_of_runs == peaks[runs.parts])
-    run = _first_of_each(runs.parts[at_peak], at_peak, runs.count)
-    region, samples = _samples_of(runs, run, values.shape[-1])
-    at_peak = np.flatnonzero(values.ravel()[samples] == peaks[region])
-    sample = _first_of_each(region[at_peak], samples[at_peak], runs.count)
-    targets, rows, columns = np.unravel_index(sample, values.shape)
-    return _Measures(
-        targets=targets.tolist(),
-        areas=np.bincount(runs.parts, areas).tolist(),
-        heat=np.bincount(runs.parts, heat).astype(np.float64),
-        peaks=peaks.tolist(),
-        peak_rows=rows,
-        peak_columns=columns,
-    )
-
-
-def _first_of_each(
-    regions: NDArray[np.intp], values: NDArray[np.intp], count: int
-) -> NDArray[np.intp]:
-    """Return the first value of each region; every region has one."""
-    first = np.empty(count, np.intp)
-    # Later assignments win, so the order is reversed.
-    first[regions[::-1]] = values[::-1]
-    return first
-
-
-def _samples_of(
-    runs: Runs, chosen: NDArray[np.intp], columns: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the samples of some runs, one run after the other.
-
-    Args:
-        runs: all runs.
-        chosen: indices of some of them.
-        columns: number of samples of a row.
-
-    Returns:
-        For each sample, the position of its run among the chosen ones, and its place among all
-        samples.
-    """
-    lengths = (runs.stops - runs.starts)[chosen]
-    position = np.repeat(np.arange(len(chosen)), lengths)
-    begin = runs.rows[chosen] * columns + runs.starts[chosen] - (np.cumsum(lengths) - lengths)
-    return position, begin[position] + np.arange(len(position))
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """Finds the edges of regions between samples.
-
-    Attributes:
-        values: the values of the samples of all maps, in one row.
-        runs: the runs of the regions.
-        threshold: of the regions.
-    """
-
-    values: NDArray[np.float32]
-    runs: Runs
-    threshold: float
-
-    def along_columns(self, line: _Line) -> tuple[list[int], list[int]]:
-        """Return the left and the right edge of each region in pixels; the right is exclusive."""
-        runs = self.runs
-        first = runs.rows * len(line.centres) + runs.starts
-        last = first + runs.stops - runs.starts - 1
-        left = self._first_pixels(runs.parts, first, runs.starts, -1, line, 1)
-        right = self._first_pixels(runs.parts, last, runs.stops - 1, 1, line, 1)
-        return left.tolist(), (line.side - right).tolist()
-
-    def along_rows(self, line: _Line, columns: int) -> tuple[list[int], list[int]]:
-        """Return the upper and the lower edge of each region in pixels; the lower is exclusive.
-
-        Only the samples of a region's first and last row can have the outermost neighbours.
+    def __init__(self, values: NDArray[np.float32], runs: Runs, down: _Line, across: _Line) -> None:
+        """Find the samples of the runs.
 
         Args:
-            line: the samples along the columns.
-            columns: number of samples of a row.
+            values: the values of the samples of all maps, in one line, not negative.
+            runs: the runs of the regions.
+            down: the rows of samples.
+            across: their columns.
         """
-        runs = self.runs
-        first_rows = _first_of_each(runs.parts, runs.rows, runs.count)
-        last_rows = _first_of_each(runs.parts[::-1], runs.rows[::-1], runs.count)
-        edges = []
-        for rows, step in ((first_rows, -1), (last_rows, 1)):
-            chosen = np.flatnonzero(runs.rows == rows[runs.parts])
-            position, samples = _samples_of(runs, chosen, columns)
-            parts = runs.parts[chosen][position]
-            row = samples // columns % len(line.centres)
-            edges.append(self._first_pixels(parts, samples, row, step, line, columns))
-        top, bottom = edges
-        return top.tolist(), (line.side - bottom).tolist()
+        self._values = values
+        self._runs = runs
+        self._down, self._across = down, across
+        self._stride = across.count + 1
+        self._lengths = runs.stops - runs.starts
+        # Counted through all maps, and from the first of each.
+        self._lines = runs.starts // self._stride
+        self._rows = self._lines % (down.count + 1)
+        self._columns = runs.starts - (self._lines * self._stride + 1)
+        # Positions of the first sample of each run among the samples of all runs.
+        self._begins = self._lengths.cumsum() - self._lengths
+        self._samples = _count_on(runs.starts - self._begins, self._lengths)
+        self._inside = values[self._samples]
 
-    def _first_pixels(
+    def areas_and_heat(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the share of the picture of each region, and its mean times that."""
+        across, columns, parts = self._across, self._columns, self._runs.parts
+        heights = self._down.shares[self._rows]
+        shares = across.shares[_count_on(columns - self._begins, self._lengths)]
+        heat = heights * np.add.reduceat(self._inside * shares, self._begins)
+        areas = heights * (across.widths[columns + self._lengths] - across.widths[columns])
+        areas, heat = (np.bincount(parts, each).astype(np.float64) for each in (areas, heat))
+        return areas, heat
+
+    def peaks(
         self,
-        parts: NDArray[np.intp],
-        inside: NDArray[np.intp],
-        position: NDArray[np.intp],
-        step: int,
-        line: _Line,
-        stride: int,
-    ) -> NDArray[np.intp]:
-        """Find the first pixel of each region whose centre lies in the region.
+    ) -> tuple[list[float], list[int], NDArray[np.intp], NDArray[np.intp]]:
+        """Return the largest value of each region; and map, row and column of its first sample."""
+        parts = self._runs.parts
+        # As bits, floats that are not negative have the same order, and their largest is found
+        # faster.
+        bits = self._inside.view(np.int32)
+        peaks = np.zeros(len(self._runs.firsts), np.int32)
+        np.maximum.at(peaks, parts, np.maximum.reduceat(bits, self._begins))
+        at_peak = (bits == peaks[parts].repeat(self._lengths)).nonzero()[0][::-1]
+        regions = parts[self._begins.searchsorted(at_peak, side="right") - 1]
+        samples = np.empty(len(peaks), np.intp)
+        # The last assignment to each region counts, which is of its first sample.
+        samples[regions] = self._samples[at_peak]
+        lines, columns = np.divmod(samples, self._stride)
+        targets, rows = np.divmod(lines, self._down.count + 1)
+        return peaks.view(np.float32).tolist(), targets.tolist(), rows, columns - 1
 
-        Args:
-            parts: the region of each sample at its edge.
-            inside: places of those samples.
-            position: positions of those samples along the axis.
-            step: from them to their neighbours outside: -1 towards the start of the axis, from
-                which pixels are counted, or 1 towards its end.
-            line: the samples along the axis.
-            stride: distance of neighbours along the axis.
+    def edges(self, threshold: float) -> NDArray[np.intp]:
+        """Return the left, upper, right and lower edge of each region, [4, regions].
+
+        Each is the distance in pixels, from that side of the picture, of the first pixel whose
+        centre lies in the region.
         """
-        centres = line.centres
-        distances = centres if step < 0 else line.side - centres
-        first = np.full(self.runs.count, np.inf)
-        outside = position + step
-        has_neighbour = (outside >= 0) & (outside < len(centres))
-        first[parts[~has_neighbour]] = 0
-        parts, inside = parts[has_neighbour], inside[has_neighbour]
-        position, outside = position[has_neighbour], outside[has_neighbour]
-        before, after = self.values[inside + step * stride], self.values[inside]
-        way = np.abs(centres[position] - centres[outside])
-        crossings = distances[outside] + way * ((self.threshold - before) / (after - before))
-        np.minimum.at(first, parts, crossings)
-        return np.maximum(np.ceil(first - 0.5), 0).astype(np.intp)
+        runs, parts, count = self._runs, self._runs.parts, len(self._runs.firsts)
+        down, across = self._down, self._across
+        upper, lower = self._outer_runs()
+        outer = np.concatenate([upper, lower])
+        lengths = self._lengths[outer]
+        begins = lengths.cumsum() - lengths
+        upright = _count_on(runs.starts[outer] - begins, lengths)
+        beyond = upright - self._stride
+        beyond[begins[len(upper)] :] += 2 * self._stride
+        before = self._values[np.concatenate([runs.starts - 1, runs.stops, beyond])]
+        after = self._values[np.concatenate([runs.starts, runs.stops - 1, upright])]
+        ways = (threshold - before) / (after - before)
+        # The samples of a row are equally far from the row beyond: the nearest crossing counts.
+        level = 2 * len(parts)
+        ways = np.concatenate([ways[:level], np.minimum.reduceat(ways[level:], begins)])
+        distances, gaps = np.concatenate([across.neighbours, down.neighbours], axis=1)
+        last_columns = self._columns + (self._lengths + (across.count - 1))
+        rows = self._rows[outer] + 2 * across.count
+        rows[len(upper) :] += down.count
+        neighbours = np.concatenate([self._columns, last_columns, rows])
+        crossings = distances[neighbours] + gaps[neighbours] * ways
+        nearest = np.full(4 * count, np.inf)
+        sides = (parts, parts + 2 * count, parts[upper] + count, parts[lower] + 3 * count)
+        np.minimum.at(nearest, np.concatenate(sides), crossings)
+        return np.maximum(np.ceil(nearest - 0.5), 0).astype(np.intp).reshape(4, count)
+
+    def _outer_runs(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the runs in the first and in the last row of their regions.
+
+        Only their samples can have the neighbours that are outermost.
+        """
+        lines, parts, firsts = self._lines, self._runs.parts, self._runs.firsts
+        last = np.empty(len(firsts), np.intp)
+        # The last assignment to each region counts.
+        last[parts] = lines
+        upper = lines == lines[firsts][parts]
+        return upper.nonzero()[0], (lines == last[parts]).nonzero()[0]
+
+
+def _count_on(offsets: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Number the samples of runs, one run after the other, and add to each its run's offset."""
+    counted = offsets.repeat(lengths)
+    counted += np.arange(len(counted))
+    return counted

@@ -24,6 +24,8 @@ _OPAQUE_FROM = 0.6
 # The four bytes of a pixel are blended together: as numbers of 16 bits, in one of 64.
 _CHANNELS = 4
 _ONE = 256
+_FLOAT32 = np.finfo(np.float32)
+_TINY, _EPSILON, _LARGEST = float(_FLOAT32.tiny), float(_FLOAT32.eps), float(_FLOAT32.max)
 # A band of rows stays in the processor's cache from step to step.
 _BAND_PIXELS = 2**16
 
@@ -48,20 +50,14 @@ def normalize(maps: NDArray[np.floating], mode: Normalization = "each") -> NDArr
         InvalidOptionError: The mode is unknown.
     """
     values = np.array(maps, np.float32)
-    if not np.isfinite(values).all():
-        np.nan_to_num(values, copy=False)
     if mode == "none":
-        return np.clip(values, 0, 1, out=values)
-    if mode == "each":
-        for single in values:
-            _stretch(single)
-    elif mode == "shared":
-        _stretch(values)
-    else:
+        return np.clip(_finite(values), 0, 1, out=values)
+    if mode not in ("each", "shared"):
         raise InvalidOptionError(
             f"normalize {mode!r} is unknown: use one of {', '.join(get_args(Normalization))}.",
             field="normalize",
         )
+    stretch(values, tuple(range(1 if mode == "each" else 0, values.ndim)))
     return values
 
 
@@ -212,27 +208,50 @@ def palette(colormap: str) -> bytes:
     return encoded
 
 
-def is_constant(low: float, high: float) -> bool:
-    """Return whether a map with these extremes is constant to within float32 rounding.
+def is_constant(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether maps with these extremes are constant to within float32 rounding.
 
     Interpolation of a constant map leaves rounding noise, which must not be stretched.
     """
-    limits = np.finfo(np.float32)
-    return high - low < max(float(limits.tiny), 16 * float(limits.eps) * max(-low, high))
+    return high - low < np.maximum(_TINY, 16 * _EPSILON * np.maximum(-low, high))
 
 
-def _stretch(values: NDArray[np.float32]) -> None:
-    if values.size == 0:
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace NaN by 0, and infinities by the largest and smallest values, in place."""
+    if not np.isfinite(values).all():
+        np.nan_to_num(values, copy=False)
+    return values
+
+
+def _extremes(
+    values: NDArray[np.float32], axes: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the largest values along the axes, which are kept."""
+    least, largest = (
+        extreme.reduce(values, axes, keepdims=True) for extreme in (np.minimum, np.maximum)
+    )
+    return least.astype(np.float64), largest.astype(np.float64)
+
+
+def stretch(values: NDArray[np.float32], axes: tuple[int, ...]) -> None:
+    """Stretch values to 0 to 1 by the extremes along the axes, in place; see :func:`normalize`."""
+    if not values.size:
         return
-    low, high = float(values.min()), float(values.max())
-    if is_constant(low, high):
-        values.fill(0)
-        return
-    if high - low > np.finfo(np.float32).max:
-        values /= 2
-        low, high = low / 2, high / 2
-    values -= low
-    values /= high - low
+    low, high = _extremes(values, axes)
+    # An extreme is NaN or infinite if any value is.
+    if not (np.isfinite(low) & np.isfinite(high)).all():
+        low, high = _extremes(_finite(values), axes)
+    constant, span = is_constant(low, high), high - low
+    if span.max() > _LARGEST:
+        # No float32 holds the span.
+        scale = np.where(span > _LARGEST, np.float32(0.5), np.float32(1))
+        values *= scale
+        low, span = low * scale, high * scale - low * scale
+    if constant.any():
+        np.copyto(values, low.astype(np.float32), where=constant)
+        span[constant] = 1
+    values -= low.astype(np.float32)
+    values /= span.astype(np.float32)
 
 
 def _by_level(channels: NDArray[np.uint16]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from legrad_engine.images.labelling import label
+from legrad_engine.images.labelling import in_line, label
 
 _AROUND = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
@@ -21,11 +21,18 @@ masks = arrays(
 
 def labelled(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], int]:
     """Return the number of its part for each place, from 1, and the number of parts."""
-    runs = label(mask)
-    labels = np.zeros((mask.shape[0] * mask.shape[1], mask.shape[2]), np.intp)
-    for row, start, stop, part in zip(runs.rows, runs.starts, runs.stops, runs.parts, strict=True):
-        labels[row, start:stop] = part + 1
-    return labels.reshape(mask.shape), runs.count
+    _, height, width = mask.shape
+    line = in_line(mask, False)
+    runs = label(line, height, width)
+    labels = np.zeros(len(line), np.intp)
+    for start, stop, part in zip(runs.starts, runs.stops, runs.parts, strict=True):
+        labels[start:stop] = part + 1
+    shaped = labels.reshape(len(mask), height + 1, width + 1)
+    # No place between the rows and masks belongs to a part.
+    assert not shaped[:, :, 0].any()
+    assert not shaped[:, -1].any()
+    np.testing.assert_array_equal(labels[runs.starts[runs.firsts]] - 1, range(len(runs.firsts)))
+    return shaped[:, :-1, 1:], len(runs.firsts)
 
 
 @given(masks)

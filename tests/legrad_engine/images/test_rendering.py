@@ -41,6 +41,18 @@ def test_each_map_is_stretched_on_its_own() -> None:
     assert normalize(maps, "each").tolist() == [[[0, 0.5, 1]], [[0, 1, 0]]]
 
 
+def test_constant_and_extreme_maps_leave_the_others_of_their_picture_alone() -> None:
+    largest = np.finfo(np.float32).max
+    ordinary = np.linspace(-2, 3, 6, dtype=np.float32).reshape(2, 3)
+    maps = np.stack([ordinary, np.full((2, 3), 7.0), largest * np.sign(ordinary), ordinary + 1])
+    maps[3, 0, 0], maps[3, 0, 1] = np.nan, -np.inf
+    together = normalize(maps.astype(np.float32))
+    np.testing.assert_array_equal(together[0], (ordinary + 2) / 5)
+    np.testing.assert_array_equal(together[2], [[0, 0, 0.5], [1, 1, 1]])
+    for each, single in zip(together, maps.astype(np.float32), strict=True):
+        np.testing.assert_array_equal(each, normalize(single[np.newaxis])[0])
+
+
 def test_shared_maps_stay_comparable() -> None:
     maps = np.array([[[0, 1]], [[2, 4]]], np.float32)
     assert normalize(maps, "shared").tolist() == [[[0, 0.25]], [[0.5, 1]]]
