@@ -21,7 +21,7 @@ from legrad_engine.images.deep import to_grey
 from legrad_engine.images.formats import open_picture, unreadable
 from legrad_engine.images.geometry import Box
 from legrad_engine.images.heif import HeifFile
-from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile
+from legrad_engine.images.readers import AvifFile, JpegFile, TiffFile, without_file
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
@@ -164,9 +164,9 @@ def _read(
 
 def _decode(source: ImageSource, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     if isinstance(source, Image.Image):
-        return _convert(source, max_pixels, None)
+        return _convert(source, max_pixels)
     if isinstance(source, np.ndarray):
-        return _convert(picture_of(source), max_pixels, None)
+        return _convert(picture_of(source), max_pixels)
     if isinstance(source, bytes):
         return _decode_stream(io.BytesIO(source), max_pixels, least_size)
     try:
@@ -182,7 +182,7 @@ def _decode(source: ImageSource, max_pixels: int, least_size: LeastSize | None) 
 def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | None) -> _Decoded:
     try:
         with open_picture(stream) as image:
-            return _convert(image, max_pixels, least_size)
+            return _convert(image, max_pixels, least_size, is_own=True)
     except Image.DecompressionBombError as error:
         raise _too_large("The image has too many pixels", max_pixels) from error
     except (LegradError, MemoryError):
@@ -191,7 +191,14 @@ def _decode_stream(stream: IO[bytes], max_pixels: int, least_size: LeastSize | N
         raise _failure(error) from error
 
 
-def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) -> _Decoded:
+def _convert(
+    image: Image.Image,
+    max_pixels: int,
+    least_size: LeastSize | None = None,
+    *,
+    is_own: bool = False,
+) -> _Decoded:
+    """Convert a picture, whose pixels may become those of the result if it is not the caller's."""
     _check_size(image, max_pixels)
     size = filled = None
     if least_size is not None and isinstance(image, JpegFile):
@@ -202,7 +209,7 @@ def _convert(image: Image.Image, max_pixels: int, least_size: LeastSize | None) 
     # ZeroDivisionError; all of them mean that the picture cannot be read.
     try:
         image.load()
-        stored = _to_rgb(image)
+        stored = without_file(image) if is_own and _is_plain_rgb(image) else _to_rgb(image)
     except Exception as error:
         raise _failure(error) from error
     srgb = to_srgb(image.info.get("icc_profile"), image, stored)
@@ -303,6 +310,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _is_plain_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and not image.has_transparency_data
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(to_grey(image)).convert("RGB")
@@ -313,8 +324,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         rgba = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
         return rgba.convert("RGB")
-    if isinstance(image, JpegFile) and image.mode == "RGB":
-        return image.without_file()
     return image.convert("RGB")
 
 

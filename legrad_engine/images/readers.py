@@ -71,11 +71,6 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         with enough_to_decode(self._decoder_bytes):
             return super().load()
 
-    def without_file(self) -> Image.Image:
-        """Return the decoded picture, with the same pixels and not a copy of them."""
-        self.load()
-        return self._new(self.im)
-
     def reduce_to(self, least_size: tuple[int, int]) -> tuple[float, float]:
         """Decode the pixels at 1/2, 1/4 or 1/8 of the size, if that is enough.
 
@@ -197,6 +192,11 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         if self._im is None:
             self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
+
+
+def without_file(image: Image.Image) -> Image.Image:
+    """Return a decoded picture without its file, with the same pixels and not a copy of them."""
+    return image._new(image.im)
 
 
 def _without_short_segments(data: bytes, segments: Iterable[_Segment]) -> bytes:

@@ -101,6 +101,39 @@ def test_damaged_exif_does_not_cost_the_picture() -> None:
         assert decode(data).size == (40, 30)
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_pixels_are_those_of_pillows_own_conversion(
+    tmp_path: Path, file_format: str, mode: str
+) -> None:
+    if mode == "RGBA" and file_format in ("JPEG", "PPM"):
+        mode = "RGB"
+    path = tmp_path / "picture"
+    path.write_bytes(encode(noise(mode=mode), file_format))
+    with Image.open(path) as image:
+        expected = image.convert("RGBA")
+        expected.alpha_composite(Image.new("RGBA", image.size, "white"))
+        expected.alpha_composite(image.convert("RGBA"))
+    for source in (path, path.read_bytes()):
+        decoded = decode(source)
+        assert type(decoded) is Image.Image
+        assert decoded.info == {}
+        np.testing.assert_array_equal(pixels(decoded), pixels(expected.convert("RGB")))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_callers_open_file_shares_no_pixels_with_the_decoded_picture(file_format: str) -> None:
+    with Image.open(io.BytesIO(encode(noise(), file_format))) as image:
+        before = image.convert("RGB")
+        info = dict(image.info)
+        decode(image).paste("red", (0, 0, 40, 30))
+        np.testing.assert_array_equal(pixels(image.convert("RGB")), pixels(before))
+        assert image.info == info
+        shown = decode(image)
+        image.paste(0, (0, 0, 40, 30))
+        np.testing.assert_array_equal(pixels(shown), pixels(before))
+
+
 def test_a_pillow_image_is_left_as_it_was() -> None:
     original = noise(mode="RGBA")
     original.info["note"] = "kept"
