@@ -19,8 +19,8 @@ _COMMENT, _START_OF_SCAN, _FIRST_WITH_LENGTH = 0xFE, 0xDA, 0xC0
 _SCAN = bytes((0xFF, _START_OF_SCAN))
 # Starts of frames without a cosine transform.
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
-# Segments that Pillow reads up to this length without asking for theirs.
-_LEAST_BYTES = {(0xE0, b"JFIF"): 7, (0xE2, b"ICC_PROFILE\0"): 14, (0xEE, b"Adobe"): 7}
+# Names of segments that Pillow reads up to a length without asking for theirs, by their markers.
+_LEAST_BYTES = {0xE0: (b"JFIF", 7), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 7)}
 
 # The entry of an item in the list of items, up to the item's type.
 _EXIF_ITEM = re.compile(rb"(infe.{8,10}?)Exif", re.DOTALL)
@@ -59,7 +59,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         data = b"" if self.fp is None else self.fp.read()
         segments = list(_segments(data))
         self.fp = io.BytesIO(_without_short_segments(data, segments))
-        self._is_lossless = any(marker in _LOSSLESS for marker, _, _ in segments)
+        self._is_lossless = not _LOSSLESS.isdisjoint([marker for marker, _, _ in segments])
         super()._open()
         self._decoder_bytes += _JPEG_COLUMN * self.width
         # The decoder holds all coefficients of a picture that comes in several scans.
@@ -203,9 +203,10 @@ def _without_short_segments(data: bytes, segments: Iterable[_Segment]) -> bytes:
     """Return a JPEG whose segments that are too short for their name have become comments."""
     short = []
     for marker, start, stop in segments:
-        for (kind, name), least in _LEAST_BYTES.items():
+        if marker in _LEAST_BYTES:
+            name, least = _LEAST_BYTES[marker]
             content = data[start + 4 : min(stop, start + 4 + least)]
-            if marker == kind and content.startswith(name) and len(content) < least:
+            if len(content) < least and content.startswith(name):
                 short.append(start + 1)
     if not short:
         return data
@@ -230,9 +231,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         position = stop
 
 
-def _first_scan(data: bytes, segments: Iterable[_Segment]) -> int:
+def _first_scan(data: bytes, segments: Sequence[_Segment]) -> int:
     """Return the number of components in a JPEG's first scan."""
-    start = max((stop for _, _, stop in segments), default=2)
+    start = segments[-1][2] if segments else 2
     header = data[max(data.find(_SCAN, start), start) :][:5]
     return header[-1] if header else 0
 
