@@ -52,7 +52,7 @@ _BYTES_PER_PIXEL = 4
 # Pillow takes less memory between the two steps.
 _MOST_BYTES_BETWEEN = 2**26
 # The library's own memory: its weights, of which each pixel of a line has a few, and the rest.
-_WEIGHT_BYTES = 64
+_WEIGHT_BYTES = 96
 _ROOM_BYTES = 2**20
 
 

@@ -1,6 +1,13 @@
 """Fast resizing beside Pillow's: sizes, filters and strips."""
 
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,3 +95,30 @@ def test_a_picture_that_is_large_between_the_steps_is_left_to_pillow(
     assert differences(picture(*size), (224, 224), "bicubic").any()
     monkeypatch.setattr(resizing, "_MOST_BYTES_BETWEEN", 4 * between - 1)
     assert not differences(picture(*size), (224, 224), "bicubic").any()
+
+
+def exit_statuses(old: tuple[int, int], new: tuple[int, int], limits: Sequence[int]) -> set[int]:
+    """Resize under limits on further memory; return 0 for a result, 1 for a MemoryError."""
+    strip = Image.new("RGB", old)
+    resize_fast(Image.new("RGB", (50, 50)), (20, 20), "bicubic")
+    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    statuses = set()
+    for limit in limits:
+        child = os.fork()
+        if not child:
+            resource.setrlimit(resource.RLIMIT_AS, (own + limit, resource.RLIM_INFINITY))
+            try:
+                resize_fast(strip, new, "bicubic")
+            except MemoryError:
+                os._exit(1)
+            os._exit(0)
+        statuses.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return statuses
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits address space")
+def test_long_strips_without_memory_do_not_end_the_process() -> None:
+    limits = range(0, 30_000_000, 1_000_000)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        for old, new in (((200_000, 3), (150_000, 3)), ((3, 200_000), (3, 150_000))):
+            assert processes.submit(exit_statuses, old, new, limits).result() == {0, 1}
