@@ -86,7 +86,7 @@ def find_all_regions(
             f"threshold {threshold} is not above 0 and at most 1.", field="threshold"
         )
     down, across = _lines(geometry)
-    values = (down.matrix @ maps @ across.matrix.T).astype(np.float32, copy=False)
+    values = (down.samples.matrix @ maps @ across.samples.matrix.T).astype(np.float32, copy=False)
     stretch(values, axes=(1, 2))
     line = in_line(values, _OUTSIDE)
     runs = label(line >= threshold, down.count, across.count)
@@ -117,35 +117,48 @@ def find_all_regions(
 
 
 @dataclass(frozen=True)
-class _Line:
-    """Samples along one side of the picture.
+class _Samples:
+    """Samples along one side of all pictures that have the same place in the model's input.
 
     Attributes:
-        samples: where they lie on the grid.
-        centres: [samples], their positions in pixels of the picture.
+        grid: where they lie on the grid.
+        offsets: [samples], from the start of the picture, in pixels of the input.
         shares: [samples], the share of the side that each stands for.
+    """
+
+    grid: LineSamples
+    offsets: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float32]:
+        """Weights [samples, cells] that interpolate the cells."""
+        return self.grid.matrix()
+
+    @cached_property
+    def widths(self) -> NDArray[np.float64]:
+        """The share of the side in front of each sample, and of the whole: [samples + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.shares)])
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Samples along one side of a picture.
+
+    Attributes:
+        samples: the samples.
+        centres: [samples], their positions in pixels of the picture.
         side: side of the picture in pixels.
     """
 
-    samples: LineSamples
+    samples: _Samples
     centres: NDArray[np.float64]
-    shares: NDArray[np.float64]
     side: int
 
     @property
     def count(self) -> int:
         """Number of samples."""
         return len(self.centres)
-
-    @cached_property
-    def matrix(self) -> NDArray[np.float32]:
-        """Weights [samples, cells] that interpolate the cells."""
-        return self.samples.matrix()
-
-    @cached_property
-    def widths(self) -> NDArray[np.float64]:
-        """The share of the side in front of each sample, and of the whole: [samples + 1]."""
-        return np.concatenate([[0.0], np.cumsum(self.shares)])
 
     @cached_property
     def neighbours(self) -> NDArray[np.float64]:
@@ -187,16 +200,28 @@ def _line(cells: int, cell_length: int, start: int, stop: int, side: int, each: 
 
     Where that is more than the picture has pixels, each pixel is a sample.
     """
+    samples = _usual_samples(cells, cell_length, start, stop, each)
+    if side <= len(samples.offsets):
+        samples = _samples(cells, cell_length, start, stop, evenly(start, stop, side))
+    return _Line(samples, samples.offsets * (side / (stop - start)), side)
+
+
+# Most pictures of any size have the same.
+@lru_cache(maxsize=64)
+def _usual_samples(cells: int, cell_length: int, start: int, stop: int, each: int) -> _Samples:
     step = cell_length / each
     first, last = (math.ceil(position / step - 0.5) for position in (start, stop))
     inside = (np.arange(first, last) + 0.5) * step
     positions = np.concatenate([[start], inside[(inside > start) & (inside < stop)], [stop]])
-    if side <= len(positions):
-        positions = evenly(start, stop, side)
+    return _samples(cells, cell_length, start, stop, positions)
+
+
+def _samples(
+    cells: int, cell_length: int, start: int, stop: int, positions: NDArray[np.float64]
+) -> _Samples:
     between = (positions[1:] + positions[:-1]) / 2
     shares = np.diff(between, prepend=start, append=stop) / (stop - start)
-    centres = (positions - start) * (side / (stop - start))
-    return _Line(sample_line(cells, cell_length, positions), centres, shares, side)
+    return _Samples(sample_line(cells, cell_length, positions), positions - start, shares)
 
 
 class _Survey:
@@ -227,11 +252,11 @@ class _Survey:
 
     def areas_and_heat(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the share of the picture of each region, and its mean times that."""
-        across, columns, parts = self._across, self._columns, self._runs.parts
-        heights = self._down.shares[self._rows]
-        shares = across.shares[_count_on(columns - self._begins, self._lengths)]
+        samples, columns, parts = self._across.samples, self._columns, self._runs.parts
+        heights = self._down.samples.shares[self._rows]
+        shares = samples.shares[_count_on(columns - self._begins, self._lengths)]
         heat = heights * np.add.reduceat(self._inside * shares, self._begins)
-        areas = heights * (across.widths[columns + self._lengths] - across.widths[columns])
+        areas = heights * (samples.widths[columns + self._lengths] - samples.widths[columns])
         areas, heat = (np.bincount(parts, each).astype(np.float64) for each in (areas, heat))
         return areas, heat
 
