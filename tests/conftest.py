@@ -1,22 +1,33 @@
 """Models, applications and servers that the tests of several folders share."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import settings
 
-from service.pictures.processes import Launcher
-from tests.support.running_app import RunningApp
-from tests.support.running_server import Server
-from tests.support.tiny_model import save_model
+from tests.support.collector import frozen_after
+
+# Imported by the fixtures: torch is slow to import, and the process that only hands the tests to
+# others needs none of it.
+if TYPE_CHECKING:
+    from tests.support.running_app import RunningApp
+    from tests.support.running_server import Server
 
 # A run of the tests is the same each time, however slow the machine. The other profile looks for
 # new examples: `pytest --hypothesis-profile=explore`.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile("steady")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the test files without the garbage collector; leave what they made out of it."""
+    with frozen_after():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the `NAME@PATH` reference of a model that computes in milliseconds."""
+    from tests.support.tiny_model import save_model
+
     return save_model(tmp_path_factory.mktemp("model"), "tiny")
 
 
@@ -44,14 +57,18 @@ def _launcher() -> Iterator[None]:
 
     Each would start one of its own otherwise, which takes more processor time than most tests.
     """
+    from service.pictures.processes import Launcher
+
     launcher = Launcher.use()
     yield
     launcher.release()
 
 
 @pytest.fixture(scope="session")
-def running(tiny_model: str) -> Iterator[RunningApp]:
+def running(tiny_model: str) -> Iterator["RunningApp"]:
     """An application with small limits, shared by all tests that leave its state unchanged."""
+    from tests.support.running_app import RunningApp
+
     with RunningApp(
         tiny_model,
         max_body_bytes=2_000_000,
@@ -67,8 +84,10 @@ def running(tiny_model: str) -> Iterator[RunningApp]:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_model: str) -> Iterator[Server]:
+def server(tiny_model: str) -> Iterator["Server"]:
     """A ready server process with small limits, shared by tests that leave its state unchanged."""
+    from tests.support.running_server import Server
+
     with Server(
         tiny_model,
         max_body_bytes=2_000_000,

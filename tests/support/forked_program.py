@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["service.app", "service.cli", "service.server.process"])
+_CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class ForkedProgram:
