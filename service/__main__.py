@@ -1,6 +1,7 @@
 """Entry point of the program ``legrad``; configures native libraries before they are loaded."""
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -13,7 +14,12 @@ def main() -> None:
     _tune_allocator()
     from service.cli import app
 
-    app()
+    try:
+        app()
+    finally:
+        # At its end Python would search all objects for garbage, most of a second once torch is
+        # imported, for memory that the end of the process frees anyway.
+        gc.freeze()
 
 
 def _tune_allocator() -> None:

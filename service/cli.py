@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from legrad_engine.collector import frozen_after
 from legrad_engine.errors import LegradError
 from legrad_engine.models.schemes import STARTER
 from service.bulk.commands.asking import ask
@@ -73,7 +74,8 @@ def serve(
     try:
         # Options replace variables before these are judged.
         settings = Settings.model_validate(options)
-        from service.server.process import serve as run_server
+        with frozen_after():
+            from service.server.process import serve as run_server
 
         status = run_server(settings)
     except ValidationError as error:

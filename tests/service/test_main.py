@@ -70,6 +70,16 @@ from service.__main__ import main
 main()
 """
 
+# Replaces the command line: the number of objects that the end of the process searches, or 0.
+ENDING = """
+import atexit, gc, sys, types
+
+atexit.register(lambda: print(len(gc.get_objects()) if gc.get_freeze_count() == 0 else 0))
+sys.modules["service.cli"] = types.SimpleNamespace(app=sys.exit)
+from service.__main__ import main
+main()
+"""
+
 
 def printed(probe: str, **environment: str) -> list[int]:
     """Run a probe; return the numbers that it prints."""
@@ -112,3 +122,7 @@ def test_freed_memory_is_kept_for_the_next_picture_unless_told_otherwise(
 ) -> None:
     (faults,) = printed(FREEING, **given)
     assert (faults < 1000) == kept
+
+
+def test_the_end_of_the_process_is_not_searched_for_garbage() -> None:
+    assert printed(ENDING) == [0]
