@@ -104,6 +104,8 @@ class Reader:
             self._run([targets[0], "--dry-run", *targets[1:]], block, ROOT)
         elif re.search(r"\blegrad serve\b", command):
             self._serve(command.partition(" #")[0].rstrip(), block)
+        elif words := _plain_words(command):
+            self._fork(main, words, block, command)
         else:
             self._run(["bash", "-c", PRELUDE + command], block)
 
@@ -124,13 +126,15 @@ class Reader:
 
     def _execute(self, program: str, block: Block) -> None:
         """Runs a Python program."""
-        process = ForkedProgram(
-            partial(_run_in, self._folder, partial(exec, program, {"__name__": "__main__"})),
-            ["program.py"],
-            self._environment,
-        )
+        run = partial(exec, program, {"__name__": "__main__"})
+        self._fork(run, ["program.py"], block, program)
+
+    def _fork(
+        self, run: Callable[[], object], arguments: list[str], block: Block, typed: str
+    ) -> None:
+        process = ForkedProgram(partial(_run_in, self._folder, run), arguments, self._environment)
         output, errors = process.communicate(timeout=240)
-        assert process.wait() == 0, f"line {block.line}: {program}\n{output}{errors}"
+        assert process.wait() == 0, f"line {block.line}: {typed}\n{output}{errors}"
 
     def _run(self, command: list[str], block: Block, folder: Path | None = None) -> None:
         done = subprocess.run(
@@ -153,6 +157,17 @@ class Reader:
             for number, key in enumerate(document):
                 key["sha256"] = sha256(str(number).encode()).hexdigest()
             assert Settings(api_keys=json.dumps(document))
+
+
+def _plain_words(command: str) -> list[str]:
+    """Return the words of a command that is `legrad` with arguments; none if it needs a shell."""
+    if re.search(r"[$`*?~\\]", command):
+        return []
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list(lexer)
+    plain = words[0] == "legrad" and not any(set(word) & set("();<>|&") for word in words)
+    return words if plain else []
 
 
 def _run_in(folder: Path, main: Callable[[], object]) -> None:
