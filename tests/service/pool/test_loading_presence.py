@@ -78,9 +78,8 @@ def test_the_open_inference_protocol_refuses_a_presence_that_there_is_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fitted", [True, False], ids=["these weights", "others"])
 def test_a_model_of_the_hub_is_loaded_before_its_calibration_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path, "tiny")
     files = {
@@ -89,26 +88,28 @@ def test_a_model_of_the_hub_is_loaded_before_its_calibration_is_checked(
         ).encode(),
         "org/own/open_clip_model.safetensors": (tmp_path / "tiny.safetensors").read_bytes(),
     }
-    commit = ("a" if fitted else "b") * 40
-    file = tmp_path / "presence.json"
-    write_calibration_of(file, f"org/own@{commit}")
+    fitted = {"these": tmp_path / "these.json", "others": tmp_path / "others.json"}
+    write_calibration_of(fitted["these"], f"org/own@{'a' * 40}")
+    write_calibration_of(fitted["others"], f"org/own@{'b' * 40}")
     with hub_server(files) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         # A process of its own: the variables of the hub are read when Python starts.
-        program = (str(LEGRAD),)
-        with Server("hf-hub:org/own", program=program, presence=f"org-own={file}") as server:
-            server.poll("/models", lambda answer: _state(answer.json()) in ("ready", "failed"))
-            [model] = server.client.get("/models").json()["models"]
-            assert model["state"] == ("ready" if fitted else "failed"), model["error"]
-            if fitted:
-                [target] = server.explain(request_of(prompts=["a"])).json()["images"][0]["targets"]
-                assert target["presence"] is not None
-            else:
-                assert "fitted for the weights" in model["error"]
+        with Server(
+            ",".join(f"{name}=hf-hub:org/own" for name in fitted),
+            program=(str(LEGRAD),),
+            presence=",".join(f"{name}={file}" for name, file in fitted.items()),
+        ) as server:
+            server.poll("/models", lambda answer: _states(answer.json()) <= {"ready", "failed"})
+            these, others = server.client.get("/models").json()["models"]
+            assert these["state"] == "ready", these["error"]
+            asked = request_of(prompts=["a"], model="these")
+            [target] = server.explain(asked).json()["images"][0]["targets"]
+            assert target["presence"] is not None
+            assert others["state"] == "failed"
+            assert "fitted for the weights" in others["error"]
 
 
-def _state(models: dict[str, Any]) -> str:
-    state: str = models["models"][0]["state"]
-    return state
+def _states(models: dict[str, Any]) -> set[str]:
+    return {each["state"] for each in models["models"]}

@@ -4,6 +4,8 @@ The end of the process is tested in test_shutdown.py.
 """
 
 import json
+import os
+import resource
 import signal
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.__main__ import main
 from tests.support import faulty_server
 from tests.support.hub_files import hub_server
 from tests.support.pictures import data_url, encoded, picture, request_of
@@ -241,13 +244,21 @@ def test_readiness_is_false_exactly_when_requests_would_fail(faulty: Server) -> 
     assert {(before, status) for before, (status, _), _ in samples} >= {(200, 200), (503, 503)}
 
 
-def limited_files(kibibytes: int) -> tuple[str, ...]:
-    """Return ``legrad`` with a limit on the size of files, which acts like a full disk."""
-    return ("sh", "-c", f'ulimit -S -f {2 * kibibytes}; exec "$@"', "sh", str(LEGRAD))
+def _main_with_a_full_disk() -> None:
+    """Run ``legrad`` with a limit on the size of files, which acts like a full disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    main()
+
+
+def _main_with_a_full_log() -> None:
+    with Path("/dev/full").open("w") as full:
+        os.dup2(full.fileno(), 2)
+    main()
 
 
 def test_a_full_disk_does_not_concern_uploads(tiny_model: str) -> None:
-    with Server(tiny_model, program=limited_files(0)) as server:
+    with Server(tiny_model, program=_main_with_a_full_disk) as server:
         server.wait_for_health()
         large = encoded(picture(1500, 1500).effect_spread(40))
         assert len(large) > 3_000_000
@@ -256,8 +267,7 @@ def test_a_full_disk_does_not_concern_uploads(tiny_model: str) -> None:
 
 
 def test_a_log_that_cannot_be_written_does_not_concern_requests(tiny_model: str) -> None:
-    program = ("sh", "-c", 'exec "$@" 2>/dev/full', "sh", str(LEGRAD))
-    with Server(tiny_model, program=program) as server:
+    with Server(tiny_model, program=_main_with_a_full_log) as server:
         server.wait_for_health()
         assert server.explain(request_of()).status_code == 200
         assert server.explain(request_of(prompts=[""])).status_code == 422
@@ -279,7 +289,9 @@ def test_a_download_into_a_full_cache_is_said_and_tried_again_and_others_serve(
         monkeypatch.setenv("HF_ENDPOINT", hub)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        with Server(f"{tiny_model},hf-hub:org/own", program=limited_files(64)) as server:
+        # A process of its own: the variables of the hub are read when Python starts.
+        program = ("sh", "-c", 'ulimit -S -f 128; exec "$@"', "sh", str(LEGRAD))
+        with Server(f"{tiny_model},hf-hub:org/own", program=program) as server:
             server.wait_for_health()
             model = server.client.get("/models").json()["models"][1]
             assert model["state"] == "failed"
