@@ -17,6 +17,7 @@ from tests.attack.exchanging import exchange
 from tests.attack.outcomes import Finding, Outcome
 from tests.support.api_keys import bearer
 from tests.support.pictures import data_url, encoded, picture, request_of
+from tests.support.plain_http import plain_client
 from tests.support.running_server import Server
 
 PATIENCE_SECONDS = 60.0
@@ -78,7 +79,7 @@ class Light:
         ]
 
         def send() -> None:
-            with httpx.Client(base_url=self._server.url, timeout=PATIENCE_SECONDS) as client:
+            with plain_client(self._server.url, timeout=PATIENCE_SECONDS) as client:
                 client.headers.update(bearer(self._key))
                 number = 0
                 while not ended.wait(_PAUSE_SECONDS):
@@ -171,7 +172,7 @@ def beside_heavy_callers(server: Server, keys: Sequence[str], light: Light) -> O
 
     def ask(number: int) -> None:
         body = heavy_body(number)
-        with httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as client:
+        with plain_client(server.url, timeout=PATIENCE_SECONDS) as client:
             while time.monotonic() < until:
                 began = time.monotonic()
                 answer = client.post("/explain", json=body, headers=bearer(keys[number]))

@@ -11,6 +11,8 @@ from typing import Self
 
 import httpx
 
+from tests.support.plain_http import plain_client
+
 _PATIENCE_SECONDS = 60.0
 _ATTEMPTS = 5
 
@@ -44,7 +46,7 @@ class MonitoringProgram:
                     stdout=output,
                     stderr=output,
                 )
-            self.client = httpx.Client(base_url=f"http://{self.address}", timeout=30)
+            self.client = plain_client(f"http://{self.address}", timeout=30)
             if self._came_up():
                 return
             self.close()

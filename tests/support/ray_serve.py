@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-import httpx
 import psutil
 import yaml
 
 from tests.support.paths import DOCKER, ROOT
+from tests.support.plain_http import plain_client
 from tests.support.ray_jobs import PATIENT
 from tests.support.running_app import samples
 
@@ -65,7 +65,7 @@ class RayCluster:
             stderr=self._errors,
             text=True,
         )
-        self.client = httpx.Client(base_url=self.url, timeout=_PATIENCE_SECONDS)
+        self.client = plain_client(self.url, timeout=_PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from service.server.sockets import listen_for
 from service.settings import Settings
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.pictures import request_of
+from tests.support.plain_http import plain_client
 from tests.support.recording_batcher import reserved
 
 _PATIENCE_SECONDS = 60.0
@@ -64,8 +65,8 @@ class RunningApp:
         self._server = uvicorn.Server(server_config(self.app, chosen))
         self._thread = threading.Thread(target=self._server.run, args=(listeners.all,), daemon=True)
         self._thread.start()
-        self.client = httpx.Client(
-            base_url=f"http://{self.host}:{self.port}",
+        self.client = plain_client(
+            f"http://{self.host}:{self.port}",
             timeout=60,
             transport=httpx.HTTPTransport(uds=str(chosen.uds)) if chosen.uds else None,
         )

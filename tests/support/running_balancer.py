@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 from tests.support.paths import DOCKER
+from tests.support.plain_http import plain_client
 
 _FOLDER = DOCKER / "haproxy"
 _PATIENCE_SECONDS = 60.0
@@ -84,7 +85,11 @@ class Balancer:
         )
         for listener in listeners:
             listener.close()
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = plain_client(self.url, timeout=60)
+        # No idle connection that ends with a worker.
+        self._statistics_client = plain_client(
+            self._statistics, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     @property
     def statistics_address(self) -> str:
@@ -96,6 +101,7 @@ class Balancer:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        self._statistics_client.close()
         self._process.send_signal(signal.SIGTERM)
         # The end of the pipe is the end of the worker, too. A master that has just started its
         # worker does not handle the signal yet.
@@ -113,7 +119,7 @@ class Balancer:
 
     def metric(self, sample: str) -> str:
         """Return the value of one sample, named as in the exposition."""
-        exposition = httpx.get(f"{self._statistics}/metrics", timeout=60).text
+        exposition = self._statistics_client.get("/metrics").text
         for line in exposition.splitlines():
             name, _, value = line.rpartition(" ")
             if name == sample:
@@ -122,7 +128,7 @@ class Balancer:
 
     def replica(self, number: int) -> dict[str, str]:
         """Return HAProxy's figures of one replica, by their names in its CSV."""
-        text = httpx.get(f"{self._statistics}/;csv", timeout=60).text.removeprefix("# ")
+        text = self._statistics_client.get("/;csv").text.removeprefix("# ")
         rows = csv.DictReader(text.splitlines())
         return next(row for row in rows if row["svname"] == f"replica-{number}")
 
@@ -206,7 +212,7 @@ class Load:
             )
 
     def _call(self, number: int) -> None:
-        with httpx.Client(base_url=self._url, timeout=self._patience) as client:
+        with plain_client(self._url, timeout=self._patience) as client:
             for body in itertools.cycle([*self._bodies[number:], *self._bodies[:number]]):
                 if self._stop.is_set():
                     return

@@ -17,6 +17,7 @@ import httpx
 from service.__main__ import main
 from tests.support.api_keys import bearer, entry, listed
 from tests.support.forked_program import ForkedProgram
+from tests.support.plain_http import plain_client
 
 LEGRAD = Path(sys.executable).with_name("legrad")
 _START_SECONDS = 60.0
@@ -76,7 +77,7 @@ class Server:
         assert not announced
         self.host, _, port = self.url.removeprefix("http://").rpartition(":")
         self.port = int(port)
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = plain_client(self.url, timeout=60)
         self.client.headers.update({} if key is None else bearer(key))
         self.admin_url = ""
         if "admin_port" in settings:
