@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from tools.starter.art import Sprites, load_sprites
 from tools.starter.checkpoint import check_recipe, read_checkpoint, write_checkpoint
@@ -194,7 +194,11 @@ def train(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (run, f"file://{meeting}/point")
-        spawn(_work, arguments, nprocs=run.workers)  # type: ignore[no-untyped-call]
+        # Processes of a fork server end at once. Spawned ones first search torch for garbage, a
+        # second each.
+        start_processes(  # type: ignore[no-untyped-call]
+            _work, arguments, nprocs=run.workers, start_method="forkserver"
+        )
 
 
 def _work(rank: int, run: Run, meeting_point: str) -> None:
