@@ -1,8 +1,6 @@
 """A short run holds and is reported, and the program sees when a case does not hold."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from tests.attack.framing import got
 from tests.attack.measuring import Light, attack
 from tests.attack.outcomes import Outcome
 from tests.attack.reporting import Report, page
-from tests.support.paths import ROOT
-from tests.support.running_server import Server
+from tests.support.forked_program import ForkedProgram, module_program
+from tests.support.running_server import Server, environment
 
 _LIVE = got(b"/health/live")
 
@@ -39,15 +37,10 @@ def light(server: Server) -> Light:
 def test_the_cases_of_access_hold_and_are_reported(tmp_path: Path) -> None:
     output, table = tmp_path / "attack.json", tmp_path / "attacks.md"
     arguments = ["--only", "access", "--output", str(output), "--table", str(table)]
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.attack", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "3 of 3 cases hold" in ended.stdout
+    program = ForkedProgram(module_program("tests.attack"), ["attack", *arguments], environment())
+    said, errors = program.communicate(timeout=240)
+    assert program.wait() == 0, said + errors
+    assert "3 of 3 cases hold" in said
     told = json.loads(output.read_text())["outcomes"]
     assert [each["statuses"].split(" x ")[0] for each in told] == ["401", "401", "403"]
     assert table.read_text().count("| holds |") == 3

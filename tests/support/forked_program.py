@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
+from runpy import run_module
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
@@ -18,7 +20,7 @@ class ForkedProgram:
     """A process with the members of ``subprocess.Popen`` that tests use."""
 
     def __init__(
-        self, main: Callable[[], None], arguments: Sequence[str], environment: Mapping[str, str]
+        self, main: Callable[[], object], arguments: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         """Start it.
 
@@ -82,8 +84,13 @@ class ForkedProgram:
         self._process.kill()
 
 
+def module_program(name: str) -> Callable[[], object]:
+    """Return the program of ``python -m NAME``."""
+    return partial(run_module, name, run_name="__main__", alter_sys=True)
+
+
 def _run(
-    main: Callable[[], None],
+    main: Callable[[], object],
     arguments: list[str],
     environment: dict[str, str],
     output: Connection,

@@ -1,14 +1,13 @@
 """The commands: one makes everything, and a refusal is one line."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.support.art import write_art
-from tests.support.paths import ROOT
+from tests.support.forked_program import ForkedProgram, module_program
 from tools.starter import __main__ as program
 
 RECIPE = ("art_command", "train", "export", "calibrate", "samples", "evaluate")
@@ -38,13 +37,10 @@ def test_one_command_runs_the_whole_recipe_in_order(
 def test_a_refusal_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     write_art(tmp_path)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.starter", "train", "--workers", "3", "--cache", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    arguments = ["starter", "train", "--workers", "3", "--cache", str(tmp_path)]
+    training = ForkedProgram(module_program("tools.starter"), arguments, os.environ)
+    _, errors = training.communicate(timeout=240)
 
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: 3 workers cannot share the scenes of a step equally")
-    assert done.stderr.count("\n") == 1
+    assert training.wait() == 1
+    assert errors.startswith("Error: 3 workers cannot share the scenes of a step equally")
+    assert errors.count("\n") == 1
