@@ -37,8 +37,10 @@ NAMES = [
 PROGRAM = """
 import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
-import open_clip, timm, torch  # only waiting for the hub is timed
-from legrad_engine import models
+from legrad_engine.collector import frozen_after
+with frozen_after():
+    import open_clip, timm, torch  # only waiting for the hub is timed
+    from legrad_engine import models
 
 def attempt(name):
     started = time.monotonic()
