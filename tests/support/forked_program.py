@@ -13,7 +13,10 @@ from multiprocessing.connection import Connection
 from runpy import run_module
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
+# The first imports the others, but is only found where the tests run in the root of the repository.
+_CONTEXT.set_forkserver_preload(
+    ["tests.support.preloaded", "service.app", "service.cli", "service.server.process"]
+)
 
 
 class ForkedProgram:
