@@ -4,12 +4,11 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.support import faulty_server
+from tests.support.forked_program import ForkedProgram
 from tests.support.pictures import base64_of, data_url, encoded, picture, request_of, unseen
 from tests.support.running_server import Server, environment
 from tests.support.trace_collector import TraceCollector, attributes, in_trace
@@ -294,14 +294,10 @@ def test_a_dead_collector_hurts_neither_requests_nor_the_end(
             assert all("event" in entry for entry in server.log)
 
 
-def run_python(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def run_python(program: str, **variables: str) -> tuple[str, str]:
+    """Run a program in a process with these variables; return its output and its errors."""
+    run = partial(exec, program, {"__name__": "__main__"})
+    return ForkedProgram(run, ["program.py"], environment() | variables).communicate(timeout=240)
 
 
 # FastAPI itself imports OpenTelemetry's API; this test is about the rest.
@@ -322,8 +318,8 @@ _LOADED = (
 )
 def test_without_configuration_nothing_is_imported(variables: dict[str, str]) -> None:
     program = f"import sys; from service.app import create_app; create_app(); print({_LOADED})"
-    done = run_python(program, **variables)
-    assert done.stdout.strip() == "[]", done.stderr
+    output, errors = run_python(program, **variables)
+    assert output.strip() == "[]", errors
 
 
 def test_without_the_packages_the_server_says_so_and_serves() -> None:
@@ -333,6 +329,6 @@ def test_without_the_packages_the_server_says_so_and_serves() -> None:
         "from service.http.application import application_of\n"
         "print(type(application_of(create_app()).tracing).__name__)"
     )
-    done = run_python(program, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert "legrad-service[telemetry]" in done.stdout, done.stderr
-    assert done.stdout.strip().endswith("SilentTracing")
+    output, errors = run_python(program, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
+    assert "legrad-service[telemetry]" in output, errors
+    assert output.strip().endswith("SilentTracing")
