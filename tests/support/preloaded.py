@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from legrad_engine.collector import frozen_after
+from service.importing import frozen_after
 
 with frozen_after():
     for _name in ("service.app", "service.cli", "service.server.process"):

@@ -1,4 +1,4 @@
-"""The garbage collector, while a program imports the engine."""
+"""Imports of a program, without the work of the garbage collector."""
 
 import gc
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def frozen_after() -> Iterator[None]:
     To search them again and again, while they are made and when the process ends, takes a quarter
     of the time of a short program. In a forked process it also copies memory that is shared.
 
-    For programs: a caller's own cyclic garbage would never be freed either.
+    For programs only: garbage of a caller with cycles would never be freed either.
     """
     gc.disable()
     try:
