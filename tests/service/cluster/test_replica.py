@@ -76,11 +76,13 @@ def test_sixteen_clients_fill_the_batches_of_one_replica(cluster: RayCluster) ->
         device = 'legrad_batch_size_{}{{device="cpu",model="tiny-tiny"}}'
         return cluster.metric(device.format("sum")), cluster.metric(device.format("count"))
 
-    images, batches = figures()
     bodies = [work(seed, 640) for seed in range(16)]
     with Load(cluster.url, bodies, callers=16, patience=PATIENCE_SECONDS) as load:
-        load.wait_for_answers(32)
-    more_images, more_batches = figures()
+        # The first ones arrive one by one.
+        load.wait_for_answers(16)
+        images, batches = figures()
+        load.wait_for_answers(48)
+        more_images, more_batches = figures()
     assert set(load.outcomes) == {"200"}
     assert more_batches > batches
     assert (more_images - images) / (more_batches - batches) >= 4
