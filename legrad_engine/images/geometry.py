@@ -77,15 +77,6 @@ class Geometry:
         height, width = self.patch_size
         return self.input_to_image((left * width, top * height, right * width, bottom * height))
 
-    def patch_centre(self, row: int, column: int) -> tuple[int, int]:
-        """Return the pixel, (x, y), of the picture at the centre of a patch."""
-        height, width = self.patch_size
-        across, down = self.image_size
-        return (
-            min(int(self._to_image((column + 0.5) * width, axis=0)), across - 1),
-            min(int(self._to_image((row + 0.5) * height, axis=1)), down - 1),
-        )
-
     def _to_image(self, position: float, axis: Literal[0, 1]) -> float:
         start, stop = self.content_box[axis], self.content_box[axis + 2]
         share = (position - start) / (stop - start)

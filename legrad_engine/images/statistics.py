@@ -1,14 +1,11 @@
 """Summary statistics of a map, for monitoring drift over time."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from legrad_engine.images.geometry import Geometry
-
-_LEAST = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -58,50 +55,50 @@ def summarize_all(heatmaps: NDArray[np.floating], geometry: Geometry) -> list[St
     values = content.reshape(len(content), height * width)
     shares = _shares(values)
     inner = shares.reshape(content.shape)[:, 1:-1, 1:-1].sum(axis=(1, 2))
-    hottest = values.argmax(axis=1)
+    border = np.clip(1 - inner, 0, 1)
     numbers = zip(
-        hottest.tolist(),
-        values[np.arange(len(values)), hottest].tolist(),
-        (values.sum(axis=1) / values.shape[1]).tolist(),
+        values.argmax(axis=1).tolist(),
+        values.max(axis=1).tolist(),
+        values.mean(axis=1).tolist(),
         _entropies(shares).tolist(),
-        _between_0_and_1(1 - inner).tolist(),
+        border.tolist(),
         strict=True,
     )
     return [
         Statistics(
             peak=peak,
-            peak_position=geometry.patch_centre(
-                rows.start + place // width, columns.start + place % width
+            peak_position=_centre(
+                rows.start + hottest // width, columns.start + hottest % width, geometry
             ),
             mean=mean,
             entropy=entropy,
             border_mass=border_mass,
         )
-        for place, peak, mean, entropy, border_mass in numbers
+        for hottest, peak, mean, entropy, border_mass in numbers
     ]
+
+
+def _centre(row: int, column: int, geometry: Geometry) -> tuple[int, int]:
+    x, y, _, _ = geometry.grid_to_image((column + 0.5, row + 0.5, column + 0.5, row + 0.5))
+    width, height = geometry.image_size
+    return min(int(x), width - 1), min(int(y), height - 1)
 
 
 def _shares(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn each row of values into a distribution."""
     positive = np.maximum(values, 0)
     totals = positive.sum(axis=1, keepdims=True)
-    if not totals.all():
-        positive[totals[:, 0] == 0] = 1
-        totals[totals == 0] = values.shape[1]
-    positive /= totals
-    return positive
+    positive[totals[:, 0] <= 0] = 1
+    totals[totals <= 0] = values.shape[1]
+    shares: NDArray[np.float64] = positive / totals
+    return shares
 
 
 def _entropies(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     patches = shares.shape[1]
     if patches == 1:
         return np.ones(len(shares))
-    # A share of 0 adds nothing: the logarithm of the least number in its place is finite.
-    surprises = np.log(np.maximum(shares, _LEAST))
-    surprises *= shares
-    return _between_0_and_1(surprises.sum(axis=1) / -math.log(patches))
-
-
-def _between_0_and_1(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Remove errors of rounding."""
-    return np.minimum(np.maximum(values, 0), 1)
+    # The logarithm of 1 in place of 0: a share of 0 adds nothing.
+    surprises = np.log(np.where(shares > 0, shares, 1))
+    entropies: NDArray[np.float64] = -(shares * surprises).sum(axis=1) / np.log(patches)
+    return np.clip(entropies, 0, 1)

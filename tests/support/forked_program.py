@@ -12,11 +12,12 @@ from functools import partial
 from multiprocessing.connection import Connection
 from runpy import run_module
 
+PRELOADED = ("service.app", "service.cli", "service.server.process")
+"""Modules that the process imports from which programs are forked."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The first imports the others, but is only found where the tests run in the root of the repository.
-_CONTEXT.set_forkserver_preload(
-    ["tests.support.preloaded", "service.app", "service.cli", "service.server.process"]
-)
+_CONTEXT.set_forkserver_preload(["tests.support.preloaded", *PRELOADED])
 
 
 class ForkedProgram:

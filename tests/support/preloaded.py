@@ -1,9 +1,10 @@
-"""What the process imports from which :mod:`tests.support.forked_program` forks others."""
+"""Imports the modules of forked programs, and keeps them out of the garbage collector's way."""
 
 from importlib import import_module
 
 from service.importing import frozen_after
+from tests.support.forked_program import PRELOADED
 
 with frozen_after():
-    for _name in ("service.app", "service.cli", "service.server.process"):
+    for _name in PRELOADED:
         import_module(_name)

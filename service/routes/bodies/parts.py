@@ -3,7 +3,6 @@
 import quopri
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from python_multipart.multipart import parse_options_header
 
@@ -52,35 +51,6 @@ class PartHeaders:
     transfer: str
     has_file_name: bool
 
-    @classmethod
-    def read(cls, head: bytes) -> Self:
-        """Read the headers of a part.
-
-        Args:
-            head: their lines; :func:`read_head` accepts them.
-
-        Raises:
-            MalformedBodyError: the part has no name, or one that is too long or not in UTF-8.
-        """
-        headers = read_head(head)
-        media_type, parameters = parse_header(headers.get(b"content-type", b""))
-        disposition = headers.get(b"content-disposition", b"")
-        _, options = parse_header(disposition)
-        name = options.get(b"name")
-        if name is None:
-            raise unreadable("a part has no name in its Content-Disposition.")
-        if len(name) > _LONGEST_NAME:
-            raise unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
-        # The parser leaves out the extended form (RFC 5987), which .NET and others send.
-        extended = b"filename*=" in disposition.replace(b" ", b"")
-        return cls(
-            _utf8(name),
-            media_type.decode("latin-1"),
-            parameters.get(b"charset", b"").decode("latin-1").strip().lower(),
-            headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower(),
-            b"filename" in options or extended,
-        )
-
     @property
     def is_file(self) -> bool:
         """Whether the part looks like a file."""
@@ -102,6 +72,36 @@ class PartHeaders:
         """Whether the part can be text or JSON; browsers call a blob of no type octet-stream."""
         kind = self.media_type
         return kind in ("", _ANY_BYTES) or kind.startswith("text/") or self.is_json
+
+
+@remember_short
+def part_headers(head: bytes) -> PartHeaders:
+    """Read the headers of a part.
+
+    Args:
+        head: their lines; :func:`read_head` accepts them.
+
+    Raises:
+        MalformedBodyError: the part has no name, or one that is too long or not in UTF-8.
+    """
+    headers = read_head(head)
+    media_type, parameters = parse_header(headers.get(b"content-type", b""))
+    disposition = headers.get(b"content-disposition", b"")
+    _, options = parse_header(disposition)
+    name = options.get(b"name")
+    if name is None:
+        raise unreadable("a part has no name in its Content-Disposition.")
+    if len(name) > _LONGEST_NAME:
+        raise unreadable(f"the name of a part has more than {_LONGEST_NAME} bytes.")
+    # The parser leaves out the extended form (RFC 5987), which .NET and others send.
+    extended = b"filename*=" in disposition.replace(b" ", b"")
+    return PartHeaders(
+        _utf8(name),
+        media_type.decode("latin-1"),
+        parameters.get(b"charset", b"").decode("latin-1").strip().lower(),
+        headers.get(b"content-transfer-encoding", b"").decode("latin-1").strip().lower(),
+        b"filename" in options or extended,
+    )
 
 
 def decoded_transfer(content: bytes, headers: PartHeaders) -> bytes:
@@ -165,7 +165,3 @@ def _utf8(name: bytes) -> str:
 def unreadable(reason: str) -> MalformedBodyError:
     """Return the error of a body that is not multipart as the standard has it."""
     return MalformedBodyError(f"The multipart body cannot be read: {reason}", field="body")
-
-
-part_headers = remember_short(PartHeaders.read)
-"""Returns the headers of a part; see :meth:`PartHeaders.read`."""

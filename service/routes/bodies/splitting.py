@@ -55,6 +55,7 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[BodyPart]:
         raise ValueError("it does not begin with the boundary of its content type")
     while not ends[1]:
         head = _head(body, ends.end())
+        # Refuses bad headers before the content is searched.
         read_head(head)
         start = ends.end() + len(head) + 2
         stop, ends = _find(body, delimiter, start)
