@@ -59,7 +59,7 @@ def _at_saturation(reference: ModelReference, client: httpx.Client, rounds: int)
     The engine alone explains the same encoded pictures in full batches. All pictures of all rounds
     differ, because the server caches the forward pass of pictures that it has seen.
     """
-    explainer = Explainer.load(reference.name, reference.pretrained)
+    explainer = Explainer.load(reference)
     count = BATCH * BATCHES_PER_ROUND
     pictures = [workload.jpeg(SATURATION_SIDE, SATURATION_SIDE, seed) for seed in range(count)]
 

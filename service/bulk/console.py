@@ -103,7 +103,7 @@ def load_model(question: "Question", device: str) -> "Explainer":
 
     reference = question.reference
     reference.check()
-    explainer = Explainer.load(reference.name, reference.pretrained, device=device)
+    explainer = Explainer.load(reference, device=device)
     question.check(explainer)
     method = explainer.method(question.method)
     if not method.targeted and len(question.prompts) > 1:

@@ -17,7 +17,7 @@ from service.bulk.commands.options import (
     PromptArgument,
     PromptsOption,
 )
-from service.bulk.console import fail, read_presence
+from service.bulk.console import fail, print_table, read_presence
 from service.bulk.prompts import UnreadablePromptsError, gather_prompts
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def _load(
     from legrad_engine.presence import built_in
 
     reference = ModelReference.parse(model)
+    reference.check()
     calibration = presence or built_in(reference)
     if calibration is None:
         return Explainer.load(reference, device=device), None
@@ -205,10 +206,8 @@ def _as_json(measured: "Measured | None") -> Any:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     table = Table("Target", "Similarity", "Presence")
     for target in found["targets"]:
         presence = target["presence"]
@@ -217,7 +216,7 @@ def _print(found: dict[str, Any]) -> None:
             f"{target['similarity']:.3f}",
             "" if presence is None else f"{presence:.2f}",
         )
-    console.print(table)
+    print_table(table)
     for target in found["targets"]:
         if target["words"] is None:
             continue
@@ -225,7 +224,7 @@ def _print(found: dict[str, Any]) -> None:
         for word in target["words"]["words"]:
             table.add_row(word["text"], f"{word['contribution']:+.4f}", f"{word['share']:.0%}")
         table.add_row("all other tokens", f"{target['words']['rest']:+.4f}", "")
-        console.print(table)
+        print_table(table)
     for case in (found["counterfactual"] or {"cases": []})["cases"]:
         boxes = "; ".join(
             f"{box['left']},{box['top']},{box['right']},{box['bottom']}" for box in case["regions"]
@@ -233,4 +232,4 @@ def _print(found: dict[str, Any]) -> None:
         table = Table("Target", "New similarity", "Change", title=f"Changed: {boxes}")
         for target, new in zip(found["targets"], case["targets"], strict=True):
             table.add_row(target["target"], f"{new['similarity']:.3f}", f"{new['change']:+.3f}")
-        console.print(table)
+        print_table(table)

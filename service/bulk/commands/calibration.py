@@ -64,7 +64,7 @@ def _fit(
     from legrad_engine.presence import check_counts, fit
 
     check_counts([pair.shown for pair in pairs], [pair.picture for pair in pairs])
-    reference = ModelReference.of(model)
+    reference = ModelReference.parse(model)
     reference.check()
     before = ModelIdentity.of(reference)
     explainer = Explainer.load(reference, device=device)

@@ -8,7 +8,7 @@ import typer
 from legrad_engine.errors import LegradError
 from legrad_engine.methods import DEFAULT_METHOD
 from service.bulk.commands.options import DeviceOption, ModelArgument
-from service.bulk.console import fail
+from service.bulk.console import fail, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +50,13 @@ def check(
         found, path = _check(reference, method or [DEFAULT_METHOD], output, device)
     except (LegradError, OSError) as error:
         fail(error)
-    from rich.console import Console
     from rich.table import Table
 
     most = max(each.heatmaps for method in found.methods for each in method.stages)
     table = Table("Randomised down to", *(each.method for each in found.methods))
     for stages in zip(*(each.stages for each in found.methods), strict=True):
         table.add_row(stages[0].stage, *(_cell(each, most) for each in stages))
-    Console().print(table)
+    print_table(table)
     typer.echo(f"Rank correlation with the heatmaps of the intact model, near 0 is good: {path}")
 
 

@@ -145,7 +145,7 @@ def _load(question: "EvaluationQuestion", device: str) -> "Explainer":
 
     reference = question.reference
     reference.check()
-    return Explainer.load(reference.name, reference.pretrained, device=device)
+    return Explainer.load(reference, device=device)
 
 
 def _counts(outcomes: "list[Outcome]", *files: Path) -> str:

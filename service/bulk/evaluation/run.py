@@ -59,7 +59,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one sample.
+    """The result of one sample.
 
     Attributes:
         key: the sample.
@@ -181,9 +181,7 @@ class Evaluation:
         reference, dtype = self.question.reference, self.question.score_dtype
         scorer = None
         if dtype is not None:
-            scorer = Explainer.load(
-                reference.name, reference.pretrained, device=explainer.device, dtype=dtype
-            )
+            scorer = Explainer.load(reference, device=explainer.device, dtype=dtype)
         subject = Subject(explainer, self.data_set, self.question.maps, scorer)
         subject.check(
             self.question.methods,

@@ -240,6 +240,15 @@ def test_swapped_labels_are_refused(tiny_model: str, folder: Path, tmp_path: Pat
     assert "wrong way round" in done.output
 
 
+def test_a_model_without_weights_is_refused_with_the_way_to_name_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    done = calibrate("ViT-S-32-alt", folder, "-o", tmp_path / "out.json", "--device", "cpu")
+
+    assert done.exit_code == 2
+    assert "'ViT-S-32-alt' does not say which weights: write NAME/TAG" in done.output
+
+
 def test_the_file_says_which_weights_it_belongs_to(calibration: Path) -> None:
     content = json.loads(calibration.read_text())
 
