@@ -86,7 +86,7 @@ def peak(work: str, weights: Path) -> dict[str, int]:
         pixels = explainer.input_of([prepared])[0]
         explainer.model.visual.conv1(pixels[None, ..., :16, :16])  # type: ignore[operator, union-attr]
         loaded = _reset_peak()
-        explainer.attribute(explainer.trace([prepared], size=SIZE), targets)
+        explainer.attribute(explainer.trace([prepared]), targets)
     return {"loaded": loaded, "peak": _status("VmHWM")}
 
 

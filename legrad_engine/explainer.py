@@ -16,7 +16,7 @@ from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.images.decoding import ImageSource, decode
 from legrad_engine.images.geometry import Fit, Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
-from legrad_engine.inputs import by_input_size, collate, normalize
+from legrad_engine.inputs import by_input_size, collate, normalize, refuse_options
 from legrad_engine.layers import Layers
 from legrad_engine.legrad.acceleration import Accelerator
 from legrad_engine.legrad.folded_blocks import FoldedBlocks
@@ -254,23 +254,23 @@ class Explainer:
         layers: Layers | None = None,
         score: Score | None = None,
         size: int | None = None,
-        fit: Fit = "squash",
+        fit: Fit | None = None,
     ) -> Trace:
         """Run one forward pass over a batch and keep the values that attribution needs.
 
         Args:
-            images: pictures, or results of :meth:`prepare` (``size`` and ``fit`` are then ignored).
-                All must have one input size, which ``fit="native"`` does not guarantee.
+            images: pictures, or results of :meth:`prepare`, which takes ``size`` and ``fit``. All
+                must have one input size, which ``fit="native"`` does not guarantee.
             method: name of the explanation method, see :attr:`methods`.
             layers: see :meth:`resolve_layers`.
             score: ``"mean"``, the mean of all tokens as in the paper; ``"cls"``, a class-token
                 model's own logit; ``"pooler"`` for models with an attentional pooler; None for the
                 method's default.
             size: side of the input in pixels; None for the model's own size.
-            fit: ``"squash"`` to a square, ``"pad"`` to a square, or ``"native"`` aspect ratio.
+            fit: ``"squash"`` to a square (also None), ``"pad"`` to a square, or ``"native"`` ratio.
 
         Raises:
-            InvalidOptionError: an option outside its values, or images of different input sizes.
+            InvalidOptionError: an invalid option, or pictures that cannot be one batch.
             ImageDecodeError, ImageTooLargeError: see :meth:`prepare`.
         """
         chosen = self.method(method)
@@ -278,7 +278,9 @@ class Explainer:
         score = chosen.score(self.tower, score)
         head = self.tower.score_head(score)
         prepared = [
-            image if isinstance(image, PreparedImage) else self.prepare(image, size, fit)
+            refuse_options(image, size=size, fit=fit)
+            if isinstance(image, PreparedImage)
+            else self.prepare(image, size, fit or "squash")
             for image in images
         ]
         sizes = {image.geometry.input_size for image in prepared}
@@ -352,10 +354,9 @@ class Explainer:
             InvalidOptionError: the trace was made by another model, or its method does not do what
                 the question asks for.
         """
-        attribution = Attribution(
+        return Attribution(
             self.model, self.tower, self.classifier, self.parts, self.accelerator
-        )
-        return attribution.launch(trace, resolved, heads)
+        ).launch(trace, resolved, heads)
 
     @torch.no_grad()
     def attribute(
@@ -410,8 +411,7 @@ class Explainer:
 
         Args:
             images: one picture or several, of any sizes.
-            targets: prompts or other targets for all pictures, or a sequence of them for each
-                picture, see :meth:`attribute`.
+            targets: see :meth:`attribute`.
             method: see :meth:`trace`.
             layers: see :meth:`resolve_layers`.
             score: see :meth:`trace`.

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from legrad_engine.errors import InvalidOptionError
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.models.preprocessing import PerChannel, Preprocessing
 from legrad_engine.transfers import to_device
@@ -18,6 +19,21 @@ def by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
     for index, image in enumerate(images):
         groups[image.geometry.input_size].append(index)
     return list(groups.values())
+
+
+def refuse_options(image: PreparedImage, **options: object) -> PreparedImage:
+    """Return a prepared picture unless there are options for its preparation.
+
+    Raises:
+        InvalidOptionError: an option is not None.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise InvalidOptionError(
+                f"{option}={value!r} has no effect on a prepared picture: give it to prepare().",
+                field=option,
+            )
+    return image
 
 
 def collate(images: Sequence[PreparedImage], preprocessing: Preprocessing) -> Tensor:

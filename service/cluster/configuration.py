@@ -162,11 +162,11 @@ def _of_autoscaling(
             yield f"{'.'.join(('autoscaling_config', *map(str, each['loc'])))}: {each['msg']}"
         return
     target = scaling.target_ongoing_requests
-    if target < settings.least_batch_images:
+    if target < settings.cpu_batch_images:
         yield (
             f"autoscaling_config.target_ongoing_requests={target:g}: replicas would be added "
             "before batches are full; write at least LEGRAD_MAX_BATCH_IMAGES="
-            f"{settings.least_batch_images}, better twice that."
+            f"{settings.cpu_batch_images}, better twice that."
         )
 
 

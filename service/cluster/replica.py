@@ -84,7 +84,7 @@ def _warn(settings: Settings, autoscaling: object) -> None:
             remedy=f"set it to {MIDDLEWARE_PATH}, as docker/ray/serve.yaml does",
         )
     target = getattr(autoscaling, "target_ongoing_requests", None)
-    if target is not None and target < settings.least_batch_images:
+    if target is not None and target < settings.cpu_batch_images:
         _log.warning(
             "more replicas are started before batches are full",
             target_ongoing_requests=target,

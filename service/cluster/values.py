@@ -41,6 +41,8 @@ _LISTENING_REPLICAS = (
 )
 # Settings of the sockets of `legrad serve`.
 _SOCKET_SETTINGS = (
+    "host",
+    "port",
     "uds",
     "admin_host",
     "max_connections",
@@ -52,7 +54,7 @@ _SOCKET_SETTINGS = (
 
 def least_ongoing_requests(settings: Settings) -> int:
     """Return the fewest requests in progress that keep a replica's batches full."""
-    return _BATCHES_IN_PROGRESS * settings.least_batch_images
+    return _BATCHES_IN_PROGRESS * settings.cpu_batch_images
 
 
 def most_ongoing_requests(settings: Settings) -> int:
@@ -147,7 +149,7 @@ def check_deployment(settings: Settings, ongoing: float, shutdown: float) -> Non
     if ongoing < least_ongoing_requests(settings):
         raise InvalidOptionError(
             f"max_ongoing_requests={ongoing:g}: batches of LEGRAD_MAX_BATCH_IMAGES="
-            f"{settings.least_batch_images} need {least_ongoing_requests(settings)} requests in "
+            f"{settings.cpu_batch_images} need {least_ongoing_requests(settings)} requests in "
             "progress, one batch in the model and one that fills. Remove the option from the "
             f"deployment, which then has {most_ongoing_requests(settings)}.",
             field="max_ongoing_requests",

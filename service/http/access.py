@@ -83,7 +83,7 @@ class AccessControl:
             key = self._find_key(scope)
             if key is None:
                 raise UnauthorizedError(
-                    "Send a key as 'Authorization: Bearer KEY'.", field="Authorization"
+                    "Send a key as 'Authorization: Bearer KEY', once.", field="Authorization"
                 )
             record = record_of(scope)
             record.key, record.charge = key.name, partial(self._limits.charge, key)
@@ -115,7 +115,9 @@ class AccessControl:
             return None
         record = record_of(scope)
         if not record.key_sought:
-            kind, _, given = record.headers.get("authorization", "").partition(" ")
+            # Of two keys neither counts: proxies and servers may not choose the same one.
+            headers = record.headers.getlist("authorization")
+            kind, _, given = (headers[0] if len(headers) == 1 else "").partition(" ")
             # Starlette decodes headers as Latin-1. An empty key is never valid, whatever its hash.
             given_key = given.strip().encode("latin-1") if kind.lower() == "bearer" else b""
             record.found_key = self._ring.find(given_key) if given_key else None

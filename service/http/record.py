@@ -112,8 +112,8 @@ def record_of(scope: Scope) -> RequestRecord:
     record: RequestRecord | None = scope.get(_KEY)
     if record is None:
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if valid_request_id(given) else random_id()
+        given = headers.getlist(REQUEST_ID_HEADER)
+        request_id = given[0] if len(given) == 1 and valid_request_id(given[0]) else random_id()
         record = scope[_KEY] = RequestRecord(request_id, headers)
     return record
 

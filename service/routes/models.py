@@ -11,6 +11,7 @@ from service.errors import MalformedBodyError
 from service.http.access import ADMIN, EXPLAIN
 from service.http.access_routes import ENCODED_SLASH, AccessRouter
 from service.http.application import application_of
+from service.http.record import record_of
 from service.schemas.answers import Health
 from service.schemas.models import ClassList, ModelClass, ModelInfo, ModelList
 
@@ -101,7 +102,8 @@ async def list_classes(
     request, as for an explanation.
     """
     application = application_of(request.app)
-    until = time.monotonic() + application.request_timeout_seconds
+    longest = record_of(request.scope).timeout(application.request_timeout_seconds)
+    until = time.monotonic() + longest
     async with application.pool.use(model_id, until) as served:
         classifier = served.explainer.classifier
         if classifier is None:

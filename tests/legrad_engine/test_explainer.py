@@ -333,6 +333,17 @@ def test_a_trace_takes_one_input_size(explainer: Explainer) -> None:
         explainer.trace([])
 
 
+@pytest.mark.parametrize("option", [{"size": 64}, {"fit": "pad"}], ids=repr)
+def test_a_trace_refuses_options_that_prepared_pictures_cannot_follow(
+    explainer: Explainer, option: Any
+) -> None:
+    prepared = explainer.prepare(photograph(), **option)
+    assert explainer.trace([prepared]).geometries == (prepared.geometry,)
+    with pytest.raises(InvalidOptionError, match="no effect on a prepared picture") as refusal:
+        explainer.trace([photograph(), prepared], **option)
+    assert refusal.value.field == next(iter(option))
+
+
 @pytest.mark.parametrize(
     "prompts",
     [[], "a cat", [""], ["  \n"], ["a cat", ""], ["word " * 50], [["a cat"], ["red"]], [[]]],

@@ -73,3 +73,5 @@ def _polled(show: Callable[[], object], seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+    # The end, which a job may reach long before the next look.
+    show()

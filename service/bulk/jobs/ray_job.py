@@ -1,5 +1,6 @@
 """Computing on Ray Data. The only module that imports Ray; it needs the extra `ray`."""
 
+import math
 import os
 import socket
 import warnings
@@ -19,14 +20,14 @@ from ray.data.datasource import Datasource, ReadTask
 
 from legrad_engine.errors import LegradError, in_one_line
 from legrad_engine.models.identity import ModelIdentity
-from service.bulk.jobs import listed as listing
-from service.bulk.jobs import rows
+from service.bulk.jobs import listed, rows
 from service.bulk.jobs.errors import JobError
 from service.bulk.jobs.listed import Listed
 from service.bulk.jobs.output import Output
 from service.bulk.jobs.reading import BLOCK, BLOCKS_AT_ONCE
 from service.bulk.jobs.rows import MapType
 from service.bulk.questions import Question
+from service.settings.cores import available_cores
 
 # Rows of one file, for many pictures; for few, each block is a file, so that little is lost.
 _FILE = 1024
@@ -103,7 +104,7 @@ class Pictures(Datasource):  # type: ignore[misc] # Ray is not checked
     """The list of pictures, in blocks."""
 
     def __init__(self, pictures: Sequence[Listed], block: int) -> None:
-        self._blocks = listing.in_blocks(pictures, block)
+        self._blocks = listed.in_blocks(pictures, block)
         self.blocks = len(self._blocks)
 
     @property
@@ -124,7 +125,7 @@ class Pictures(Datasource):  # type: ignore[misc] # Ray is not checked
         """Return one task for each block."""
         tasks = []
         for block in self._blocks:
-            table = listing.to_table(block)
+            table = listed.to_table(block)
             metadata = BlockMetadata(table.num_rows, table.nbytes, None, None)
             tasks.append(ReadTask(partial(_one, table), metadata, schema=table.schema))
         return tasks
@@ -174,7 +175,7 @@ class PictureProcess:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Explain the pictures of a block; those without a row are left out."""
-        pictures = listing.of_table(block)
+        pictures = listed.of_table(block)
         try:
             outcome = self._explainer.explain(pictures)
         except Exception as error:
@@ -288,10 +289,10 @@ def connected(address: str | None, workers: int | None, device: str) -> Iterator
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = math.floor(available_cores())
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        used = max(1, (cores or 1) // (workers or 1))
+        used = max(1, cores // (workers or 1))
         options |= {
             "num_cpus": used * (workers or 1) + _OTHER_PROCESSES,
             "object_store_memory": _OBJECT_STORE,

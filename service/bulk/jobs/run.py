@@ -27,7 +27,7 @@ _NO_ROW = (
 
 @dataclass(frozen=True)
 class Job:
-    """The wish of a user.
+    """The options of one bulk job.
 
     Attributes:
         input: place of the pictures, see :func:`service.bulk.jobs.listing.list_input`.
@@ -88,7 +88,7 @@ def run(job: Job, load: "Callable[[Question], Explainer]") -> Summary:
     """Explain every picture of the input once.
 
     Args:
-        job: the wish.
+        job: its options.
         load: loads the model on this machine and checks the question; called only if a picture is
             left to explain, and before anything is written.
 

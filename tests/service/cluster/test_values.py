@@ -86,8 +86,10 @@ def test_modes_in_which_replicas_listen_on_every_interface_are_refused(
 
 def test_settings_of_sockets_are_named_as_without_effect() -> None:
     assert ineffective_fields(settings(max_images=3).model_fields_set) == []
-    given = settings(max_connections=5, uds="/run/legrad.sock").model_fields_set
-    assert ineffective_fields(given) == ["LEGRAD_UDS", "LEGRAD_MAX_CONNECTIONS"]
+    given = settings(max_connections=5, port=9000, host="127.0.0.1").model_fields_set
+    assert ineffective_fields(given) == ["LEGRAD_HOST", "LEGRAD_PORT", "LEGRAD_MAX_CONNECTIONS"]
+    given = settings(uds="/run/legrad.sock").model_fields_set
+    assert ineffective_fields(given) == ["LEGRAD_UDS"]
 
 
 @pytest.mark.parametrize(

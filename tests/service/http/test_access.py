@@ -118,6 +118,13 @@ def test_a_missing_or_wrong_key_is_unauthorized(
     assert guarded.client.get("/health/ready").status_code == 200
 
 
+def test_of_two_keys_none_counts(guarded: RunningApp) -> None:
+    valid, wrong = ("Authorization", "Bearer asker"), ("Authorization", "Bearer wrong")
+    assert guarded.client.get("/models", headers=[valid]).status_code == 200
+    for headers in ([valid, wrong], [wrong, valid], [valid, valid]):
+        assert problem(guarded.client.get("/models", headers=headers)) == (401, "unauthorized")
+
+
 def test_the_key_may_be_any_text_and_the_scheme_in_any_case(guarded: RunningApp) -> None:
     for header in ("Bearer clé with spaces", "bearer   clé with spaces"):
         sent: dict[str, Any] = {"Authorization": header.encode()}

@@ -72,6 +72,15 @@ def test_pages_have_a_policy_of_their_own_and_their_files_can_be_kept(running: R
     assert ALWAYS.items() <= dict(script.headers).items()
 
 
+@pytest.mark.parametrize(
+    ("method", "status"), [("GET", 200), ("POST", 200), ("PUT", 200), ("DELETE", 400)]
+)
+def test_a_page_may_use_the_methods_of_the_explaining_routes(
+    friendly: RunningApp, method: str, status: int
+) -> None:
+    assert preflight(friendly, PAGE, method).status_code == status
+
+
 def test_no_page_may_ask_by_default(running: RunningApp) -> None:
     answer = running.client.get("/models", headers={"Origin": PAGE})
     assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from service.http.record import record_of
 
 PROGRAM = """
@@ -37,3 +39,15 @@ def test_a_forked_process_makes_ids_of_its_own() -> None:
     ids = done.stdout.split()
     assert len(ids) == 2
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(["mine"], True), (["mine", "mine"], False), (["mine", "other"], False), (["a b"], False)],
+)
+def test_a_valid_id_of_the_caller_is_kept_unless_it_is_sent_twice(
+    given: list[str], kept: bool
+) -> None:
+    headers = [(b"x-request-id", each.encode()) for each in given]
+    found = record_of({"type": "http", "headers": headers}).request_id
+    assert (found == given[0]) is kept

@@ -50,6 +50,14 @@ def test_the_first_question_loads_the_model(classifying: RunningApp) -> None:
     assert (told()["state"], told()["classes"]) == ("ready", 5)
 
 
+def test_a_request_waits_for_its_model_until_its_own_deadline(classifying: RunningApp) -> None:
+    classifying.client.delete("/models/timm-nameless", params={"wait_seconds": 60})
+    answer = classifying.client.get(
+        "/models/timm-nameless/classes", headers={"X-Request-Timeout-Ms": "1"}
+    )
+    assert (answer.status_code, answer.json()["error"]) == (503, "not-ready")
+
+
 def test_all_classes_are_read_in_pages(classifying: RunningApp) -> None:
     read = []
     for offset in range(0, 300, 100):

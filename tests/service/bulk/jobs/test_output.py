@@ -107,7 +107,9 @@ def test_two_runs_into_one_output_refuse_each_other(tmp_path: Path) -> None:
 def test_runs_of_two_questions_share_one_output(tmp_path: Path) -> None:
     first, second = Output(str(tmp_path), "q1"), Output(str(tmp_path), "q2")
     with first.begin({}, ()), second.begin({}, ()):
-        pass
+        write(first, "uuid_000000", ("a",), committed=True)
+        write(second, "uuid_000000", ("b",), committed=True)
+    assert (first.ids(), second.ids()) == ({"a"}, {"b"})
 
 
 def test_rows_are_written_into_the_folder_of_that_name(tmp_path: Path) -> None:

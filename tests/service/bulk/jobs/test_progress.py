@@ -28,3 +28,22 @@ def test_without_a_terminal_progress_is_lines_of_json(
     assert first.pop("seconds") >= 0
     assert first.pop("per_second") > 0
     assert first == {"event": "progress", "total": 4, "done": 4, "failed": 1}
+
+
+def test_a_job_that_ends_before_the_first_look_shows_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with progress.progress(4, lambda: (4, 0)):
+        pass
+    (last,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (last["done"], last["total"]) == (4, 4)
+
+
+def test_a_job_that_fails_shows_no_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with pytest.raises(KeyError), progress.progress(4, lambda: (4, 0)):
+        raise KeyError
+    assert capsys.readouterr().err == ""
