@@ -22,6 +22,7 @@ from legrad_engine.evaluation.metrics.localisation import points_inside
 from legrad_engine.families.attention import Attention
 from legrad_engine.images.cropping import PixelBox
 from legrad_engine.images.geometry import upsample
+from legrad_engine.legrad import rectified_product
 from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.image_regions import embed_targets
 from legrad_engine.words import towers
@@ -56,7 +57,7 @@ def _rectified(gradient: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("bphrd,bhnd->bphn", gradient, values).relu().sum(2)
 
 
-_SIGNED = towers.sum_product
+_SIGNED = rectified_product.sum_product
 
 
 def word_figures(explainer: Explainer, scenes: list[Scene]) -> dict[str, float]:
@@ -94,15 +95,15 @@ def _contributions(
     tower = towers.text_tower_of(explainer.model)
     encoder = explainer.text
     tokens = encoder._tokenize([text])  # type: ignore[union-attr]
-    own_product, own_weights = towers.sum_product, Attention.weights
-    towers.sum_product = product  # type: ignore[assignment]
+    own_product, own_weights = rectified_product.sum_product, Attention.weights
+    rectified_product.sum_product = product  # type: ignore[assignment]
     if not weighted:
         # Every token has the attention 1.
         Attention.weights = lambda self: torch.ones_like(own_weights(self))  # type: ignore[method-assign]
     try:
         found = tower.contributions(tokens, range(tower.depth)[-2:], image[None])[0, 0]
     finally:
-        towers.sum_product = own_product
+        rectified_product.sum_product = own_product
         Attention.weights = own_weights  # type: ignore[method-assign]
     # The prompts are of words with one token each, behind the start.
     return [float(found[1 + row]) for row in range(len(words_of(text)))]

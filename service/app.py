@@ -22,7 +22,6 @@ from legrad_engine.errors import InvalidOptionError
 from service.batching import BatchingError
 from service.errors import ServiceError
 from service.explaining.admission import Admission
-from service.explaining.fair_threads import BodyThreads
 from service.explaining.network import Network, SystemNetwork
 from service.explaining.service import ExplainingService
 from service.explaining.url_images import UrlImages
@@ -30,13 +29,13 @@ from service.http.access import AccessControl
 from service.http.access_routes import SECURITY_SCHEMES, AccessRouter
 from service.http.answers import AnswerReporter, answer_error
 from service.http.application import ApplicationState
-from service.http.bodies import BodyBudget
+from service.http.bodies import BodyBudget, BodyThreads
 from service.http.cors import allow_origins
 from service.http.drain import Drain
 from service.http.headers import OneRequestId, SecurityHeaders
 from service.http.overload import OverloadRefusal
 from service.http.problems import MEDIA_TYPE
-from service.http.proxies import ForwardedRequests, refuse_last_slashes
+from service.http.proxies import ForwardedRequests, handle_last_slashes
 from service.http.requests import RequestMiddleware, SoundHead, TraceMiddleware
 from service.pictures.workers import PictureWorkers
 from service.pool.background import run_in_own_thread
@@ -237,7 +236,7 @@ def create_app(settings: Settings | None = None, network: Network | None = None)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(TraceMiddleware, tracing=tracing)
     app.add_middleware(ForwardedRequests, proxies=settings.trusted_proxies, root_path=root)
-    refuse_last_slashes(app.router)
+    handle_last_slashes(app.router)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     # Around middleware that is added later, too.
     build = app.build_middleware_stack
@@ -270,7 +269,9 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
         components = document["components"].setdefault("schemas", {})
         for model in _SCHEMAS:
-            components |= component_schemas(model, template)
+            for name, schema in component_schemas(model, template).items():
+                if components.setdefault(name, schema) != schema:
+                    raise ValueError(f"Two schemas of the contract are named {name}: rename one.")
         document["components"]["schemas"] = without_null_defaults(components)
         app.openapi_schema = document
     return app.openapi_schema

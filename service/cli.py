@@ -19,7 +19,7 @@ from service.bulk.commands.options import MODEL_HELP
 from service.bulk.console import fail, print_table
 from service.bulk.evaluation.command import evaluate
 from service.bulk.jobs.command import bulk
-from service.importing import frozen_after
+from service.server.importing import frozen_after
 
 # Help in plain text: rich would be imported for it, which takes longer than all the rest.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -72,7 +72,7 @@ def serve(
     options = {name: value for name, value in given.items() if value not in (None, [], "")}
     flags = {name: "--model" if name == "models" else f"--{name}" for name in options}
     try:
-        # Options replace variables before these are judged.
+        # Options override environment variables before their validation.
         settings = Settings.model_validate(options)
         with frozen_after():
             from service.server.process import serve as run_server

@@ -1,4 +1,4 @@
-"""Maps that look at no picture: every figure of a method means something only beside theirs."""
+"""Baseline maps that ignore the picture; compare the figures of a method with theirs."""
 
 import hashlib
 

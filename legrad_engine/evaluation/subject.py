@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import TypeVar, cast
 
 import numpy as np
@@ -21,6 +20,7 @@ from legrad_engine.evaluation.samples import DataSet, Sample
 from legrad_engine.explainer import Explainer
 from legrad_engine.families.heads import at_least_float32
 from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.inputs import by_input_size
 from legrad_engine.models import probabilities
 from legrad_engine.targets import ClassTarget, TextTarget
 from legrad_engine.trace import Trace
@@ -143,7 +143,7 @@ class Subject:
                     score=self.options.score,
                 ),
             )
-            for members in _by_input_size([case.prepared for case in cases])
+            for members in by_input_size([case.prepared for case in cases])
         ]
 
     def maps(
@@ -198,7 +198,7 @@ class Subject:
             ``[B, e]``, at least float32, not normalised.
         """
         found: dict[int, Tensor] = {}
-        for members in _by_input_size(images):
+        for members in by_input_size(images):
             for start in range(0, len(members), IMAGES_PER_PASS):
                 part = members[start : start + IMAGES_PER_PASS]
                 trace = self._scorer.trace([images[index] for index in part], layers=1)
@@ -298,12 +298,3 @@ class Batch:
         if key not in self._shared:
             self._shared[key] = compute()
         return cast(_Shared, self._shared[key])
-
-
-def _by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
-    """Group the indices of pictures by the size of their input."""
-
-    def size(index: int) -> tuple[int, int]:
-        return images[index].geometry.input_size
-
-    return [list(group) for _, group in groupby(sorted(range(len(images)), key=size), key=size)]

@@ -154,7 +154,7 @@ def find_tower(model: "nn.Module") -> "Tower":
         if each in by_class:
             return by_class[each].build(encoder)
     if encoder.adapter is not None or hasattr(encoder.trunk, "pretrained_cfg"):
-        raise UnsupportedModelError(f"This model cannot be explained: {_unknown_to_us(name)}.")
+        raise UnsupportedModelError(f"This model cannot be explained: {_unknown_name(name)}.")
     raise UnsupportedModelError(
         f"{name} is not an image tower that LeGrad can explain: it has no attention over a patch "
         "grid, or its architecture is not known here. `legrad models --all` lists what is "
@@ -188,7 +188,7 @@ def timm_refusal(name: str) -> str | None:
             return refused.clause(name)
     if any(module in family.timm_modules for family in _families.values()):
         return None
-    return _unknown_to_us(name)
+    return _unknown_name(name)
 
 
 def _family_by_class() -> dict[type, Family]:
@@ -204,7 +204,7 @@ def _encoder_of(model: "nn.Module") -> ImageEncoder:
     return ImageEncoder(visual, visual, None)
 
 
-def _unknown_to_us(name: str) -> str:
+def _unknown_name(name: str) -> str:
     return f"its image tower is timm's {name}, an architecture that is not supported yet"
 
 

@@ -57,6 +57,20 @@ def sum_rectified_product(gradient: Tensor, values: Tensor) -> Tensor:
     return result
 
 
+def sum_product(gradient: Tensor, values: Tensor) -> Tensor:
+    """Sum ``G_i . V_j`` over heads and query rows i, for every key token j, without ReLU.
+
+    Args:
+        gradient: see :func:`sum_rectified_product`.
+        values: see :func:`sum_rectified_product`.
+
+    Returns:
+        ``[B, P, N]``, at least float32.
+    """
+    rows = at_least_float32(gradient).sum(3)
+    return torch.einsum("bphd,bhnd->bpn", rows, at_least_float32(values))
+
+
 def _whole(gradient: Tensor, transposed: Tensor) -> Tensor:
     """Compute all targets and rows of some images in one product."""
     images, targets, heads, rows, width = gradient.shape

@@ -10,10 +10,8 @@ from legrad_engine.errors import LegradError
 from legrad_engine.measurements.base import Asked, Measured, Measurement, Subjects
 from legrad_engine.targets.kinds import TextTarget
 from legrad_engine.targets.questions import Question
+from legrad_engine.targets.text import TEXT_SHARE
 from legrad_engine.words.reader import Word
-
-# A short text, see service.pool.served_model, with the walk back from its end.
-_TEXT_SHARE = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class Words(Measurement):
     def work(self, asked: Asked) -> float:
         """See :meth:`Measurement.work`."""
         del asked
-        return _TEXT_SHARE * self.texts
+        # Its forward pass, and the walk back from its end.
+        return 2 * TEXT_SHARE * self.texts
 
     @classmethod
     def measure(cls, asked: Sequence[Self], subjects: Subjects) -> Sequence[Measured | LegradError]:

@@ -27,7 +27,7 @@ from legrad_engine.families.openclip_blocks import (
     has_scaled_cosine_attention,
     known_parts,
 )
-from legrad_engine.legrad import closed_form
+from legrad_engine.legrad import closed_form, rectified_product
 from legrad_engine.legrad.closed_form import FoldedBlock
 from legrad_engine.transfers import index_on, to_device
 
@@ -157,14 +157,17 @@ class OpenClipTextTower(TextTower):
                 finished = finish(block, repeated, output.to(repeated.dtype))
                 return self._head.features(self._head.state(finished))
 
-            return sum_product(target_gradient(features, attention.output, to), weighted)
+            gradient = target_gradient(features, attention.output, to)
+            return rectified_product.sum_product(gradient, weighted)
         passed = closed_form.trace_block(
             known, entering, attention, self._head, self._head, last=False
         )
         if index not in self._folded:
             self._folded[index] = FoldedBlock.fold(known)
         trace = replace(passed.trace, values=weighted)
-        mean = closed_form.attribute_block(self._folded[index], trace, self._head, to, sum_product)
+        mean = closed_form.attribute_block(
+            self._folded[index], trace, self._head, to, rectified_product.sum_product
+        )
         heads, keys = weighted.shape[1:3]
         return mean * (heads * keys)
 
@@ -220,17 +223,3 @@ def _of_row(attention: Attention, texts: Tensor, rows: Tensor) -> Attention:
         each[texts, :, rows].unsqueeze(2) for each in (attention.output, attention.queries)
     )
     return replace(attention, output=output, queries=queries, mask=mask)
-
-
-def sum_product(gradient: Tensor, values: Tensor) -> Tensor:
-    """Sum ``G_i . V_j`` over heads and query rows i, for every key token j.
-
-    Args:
-        gradient: G, ``[B, P, heads, R, head_dim]`` for P images and R query rows.
-        values: V, ``[B, heads, N, head_dim]``.
-
-    Returns:
-        ``[B, P, N]``, at least float32.
-    """
-    rows = at_least_float32(gradient).sum(3)
-    return torch.einsum("bphd,bhnd->bpn", rows, at_least_float32(values))

@@ -29,8 +29,6 @@ class ItemTooLargeError(BatchingError):
 
     def __init__(self, cost: float, max_queue_cost: float) -> None:
         super().__init__(f"The item costs {cost:g}; the whole queue holds {max_queue_cost:g}.")
-        self.cost = cost
-        self.max_queue_cost = max_queue_cost
 
 
 class BatcherClosedError(BatchingError):
@@ -62,7 +60,6 @@ class WorkerStalledError(BatchingError):
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"The worker did not return within {limit_seconds:g} s and was abandoned.")
-        self.limit_seconds = limit_seconds
 
 
 class DeadlineExceededError(BatchingError):
@@ -70,7 +67,6 @@ class DeadlineExceededError(BatchingError):
 
     def __init__(self, waited_seconds: float) -> None:
         super().__init__(f"The deadline passed after {waited_seconds:.2f} s without a result.")
-        self.waited_seconds = waited_seconds
 
 
 class ResultCountError(BatchingError):
@@ -78,8 +74,6 @@ class ResultCountError(BatchingError):
 
     def __init__(self, expected: int, received: int) -> None:
         super().__init__(f"The processor returned {received} results for {expected} items.")
-        self.expected = expected
-        self.received = received
 
 
 class ItemOutOfMemoryError(BatchingError):

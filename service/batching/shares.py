@@ -1,4 +1,4 @@
-"""Bounded room that owners share: the part that each holds, and who may take more.
+"""Bounded room that owners share: the part that each owner holds and may take.
 
 Not thread-safe.
 """
@@ -18,16 +18,16 @@ class Shares:
     """The room of a queue or of another limit, by owner.
 
     The share of an owner is nine eighths of the limit, divided by the number of owners that hold
-    something and one more: if all have filled their shares, a whole one is free for whoever comes.
-    An owner may fill the limit,
+    something plus one: once all have filled their shares, a whole share is free for a new owner.
+    Up to the limit, an owner may take
 
-    - within its share;
-    - beyond it, while no other owner was refused lately: one alone uses the whole limit;
-    - and if it holds nothing yet: a large request needs no more than room.
+    - its share;
+    - more than its share, while no other owner was refused lately: a single owner may use it all;
+    - any amount that fits, while it holds nothing: a large request may exceed a share.
 
     Beyond the limit, an owner may hold as much as it leaves free of the nine eighths, within its
-    share. So one that comes finds room at once, those that held more than their shares give it
-    back, and the total never exceeds nine eighths of the limit.
+    share. So a new owner finds room at once, owners above their shares shrink to them, and the
+    total never exceeds nine eighths of the limit.
 
     The idea of a threshold that leaves room for others is from A. K. Choudhury, E. L. Hahne:
     Dynamic Queue Length Thresholds for Shared-Memory Packet Switches. IEEE/ACM Trans. Networking 6

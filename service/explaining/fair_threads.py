@@ -8,14 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from service.explaining.gate import Gate
-from service.explaining.offloading import THREAD_FROM_BYTES
 
 _Answer = TypeVar("_Answer")
-
-# Parsers hold the interpreter's lock most of the time: more threads would not be faster.
-_BODY_THREADS = 4
-# Many times longer than any body within the limits takes.
-_LONGEST_SECONDS = 5.0
 
 
 class FairThreads:
@@ -87,35 +81,3 @@ class FairThreads:
     def close(self) -> None:
         """Run no further function; do not wait for those that run."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-class BodyThreads:
-    """Threads that parse large bodies. All methods run on the event loop."""
-
-    def __init__(self) -> None:
-        self._threads = FairThreads("body", _BODY_THREADS)
-
-    async def run(
-        self, owner: Hashable, size: int, function: Callable[..., _Answer], *arguments: object
-    ) -> _Answer:
-        """Run a function on the event loop, or on a thread of the pool if ``size`` is large.
-
-        Args:
-            owner: owner of the body; owners take turns.
-            size: number of bytes that the function reads.
-            function: the function.
-            arguments: its arguments.
-        """
-        if size < THREAD_FROM_BYTES:
-            return function(*arguments)
-        return await self._threads.run(owner, function, *arguments)
-
-    def readiness_problem(self) -> str | None:
-        """Return the reason why no body can be parsed soon, otherwise None."""
-        if self._threads.all_busy_for(_LONGEST_SECONDS):
-            return "All threads for bodies are busy with bodies that take too long."
-        return None
-
-    def close(self) -> None:
-        """Parse no further body; do not wait for those that are being parsed."""
-        self._threads.close()

@@ -159,7 +159,7 @@ def naming_measurements() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def naming_dear_measurements(plan: Plan) -> Iterator[None]:
+def naming_costly_measurements(plan: Plan) -> Iterator[None]:
     """Tell a caller whose measurements exceed the queue how to ask for less.
 
     Raises:
@@ -170,8 +170,8 @@ def naming_dear_measurements(plan: Plan) -> Iterator[None]:
     except ItemTooLargeError as error:
         if not plan.measurements:
             raise
-        dearest = max(plan.measurements, key=lambda each: each.work(plan.asked))
-        option = options()[dearest.name]
+        costliest = max(plan.measurements, key=lambda each: each.work(plan.asked))
+        option = options()[costliest.name]
         raise LimitExceededError(
             f"{option.field}: {error} Measurements are {plan.measured:.3g} of it for each image: "
             f"{option.cheaper}.",

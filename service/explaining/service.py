@@ -22,7 +22,7 @@ from service.explaining.outcome import (
     StageSeconds,
 )
 from service.explaining.pictures import Pictures
-from service.explaining.plan import Plan, naming_dear_measurements, naming_measurements
+from service.explaining.plan import Plan, naming_costly_measurements, naming_measurements
 from service.explaining.preparing import Drawing, Preparation, all_or_none
 from service.explaining.progress import ProgressBoard
 from service.explaining.targets import TargetName, encoded_images, name_target
@@ -113,7 +113,7 @@ class ExplainingService:
         """Charge the work of a request to its key, as a whole; refuse it if it is too much."""
         costs = [plan.uncached_cost() for plan in plans]
         for plan, cost in zip(plans, costs, strict=True):
-            with naming_dear_measurements(plan):
+            with naming_costly_measurements(plan):
                 self.admission.check_work(plan.served, cost)
         charge = plans[0].command.caller.charge
         if charge is not None:

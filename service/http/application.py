@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from service.explaining.fair_threads import BodyThreads
 from service.explaining.service import ExplainingService
 from service.http.access import AccessControl
+from service.http.bodies import BodyThreads
 from service.http.drain import Drain
 from service.pool.model_pool import ModelPool
 from service.pool.readiness import Readiness

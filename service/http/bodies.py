@@ -1,16 +1,19 @@
-"""The body of a request as it arrives: decompressed, and within the limits on bodies."""
+"""Bodies of requests: decompressed, within their limits, and large ones parsed on threads."""
 
 import asyncio
 import zlib
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from service.batching import Shares
 from service.errors import BodyTooLargeError, MalformedBodyError, TooManyRequestsError
+from service.explaining.fair_threads import FairThreads
+from service.explaining.offloading import THREAD_FROM_BYTES
 from service.http.headers import whole_number
 from service.settings.values import BodyLimits
 from service.telemetry.metrics import Metrics
@@ -25,6 +28,13 @@ _PIECE_BYTES = 262_144
 # Programs that compress in blocks, such as bgzip, write one for every 64 kB. Millions of empty ones
 # would take seconds.
 _MOST_MEMBERS = 1000
+
+# Parsers hold the interpreter's lock most of the time: more threads would not be faster.
+_BODY_THREADS = 4
+# Many times longer than any body within the limits takes.
+_LONGEST_SECONDS = 5.0
+
+_Answer = TypeVar("_Answer")
 
 
 def coding_of(headers: Headers) -> str:
@@ -157,3 +167,35 @@ def _damaged(reason: str) -> MalformedBodyError:
     return MalformedBodyError(
         f"The body cannot be decompressed as its Content-Encoding says: {reason}.", field="body"
     )
+
+
+class BodyThreads:
+    """Threads that parse large bodies. All methods run on the event loop."""
+
+    def __init__(self) -> None:
+        self._threads = FairThreads("body", _BODY_THREADS)
+
+    async def run(
+        self, owner: Hashable, size: int, function: Callable[..., _Answer], *arguments: object
+    ) -> _Answer:
+        """Run a function on the event loop, or on a thread of the pool if ``size`` is large.
+
+        Args:
+            owner: owner of the body; owners take turns.
+            size: number of bytes that the function reads.
+            function: the function.
+            arguments: its arguments.
+        """
+        if size < THREAD_FROM_BYTES:
+            return function(*arguments)
+        return await self._threads.run(owner, function, *arguments)
+
+    def readiness_problem(self) -> str | None:
+        """Return the reason why no body can be parsed soon, otherwise None."""
+        if self._threads.all_busy_for(_LONGEST_SECONDS):
+            return "All threads for bodies are busy with bodies that take too long."
+        return None
+
+    def close(self) -> None:
+        """Parse no further body; do not wait for those that are being parsed."""
+        self._threads.close()

@@ -92,11 +92,11 @@ def _forwarded_prefix(scope: Scope) -> str:
         return ""
 
 
-def refuse_last_slashes(router: Router) -> None:
-    """Let a router name the right path where only a slash at the end is too much.
+def handle_last_slashes(router: Router) -> None:
+    """Let a router name the right path where the last slash is too much.
 
-    A redirect would take a request to the right path, too, but clients drop the body or the key of
-    a redirected request, or take its answer for an error.
+    The bare prefix is redirected to the page. Other paths are not: clients drop the body or the key
+    of a redirected request, or take its answer for an error.
     """
     not_found = router.default
 

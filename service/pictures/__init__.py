@@ -1,1 +1,1 @@
-"""Worker threads that decode and draw pictures outside the event loop."""
+"""Picture processes: decoding, fitting, drawing and encoding outside the event loop."""

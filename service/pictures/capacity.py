@@ -15,15 +15,15 @@ _MARGIN = 1.5
 
 
 class PictureCapacity:
-    """The time of the picture processes. Used on the event loop only."""
+    """Estimate of the time that picture processes have left. Used on the event loop only."""
 
     def __init__(self, processes: int, decoded_until: Callable[[Hashable, int], float]) -> None:
-        """Create it.
+        """Create the estimate.
 
         Args:
             processes: number of processes.
-            decoded_until: from an owner and a number of its pictures that come now, to the number
-                of all pictures that are decoded until the last of these is.
+            decoded_until: returns the number of pictures, those of other owners included, that are
+                decoded until a number of new pictures of an owner are.
         """
         self._processes = processes
         self._decoded_until = decoded_until

@@ -98,7 +98,7 @@ class DrawnTarget:
         map: float32 ``[rows, columns]``, the raw map over the patch grid.
         heatmap: the heatmap as a picture or npy file, or None.
         overlay: the overlay as a picture file, or None.
-        regions: regions above the threshold, or None where none were asked for.
+        regions: regions that reach the threshold, or None where none were asked for.
         statistics: numbers that describe the map.
     """
 

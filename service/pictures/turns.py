@@ -61,17 +61,18 @@ class _Line(Generic[_Job]):
 class Turns(Generic[_Job]):
     """Waiting jobs, by owner, kind of work and request.
 
-    The next job is one of the owner with the least sum of the jobs that it had and of those that it
-    waits for, up to eight. So an owner with few jobs waits for those that run, not for those that
-    others have waiting, and owners that always have jobs get equally many. Whoever comes starts
-    level with the owner that had the fewest: an absence earns nothing.
+    Each owner has a score: the number of jobs that it was given, plus that of its waiting jobs, at
+    most eight. The next job is one of the owner with the lowest score. So an owner with few jobs
+    waits for the running jobs only, and owners that always have jobs are given equally many. A new
+    or returning owner starts with the lowest number of given jobs among the others, so that an
+    absence gives no credit.
     """
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Hashable, _Line[_Job]] = OrderedDict()
         # Jobs that are carried out again, before all others.
         self._again: deque[tuple[Work, _Job]] = deque()
-        # The fewest jobs that an owner with waiting ones had, and how many others, further ahead.
+        # Lowest number of given jobs among owners with waiting ones, and that of owners above it.
         self._taken = 0
         self._ahead: dict[Hashable, int] = {}
 

@@ -73,8 +73,8 @@ class LoadedCopies:
     left_out: dict[str, str]
 
 
-class NotFiniteError(ModelLoadError):
-    """A model computes numbers that are not finite."""
+class NotFiniteWeightsError(ModelLoadError):
+    """A model computes numbers that are not finite in its warm-up."""
 
 
 def wanted_dtype(dtype: DtypeName, devices: Sequence[torch.device]) -> torch.dtype:
@@ -108,7 +108,7 @@ def load_copies(
     precision = wanted_dtype(dtype, devices)
     try:
         return _load_copies(reference, devices, precision, accelerate, max_batch_images)
-    except NotFiniteError:
+    except NotFiniteWeightsError:
         if dtype != "auto" or precision == torch.float32:
             raise
     # After the exception, whose frames hold the first copies.
@@ -133,7 +133,7 @@ def _load_copies(
             batches = warm_up_batches(device.type, max_batch_images)
             copies[worker] = _warm_up(explainer, batches, max_batch_images)
         except Exception as error:
-            if isinstance(error, NotFiniteError) or len(left_out) + 1 == len(devices):
+            if isinstance(error, NotFiniteWeightsError) or len(left_out) + 1 == len(devices):
                 raise
             left_out[worker] = told_reason(reference, error)
             _log.error(
@@ -341,7 +341,7 @@ def _compute(explainer: Explainer, images: Sequence[PreparedImage]) -> float:
 
 def _require_finite(numbers: Tensor, name: str) -> None:
     if not numbers.isfinite().all():
-        raise NotFiniteError(
+        raise NotFiniteWeightsError(
             f"The model's {name} are not finite numbers: its weights are damaged, or too large for "
             "this precision (LEGRAD_DTYPE).",
             field="model",

@@ -9,6 +9,7 @@ from legrad_engine.methods.base import Method
 from legrad_engine.targets import ImageTarget
 from legrad_engine.targets.questions import Question
 from legrad_engine.targets.resolution import TextCount
+from legrad_engine.targets.text import TEXT_SHARE
 from service.batching import MicroBatcher
 from service.pool.explain_items import Explained, ExplainItem
 from service.pool.explain_worker import ExplainProcessor
@@ -18,8 +19,6 @@ from service.settings.batches import BatchPolicy
 from service.telemetry.metrics import BatchMetrics, Metrics
 from service.telemetry.tracing import Tracing
 
-# A short prompt in a typical text tower, relative to an image in its image tower.
-_TEXT_SHARE = 0.03
 # Starting a worker only starts a thread: the model is loaded before.
 _WORKER_START_SECONDS = 10.0
 
@@ -114,7 +113,7 @@ class ServedModel:
     def target_cost(question: Question, texts: TextCount) -> float:
         """Return the cost of embedding a question's texts and distinct pictures, in that unit."""
         pictures = {part.digest for part, _ in question.parts if isinstance(part, ImageTarget)}
-        return _TEXT_SHARE * texts.strings + len(pictures)
+        return TEXT_SHARE * texts.strings + len(pictures)
 
 
 def _relative_work(tower: Tower, patches: int) -> float:

@@ -109,14 +109,14 @@ class _Memory(NamedTuple):
 
 
 def picture_process_bytes(processes: Iterable[int]) -> int:
-    """Return the resident bytes of picture processes and their launcher; 0 beside Linux.
+    """Return the resident bytes of picture processes and their launcher; 0 without Linux.
 
     A process is forked by the launcher and shares its pages until it writes to them, so what the
     launcher has counts once. This takes some ten microseconds for each process; the exact share of
     each page would take milliseconds for each gigabyte.
 
     Args:
-        processes: process ids of picture processes; those that have ended count nothing.
+        processes: process ids of picture processes; ended ones count as 0.
     """
     found = [memory for pid in processes if (memory := _memory_of(pid)) is not None]
     total = 0

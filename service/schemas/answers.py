@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from legrad_engine.families import Score
 from service.schemas.base import Contract
+from service.schemas.boxes import Box
 from service.schemas.measurements.counterfactual import CounterfactualResult
 from service.schemas.measurements.layers_report import LayersReport
 from service.schemas.measurements.trust import Trust
@@ -36,17 +37,8 @@ class Point(Contract):
     y: int = Field(description="Pixels from the top edge.", examples=[201])
 
 
-class Box(Contract):
-    """A box in the original picture; right and bottom are exclusive."""
-
-    left: int = Field(description="Left edge in pixels.", examples=[120])
-    top: int = Field(description="Top edge in pixels.", examples=[80])
-    right: int = Field(description="Right edge in pixels.", examples=[410])
-    bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
-
-
 class HeatmapRegion(Contract):
-    """Connected pixels of the heatmap above the threshold."""
+    """Connected pixels of the heatmap that reach the threshold."""
 
     box: Box = Field(
         description="Smallest box around the region, in original pixels.",
@@ -142,7 +134,8 @@ class TargetExplanation(Contract):
         examples=["image/jpeg"],
     )
     regions: list[HeatmapRegion] | None = Field(
-        description="Regions above the threshold, the heaviest first.",
+        description="At most 32 regions whose pixels reach the threshold, those with the most heat "
+        "(mean times area) first.",
         examples=[
             [
                 {
@@ -237,7 +230,9 @@ class Timings(Contract):
         description="Drawing and encoding heatmaps and overlays.", examples=[0.021]
     )
     total: float = Field(
-        description="From the end of reading the request to the response.", examples=[0.073]
+        description="From the arrival of the request, before its body is read, until its heatmaps "
+        "are drawn.",
+        examples=[0.073],
     )
 
 

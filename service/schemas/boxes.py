@@ -1,4 +1,4 @@
-"""The HTTP contract: boxes in requests."""
+"""The HTTP contract: boxes in requests and answers."""
 
 from typing import Annotated
 
@@ -6,13 +6,23 @@ from pydantic import Field
 
 from legrad_engine.images.cropping import PixelBox
 from service.schemas.base import WHOLE, Request
+from service.schemas.measurements.base import Result
 
 # Far beyond the side of any picture that is decoded.
 _MOST_PIXELS = 1_000_000
 _Edge = Annotated[int, Field(ge=0, le=_MOST_PIXELS), WHOLE]
 
 
-class Box(Request):
+class Box(Result):
+    """A box in the original picture; right and bottom are exclusive."""
+
+    left: int = Field(description="Left edge in pixels.", examples=[120])
+    top: int = Field(description="Top edge in pixels.", examples=[80])
+    right: int = Field(description="Right edge in pixels.", examples=[410])
+    bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
+
+
+class RequestedBox(Request):
     """A box in pixels of the original picture, turned upright, as answers have them."""
 
     left: _Edge = Field(description="Left edge.", examples=[120])

@@ -29,7 +29,7 @@ from service.schemas.base import (
     Texts,
     UrlImage,
 )
-from service.schemas.boxes import Box
+from service.schemas.boxes import RequestedBox
 from service.schemas.targets import NegativePrompts, Targets
 
 # Upper bounds of the contract, far above the servers' own limits, which are settings.
@@ -109,7 +109,7 @@ class CounterfactualOptions(Request):
     """A change of the image, after which all similarities are measured again."""
 
     regions: (
-        Annotated[list[Box], Field(min_length=1, max_length=_MOST_REGIONS, fail_fast=True)]
+        Annotated[list[RequestedBox], Field(min_length=1, max_length=_MOST_REGIONS, fail_fast=True)]
         | Literal["warmest"]
     ) = Field(
         "warmest",
@@ -160,8 +160,9 @@ class OutputOptions(Request):
         0.5,
         gt=0,
         lt=1,
-        description="Value of the heatmap, stretched to 0..1, above which connected pixels form a "
-        "region; null for no regions.",
+        description="Value of the heatmap, stretched to 0..1, that the pixels of a region reach; "
+        "connected ones form a region. At most 32 are given, those with the most heat first; null "
+        "for no regions.",
         examples=[0.5],
     )
     max_side: Annotated[int, Field(ge=16, le=_MOST_PIXELS), WHOLE] = Field(

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from legrad_engine.targets.negatives import DEFAULT_THRESHOLD, NegativeMode
 from service.schemas.base import EXAMPLE_IMAGE, WHOLE, ImageField, Request, Texts
-from service.schemas.boxes import Box
+from service.schemas.boxes import RequestedBox
 
 # Upper bounds of the contract, above any real model and any useful request.
 _MOST_VALUES = 65_536
@@ -70,7 +70,7 @@ class ImageTarget(Request):
         "the model's own input size.",
         examples=[EXAMPLE_IMAGE],
     )
-    box: Box | None = Field(
+    box: RequestedBox | None = Field(
         None,
         description="The region of the image that is the target, in its pixels, turned upright: at "
         "least one patch of the model wide and high. Null for the whole image.",
@@ -168,7 +168,7 @@ class NegativePrompts(Request):
 LIST_UNIONS = frozenset({"targets", "distractors"})
 SINGLE_UNIONS = frozenset({"target", "against"})
 MODELS = (
-    Box,
+    RequestedBox,
     TextTarget,
     EncodedEmbedding,
     EmbeddingTarget,

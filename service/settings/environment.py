@@ -71,8 +71,8 @@ class Settings(CheckedVariables):
         )
 
     @property
-    def least_batch_images(self) -> int:
-        """Most images in one batch, if the model runs on a CPU: accelerators may take more."""
+    def cpu_batch_images(self) -> int:
+        """Most images in one batch on a CPU; accelerators may take more."""
         return self.max_batch_images or CPU_BATCH_IMAGES
 
     @property
@@ -87,7 +87,6 @@ class Settings(CheckedVariables):
             self.max_connections,
             self.head_timeout_seconds,
             self.send_timeout_seconds,
-            self.idle_timeout_seconds,
         )
 
     @property

@@ -70,13 +70,11 @@ class ConnectionLimits:
         head_seconds: longest time in which the head of a request, or the rest of a refused body,
             arrives.
         send_seconds: longest time in which a client reads its answer.
-        idle_seconds: how long a connection is kept after an answer.
     """
 
     max_connections: int
     head_seconds: float
     send_seconds: float
-    idle_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

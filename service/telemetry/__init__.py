@@ -1,1 +1,1 @@
-"""Where the time of each request went: in its answer, its log line and its trace."""
+"""Metrics, logs, traces and stage times."""

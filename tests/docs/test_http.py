@@ -43,6 +43,7 @@ def test_every_error_is_in_a_table() -> None:
     with_code = [error for error in problems._KINDS if hasattr(error, "code")]
     codes = named | {str(getattr(error, "code")) for error in with_code}  # noqa: B009
     codes |= {*problems._HTTP_CODES.values(), "invalid-request"}
+    codes |= {each.code for each in vars(problems).values() if isinstance(each, problems.Problem)}
     assert len(codes) > 35
     assert {error for error in ServiceError.__subclasses__() if error in problems._KINDS}
     tables = section("Errors") + (DOCS / "urls.md").read_text()
@@ -55,4 +56,5 @@ def test_every_error_of_the_table_exists() -> None:
     documented = {code for cell in row.findall(section("Errors")) for code in cell.split(", ")}
     known = {getattr(error, "code", None) or kind.code for error, kind in problems._KINDS.items()}
     known |= {*problems._HTTP_CODES.values(), "invalid-request"}
+    known |= {each.code for each in vars(problems).values() if isinstance(each, problems.Problem)}
     assert sorted(documented - {f"`{code}`" for code in known}) == []

@@ -30,7 +30,7 @@ def test_changed_files_pass_the_target(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
-def test_any_bytes_can_be_changed(name: str) -> None:
+def test_cut_files_are_changed_or_kept_without_an_error(name: str) -> None:
     mutate = TARGETS[name].mutate
     assert mutate is not None
     chance = random.Random(1)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from legrad_engine import Explainer, Explanation
 from legrad_engine.images.inputs import PreparedImage
+from legrad_engine.measurements.base import Measured
 from legrad_engine.measurements.batches import explain_and_measure
 from legrad_engine.measurements.trust.levels import TrustLevel
 from legrad_engine.measurements.trust.measurement import TargetTrust, Trust
@@ -35,8 +36,13 @@ def trust_of(
         explainer, images, targets or PROMPTS, [Trust(level)], **options
     ):
         assert not isinstance(results, Exception)
-        found.append((explanation, Trust.of_targets(results["trust"])))
+        found.append((explanation, _of_targets(results["trust"])))
     return found
+
+
+def _of_targets(measured: Measured | None) -> list[TargetTrust]:
+    targets = () if measured is None else measured.targets or ()
+    return [each for each in targets if isinstance(each, TargetTrust)]
 
 
 def mirrored(image: PreparedImage) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from service.importing import frozen_after
+from service.server.importing import frozen_after
 from tests.support.forked_program import PRELOADED
 
 with frozen_after():

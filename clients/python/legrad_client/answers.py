@@ -23,7 +23,7 @@ from legrad_client.trust import Trust
 
 @dataclass(frozen=True)
 class Region:
-    """Connected pixels of the heatmap above the threshold; ``area`` is a share of the picture."""
+    """Connected pixels that reach the threshold; ``area`` is a share of the picture."""
 
     box: Box
     area: float
@@ -74,7 +74,7 @@ class TargetExplanation:
         overlay: the heatmap drawn over the picture, RGB; None if it was not requested.
         encoded_overlay: the overlay's file, as the server has encoded it; None without one.
         overlay_type: media type of this file, such as ``image/jpeg``; None without one.
-        regions: regions of the heatmap above the threshold, heaviest first; None if they were not
+        regions: regions whose pixels reach the threshold, heaviest first; None if they were not
             requested.
         statistics: statistics of the map.
         head: with ``heads="each"``, index of the attention head whose map it is.

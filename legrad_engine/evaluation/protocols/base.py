@@ -1,4 +1,4 @@
-"""Interface of protocols, and what they share."""
+"""Base class of the protocols, and its helpers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence

@@ -7,10 +7,9 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from legrad_engine.evaluation.metrics.ranking import spearman
-from legrad_engine.families.heads import at_least_float32
+from legrad_engine.legrad.rectified_product import sum_product
 from legrad_engine.measurements.base import Subjects
 from legrad_engine.methods.registry import find_method
 from legrad_engine.targets.resolved import ResolvedTargets
@@ -149,7 +148,7 @@ def _positive_shares(subjects: Subjects) -> list[list[float | None]] | None:
     for images in _of_equal_length(plain):
         part = trace if len(images) == len(trace) else trace.select(images)
         vectors = torch.stack([plain[image].vectors for image in images])
-        parts = replace(explainer.parts, product=_sum_product)
+        parts = replace(explainer.parts, product=sum_product)
         signed = method.maps(tower, part.blocks, part.layers, head, vectors, parts)
         for image, values in zip(images, signed, strict=True):
             geometry = trace.geometries[image]
@@ -160,12 +159,6 @@ def _positive_shares(subjects: Subjects) -> list[list[float | None]] | None:
                 _share(each, total) for each, total in zip(positive, sums, strict=True)
             ]
     return shares
-
-
-def _sum_product(gradient: Tensor, values: Tensor) -> Tensor:
-    """Sum ``G_i . V_j`` over heads and query rows i; see :data:`RectifiedProduct`."""
-    summed = at_least_float32(gradient).sum(3)
-    return torch.einsum("bphd,bhnd->bpn", summed, at_least_float32(values))
 
 
 def _share(positive: float, signed: float) -> float | None:

@@ -1,11 +1,9 @@
 """Names in the measurement `trust`. Importing this module loads no torch."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 TrustLevel = Literal["free", "quick", "curves"]
 """How much is measured; each level includes those before it."""
-
-TRUST_LEVELS: tuple[TrustLevel, ...] = get_args(TrustLevel)
 
 Removal = Literal["dropped", "masked"]
 """How patches are removed: their tokens are left out, or their pixels become the mean colour."""

@@ -16,9 +16,7 @@ from legrad_engine.measurements.trust.perturbation import (
     Perturbation,
     measure_perturbation,
 )
-
-# One short text, see service.pool.served_model; it is encoded once and kept.
-_NEUTRAL_TEXT = 0.03
+from legrad_engine.targets.text import TEXT_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,6 @@ class Trust(Measurement):
     level: TrustLevel
     name: ClassVar[str] = "trust"
 
-    @staticmethod
-    def of_targets(measured: Measured | None) -> list[TargetTrust]:
-        """Return the results of this measurement, one for each target; none without any."""
-        targets = () if measured is None else measured.targets or ()
-        return [each for each in targets if isinstance(each, TargetTrust)]
-
     @property
     def needs_pixels(self) -> bool:
         """See :attr:`Measurement.needs_pixels`."""
@@ -71,7 +63,7 @@ class Trust(Measurement):
         tower, method, layers = asked.explainer.tower, asked.method, asked.layers
         # Blocks, signed sums and the neutral prompt; with negatives, the maps without them.
         rows = asked.question.rows
-        total = method.work(tower, layers, 3 * rows + 1, traced=True) + _NEUTRAL_TEXT
+        total = method.work(tower, layers, 3 * rows + 1, traced=True) + TEXT_SHARE
         if self.level == "free":
             return total
         orders = len(asked.question.targets) if method.targeted else 1

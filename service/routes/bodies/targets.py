@@ -13,7 +13,7 @@ from service.pool.trace_cache import digest_of
 from service.routes.bodies.base64_text import decode_base64
 from service.schemas import targets as contract
 from service.schemas.base import ImageField
-from service.schemas.boxes import Box
+from service.schemas.boxes import RequestedBox
 
 _FLOAT_BYTES = 4
 
@@ -88,7 +88,7 @@ def _read_simple(
             return engine.ClassTarget(target.index, target.label)
 
 
-def _image_target(encoded: bytes, box: Box | None) -> engine.ImageTarget:
+def _image_target(encoded: bytes, box: RequestedBox | None) -> engine.ImageTarget:
     digest = digest_of(encoded)
     if box is None:
         return engine.ImageTarget(encoded, digest)

@@ -3,19 +3,11 @@
 from pydantic import Field
 
 from legrad_engine.images.change_kinds import Change
+from service.schemas.boxes import Box
 from service.schemas.measurements.base import Result
 
 _BOX = {"left": 120, "top": 80, "right": 410, "bottom": 300}
 _NEW = {"similarity": 0.21, "change": -0.1}
-
-
-class ChangedBox(Result):
-    """A box in the original picture; right and bottom are exclusive."""
-
-    left: int = Field(description="Left edge in pixels.", examples=[120])
-    top: int = Field(description="Top edge in pixels.", examples=[80])
-    right: int = Field(description="Right edge in pixels.", examples=[410])
-    bottom: int = Field(description="Bottom edge in pixels.", examples=[300])
 
 
 class NewSimilarity(Result):
@@ -35,7 +27,7 @@ class CounterfactualCase(Result):
         "the request gives.",
         examples=[0],
     )
-    regions: list[ChangedBox] = Field(
+    regions: list[Box] = Field(
         description="The changed regions, in original pixels.", examples=[[_BOX]]
     )
     targets: list[NewSimilarity] = Field(

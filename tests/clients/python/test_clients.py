@@ -264,7 +264,7 @@ def targets_of(image: ImageLike) -> dict[str, Any]:
     return {"type": "image", "image": image}
 
 
-def test_an_option_that_is_none_is_refused_with_the_names_of_all(client: LegradClient) -> None:
+def test_an_unknown_option_is_refused_with_the_known_names(client: LegradClient) -> None:
     with pytest.raises(TypeError, match="always asks for the raw maps"):
         client.explain(PICTURE, ["a cat"], heatmap="png")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="no option layer; there are method, heads, layers, score"):

@@ -99,7 +99,7 @@ def test_a_refused_request_is_not_sent_twice() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"models": 5}', b'{"models": [{}]}'])
-def test_an_answer_of_something_else_is_said_to_be_one(body: bytes) -> None:
+def test_an_answer_of_another_program_raises_unreachable_error(body: bytes) -> None:
     with scripted((200, {}, body)) as (url, _), LegradClient(url) as client:
         with pytest.raises(UnreachableError):
             client.models()

@@ -282,9 +282,7 @@ def test_a_caller_that_leaves_is_seen_by_the_replica(
         ("DELETE", "/models/tiny-tiny"),
     ],
 )
-def test_what_concerns_one_replica_is_not_asked_of_any(
-    balancer: Balancer, method: str, path: str
-) -> None:
+def test_routes_of_a_single_replica_are_refused(balancer: Balancer, method: str, path: str) -> None:
     problem(balancer.client.request(method, path), 403, "replica-only")
 
 

@@ -34,7 +34,7 @@ def test_an_error_is_the_file_s_fault_where_there_is_memory() -> None:
         fail_in_a_new_process(600_000_000, 100_000_000)
 
 
-def test_an_error_is_a_lack_of_memory_where_there_is_none() -> None:
+def test_a_failed_allocation_raises_memory_error() -> None:
     with pytest.raises(MemoryError, match="1000000000 bytes"):
         fail_in_a_new_process(600_000_000, 1_000_000_000)
 

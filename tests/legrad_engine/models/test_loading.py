@@ -68,7 +68,7 @@ def test_a_loaded_model_s_tokenizer_reads_as_much_as_its_text_tower(
 ) -> None:
     explainer = Explainer.load(shrunk, str(folder / "weights.pt"))
     explainer.text.check(" ".join(["cat"] * (CONTEXT_LENGTH - 2)))
-    with pytest.raises(Exception, match=f"reads {CONTEXT_LENGTH - 2}"):
+    with pytest.raises(InvalidTargetError, match=f"reads {CONTEXT_LENGTH - 2}"):
         explainer.text.check(" ".join(["cat"] * (CONTEXT_LENGTH - 1)))
 
 

@@ -146,7 +146,7 @@ def test_a_server_that_is_away_is_refused(volume: Path, tmp_path: Path) -> None:
         fetched(f"{address}/weights.pt#sha256={_ZEROS}")
 
 
-def test_a_checkpoint_that_is_none_is_refused_like_a_local_one(
+def test_a_download_that_is_no_checkpoint_is_refused_like_a_local_one(
     tiny_model: str, tmp_path: Path, volume: Path
 ) -> None:
     (tmp_path / "weights.pt").write_bytes(b"no weights")

@@ -172,9 +172,8 @@ class TestAdmission:
         self, make_batcher: MakeBatcher
     ) -> None:
         batcher = make_batcher(RecordingProcessor(), self.LIMITS)
-        with pytest.raises(ItemTooLargeError) as caught:
+        with pytest.raises(ItemTooLargeError, match=r"costs 10\.5; the whole queue holds 10\."):
             batcher.submit("a", bucket="bucket", cost=10.5)
-        assert (caught.value.cost, caught.value.max_queue_cost) == (10.5, 10.0)
 
     @pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), float("inf")])
     def test_a_cost_that_would_break_the_accounts_is_refused(

@@ -163,7 +163,7 @@ COSTS = st.floats(0.01, 9.99)
 
 
 @given(st.lists(st.tuples(st.lists(COSTS, min_size=1, max_size=4), st.booleans()), max_size=12))
-def test_items_fit_whose_reservation_did(
+def test_reserved_items_are_never_refused(
     requests: list[tuple[list[float], bool]],
 ) -> None:
     processor = RecordingProcessor()

@@ -28,11 +28,9 @@ def test_an_unknown_query_parameter_is_refused_on_every_path(tiny_model: str, me
         assert found
         for path in found:
             content = encoded() if "explanations" in path else None
-            answer = running.client.request(
-                method, path, params={"prompts": "a", "wibble": "x"}, content=content
-            )
+            answer = running.client.request(method, path, params={"wibble": "x"}, content=content)
             assert answer.status_code == 422, (path, answer.text)
-            assert "wibble" in answer.text or "prompts" in answer.text
+            assert "wibble" in answer.text, path
             assert running.client.get("/models").json()["models"][0]["state"] == "ready"
 
 

@@ -157,7 +157,7 @@ def test_a_header_that_is_no_path_is_no_prefix(tiny_model: str, claim: str) -> N
     assert document.json()["servers"] == [{"url": "."}]
 
 
-def test_nobody_else_can_say_the_prefix(running: RunningApp) -> None:
+def test_a_prefix_from_an_untrusted_client_is_ignored(running: RunningApp) -> None:
     claim = {"X-Forwarded-Prefix": "/evil"}
     assert running.client.get("/openapi.json", headers=claim).json()["servers"] == [{"url": "."}]
     assert running.client.get("/nothing", headers=claim).json()["instance"] == "/nothing"

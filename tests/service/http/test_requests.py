@@ -215,6 +215,6 @@ def test_http_1_0_needs_no_host(running: RunningApp) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_an_empty_host_is_one(running: RunningApp) -> None:
+def test_an_empty_host_header_is_accepted(running: RunningApp) -> None:
     head = b"GET /health/live HTTP/1.1\r\nHost:\r\nConnection: close\r\n"
     assert exchange(running, head).startswith(b"HTTP/1.1 200 ")

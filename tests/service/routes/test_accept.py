@@ -80,7 +80,7 @@ def test_no_accepted_type_is_refused(given: str) -> None:
 
 
 @pytest.mark.parametrize("weight", ["", "2", "-1", "abc", "0,5", "nan", "1.5", "1e-1"])
-def test_a_weight_that_is_none_is_named(weight: str) -> None:
+def test_an_invalid_weight_is_refused_by_name(weight: str) -> None:
     with pytest.raises(NotAcceptableError, match="from 0 to 1"):
         choose([f'{JSON};q="{weight}"'], OFFERED)
 

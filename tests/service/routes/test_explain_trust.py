@@ -1,12 +1,12 @@
 """`output.trust` over HTTP: measured, batched, cached, priced, told by other protocols, refused."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from legrad_engine.measurements.trust.levels import TRUST_LEVELS
+from legrad_engine.measurements.trust.levels import TrustLevel
 from tests.support.answers import check_against_contract, refused
 from tests.support.cached_questions import Counted, body_of
 from tests.support.measured_trust import trust_of
@@ -36,7 +36,7 @@ def assert_close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
             assert found[part][name] == value, name
 
 
-@pytest.mark.parametrize("level", TRUST_LEVELS)
+@pytest.mark.parametrize("level", get_args(TrustLevel))
 def test_the_answer_has_the_engines_numbers(running: RunningApp, level: Any) -> None:
     answer = running.explain(asking(1, level))
     assert answer.status_code == 200, answer.text

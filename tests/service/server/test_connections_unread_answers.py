@@ -101,9 +101,7 @@ def closed_as_unread(requests: bytes, *, pauses: bool) -> bytes:
     async def ask() -> bytes:
         metrics = Metrics((), (), ())
         connection = GuardedConnection(
-            limits=ConnectionLimits(
-                max_connections=1000, head_seconds=15.0, send_seconds=0.05, idle_seconds=75.0
-            ),
+            limits=ConnectionLimits(max_connections=1000, head_seconds=15.0, send_seconds=0.05),
             metrics=metrics,
             refusals=RefusalLog(),
             waiting=WaitingConnections(),

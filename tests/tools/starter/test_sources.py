@@ -88,9 +88,7 @@ def test_without_a_renderer_nothing_is_rendered(
 
 
 @pytest.mark.parametrize("style", ["noto", "symbola", RASTER, PHOTOGRAPHS, "open-clip-art"])
-def test_art_that_was_not_fetched_is_no_style_that_lacks_everything(
-    cache: Path, style: str
-) -> None:
+def test_missing_art_raises_an_error(cache: Path, style: str) -> None:
     name = next(iter(clip_art()[style])) if style in clip_art() else "cat"
 
     with pytest.raises(OSError, match=r"No such file|cannot open resource"):
