@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -36,6 +36,8 @@ _REFUSED_LAUNCH = (
     "invalid argument",
     "invalid configuration argument",
     "too many resources requested for launch",
+    # By another thread.
+    "stream is capturing",
 )
 
 capture_lock = threading.Lock()
@@ -163,6 +165,16 @@ def use_tensor_float32(devices: Sequence[torch.device], dtype: torch.dtype) -> b
     return wanted
 
 
+def avoid_planned_attention(devices: Sequence[torch.device]) -> None:
+    """Keep CUDA devices from cuDNN's attention, which newer cards prefer in half precision.
+
+    It makes a plan for each shape in each thread, for up to half a second. Batches have many
+    shapes, and the thread of the warm-up is not the worker's.
+    """
+    if any(device.type == "cuda" for device in devices):
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def bind_thread(device: torch.device) -> None:
     """Make a device the calling thread's current one, and check that it computes.
 
@@ -243,10 +255,15 @@ def release_cached_memory() -> None:
 
     A failure is logged and not raised: the caller handles another error, or goes on without.
     """
-    if not torch.cuda.is_available():
-        return
-    with capture_lock:
-        try:
-            torch.cuda.empty_cache()
-        except RuntimeError as error:
-            _logger.warning("Cached memory of the device was not released: %s", error)
+    if torch.cuda.is_available():
+        with capture_lock:
+            _release(torch.cuda.empty_cache)
+    elif torch.backends.mps.is_available():
+        _release(torch.mps.empty_cache)
+
+
+def _release(empty_cache: Callable[[], None]) -> None:
+    try:
+        empty_cache()
+    except RuntimeError as error:
+        _logger.warning("Cached memory of the device was not released: %s", error)

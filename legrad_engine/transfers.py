@@ -3,6 +3,7 @@
 On devices other than CUDA every copy is over when its call returns; the code is the same.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +13,42 @@ import torch
 from torch import Tensor
 
 
+class Copies:
+    """Memory of unfinished copies, kept until the device has made them.
+
+    When pinned memory, or memory of another stream, is freed, torch records an event. On a device
+    that has failed, the error of that ends the whole process. So memory of copies that never end is
+    never freed.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[torch.cuda.Event, tuple[Tensor, ...]]] = []
+        self._changing = threading.Lock()
+
+    def keep(self, done: torch.cuda.Event, *memory: Tensor) -> None:
+        """Keep memory until an event; free the memory of earlier copies that are over."""
+        with self._changing:
+            self._kept = [each for each in self._kept if not _is_over(each[0])]
+            self._kept.append((done, memory))
+
+
+_copies = Copies()
+
+
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Copy a tensor of the host to a device, after the work that the device has already.
 
-    A copy from pageable memory would make the host wait for all of that work.
+    A copy from pageable memory would make the host wait for all of that work. torch copies tensors
+    with gaps, and those whose dtype changes on the way, by such memory.
     """
     if device.type != "cuda":
         return tensor.to(device, dtype)
-    if tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, dtype, non_blocking=True)
+    if tensor.device.type != "cpu":
+        return tensor.to(device, dtype, non_blocking=True)
+    pinned = tensor.contiguous().pin_memory()
+    copied = pinned.to(device, non_blocking=True)
+    _copies.keep(_now(device), pinned)
+    return copied.to(dtype)
 
 
 def index_on(device: torch.device, positions: Sequence[int]) -> Tensor:
@@ -46,9 +73,11 @@ class Uploads:
         with torch.cuda.stream(self._stream):
             copied = to_device(tensor, self._device)
         computing.wait_stream(self._stream)
-        # Its memory must not be reused on the copying stream before it was read here.
-        copied.record_stream(computing)
-        return copied
+        # Its memory must not be reused on the copying stream before it was read here: by one copy,
+        # so that one event tells when.
+        read = copied.clone()
+        _copies.keep(_now(self._device), copied)
+        return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +112,7 @@ class Download:
         # A blocking event: a busy loop would take a core from the pictures.
         arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         arrival.record(torch.cuda.current_stream(device))
+        _copies.keep(arrival, buffer)
         return cls(shapes, buffer, arrival)
 
     @property
@@ -132,3 +162,17 @@ class Instant:
             return later.seconds - self.seconds
         later.event.synchronize()
         return float(self.event.elapsed_time(later.event)) / 1000
+
+
+def _now(device: torch.device) -> torch.cuda.Event:
+    """Return an event after the work that the calling thread has given to a CUDA device."""
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _is_over(event: torch.cuda.Event) -> bool:
+    try:
+        return bool(event.query())  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False

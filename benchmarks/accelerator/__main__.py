@@ -1,5 +1,6 @@
 """Command ``python -m benchmarks.accelerator``: measures a GPU in a few minutes."""
 
+import gc
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +14,11 @@ from benchmarks import report
 from benchmarks.accelerator import accuracy, cards, page, serving, speed
 from benchmarks.accelerator.budget import Budget, TimeUp
 from benchmarks.accelerator.findings import Findings
+from legrad_engine.devices import (
+    automatic_dtype,
+    avoid_planned_attention,
+    release_cached_memory,
+)
 
 NO_DEVICE = 2
 # Of the time that is left, in the order of the parts; what one saves is for the next ones.
@@ -36,7 +42,9 @@ def main(
         )
         raise typer.Exit(NO_DEVICE)
     device = torch.device("cuda", 0)
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # As the service chooses them.
+    dtype = automatic_dtype([device])
+    avoid_planned_attention([device])
     described = cards.describe(device, dtype)
     day = datetime.now(UTC).date().isoformat()
     findings = Findings(described | report.environment() | {"day": day})
@@ -85,6 +93,9 @@ def run(findings: Findings, budget: Budget, parts: list[Part]) -> None:
                 findings.not_measured.append(f"the rest of {name}: the time was over")
             except Exception as error:
                 findings.not_measured.append(f"{name}: {type(error).__name__}: {error}")
+            # Graphs and their model refer to each other. The next part needs the memory.
+            gc.collect()
+            release_cached_memory()
     finally:
         logging.getLogger("legrad_engine").removeHandler(handler)
 

@@ -21,10 +21,11 @@ from benchmarks.load import Load, closed_loop, raw_request
 from benchmarks.timing import timed
 from legrad_engine import Explainer
 from legrad_engine.attribution import PendingExplanations
-from legrad_engine.devices import dtype_name
+from legrad_engine.devices import dtype_name, usable_threads
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets.resolved import ResolvedTargets
 from service.schemas.requests import OutputOptions
+from service.settings.cores import available_cores
 
 # The most first: if the time is not enough, the middle is left out.
 PROCESSES = (16, 1, 4, 8, 2)
@@ -61,6 +62,7 @@ def measure(device: torch.device, dtype: torch.dtype, budget: Budget, findings: 
                     f"{workload.ARCHITECTURE}@{weights}",
                     device=str(device),
                     dtype=dtype_name(dtype),
+                    compute_threads=usable_threads(device, available_cores()),
                     picture_processes=processes,
                     max_queue_cost=10_000,
                     # Every picture is decoded and computed.

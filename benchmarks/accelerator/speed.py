@@ -75,8 +75,13 @@ def _flops(explainer: HeldPixels, device: torch.device, dtype: torch.dtype) -> i
     pixels = torch.zeros(1, 3, height, width, device=device, dtype=dtype)
     model: Any = explainer.model
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.encode_image(pixels)
+    # torch counts nothing of the attention's fast path.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), counter:
+            model.encode_image(pixels)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     total: int = counter.get_total_flops()
     return total
 

@@ -1,5 +1,7 @@
 """timm's Eva: EVA, EVA02, PE-Core and DINOv3, with rotary positions where the model has them."""
 
+import copy
+
 import torch
 from timm.models.eva import Eva
 from torch import Tensor
@@ -21,6 +23,10 @@ class EvaTower(TimmVisionTower):
     def _prepare(self) -> None:
         super()._prepare()
         trunk = self._trunk
+        # Blocks have their tables of rotary positions already. Some models would make them anew for
+        # each picture, on the host.
+        self._embedding = copy.copy(trunk)
+        self._embedding._modules = {**trunk._modules, "rope": None}
         if trunk.rope is None:
             return
         pixels = next(trunk.parameters()).new_zeros(1, trunk.in_chans, *trunk.patch_embed.img_size)
@@ -42,7 +48,7 @@ class EvaTower(TimmVisionTower):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See :meth:`Tower.embed`."""
-        trunk = self._trunk
+        trunk = self._embedding
         tokens, _ = trunk._pos_embed(trunk.patch_embed(pixels))
         normalized: Tensor = trunk.norm_pre(tokens)
         return normalized

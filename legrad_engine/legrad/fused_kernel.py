@@ -130,7 +130,14 @@ def supports(gradient: Tensor, values: Tensor) -> bool:
         gradient.dtype in _DTYPES
         and values.dtype == gradient.dtype
         and gradient.shape[-1] <= _MOST_HEAD_WIDTH
+        and _has_matrix_units(gradient.device)
     )
+
+
+@cache
+def _has_matrix_units(device: torch.device) -> bool:
+    """Return whether Triton multiplies matrices on a device by more than single products."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @torch.no_grad()

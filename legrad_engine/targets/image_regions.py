@@ -21,6 +21,7 @@ from legrad_engine.images.decoding import decode
 from legrad_engine.images.geometry import Geometry
 from legrad_engine.images.inputs import PreparedImage
 from legrad_engine.targets.kinds import ImageTarget
+from legrad_engine.transfers import index_on
 
 if TYPE_CHECKING:
     from legrad_engine.explainer import Explainer
@@ -106,7 +107,7 @@ def _embed_region(explainer: "Explainer", target: ImageTarget, box: PixelBox) ->
     down = (np.arange(rows) + 0.5) * height
     across = (np.arange(columns) + 0.5) * width
     inside = ((top <= down) & (down < bottom))[:, None] & ((left <= across) & (across < right))
-    patches = torch.from_numpy(np.flatnonzero(inside)).to(tokens.device) + tower.prefix_tokens
+    patches = index_on(tokens.device, np.flatnonzero(inside).tolist()) + tower.prefix_tokens
     prefix = torch.arange(tower.prefix_tokens, device=tokens.device)
     head = tower.served_head()
     state = head.state(tokens[:, torch.cat([prefix, patches])])

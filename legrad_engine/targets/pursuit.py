@@ -29,8 +29,9 @@ def residual(
     Returns:
         float64 ``[e]`` on the CPU, not normalised: its norm is the share that is not explained.
     """
-    left = target.to("cpu", torch.float64).numpy().copy()
-    candidates = distractors.to("cpu", torch.float64).numpy()
+    # In this order: MPS has no float64.
+    left = target.cpu().double().numpy().copy()
+    candidates = distractors.cpu().double().numpy()
     limit = len(candidates) if atoms is None else min(atoms, len(candidates))
     basis = np.empty((limit, len(left)))
     available = np.ones(len(candidates), bool)

@@ -114,7 +114,8 @@ class WordReader:
         for start in range(0, len(texts), _TEXTS_PER_BATCH):
             tokens = self._tokenize(list(texts[start : start + _TEXTS_PER_BATCH]))
             found = self._tower.contributions(tokens, self._layers, images)
-            yield found.double().cpu().numpy()
+            # In this order: MPS has no float64.
+            yield found.cpu().double().numpy()
 
     def _merge(
         self, prompt: str, strings: Sequence[str], contributions: NDArray[np.float64]

@@ -7,6 +7,7 @@ import torch
 
 from legrad_engine.devices import (
     automatic_dtype,
+    avoid_planned_attention,
     bind_thread,
     check_devices,
     cuda_dtype,
@@ -120,6 +121,23 @@ def test_only_cuda_multiplies_float32_in_tensor_float32() -> None:
     assert torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.fixture
+def planned_attention() -> Iterator[None]:
+    """Restore whether CUDA devices may use cuDNN's attention."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.usefixtures("planned_attention")
+def test_cuda_devices_do_not_use_attention_that_plans_for_each_shape() -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    avoid_planned_attention([CPU])
+    assert torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    avoid_planned_attention(cuda(0))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize(
     ("error", "failed"),
     [
@@ -138,6 +156,7 @@ def test_only_cuda_multiplies_float32_in_tensor_float32() -> None:
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
         (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
         (torch.AcceleratorError("CUDA error: too many resources requested for launch"), False),
+        (RuntimeError("CUDA error: operation not permitted when stream is capturing"), False),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("CUDA error"), False),
     ],

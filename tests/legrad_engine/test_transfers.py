@@ -1,10 +1,13 @@
 """Copies between host and device: the same values and times, on any device."""
 
 import time
+import weakref
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from legrad_engine.transfers import Download, Instant, Uploads, index_on, to_device
+from legrad_engine.transfers import Copies, Download, Instant, Uploads, index_on, to_device
 
 CPU = torch.device("cpu")
 
@@ -43,3 +46,40 @@ def test_the_time_between_instants_is_measured() -> None:
     first, second = Instant.of(CPU), Instant.of(CPU)
     after = time.perf_counter()
     assert 0 <= first.until(second) <= after - before
+
+
+class SimulatedEvent:
+    """An event of a device that is not there: not over, over, or never known because it failed."""
+
+    def __init__(self) -> None:
+        self.over: bool | None = False
+
+    def query(self) -> bool:
+        if self.over is None:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return self.over
+
+
+def test_memory_of_a_copy_is_kept_until_it_is_over() -> None:
+    copies, first, second = Copies(), SimulatedEvent(), SimulatedEvent()
+    memory = kept(copies, first)
+    kept(copies, second)
+    assert memory() is not None
+    first.over = True
+    kept(copies, second)
+    assert memory() is None
+
+
+def test_memory_of_a_copy_of_a_failed_device_is_never_freed() -> None:
+    copies, failed = Copies(), SimulatedEvent()
+    memory = kept(copies, failed)
+    failed.over = None
+    for _ in range(3):
+        kept(copies, SimulatedEvent())
+    assert memory() is not None
+
+
+def kept(copies: Copies, event: Any) -> weakref.ref[Tensor]:
+    tensor = torch.zeros(3)
+    copies.keep(event, tensor)
+    return weakref.ref(tensor)

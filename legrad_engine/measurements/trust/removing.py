@@ -166,7 +166,7 @@ def _scores(
                 chosen = probabilities[place, index_on(scores.device, wanted)]
                 scores[index_on(scores.device, classes)] = chosen.to(scores.dtype)
         rows.append(scores)
-    # One copy to the host.
+    # One copy to the host, and then to float64, which MPS does not have.
     lengths = [len(each) for each in rows]
-    joined = torch.cat(rows).double().cpu().numpy()
+    joined = torch.cat(rows).cpu().double().numpy()
     return np.split(joined, np.cumsum(lengths)[:-1])

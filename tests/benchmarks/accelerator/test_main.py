@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -16,7 +17,7 @@ from benchmarks.accelerator import __main__ as program
 from benchmarks.accelerator import accuracy, cards, launching, page, serving, speed
 from benchmarks.accelerator.budget import Budget, TimeUp
 from benchmarks.accelerator.findings import NUMBERS, Agreement, Findings, Serving, Speed
-from benchmarks.accelerator.models import FAMILIES
+from benchmarks.accelerator.models import FAMILIES, explainer_of
 from benchmarks.http import OUTPUTS
 from benchmarks.servers import RunningServer
 from legrad_engine.families.registry import families
@@ -133,6 +134,16 @@ def test_speed_is_measured_for_every_batch() -> None:
         assert each.forward > 0
         assert each.share_of_peak > 0
         assert each.ratios(1).keys() == each.ratios(8).keys() == {"off"}
+
+
+def test_operations_of_the_attention_are_counted() -> None:
+    width, layers, tokens = 64, 2, 17
+    vision = {"image_size": 64, "patch_size": 16, "width": width, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(8, {**vision, "layers": layers}, text).eval()
+    counted = speed._flops(explainer_of(model, "counted"), CPU, torch.float32)
+    # Projections and MLP, and the two products of the attention.
+    assert counted > layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
 def test_targets_are_resolved_before_the_time_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -28,6 +29,20 @@ def test_sums_equal_float64_for_every_shape_and_dtype() -> None:
     assert len(errors) == 4 * 6
     # Inputs of half precision are exact in float32, so all dtypes have float32's error.
     assert {case: error for case, error in errors.items() if not error < 1e-5} == {}
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
+def test_cards_without_units_for_matrices_are_left_to_the_tiled_product(
+    capability: tuple[int, int], served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from legrad_engine.legrad import fused_kernel
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    fused_kernel._has_matrix_units.cache_clear()
+    assert fused_kernel._has_matrix_units(torch.device("cuda", 0)) is served
+    fused_kernel._has_matrix_units.cache_clear()
 
 
 @pytest.mark.slow
