@@ -10,25 +10,28 @@ from tests.support.paths import ROOT
 
 # One folder for all of them, which git ignores.
 _FOLDER = ROOT / ".clients"
+# Versions of all packages, as `pip freeze` lists them: pip finds them in half the time.
+_CONSTRAINTS = Path(__file__).with_name("constraints")
 
 
 def python_with(name: str, requirements: Sequence[str]) -> Path:
     """Return the interpreter of an environment, which is made on first use.
 
     Args:
-        name: name of the environment.
+        name: name of the environment, and of its file of constraints.
         requirements: the packages in it, with pins.
     """
-    folder = _FOLDER / name
+    folder, constraints = _FOLDER / name, _CONSTRAINTS / f"{name}.txt"
     python = folder / "bin" / "python"
 
     def install() -> None:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        make = ["-m", "venv", "--clear", "--without-pip", str(folder)]
+        subprocess.run([sys.executable, *make], check=True)
+        fill = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
         subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "--no-compile", *requirements],
-            check=True,
+            [sys.executable, *fill, "--constraint", str(constraints), *requirements], check=True
         )
 
     # Tests of several files need it, and run side by side.
-    make_once(folder, "\n".join(requirements), install)
+    make_once(folder, "\n".join([*requirements, constraints.read_text()]), install)
     return python
