@@ -23,6 +23,7 @@ from legrad_engine.models import (
 )
 from legrad_engine.models.image_model import ImageModel
 from legrad_engine.models.loaded import LoadedModel
+from legrad_engine.models.openclip_tokenizers import tokenizer_of
 from legrad_engine.models.openclip_weights import fill
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
@@ -134,7 +135,7 @@ def _load(reference: ModelReference) -> LoadedModel:
         return LoadedModel(
             name=reference.title,
             model=model,
-            tokenizer=openclip_models.tokenizer_of(config),
+            tokenizer=tokenizer_of(config.model["text_cfg"]),
             preprocessing=_STARTER_PREPROCESSING,
             licence="Apache-2.0",
         )

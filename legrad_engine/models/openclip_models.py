@@ -13,7 +13,6 @@ from typing import Any
 
 import open_clip
 import timm.models
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from torch import nn
 
 from legrad_engine.errors import (
@@ -38,6 +37,7 @@ from legrad_engine.models.openclip_preprocessing import (
     of_config,
     of_tag,
 )
+from legrad_engine.models.openclip_tokenizers import tokenizer_of
 from legrad_engine.models.openclip_weights import fill, settle
 from legrad_engine.models.preprocessing import Preprocessing
 from legrad_engine.models.reference import ModelReference
@@ -47,7 +47,6 @@ from legrad_engine.models.schemes import (
     OPENCLIP_HUB,
     OPENCLIP_WEIGHT_SUFFIXES,
 )
-from legrad_engine.targets.text import Tokenizer
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -64,7 +63,6 @@ _PREFERRED_WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-_TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken")
 _REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 
 
@@ -199,7 +197,7 @@ def load(reference: ModelReference) -> LoadedModel:
     return LoadedModel(
         name=reference.title,
         model=model,
-        tokenizer=tokenizer_of(config),
+        tokenizer=tokenizer_of(config.model["text_cfg"], config.tokenizer_folder),
         preprocessing=_preprocessing(reference, config),
         licence=licence,
     )
@@ -249,43 +247,6 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             field="model",
         ) from error
     return model
-
-
-def tokenizer_of(config: ModelConfig) -> Tokenizer:
-    """Load the tokenizer that open_clip uses with a config.
-
-    Raises:
-        ModelLoadError: the tokenizer's files cannot be obtained or are invalid.
-    """
-    text = config.model["text_cfg"]
-    context = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
-    options = dict(text.get("tokenizer_kwargs", {}))
-    hub_name = text.get("hf_tokenizer_name")
-    if not hub_name:
-        simple: Tokenizer = open_clip.SimpleTokenizer(context_length=context, **options)
-        return simple
-    folder = config.tokenizer_folder
-    if folder is None and Path(hub_name).is_dir():
-        folder = Path(hub_name)
-    if folder is None:
-        folder = Repository(hub_name).folder(_TOKENIZER_FILES)
-    # A config must not enable a tokenizer's own code.
-    options["trust_remote_code"] = False
-    try:
-        tokenizer: Tokenizer = HFTokenizer(
-            str(folder),
-            context_length=context,
-            tokenizer_mode=text.get("tokenizer_mode"),
-            **options,
-        )
-    except Exception as error:
-        raise ModelLoadError(
-            f"The tokenizer {hub_name!r} could not be loaded ({in_one_line(error)}). If "
-            "its files are missing, copy them beside the config, or into the hub's offline cache "
-            "(HF_HUB_CACHE).",
-            field="model",
-        ) from error
-    return tokenizer
 
 
 def _read_config(path: Path) -> ModelConfig:
