@@ -12,6 +12,7 @@ from service.http.access import ADMIN, EXPLAIN
 from service.http.access_routes import ENCODED_SLASH, AccessRouter
 from service.http.application import application_of
 from service.http.record import record_of
+from service.routes.requests import TIMEOUT_PARAMETER
 from service.schemas.answers import Health
 from service.schemas.models import ClassList, ModelClass, ModelInfo, ModelList
 
@@ -88,7 +89,11 @@ async def describe_model(request: Request, model_id: ModelId) -> ModelInfo:
     return pool.get(model_id).info()
 
 
-@router.get("/models/{model_id}/classes", summary="List or search the classes of a model")
+@router.get(
+    "/models/{model_id}/classes",
+    summary="List or search the classes of a model",
+    openapi_extra={"parameters": [TIMEOUT_PARAMETER]},
+)
 async def list_classes(
     request: Request,
     model_id: ModelId,
