@@ -1,6 +1,7 @@
 """Changes of regions of a picture: blurred, or replaced by its mean colour."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -26,8 +27,13 @@ def change_regions(
             sixteenth of its shorter side in the input; or ``mean``, the mean colour of the picture.
 
     Raises:
-        InvalidOptionError: the pixels were normalised by the caller.
+        InvalidOptionError: unknown change, or the pixels were normalised by the caller.
     """
+    if change not in get_args(Change):
+        raise InvalidOptionError(
+            f"change={change!r} is unknown: use one of {', '.join(get_args(Change))}.",
+            field="change",
+        )
     pixels = prepared.pixels
     if pixels.dtype != np.uint8:
         raise InvalidOptionError(

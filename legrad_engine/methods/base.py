@@ -7,7 +7,7 @@ A method is one file that derives a class from :class:`Method` and registers an 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import Field, dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 from torch import Tensor
 
@@ -154,6 +154,11 @@ class Method(ABC, Generic[_Block]):
         Raises:
             InvalidOptionError: the method cannot do this, or it would have no effect.
         """
+        if heads not in get_args(Heads):
+            raise InvalidOptionError(
+                f"heads={heads!r} is unknown: use one of {', '.join(get_args(Heads))}.",
+                field="heads",
+            )
         if heads == "each" and not self.splits_heads:
             raise InvalidOptionError(
                 f"The method '{self.name}' has no map of single heads: use heads='mean'.",

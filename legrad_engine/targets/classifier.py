@@ -104,6 +104,13 @@ class Classifier:
             )
         return _find(self.labels, class_)
 
+    def names(self, text: str) -> bool:
+        """Return whether a text is a name of a class, or of several."""
+        if self.labels is None:
+            return False
+        key = name_key(text)
+        return any(key in known for known in _index(self.labels))
+
     def vectors(self, indices: Sequence[int]) -> Tensor:
         """Return unit vectors ``[P, e]`` of classes, in the weight's dtype and on its device."""
         return F.normalize(self.weight[index_on(self.weight.device, indices)], dim=-1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from legrad_engine.errors import InvalidTargetError
+from legrad_engine.families.heads import at_least_float32
 from legrad_engine.targets import (
     ClassTarget,
     EmbeddingTarget,
@@ -30,6 +31,9 @@ PictureTargets = Sequence[Target | str] | Tensor | ResolvedTargets
 # Targets for all pictures, or a sequence of them for each picture: strings or target objects, unit
 # vectors ``[P, e]`` of texts, or (for each picture) resolved targets.
 Targets = Sequence[Target | str] | Tensor | Sequence[PictureTargets]
+
+# Half precision rounds the length of a unit vector by less.
+_ROUNDED_LENGTH = 0.01
 
 
 class PromptEncoder(Protocol):
@@ -261,6 +265,13 @@ class TargetResolver:
             )
         if not vectors.isfinite().all():
             raise InvalidTargetError("The target vectors are not all finite.", field="targets")
+        lengths = at_least_float32(vectors).norm(dim=-1)
+        if (lengths - 1).abs().max() > _ROUNDED_LENGTH:
+            raise InvalidTargetError(
+                "Target vectors must have length 1: normalise them, or pass them as "
+                "EmbeddingTarget, which does.",
+                field="targets",
+            )
         question = Question((), negatives)
         self._check_parts(question.negative_parts, None, cache=True)
         return ResolvedTargets(

@@ -16,6 +16,7 @@ from legrad_engine.recently_used import RecentlyUsed
 from legrad_engine.targets.prompt_vectors import PromptVectors
 from legrad_engine.targets.templates import PLACEHOLDER, Templates, resolve_templates
 from legrad_engine.transfers import to_device
+from legrad_engine.words.bounds import bound_in
 from legrad_engine.words.places import PlacedToken, place_tokens
 from legrad_engine.words.reader import WordReader
 
@@ -173,8 +174,8 @@ class TextEncoder:
             cache: whether a prompt with a cached vector needs no check.
 
         Raises:
-            InvalidTargetError: the prompt is blank, or longer than the text tower's context, by
-                itself or in one of the templates.
+            InvalidTargetError: the prompt is blank, contains a token that ends a text, or is longer
+                than the text tower's context, by itself or in one of the templates.
             InvalidOptionError: the templates are not usable.
         """
         if not prompt.strip():
@@ -184,6 +185,7 @@ class TextEncoder:
         if cache and self.is_cached(prompt, templates):
             return
         count, limit = self._count(prompt)
+        self._refuse_bounds(prompt, "prompts")
         if limit is None:
             return
         strings = resolve_templates(templates)
@@ -202,7 +204,25 @@ class TextEncoder:
 
     def _tokens_added_by(self, strings: tuple[str, ...]) -> int:
         """Estimate the number of tokens that templates add to a prompt."""
-        return max(self._count(string.replace(PLACEHOLDER, " "))[0] for string in strings)
+        alone = [string.replace(PLACEHOLDER, " ") for string in strings]
+        for string in alone:
+            self._refuse_bounds(string, "templates")
+        return max(self._count(string)[0] for string in alone)
+
+    def _refuse_bounds(self, text: str, field: str) -> None:
+        """Refuse a text with a token that begins or ends texts: the model reads no further.
+
+        Raises:
+            InvalidTargetError: it has one.
+        """
+        with self._tokenizing:
+            found = bound_in(self._tokenizer, text)
+        if found is not None:
+            raise InvalidTargetError(
+                f"A text contains {found!r}, with which this model begins or ends every text: "
+                "leave it out.",
+                field=field,
+            )
 
     def _count(self, text: str) -> tuple[int, int | None]:
         """Count a text's tokens; return the count and the most that fit, None if unknown.

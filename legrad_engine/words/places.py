@@ -85,11 +85,7 @@ def place_tokens(tokenizer: object, text: str) -> list[PlacedToken]:
         places = _of_simple(tokenizer, cleaned)[: tokenizer.context_length - 2]
         placed = [PlacedToken(1 + index, place) for index, place in enumerate(places)]
     elif isinstance(tokenizer, (HFTokenizer, SigLipTokenizer)) and tokenizer.tokenizer.is_fast:
-        cleaned = (
-            tokenizer.clean_fn(text)
-            if isinstance(tokenizer, HFTokenizer)
-            else canonicalize_text(basic_clean(text))
-        )
+        cleaned = cleaned_by(tokenizer, text)
         placed = _of_hugging_face(tokenizer, cleaned)
     else:
         raise InvalidTargetError(
@@ -103,6 +99,13 @@ def place_tokens(tokenizer: object, text: str) -> list[PlacedToken]:
         for token in placed
         if token.place.end > token.place.start
     ]
+
+
+def cleaned_by(tokenizer: HFTokenizer | SigLipTokenizer, text: str) -> str:
+    """Return a text as a tokenizer cleans it before it makes tokens."""
+    if isinstance(tokenizer, HFTokenizer):
+        return str(tokenizer.clean_fn(text))
+    return str(canonicalize_text(basic_clean(text)))
 
 
 def _of_simple(tokenizer: SimpleTokenizer, cleaned: str) -> list[Place]:

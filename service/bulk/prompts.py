@@ -37,7 +37,7 @@ def gather_prompts(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read prompts from a text file, one per line, skipping empty lines and # comments.
+    """Read prompts from a text file: its lines but for empty ones and those that begin with #.
 
     The encoding is UTF-8, or the one of UTF-8, UTF-16 and UTF-32 that the byte order mark tells.
     Without a mark, UTF-16 and UTF-32 are told by the zero bytes of their line ends and letters.

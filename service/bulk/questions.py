@@ -1,9 +1,9 @@
 """The question of a folder run, and its digest. Importing this module loads no torch."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -122,26 +122,33 @@ class Question:
         Args:
             head_count: number of attention heads of the model.
         """
-        seen: Counter[str] = Counter()
-        slugs = []
+        slugs: dict[str, None] = {}
         for prompt, head in self.maps(head_count):
             slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:_LONGEST_SLUG] or "prompt"
             if head is not None:
                 # As many digits in each name, so that folders list the heads in order.
                 slug = f"{slug}-head-{head:0{len(str(head_count - 1))}}"
-            seen[slug] += 1
-            slugs.append(slug if seen[slug] == 1 else f"{slug}-{seen[slug]}")
-        return slugs
+            # A number may be part of another prompt's own name.
+            numbered = (f"{slug}-{number}" for number in itertools.count(2))
+            free = next(each for each in itertools.chain([slug], numbered) if each not in slugs)
+            slugs[free] = None
+        return list(slugs)
 
     def targets(self, explainer: "Explainer") -> "list[str] | list[ClassTarget]":
-        """Return the prompts as targets of the engine."""
+        """Return the prompts as targets of the engine.
+
+        For a classifier they are names of classes, or indices where no class has that name.
+        """
         # Imported here, because it loads NumPy.
         from legrad_engine import ClassTarget
 
-        if explainer.classifier is None:
+        classifier = explainer.classifier
+        if classifier is None:
             return list(self.prompts)
         return [
-            ClassTarget(int(text)) if text.isdecimal() else ClassTarget(label=text)
+            ClassTarget(int(text))
+            if text.isdecimal() and not classifier.names(text)
+            else ClassTarget(label=text)
             for text in self.prompts
         ]
 

@@ -310,10 +310,17 @@ def _switch(value: object, name: str, *location: str | int) -> bool:
 
 def _options(parameters: dict[str, Any]) -> ExplainOptions:
     layers = parameters.get("layers")
+    if isinstance(layers, str) and layers.strip().isdecimal():
+        raise invalid(
+            f"{layers!r} may be a count or an index: write a count as a number, and one index as "
+            f'"{layers.strip()},".',
+            "parameters",
+            "layers",
+        )
     if isinstance(layers, str) and layers != "all":
         # The protocol's parameters cannot be lists.
         try:
-            parameters["layers"] = [int(index) for index in layers.split(",")]
+            parameters["layers"] = [int(index) for index in layers.removesuffix(",").split(",")]
         except ValueError as error:
             raise invalid(
                 f'Write block indices as "0,-1", or "all", not {layers!r}.', "parameters", "layers"

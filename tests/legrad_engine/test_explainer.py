@@ -326,6 +326,24 @@ def test_a_score_that_does_not_exist_is_refused(explainer: Explainer, score: Any
     assert refusal.value.field == "score"
 
 
+@pytest.mark.parametrize("heads", ["EACH", "head", None])
+def test_maps_of_unknown_heads_are_refused(explainer: Explainer, heads: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="use one of mean, each") as refusal:
+        explainer.explain([photograph()], ["a cat"], method="raw-attention", heads=heads)
+    assert refusal.value.field == "heads"
+
+
+@pytest.mark.parametrize("factor", [10, 0, 0.9])
+def test_vectors_that_are_not_of_unit_length_are_refused(
+    explainer: Explainer, factor: float
+) -> None:
+    vectors = explainer.text.encode(["a cat", "a dog"])
+    explainer.explain([photograph()], vectors)
+    with pytest.raises(InvalidTargetError, match="length 1") as refusal:
+        explainer.explain([photograph()], torch.stack([vectors[0], factor * vectors[1]]))
+    assert refusal.value.field == "targets"
+
+
 def test_a_trace_takes_one_input_size(explainer: Explainer) -> None:
     with pytest.raises(InvalidOptionError, match="one input size"):
         explainer.trace([photograph(), photograph(200, 70)], fit="native")

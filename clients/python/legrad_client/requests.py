@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 ImageLike = str | PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path, an http(s) address, an encoded picture, a Pillow image, or uint8 pixels: grey
@@ -147,8 +147,9 @@ def _encoded(image: ImageLike) -> bytes:
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        # Lossless, so that the server gets the same pixels; fast, because the file is sent once.
-        image.save(buffer, "PNG", compress_level=1)
+        # Saving drops the orientation. Lossless, so that the server gets the same pixels; fast,
+        # because the file is sent once.
+        ImageOps.exif_transpose(image).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
     raise TypeError(
         f"A {type(image).__name__} is not a picture: pass a path, bytes, an image or an array."

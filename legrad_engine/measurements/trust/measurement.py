@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, get_args
 
-from legrad_engine.errors import LegradError
+from legrad_engine.errors import InvalidOptionError, LegradError
 from legrad_engine.evaluation.metrics.perturbation import PERTURBATION_STEPS
 from legrad_engine.evaluation.metrics.saco import SACO_GROUPS
 from legrad_engine.measurements.base import Asked, Measured, Measurement, Subjects
@@ -48,6 +48,18 @@ class Trust(Measurement):
 
     level: TrustLevel
     name: ClassVar[str] = "trust"
+
+    def __post_init__(self) -> None:
+        """Check the level.
+
+        Raises:
+            InvalidOptionError: unknown level.
+        """
+        if self.level not in get_args(TrustLevel):
+            raise InvalidOptionError(
+                f"trust={self.level!r} is unknown: use one of {', '.join(get_args(TrustLevel))}.",
+                field="trust",
+            )
 
     @property
     def needs_pixels(self) -> bool:

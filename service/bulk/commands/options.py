@@ -24,7 +24,10 @@ PromptArgument = Annotated[
     ),
 ]
 PromptsOption = Annotated[
-    Path | None, typer.Option(help="File of further prompts, one per line; # starts a comment.")
+    Path | None,
+    typer.Option(
+        help="File of further prompts, one per line; lines that begin with # are skipped."
+    ),
 ]
 MethodOption = Annotated[
     str, typer.Option(help="Explanation method: `legrad methods` lists them.", metavar="NAME")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from legrad_engine.images.statistics import summarize_all
 from service.bulk.jobs.listed import Listed
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     # It loads torch, which the processes that list, filter, count and write do not need.
     from service.bulk.batches import Explained
 
-VERSION = 1
+VERSION = 2
 """Number of the schema; a change that readers notice raises it."""
 
 MapType = Literal["float16", "float32"]
@@ -37,6 +38,7 @@ def schema_of(maps: MapType) -> pa.Schema:
             ("probability", pa.float32()),
             ("presence", pa.float32()),
             pa.field("map", pa.list_(_MAPS[maps][0]), nullable=False),
+            pa.field("map_scale", pa.float32(), nullable=False),
             pa.field("peak", pa.float32(), nullable=False),
             pa.field("peak_x", pa.int32(), nullable=False),
             pa.field("peak_y", pa.int32(), nullable=False),
@@ -73,7 +75,7 @@ def explained_row(
     targets = []
     described = summarize_all(explanation.maps, geometry)
     for index, (prompt, statistics) in enumerate(zip(prompts, described, strict=True)):
-        raw = explanation.maps[index]
+        values, scale = _scaled(explanation.maps[index], maps)
         probability = float(explanation.probabilities[index])
         targets.append(
             {
@@ -82,7 +84,8 @@ def explained_row(
                 # NaN if the model gives no probability.
                 "probability": probability if probability == probability else None,
                 "presence": explained.presence[index],
-                "map": _values(raw, maps),
+                "map": values,
+                "map_scale": scale,
                 "peak": statistics.peak,
                 "peak_x": statistics.peak_position[0],
                 "peak_y": statistics.peak_position[1],
@@ -114,6 +117,10 @@ def to_table(rows: Sequence[Mapping[str, Any]], maps: MapType) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=schema_of(maps))
 
 
-def _values(raw: np.ndarray[Any, Any], maps: MapType) -> np.ndarray[Any, Any]:
-    # Values of maps are small positive numbers; half precision holds them to 3 digits.
-    return raw.astype(_MAPS[maps][1]).ravel()
+def _scaled(raw: NDArray[np.floating], maps: MapType) -> tuple[NDArray[np.floating], float]:
+    """Return the values of a map, and the factor that makes them raw again."""
+    scale = 1.0
+    if maps == "float16":
+        # Raw values are often below a thousandth, where half precision has few digits or none.
+        scale = float(np.abs(raw).max()) or 1.0
+    return (raw / scale).astype(_MAPS[maps][1]).ravel(), scale

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import io
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,22 @@ def url_of(running: RunningApp) -> str:
 def client(running: RunningApp) -> Iterator[LegradClient]:
     with LegradClient(url_of(running)) as client:
         yield client
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [3, 5, 6])
+def test_an_image_is_turned_upright_like_its_file(
+    client: LegradClient, file_format: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture(120, 80, seed=8).save(buffer, file_format, exif=exif)
+    by_file = client.explain(buffer.getvalue(), ["a cat"])
+    opened = Image.open(buffer)
+    by_image = client.explain(opened, ["a cat"])
+    assert by_image.size == by_file.size
+    assert by_image["a cat"].similarity == pytest.approx(by_file["a cat"].similarity, abs=1e-3)
 
 
 def test_every_kind_of_picture_gives_the_same_numbers(client: LegradClient, tmp_path: Path) -> None:

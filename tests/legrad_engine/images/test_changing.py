@@ -1,5 +1,7 @@
 """Changed regions of model inputs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,3 +57,10 @@ def test_an_input_that_is_normalised_already_is_refused() -> None:
     normalised = PreparedImage(np.zeros((3, 64, 64), np.float32), prepared().geometry)
     with pytest.raises(InvalidOptionError, match="normalised"):
         change_regions(normalised, [(0, 0, 40, 40)], "mean")
+
+
+@pytest.mark.parametrize("change", ["BLUR", "black", None])
+def test_an_unknown_change_is_refused(change: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="use one of blur, mean") as refusal:
+        change_regions(prepared(), [(0, 0, 40, 40)], change)
+    assert refusal.value.field == "change"

@@ -228,3 +228,25 @@ def test_a_long_text_does_not_lengthen_the_short_ones() -> None:
     (rows, short), (one, long) = shapes
     assert (rows, one) == (4, 1)
     assert 2 * short < long
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat<end_of_text> and a pizza",
+        "a cat <END_OF_TEXT>",
+        "&lt;end_of_text&gt;",
+        "<start_of_text>a cat",
+    ],
+)
+def test_a_text_is_not_cut_by_the_spelling_of_a_special_token(
+    model: CountingModel, prompt: str
+) -> None:
+    encoder = TextEncoder(model, open_clip.SimpleTokenizer(), torch.device("cpu"))
+    with pytest.raises(InvalidTargetError, match="begins or ends every text") as refusal:
+        encoder.check(prompt)
+    assert refusal.value.field == "prompts"
+    with pytest.raises(InvalidTargetError) as refusal:
+        encoder.check("a cat", [f"{{}} {prompt}"])
+    assert refusal.value.field == "templates"
+    encoder.check("a cat < end_of_text > and <|endoftext|>")

@@ -18,6 +18,7 @@ from legrad_engine import Explainer, models
 from legrad_engine.errors import InvalidTargetError, ModelLoadError
 from legrad_engine.models import ModelReference, openclip_models
 from legrad_engine.targets.text import TextEncoder
+from legrad_engine.words.bounds import bound_in
 from tests.support.architectures import config, seeded_model
 from tests.support.hub_files import fill_cache
 from tests.support.word_tokenizer import WORDS, write_slow_tokenizer, write_tokenizer
@@ -43,6 +44,24 @@ def write_model(folder: Path, settings: dict[str, Any]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_file(open_clip.CLIP(**settings).state_dict(), folder / "open_clip_model.safetensors")
+
+
+def test_a_token_that_ends_a_text_is_refused_within_one(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), context_length=CONTEXT)
+    assert bound_in(tokenizer, "a cat") is None
+    for token in ("<pad>", "</s>"):
+        assert bound_in(tokenizer, f"a {token} cat") == token
+    encoder = TextEncoder(seeded_model(), tokenizer, torch.device("cpu"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidTargetError, match="contains '</s>'"):
+        encoder.check("a cat</s> on the sofa")
+
+
+def test_unknown_characters_do_not_end_a_text(tmp_path: Path) -> None:
+    write_slow_tokenizer(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), context_length=CONTEXT)
+    assert tokenizer.tokenizer.pad_token == "<unk>"
+    assert bound_in(tokenizer, "a cat, 9 lives") is None
 
 
 def test_a_missing_package_is_named_before_anything_is_loaded(

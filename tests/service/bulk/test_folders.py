@@ -360,12 +360,18 @@ def test_prompts_that_look_alike_have_files_of_their_own(
     folder: Path, tiny_model: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    run("explain", folder / "b.png", "a cat", "a cat!", "?", "-o", output, "--model", tiny_model)
-    assert [line["overlay"].partition("/")[2] for line in lines(output)] == [
-        "b-a-cat.jpg",
-        "b-a-cat-2.jpg",
-        "b-prompt.jpg",
-    ]
+    prompts = ("a cat", "a cat!", "a cat 2", "?", "A CAT 2", "a-cat-2-2")
+    run("explain", folder / "b.png", *prompts, "-o", output, "--model", tiny_model)
+    assert {line["prompt"]: line["overlay"].partition("/")[2] for line in lines(output)} == {
+        "a cat": "b-a-cat.jpg",
+        "a cat!": "b-a-cat-2.jpg",
+        "a cat 2": "b-a-cat-2-2.jpg",
+        "?": "b-prompt.jpg",
+        "A CAT 2": "b-a-cat-2-3.jpg",
+        "a-cat-2-2": "b-a-cat-2-2-2.jpg",
+    }
+    again = run("explain", folder / "b.png", *prompts, "-o", output, "--model", tiny_model)
+    assert "0 explained, 1 done before" in again.stdout
 
 
 def test_pictures_that_do_not_fit_in_memory_together_are_explained_in_parts(

@@ -236,6 +236,8 @@ def test_unknown_models_and_versions_are_named(running: RunningApp) -> None:
         ({"outputs": [{"name": "OTHER"}]}, 422, "invalid-request", "outputs.0.name"),
         ({"parameters": {"timeout": 3}}, 422, "invalid-request", "parameters.timeout"),
         ({"parameters": {"layers": "1,x"}}, 422, "invalid-request", "parameters.layers"),
+        ({"parameters": {"layers": " 1 "}}, 422, "invalid-request", "parameters.layers"),
+        ({"parameters": {"layers": ","}}, 422, "invalid-request", "parameters.layers"),
         ({"parameters": {"layers": 99}}, 422, "invalid-option", "options.layers"),
         ({"parameters": {"size": 1024}}, 422, "limit-exceeded", "options.size"),
         ({"parameters": {"fit": 3}}, 422, "invalid-request", "parameters.fit"),

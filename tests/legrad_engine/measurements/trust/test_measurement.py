@@ -179,3 +179,10 @@ def test_maps_of_heads_are_refused() -> None:
         Trust("free").check(asked)
     assert caught.value.field == "trust"
     Trust("free").check(replace(asked, heads="mean"))
+
+
+@pytest.mark.parametrize("level", ["full", "QUICK", None])
+def test_an_unknown_level_is_refused(level: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="use one of free, quick, curves") as refusal:
+        Trust(level)
+    assert refusal.value.field == "trust"

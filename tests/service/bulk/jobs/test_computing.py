@@ -1,11 +1,13 @@
 """Listed pictures become rows: read ahead, halved where memory is short, with reasons."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from legrad_engine import Explainer
+from legrad_engine import Explainer, Explanation
 from legrad_engine.images.fits import Fit
 from legrad_engine.presence import PresenceCalibration
 from service.bulk.jobs.computing import ListedExplainer
@@ -89,14 +91,45 @@ def test_rows_fit_the_schema(explainer: Explainer, tmp_path: Path, maps: MapType
     listed = pictures(tmp_path, 1)
     outcome = listed_explainer(explainer, 1, maps).explain(listed)  # type: ignore[arg-type]
     table = to_table(outcome.rows, maps)
-    assert table.schema.metadata == {b"legrad.bulk.schema": b"1"}
+    assert table.schema.metadata == {b"legrad.bulk.schema": b"2"}
     (row,) = table.to_pylist()
     assert [each["target"] for each in row["targets"]] == list(PROMPTS)
     for target in row["targets"]:
         assert len(target["map"]) == row["grid_rows"] * row["grid_columns"]
         assert target["presence"] is None
-        assert np.max(target["map"]) == pytest.approx(target["peak"], rel=1e-3)
+        largest = np.max(target["map"]) * target["map_scale"]
+        assert largest == pytest.approx(target["peak"], rel=1e-3)
         assert (target["peak_x"], target["peak_y"]) < (row["width"], row["height"])
+
+
+def test_half_precision_keeps_the_digits_of_small_maps(
+    explainer: Explainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attribute, scale = Explainer.launch_attribution, 1e-7
+
+    class Small:
+        def __init__(self, pending: Any) -> None:
+            self.done, self._pending = True, pending
+
+        def finish(self) -> list[Explanation]:
+            return [replace(each, maps=scale * each.maps) for each in self._pending.finish()]
+
+    def small(*arguments: Any) -> Any:
+        return Small(attribute(*arguments))
+
+    monkeypatch.setattr(Explainer, "launch_attribution", small)
+    listed = pictures(tmp_path, 1)
+    kinds: tuple[MapType, ...] = ("float32", "float16")
+    tables = [
+        to_table(listed_explainer(explainer, 1, kind).explain(listed).rows, kind)  # type: ignore[arg-type]
+        for kind in kinds
+    ]
+    (exact,), (half,) = (table.to_pylist() for table in tables)
+    for raw, rounded in zip(exact["targets"], half["targets"], strict=True):
+        assert raw["map_scale"] == 1
+        assert raw["peak"] < 1e-6
+        values = np.array(rounded["map"], np.float32) * rounded["map_scale"]
+        np.testing.assert_allclose(values, raw["map"], rtol=1e-3, atol=1e-6 * raw["peak"])
 
 
 @pytest.mark.parametrize("fit", ["squash", "native"])
