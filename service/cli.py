@@ -127,7 +127,7 @@ def models(
         typer.Option("--all", help="Also list models that are not supported, with the reason."),
     ] = False,
 ) -> None:
-    """List the supported models with their pretrained tags."""
+    """List the supported models of open_clip with their tags, and the classes of transformers."""
     from rich.table import Table
 
     from legrad_engine.models import catalogue

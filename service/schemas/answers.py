@@ -328,6 +328,6 @@ class ProblemDetails(BaseModel):
     )
     errors: list[FieldProblem] | None = Field(
         None,
-        description="All errors in fields, if there are several.",
+        description="The errors in fields, at most 8, of a request that does not fit the contract.",
         examples=[[{"field": "options.layers", "message": "Input should be 'all'"}]],
     )

@@ -201,7 +201,8 @@ class InferenceRequest(Request):
     outputs: list[RequestedOutput] | None = Field(
         None,
         max_length=100,
-        description="The requested output tensors; all if null or empty.",
+        description="The requested output tensors; `HEATMAP`, `SIMILARITY` and `PROBABILITY` if "
+        "null or empty.",
         examples=[[{"name": "HEATMAP"}]],
     )
 
@@ -212,7 +213,8 @@ class OutputTensor(Contract):
     name: OutputName = Field(description="Name of the tensor.", examples=["HEATMAP"])
     datatype: Literal["FP32"] = Field(description="Type of its elements.", examples=["FP32"])
     shape: list[int] = Field(
-        description="[images, texts, rows, columns] of heatmaps, [images, texts] of the others.",
+        description="[images, texts, rows, columns] of heatmaps, [images, texts] of the others; "
+        "with `heads` of `each`, heads in place of texts.",
         examples=[[1, 1, 2, 2]],
     )
     parameters: Parameters | None = Field(

@@ -216,7 +216,6 @@ REJECTION_REASONS = (
     "not-ready",
     "no-room",
     "model-too-large",
-    "model-load-failed",
     "not-finite",
     "internal-error",
     "url-unreachable",

@@ -10,8 +10,8 @@ from legrad_engine.images.fits import Fit
 from legrad_engine.methods import Heads
 
 MODEL_HELP = (
-    "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` for a checkpoint, `hf-hub:`, "
-    "`local-dir:`, `timm:` or `transformers:` names."
+    "`starter`, `NAME/TAG` for open_clip's weights, `NAME@PATH` or `CONFIG.json@PATH` for a "
+    "checkpoint, `bcos:NAME@PATH`, or `hf-hub:`, `local-dir:`, `timm:` or `transformers:` names."
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

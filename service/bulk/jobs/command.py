@@ -49,7 +49,7 @@ def bulk(
     prompt: PromptArgument = None,
     output: Annotated[
         str,
-        typer.Option("--output", "-o", help="Folder or URI for the Parquet files of rows."),
+        typer.Option("--output", "-o", help="Folder or URI for the files of rows; required."),
     ] = "",
     prompts: PromptsOption = None,
     column: Annotated[
@@ -86,7 +86,8 @@ def bulk(
     """Explain the pictures of a folder or object store with Ray Data, into Parquet.
 
     The same command resumes an interrupted job. The exit status is 0 once every picture has its
-    row; a picture that cannot be explained has a row with the reason.
+    row, and not every row has an error; a picture that cannot be explained has a row with the
+    reason.
     """
     from service.bulk.jobs.errors import JobError
     from service.bulk.prompts import UnreadablePromptsError

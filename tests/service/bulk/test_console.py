@@ -6,11 +6,12 @@ import open_clip
 import pytest
 import torch
 
-from legrad_engine import Explainer
+from legrad_engine import ClassTarget, Explainer
 from service.bulk.console import load_model
 from service.bulk.evaluation.command import _load
 from service.bulk.evaluation.question import EvaluationQuestion
 from service.bulk.questions import Question
+from tests.support.own_models import write_classifier
 from tests.support.shrunk_catalogue import shrunk_config
 
 NAME = "ViT-L-14"
@@ -33,3 +34,17 @@ def test_the_preprocessing_is_that_of_the_origin(reference: str) -> None:
     ):
         assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)
         assert not loaded.preprocessing.is_guess
+
+
+def test_a_number_is_the_name_of_a_class_before_it_is_an_index(tmp_path: Path) -> None:
+    explainer = Explainer.load(write_classifier(tmp_path / "Digits", ["1", "2", "0"], 3))
+    assert Question("digits", ("1", "0", "2")).targets(explainer) == [
+        ClassTarget(label="1"),
+        ClassTarget(label="0"),
+        ClassTarget(label="2"),
+    ]
+    explainer = Explainer.load(write_classifier(tmp_path / "Cats", ["tench", "tabby"], 2))
+    assert Question("cats", ("1", "tabby")).targets(explainer) == [
+        ClassTarget(1),
+        ClassTarget(label="tabby"),
+    ]
