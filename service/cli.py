@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from legrad_engine.errors import LegradError
+from legrad_engine.importing import frozen_after
 from legrad_engine.models.schemes import STARTER
 from service.bulk.commands.asking import ask
 from service.bulk.commands.calibration import calibrate
@@ -19,7 +20,6 @@ from service.bulk.commands.options import MODEL_HELP
 from service.bulk.console import fail, print_table
 from service.bulk.evaluation.command import evaluate
 from service.bulk.jobs.command import bulk
-from service.server.importing import frozen_after
 
 # Help in plain text: rich would be imported for it, which takes longer than all the rest.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)

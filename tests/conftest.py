@@ -8,7 +8,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from service.server.importing import frozen_after
+from legrad_engine.importing import frozen_after
 
 # Imported by the fixtures: torch is slow to import, and the process that only hands the tests to
 # others needs none of it.

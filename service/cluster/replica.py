@@ -8,6 +8,7 @@ import structlog
 from ray import serve
 from starlette.types import ASGIApp
 
+from legrad_engine.importing import frozen_after
 from service.cluster.values import (
     MIDDLEWARE_PATH,
     PROXY_CALLBACK,
@@ -49,7 +50,8 @@ class Replica:
         )
         _warn(settings, deployment.autoscaling_config)
         # Only here, because the process that builds the application needs no torch.
-        from service.cluster.running import RunningApplication
+        with frozen_after():
+            from service.cluster.running import RunningApplication
 
         cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
         self._application = RunningApplication(with_assigned_cores(settings, cores))

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from service.server.importing import frozen_after
+from legrad_engine.importing import frozen_after
 from tests.support.forked_program import PRELOADED
 
 with frozen_after():

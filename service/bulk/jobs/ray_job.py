@@ -19,6 +19,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.datasource import Datasource, ReadTask
 
 from legrad_engine.errors import LegradError, in_one_line
+from legrad_engine.importing import frozen_after
 from legrad_engine.models.identity import ModelIdentity
 from service.bulk.jobs import listed, rows
 from service.bulk.jobs.errors import JobError
@@ -146,8 +147,9 @@ class PictureProcess:
         """
         # Imported here, because they load torch, which neither the command nor the processes that
         # list, filter, count and write need.
-        from legrad_engine import Explainer
-        from service.bulk.jobs.computing import ListedExplainer
+        with frozen_after():
+            from legrad_engine import Explainer
+            from service.bulk.jobs.computing import ListedExplainer
 
         self._tracker = tracker
         self._maps = work.maps

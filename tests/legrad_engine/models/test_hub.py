@@ -37,7 +37,7 @@ NAMES = [
 PROGRAM = """
 import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from service.server.importing import frozen_after
+from legrad_engine.importing import frozen_after
 with frozen_after():
     import open_clip, timm, torch  # only waiting for the hub is timed
     from legrad_engine import models

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from service.server.importing import frozen_after
+from legrad_engine.importing import frozen_after
 
 
 def test_nothing_is_collected_in_the_context_and_what_it_made_is_frozen() -> None:
