@@ -61,9 +61,13 @@ def main(
         status = server.wait(START_SECONDS)
     captioned = [("the picture", image)]
     table = Table("Prompt", "Similarity", "Probability", "Peak at x, y", "Overlay")
-    for target in answer["images"][0]["targets"]:
-        name = re.sub(r"\W+", "-", target["prompt"].lower()).strip("-")
+    written: set[Path] = set()
+    for number, target in enumerate(answer["images"][0]["targets"], 1):
+        name = re.sub(r"\W+", "-", target["prompt"].lower()).strip("-") or "prompt"
         path = output / f"{name}.jpg"
+        if path in written:
+            path = output / f"{number}-{name}.jpg"
+        written.add(path)
         path.write_bytes(base64.b64decode(target["overlay"]))
         captioned.append((f"{target['prompt']}: {target['similarity']:.2f}", path))
         peak = target["statistics"]["peak_position"]

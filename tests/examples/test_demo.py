@@ -74,8 +74,12 @@ def test_the_demo_tells_what_is_in_the_picture_from_what_is_not(demo: tuple[Path
 
 def test_the_demo_explains_a_photograph_with_another_model(tmp_path: Path) -> None:
     folder = write_own_folder(tmp_path / "own", own_weights())
-    finished = run(["--model", f"local-dir:{folder}", "--output", str(tmp_path / "demo")])
+    prompts = "a rocket, a rocket!, ?"
+    output = ["--output", str(tmp_path / "demo"), "--prompts", prompts]
+    finished = run(["--model", f"local-dir:{folder}", *output])
     assert finished.returncode == 0, finished.stderr
+    overlays = {path.name for path in (tmp_path / "demo").glob("*.jpg")}
+    assert overlays == {"a-rocket.jpg", "2-a-rocket.jpg", "prompt.jpg"}
     overlay = Image.open(tmp_path / "demo" / "a-rocket.jpg")
     photograph = ImageOps.exif_transpose(Image.open(ROOT / "examples" / "astronaut.jpg"))
     assert overlay.size == photograph.size
