@@ -165,11 +165,11 @@ def use_tensor_float32(devices: Sequence[torch.device], dtype: torch.dtype) -> b
     return wanted
 
 
-def avoid_planned_attention(devices: Sequence[torch.device]) -> None:
-    """Keep CUDA devices from cuDNN's attention, which newer cards prefer in half precision.
+def disable_cudnn_attention(devices: Sequence[torch.device]) -> None:
+    """Turn cuDNN's attention off for CUDA devices; newer cards prefer it in half precision.
 
-    It makes a plan for each shape in each thread, for up to half a second. Batches have many
-    shapes, and the thread of the warm-up is not the worker's.
+    It plans anew for each shape and thread, and plans are reported to take half a second. Batches
+    have many shapes, and the worker is another thread than that of the warm-up.
     """
     if any(device.type == "cuda" for device in devices):
         torch.backends.cuda.enable_cudnn_sdp(False)

@@ -4,6 +4,7 @@ Each is caused by the caller's input or by a model that cannot be served, never 
 is a stable slug for programs; the message is for people and says what to do next.
 """
 
+from collections.abc import Collection
 from typing import ClassVar
 
 
@@ -38,6 +39,23 @@ class InvalidOptionError(LegradError):
     """An option is outside its allowed values."""
 
     code = "invalid-option"
+
+
+def check_choice(field: str, value: object, choices: Collection[object]) -> None:
+    """Check that an option has one of its values.
+
+    Args:
+        field: name of the option.
+        value: its value.
+        choices: the values that it may have.
+
+    Raises:
+        InvalidOptionError: it has another one.
+    """
+    if value not in choices:
+        raise InvalidOptionError(
+            f"{field}={value!r} is unknown: use one of {', '.join(map(str, choices))}.", field=field
+        )
 
 
 class InvalidTargetError(LegradError):

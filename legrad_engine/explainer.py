@@ -16,7 +16,7 @@ from legrad_engine.families import Score, Tower, find_tower
 from legrad_engine.images.decoding import ImageSource, decode
 from legrad_engine.images.geometry import Fit, Geometry
 from legrad_engine.images.inputs import InputRules, PreparedImage
-from legrad_engine.inputs import by_input_size, collate, normalize, refuse_options
+from legrad_engine.inputs import by_input_size, check_preparation, collate, normalize
 from legrad_engine.layers import Layers
 from legrad_engine.legrad.acceleration import Accelerator
 from legrad_engine.legrad.folded_blocks import FoldedBlocks
@@ -277,11 +277,10 @@ class Explainer:
         indices = chosen.layers(self.tower, layers)
         score = chosen.score(self.tower, score)
         head = self.tower.score_head(score)
+        check_preparation(images, size=size, fit=fit)
         prepared = [
-            refuse_options(image, size=size, fit=fit)
-            if isinstance(image, PreparedImage)
-            else self.prepare(image, size, fit or "squash")
-            for image in images
+            each if isinstance(each, PreparedImage) else self.prepare(each, size, fit or "squash")
+            for each in images
         ]
         sizes = {image.geometry.input_size for image in prepared}
         if len(sizes) != 1:

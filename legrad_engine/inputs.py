@@ -21,19 +21,22 @@ def by_input_size(images: Sequence[PreparedImage]) -> list[list[int]]:
     return list(groups.values())
 
 
-def refuse_options(image: PreparedImage, **options: object) -> PreparedImage:
-    """Return a prepared picture unless there are options for its preparation.
+def check_preparation(images: Sequence[object], **options: object) -> None:
+    """Check that options of the preparation are given for pictures alone that it still changes.
+
+    Args:
+        images: pictures, prepared or not.
+        options: options by name; None for those that are not given.
 
     Raises:
-        InvalidOptionError: an option is not None.
+        InvalidOptionError: an option is given, and a picture is prepared already.
     """
     for option, value in options.items():
-        if value is not None:
+        if value is not None and any(isinstance(each, PreparedImage) for each in images):
             raise InvalidOptionError(
                 f"{option}={value!r} has no effect on a prepared picture: give it to prepare().",
                 field=option,
             )
-    return image
 
 
 def collate(images: Sequence[PreparedImage], preprocessing: Preprocessing) -> Tensor:

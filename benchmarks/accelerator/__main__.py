@@ -16,7 +16,7 @@ from benchmarks.accelerator.budget import Budget, TimeUp
 from benchmarks.accelerator.findings import Findings
 from legrad_engine.devices import (
     automatic_dtype,
-    avoid_planned_attention,
+    disable_cudnn_attention,
     release_cached_memory,
 )
 
@@ -44,7 +44,7 @@ def main(
     device = torch.device("cuda", 0)
     # As the service chooses them.
     dtype = automatic_dtype([device])
-    avoid_planned_attention([device])
+    disable_cudnn_attention([device])
     described = cards.describe(device, dtype)
     day = datetime.now(UTC).date().isoformat()
     findings = Findings(described | report.environment() | {"day": day})

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, ImageFilter
 
-from legrad_engine.errors import InvalidOptionError
+from legrad_engine.errors import InvalidOptionError, check_choice
 from legrad_engine.images.change_kinds import Change
 from legrad_engine.images.cropping import PixelBox, scale_box
 from legrad_engine.images.inputs import PreparedImage
@@ -29,11 +29,7 @@ def change_regions(
     Raises:
         InvalidOptionError: unknown change, or the pixels were normalised by the caller.
     """
-    if change not in get_args(Change):
-        raise InvalidOptionError(
-            f"change={change!r} is unknown: use one of {', '.join(get_args(Change))}.",
-            field="change",
-        )
+    check_choice("change", change, get_args(Change))
     pixels = prepared.pixels
     if pixels.dtype != np.uint8:
         raise InvalidOptionError(

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar, get_args
 
 import torch
 
-from legrad_engine.errors import InvalidOptionError
+from legrad_engine.errors import check_choice
 from legrad_engine.legrad.fused_product import FusedProduct
 from legrad_engine.legrad.graphs import CudaRecorder, Graphs
 from legrad_engine.legrad.rectified_product import RectifiedProduct, sum_rectified_product
@@ -47,12 +47,7 @@ class Accelerator:
         Raises:
             InvalidOptionError: another value.
         """
-        known = get_args(Acceleration)
-        if acceleration not in known:
-            raise InvalidOptionError(
-                f"accelerate={acceleration!r} is unknown: use one of {', '.join(known)}.",
-                field="accelerate",
-            )
+        check_choice("accelerate", acceleration, get_args(Acceleration))
         if acceleration != "off" and device.type != "cuda":
             _logger.info("accelerate=%s has no effect on the device %s", acceleration, device)
             acceleration = "off"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 from torch import Tensor
 
-from legrad_engine.errors import InvalidOptionError
+from legrad_engine.errors import InvalidOptionError, check_choice
 from legrad_engine.families.base import Tower
 from legrad_engine.families.heads import ScoreHead
 from legrad_engine.families.scores import Score
@@ -154,11 +154,7 @@ class Method(ABC, Generic[_Block]):
         Raises:
             InvalidOptionError: the method cannot do this, or it would have no effect.
         """
-        if heads not in get_args(Heads):
-            raise InvalidOptionError(
-                f"heads={heads!r} is unknown: use one of {', '.join(get_args(Heads))}.",
-                field="heads",
-            )
+        check_choice("heads", heads, get_args(Heads))
         if heads == "each" and not self.splits_heads:
             raise InvalidOptionError(
                 f"The method '{self.name}' has no map of single heads: use heads='mean'.",

@@ -104,8 +104,8 @@ class Classifier:
             )
         return _find(self.labels, class_)
 
-    def names(self, text: str) -> bool:
-        """Return whether a text is a name of a class, or of several."""
+    def has_name(self, text: str) -> bool:
+        """Return whether at least one class has this name."""
         if self.labels is None:
             return False
         key = name_key(text)

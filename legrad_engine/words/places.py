@@ -80,7 +80,7 @@ def place_tokens(tokenizer: object, text: str) -> list[PlacedToken]:
         InvalidTargetError: the tokenizer does not tell the places of its tokens.
     """
     if isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None:
-        cleaned = tokenizer.clean_fn(text)
+        cleaned = cleaned_by(tokenizer, text)
         # Behind the start token, and before the end token, which replaces the last one.
         places = _of_simple(tokenizer, cleaned)[: tokenizer.context_length - 2]
         placed = [PlacedToken(1 + index, place) for index, place in enumerate(places)]
@@ -101,11 +101,11 @@ def place_tokens(tokenizer: object, text: str) -> list[PlacedToken]:
     ]
 
 
-def cleaned_by(tokenizer: HFTokenizer | SigLipTokenizer, text: str) -> str:
+def cleaned_by(tokenizer: SimpleTokenizer | HFTokenizer | SigLipTokenizer, text: str) -> str:
     """Return a text as a tokenizer cleans it before it makes tokens."""
-    if isinstance(tokenizer, HFTokenizer):
-        return str(tokenizer.clean_fn(text))
-    return str(canonicalize_text(basic_clean(text)))
+    if isinstance(tokenizer, SigLipTokenizer):
+        return str(canonicalize_text(basic_clean(text)))
+    return str(tokenizer.clean_fn(text))
 
 
 def _of_simple(tokenizer: SimpleTokenizer, cleaned: str) -> list[Place]:

@@ -84,11 +84,11 @@ class BucketQueue(Generic[Entry]):
     Start-time fair queueing, with short queues first. Each owner has a score: the cost that it has
     received, plus the cost of its waiting entries, at most that of one batch. The owner with the
     lowest score leads the next batch; the other places go to owners with entries of the same
-    bucket, in the order of their scores. A new or returning owner starts with the lowest received
-    cost among the others, so that an absence gives no credit. A short queue waits for about one
-    batch behind any number of long ones, and in the long run all owners receive the same. An entry
-    that does not fit the present batch ends it and stays first in its bucket, so that nothing
-    starves.
+    bucket, in the order of their scores. A new or returning owner starts with at least the lowest
+    received cost among the others, so that an absence gives no credit. A short queue waits for
+    about one batch behind any number of long ones, and in the long run all owners receive the same.
+    An entry that does not fit the present batch ends it and stays first in its bucket, so that
+    nothing starves.
 
     P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing. IEEE/ACM Trans. Networking 5 (1997).
     """
@@ -101,7 +101,7 @@ class BucketQueue(Generic[Entry]):
         self._buckets: dict[Hashable, OrderedDict[int, Entry]] = {}
         self._entries: dict[int, Entry] = {}
         self._cost = 0.0
-        # Lowest received cost among owners with entries, and that of owners above it.
+        # Lowest received cost among owners with entries; higher costs of absent owners.
         self._served = 0.0
         self._ahead: dict[Hashable, float] = {}
 

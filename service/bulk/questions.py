@@ -147,7 +147,7 @@ class Question:
             return list(self.prompts)
         return [
             ClassTarget(int(text))
-            if text.isdecimal() and not classifier.names(text)
+            if text.isdecimal() and not classifier.has_name(text)
             else ClassTarget(label=text)
             for text in self.prompts
         ]

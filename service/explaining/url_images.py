@@ -69,9 +69,9 @@ class UrlImages:
         )
         # Reading the certificates of authorities takes 20 ms: only servers that fetch pay for it.
         self._tls = (
-            ssl.create_default_context()
-            if policy.rules.allow_any
-            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            if policy.rules.allow_nothing
+            else ssl.create_default_context()
         )
 
     def close(self) -> None:

@@ -63,11 +63,9 @@ from service.errors import (
     UrlUnreachableError,
     WrongPathError,
 )
+from service.schemas.answers import MOST_ERRORS
 
 MEDIA_TYPE = "application/problem+json"
-
-MOST_ERRORS = 8
-"""Most validation errors that one problem lists: a union reports an error for every branch."""
 
 # An error may quote the request, but must not repeat megabytes of it.
 _LONGEST_TEXT = 600

@@ -64,15 +64,15 @@ class Turns(Generic[_Job]):
     Each owner has a score: the number of jobs that it was given, plus that of its waiting jobs, at
     most eight. The next job is one of the owner with the lowest score. So an owner with few jobs
     waits for the running jobs only, and owners that always have jobs are given equally many. A new
-    or returning owner starts with the lowest number of given jobs among the others, so that an
-    absence gives no credit.
+    or returning owner starts with at least the lowest number of given jobs among the others, so
+    that an absence gives no credit.
     """
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Hashable, _Line[_Job]] = OrderedDict()
         # Jobs that are carried out again, before all others.
         self._again: deque[tuple[Work, _Job]] = deque()
-        # Lowest number of given jobs among owners with waiting ones, and that of owners above it.
+        # Lowest number of given jobs among owners with waiting ones; higher ones of absent owners.
         self._taken = 0
         self._ahead: dict[Hashable, int] = {}
 

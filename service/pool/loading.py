@@ -16,7 +16,7 @@ from torch import Tensor
 from legrad_engine import Explainer, LegradError
 from legrad_engine.devices import (
     automatic_dtype,
-    avoid_planned_attention,
+    disable_cudnn_attention,
     dtype_name,
     is_out_of_memory,
     release_cached_memory,
@@ -126,7 +126,7 @@ def _load_copies(
     max_batch_images: int,
 ) -> LoadedCopies:
     use_tensor_float32(devices, dtype)
-    avoid_planned_attention(devices)
+    disable_cudnn_attention(devices)
     copies: dict[str, WarmModel] = {}
     left_out: dict[str, str] = {}
     for worker, device in zip(worker_names(devices), devices, strict=True):

@@ -109,7 +109,7 @@ class _Memory(NamedTuple):
 
 
 def picture_process_bytes(processes: Iterable[int]) -> int:
-    """Return the resident bytes of picture processes and their launcher; 0 without Linux.
+    """Return the resident bytes of picture processes and their launcher; on Linux alone, else 0.
 
     A process is forked by the launcher and shares its pages until it writes to them, so what the
     launcher has counts once. This takes some ten microseconds for each process; the exact share of

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from legrad_engine.families import Score
+from legrad_engine.images.regions import MAX_REGIONS
 from service.schemas.base import Contract
 from service.schemas.boxes import Box
 from service.schemas.measurements.counterfactual import CounterfactualResult
@@ -134,8 +135,8 @@ class TargetExplanation(Contract):
         examples=["image/jpeg"],
     )
     regions: list[HeatmapRegion] | None = Field(
-        description="At most 32 regions whose pixels reach the threshold, those with the most heat "
-        "(mean times area) first.",
+        description=f"At most {MAX_REGIONS} regions whose pixels reach the threshold, those with "
+        "the most heat (mean times area) first.",
         examples=[
             [
                 {
@@ -301,6 +302,10 @@ class FieldProblem(Contract):
     )
 
 
+MOST_ERRORS = 8
+"""Most validation errors that one problem lists: a union reports an error for every branch."""
+
+
 class ProblemDetails(BaseModel):
     """An error, as problem details (RFC 9457)."""
 
@@ -328,6 +333,7 @@ class ProblemDetails(BaseModel):
     )
     errors: list[FieldProblem] | None = Field(
         None,
-        description="The errors in fields, at most 8, of a request that does not fit the contract.",
+        description=f"The errors in fields, at most {MOST_ERRORS}, of a request that does not fit "
+        "the contract.",
         examples=[[{"field": "options.layers", "message": "Input should be 'all'"}]],
     )

@@ -9,6 +9,7 @@ from legrad_engine.images.change_kinds import Change
 from legrad_engine.images.encoding import DEFAULT_QUALITY, HeatmapFormat, PictureFormat
 from legrad_engine.images.file_formats import DEFAULT_MAX_SIDE
 from legrad_engine.images.geometry import Fit
+from legrad_engine.images.regions import MAX_REGIONS
 from legrad_engine.images.rendering import (
     DEFAULT_ALPHA,
     DEFAULT_COLORMAP,
@@ -161,7 +162,8 @@ class OutputOptions(Request):
         gt=0,
         lt=1,
         description="Value of the heatmap, stretched to 0..1, that the pixels of a region reach; "
-        "connected ones form a region. At most 32 are given, those with the most heat first; null "
+        f"connected ones form a region. At most {MAX_REGIONS} are given, those with the most heat "
+        "first; null "
         "for no regions.",
         examples=[0.5],
     )

@@ -72,9 +72,9 @@ class UrlRules:
         self._private_addresses = private_addresses
 
     @property
-    def allow_any(self) -> bool:
-        """Whether any host is allowed."""
-        return self._public or bool(self._entries)
+    def allow_nothing(self) -> bool:
+        """Whether no host is allowed."""
+        return not self._public and not self._entries
 
     def check(self, text: str) -> ImageUrl:
         """Read and check the URL of a picture.
@@ -83,7 +83,7 @@ class UrlRules:
             InvalidUrlError: it is not an unambiguous http or https URL.
             UrlNotAllowedError: this server fetches no pictures, or none from this host.
         """
-        if not self.allow_any:
+        if self.allow_nothing:
             raise UrlNotAllowedError(
                 "This server does not fetch pictures: send the picture itself, as base64, as a "
                 "data URL or as multipart/form-data. Its operator can allow hosts with "

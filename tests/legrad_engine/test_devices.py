@@ -7,10 +7,10 @@ import torch
 
 from legrad_engine.devices import (
     automatic_dtype,
-    avoid_planned_attention,
     bind_thread,
     check_devices,
     cuda_dtype,
+    disable_cudnn_attention,
     is_device_failure,
     is_out_of_memory,
     release_cached_memory,
@@ -132,9 +132,9 @@ def planned_attention() -> Iterator[None]:
 @pytest.mark.usefixtures("planned_attention")
 def test_cuda_devices_do_not_use_attention_that_plans_for_each_shape() -> None:
     torch.backends.cuda.enable_cudnn_sdp(True)
-    avoid_planned_attention([CPU])
+    disable_cudnn_attention([CPU])
     assert torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-    avoid_planned_attention(cuda(0))
+    disable_cudnn_attention(cuda(0))
     assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, get_args
 
-from legrad_engine.errors import InvalidOptionError, LegradError
+from legrad_engine.errors import LegradError, check_choice
 from legrad_engine.evaluation.metrics.perturbation import PERTURBATION_STEPS
 from legrad_engine.evaluation.metrics.saco import SACO_GROUPS
 from legrad_engine.measurements.base import Asked, Measured, Measurement, Subjects
@@ -55,11 +55,7 @@ class Trust(Measurement):
         Raises:
             InvalidOptionError: unknown level.
         """
-        if self.level not in get_args(TrustLevel):
-            raise InvalidOptionError(
-                f"trust={self.level!r} is unknown: use one of {', '.join(get_args(TrustLevel))}.",
-                field="trust",
-            )
+        check_choice("trust", self.level, get_args(TrustLevel))
 
     @property
     def needs_pixels(self) -> bool:

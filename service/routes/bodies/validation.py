@@ -7,8 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from service.errors import LimitExceededError, MalformedBodyError
-from service.http.problems import MOST_ERRORS
 from service.routes.bodies.remembering import remember_short
+from service.schemas.answers import MOST_ERRORS
 from service.schemas.json_text import repeated_member, without_mark
 from service.schemas.requests import FIELD_NAMES, HOMES, ExplainRequest
 from service.schemas.targets import LIST_UNIONS, SINGLE_UNIONS

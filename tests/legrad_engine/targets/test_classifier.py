@@ -78,8 +78,8 @@ def test_the_range_is_told_for_an_index_and_for_classes_without_names() -> None:
 
 def test_a_name_is_known_whether_or_not_classes_share_it() -> None:
     shared = classifier(("crane, bird", "crane", "2"))
-    assert [shared.names(text) for text in ("Crane", "bird", "2", "1", "owl")] == [
+    assert [shared.has_name(text) for text in ("Crane", "bird", "2", "1", "owl")] == [
         *(True, True, True),
         *(False, False),
     ]
-    assert not classifier(None, classes=5).names("2")
+    assert not classifier(None, classes=5).has_name("2")
